@@ -1,0 +1,364 @@
+//! What the operator decided, in the form the rest of the crate obeys.
+//!
+//! Its one rule: a `Config` exists only if the whole document was right; there is no half-read policy.
+//! It does not know Envoy: values of environment variables are handed in.
+
+mod document;
+mod rules;
+mod walk;
+
+use std::rc::Rc;
+
+pub use rules::{Match, PathMatch, Template};
+pub use walk::ConfigError;
+
+/// The whole document.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Bound of the embedded store's table, in bytes of records.
+    pub max_bytes: u64,
+    /// Keys the HMAC that names records; without it names are plain SHA-256.
+    pub hash_key: Option<Vec<u8>>,
+    /// Tried in order; the first that matches decides.
+    pub rules: Vec<Rule>,
+    /// Risky but legal settings, one sentence each with the place in front.
+    pub warnings: Vec<String>,
+}
+
+/// One entry of `rules`.
+#[derive(Clone, Debug)]
+pub struct Rule {
+    /// The operator's name for it, or its place in the list.
+    pub name: String,
+    /// Which requests it is about.
+    pub matches: Match,
+    /// What is done with them.
+    pub policy: Rc<Policy>,
+}
+
+/// What is done with a request that a rule matched.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// Whether decisions are carried out.
+    pub mode: Mode,
+    /// Where the client's key comes from.
+    pub key: KeyPolicy,
+    /// What separates two uses of one key.
+    pub scope: Scope,
+    /// What makes two requests the same.
+    pub fingerprint: FingerprintPolicy,
+    /// What a duplicate of a completed operation gets.
+    pub on_completed: OnCompleted,
+    /// What becomes of a key whose earlier attempt's fate is not known.
+    pub on_unknown: OnUnknown,
+    /// What becomes of a request when the store fails.
+    pub on_store_failure: OnStoreFailure,
+    /// What becomes of a request whose body is over `max_request_bytes`.
+    pub on_too_large: OnTooLarge,
+    /// How long a claim stands without renewal.
+    pub lease_ms: u64,
+    /// How long an execution is renewed at most.
+    pub max_running_ms: u64,
+    /// How long a record lives after its last change.
+    pub ttl_ms: u64,
+    /// The largest request body that is fingerprinted.
+    pub max_request_bytes: u64,
+    /// The largest response body that is kept for replay.
+    pub max_response_bytes: u64,
+    /// What becomes of the key, by what came back.
+    pub outcomes: Outcomes,
+    /// Status of each answer of the gateway itself.
+    pub statuses: Statuses,
+    /// Prefix of problem types; the document's `problem_base`.
+    pub problem_base: String,
+    /// Whether our response headers are listed for browsers.
+    pub expose_cors: bool,
+}
+
+/// `mode`, for the requests the filter looks at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Decisions are carried out.
+    Enforce,
+    /// Decisions are counted and nothing is changed but `Idempotency-Status`.
+    Observe,
+    /// The request passes as if no rule had matched.
+    Off,
+}
+
+/// `key`: the parts of the client's key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyPolicy {
+    /// In order; all must be present and not empty. Never an empty list.
+    pub sources: Vec<Part>,
+    /// A request without a key is answered `key-missing`.
+    pub required: bool,
+    /// A longer key is `key-invalid`.
+    pub max_bytes: usize,
+}
+
+/// One place of a request from which a part of the key or of the caller is read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The first of these that is present.
+    Any(Vec<Part>),
+    /// A cookie by its name.
+    Cookie(String),
+    /// A header by its lower-case name.
+    Header(String),
+    /// A segment of the path, counted from 0.
+    PathSegment(usize),
+    /// A query parameter by its name.
+    Query(String),
+}
+
+/// `scope`: what separates two uses of one key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scope {
+    /// Who is asking: every part that is present counts.
+    pub caller: Vec<Part>,
+    /// What becomes of a request in which no part is present.
+    pub anonymous: Anonymous,
+    /// The method separates.
+    pub method: bool,
+    /// The host separates.
+    pub host: bool,
+    /// The path separates.
+    pub path: bool,
+}
+
+/// `scope.anonymous`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Anonymous {
+    /// Callers without any credential share one scope; a credential outside the scope means bypass.
+    Auto,
+    /// The answer is `caller-missing`.
+    Refuse,
+    /// All share one scope.
+    Share,
+}
+
+/// `fingerprint`: what makes two requests the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FingerprintPolicy {
+    /// The bytes of the body are part of it.
+    pub body: bool,
+    /// The query string is part of it.
+    pub query: bool,
+    /// Lower-case names of the headers that are part of it; of `content-type` only the media type.
+    pub headers: Vec<String>,
+}
+
+/// `on_completed`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnCompleted {
+    /// Keep no body and answer `already-completed`.
+    Conflict,
+    /// Answer as the upstream did.
+    Replay,
+}
+
+/// `on_unknown`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnUnknown {
+    /// Refuse until the record expires.
+    Hold,
+    /// Let the next attempt run once the lease is over.
+    Retry,
+}
+
+/// `on_store_failure`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnStoreFailure {
+    /// Let the request through unprotected and say so.
+    Forward,
+    /// The answer is `store-unavailable`.
+    Reject,
+}
+
+/// `on_too_large`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnTooLarge {
+    /// Let the request through unprotected and say so.
+    Bypass,
+    /// The answer is `body-too-large`.
+    Reject,
+}
+
+/// What becomes of a key when its execution is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// The key is free, also for another payload.
+    Release,
+    /// The same payload may run again at once.
+    Retry,
+    /// The response is kept and replayed.
+    Store,
+    /// Somebody may have executed.
+    Unknown,
+}
+
+/// An ending that brought no response of the upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// The client went away while it ran.
+    Disconnect,
+    /// The connection to the upstream broke before response headers.
+    Reset,
+    /// The upstream did not answer in time.
+    Timeout,
+    /// It provably never reached an upstream.
+    Unsent,
+}
+
+/// `outcomes`: the fate of a key, by upstream status or event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcomes {
+    /// Exact statuses, which beat their class.
+    pub exact: Vec<(u16, Fate)>,
+    /// Fates of 2xx, 3xx, 4xx and 5xx.
+    pub classes: [Fate; 4],
+    /// Fates of the endings, never `Store`: see [`Outcomes::of_ending`] for the order.
+    pub endings: [Fate; 4],
+}
+
+impl Outcomes {
+    /// The fate of a key whose execution brought this status from the upstream.
+    pub fn of_status(&self, status: u16) -> Fate {
+        if let Some((_, fate)) = self.exact.iter().find(|(exact, _)| *exact == status) {
+            return *fate;
+        }
+        match (status / 100, self.classes) {
+            (2, [fate, ..]) | (3, [_, fate, ..]) | (4, [_, _, fate, _]) | (5, [.., fate]) => fate,
+            _ => Fate::Unknown,
+        }
+    }
+
+    /// The fate of a key whose execution ended so.
+    pub fn of_ending(&self, ending: Ending) -> Fate {
+        let [disconnect, reset, timeout, unsent] = self.endings;
+        match ending {
+            Ending::Disconnect => disconnect,
+            Ending::Reset => reset,
+            Ending::Timeout => timeout,
+            Ending::Unsent => unsent,
+        }
+    }
+}
+
+impl Default for Outcomes {
+    fn default() -> Self {
+        Outcomes {
+            exact: vec![(502, Fate::Unknown), (504, Fate::Unknown)],
+            classes: [Fate::Store, Fate::Store, Fate::Release, Fate::Retry],
+            endings: [Fate::Unknown, Fate::Unknown, Fate::Unknown, Fate::Release],
+        }
+    }
+}
+
+/// An answer of the gateway itself; the last part of its problem type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Slug {
+    /// The key was used up and nothing is replayed under `on_completed: conflict`.
+    AlreadyCompleted,
+    /// The request body is over the limit.
+    BodyTooLarge,
+    /// The caller cannot be told and must be.
+    CallerMissing,
+    /// Another attempt with this key is running.
+    InFlight,
+    /// The key is not a key.
+    KeyInvalid,
+    /// A key is required.
+    KeyMissing,
+    /// The key was used with another payload.
+    Mismatch,
+    /// Completed, but the response was too large or got lost.
+    NotReplayable,
+    /// Somebody may have executed.
+    OutcomeUnknown,
+    /// The store failed.
+    StoreUnavailable,
+}
+
+impl Slug {
+    /// All of them, in the order of their declaration.
+    pub const ALL: [Slug; 10] = [
+        Slug::AlreadyCompleted,
+        Slug::BodyTooLarge,
+        Slug::CallerMissing,
+        Slug::InFlight,
+        Slug::KeyInvalid,
+        Slug::KeyMissing,
+        Slug::Mismatch,
+        Slug::NotReplayable,
+        Slug::OutcomeUnknown,
+        Slug::StoreUnavailable,
+    ];
+
+    /// As it stands in problem types and in `statuses`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Slug::AlreadyCompleted => "already-completed",
+            Slug::BodyTooLarge => "body-too-large",
+            Slug::CallerMissing => "caller-missing",
+            Slug::InFlight => "in-flight",
+            Slug::KeyInvalid => "key-invalid",
+            Slug::KeyMissing => "key-missing",
+            Slug::Mismatch => "mismatch",
+            Slug::NotReplayable => "not-replayable",
+            Slug::OutcomeUnknown => "outcome-unknown",
+            Slug::StoreUnavailable => "store-unavailable",
+        }
+    }
+
+    fn classic(self) -> u16 {
+        match self {
+            Slug::KeyMissing | Slug::KeyInvalid => 400,
+            Slug::CallerMissing => 401,
+            Slug::AlreadyCompleted | Slug::Mismatch | Slug::NotReplayable | Slug::OutcomeUnknown => 409,
+            Slug::BodyTooLarge => 413,
+            Slug::InFlight => 429,
+            Slug::StoreUnavailable => 503,
+        }
+    }
+
+    fn ietf(self) -> u16 {
+        match self {
+            Slug::InFlight => 409,
+            Slug::Mismatch => 422,
+            other => other.classic(),
+        }
+    }
+}
+
+/// `statuses`: the status of each answer of the gateway itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Statuses {
+    /// In the order of [`Slug::ALL`].
+    by_slug: [u16; Slug::ALL.len()],
+}
+
+impl Statuses {
+    /// The preset that existing APIs use.
+    pub fn classic() -> Self {
+        Statuses { by_slug: Slug::ALL.map(Slug::classic) }
+    }
+
+    /// The preset of draft-ietf-httpapi-idempotency-key-header-07, section 2.7.
+    pub fn ietf() -> Self {
+        Statuses { by_slug: Slug::ALL.map(Slug::ietf) }
+    }
+
+    /// The status of this answer.
+    pub fn of(&self, slug: Slug) -> u16 {
+        self.by_slug.get(slug as usize).copied().unwrap_or_else(|| slug.classic())
+    }
+
+    /// Another status for one answer.
+    pub fn set(&mut self, slug: Slug, status: u16) {
+        if let Some(place) = self.by_slug.get_mut(slug as usize) {
+            *place = status;
+        }
+    }
+}

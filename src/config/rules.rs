@@ -1,0 +1,313 @@
+//! Which requests a rule is about.
+//!
+//! Its one rule: the first rule all of whose parts hold decides, and asking whether any could costs no allocation.
+//! It does not know what is done with a request that matched.
+
+use serde_json::Value;
+
+use super::walk::{Place, Read};
+use super::{Config, Rule};
+use crate::message::{RequestHead, path_of};
+
+impl Config {
+    /// Whether a rule could match, going by the method and, where it is known already, the target (`:path`).
+    ///
+    /// `false` is final. It is asked for every request before anything else is read.
+    pub fn may_match(&self, method: &[u8], target: Option<&[u8]>) -> bool {
+        let path = target.map(path_of);
+        self.rules
+            .iter()
+            .any(|rule| rule.matches.has_method(method) && path.is_none_or(|path| rule.matches.has_path(path)))
+    }
+
+    /// The first rule that matches; `metadata` reads the route's metadata by namespace and key, only when asked to.
+    pub fn rule_for(&self, head: &RequestHead, metadata: &dyn Fn(&str, &str) -> Option<Vec<u8>>) -> Option<&Rule> {
+        let (method, path) = (head.method(), head.path());
+        let mut host = None;
+        self.rules.iter().find(|Rule { matches, .. }| {
+            matches.has_method(method)
+                && matches.has_path(path)
+                && (matches.hosts.is_empty() || matches.has_host(host.get_or_insert_with(|| head.host())))
+                && matches.headers.iter().all(|header| header.holds(head))
+                && matches.route_metadata.as_ref().is_none_or(|wanted| wanted.holds(metadata))
+        })
+    }
+}
+
+/// The conditions of a rule; one that is absent or empty always holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Match {
+    methods: Vec<String>,
+    hosts: Vec<HostMatch>,
+    path: Option<PathMatch>,
+    headers: Vec<HeaderMatch>,
+    route_metadata: Option<MetadataMatch>,
+}
+
+impl Match {
+    /// What a document without rules is about: POST and PATCH everywhere.
+    pub(super) fn unsafe_methods() -> Self {
+        Match { methods: vec!["POST".into(), "PATCH".into()], ..Match::default() }
+    }
+
+    /// Reads `match`.
+    pub(super) fn read(at: &Place<'_>, value: &Value) -> Read<Self> {
+        at.object(value, |fields| {
+            Ok(Match {
+                methods: fields.read("methods", Vec::new(), |at, value| at.filled_list(value, method))?,
+                hosts: fields.read("hosts", Vec::new(), |at, value| at.filled_list(value, HostMatch::read))?,
+                path: fields.read("path", None, |at, value| PathMatch::read(at, value).map(Some))?,
+                headers: fields.read("headers", Vec::new(), |at, value| at.filled_list(value, HeaderMatch::read))?,
+                route_metadata: fields
+                    .read("route_metadata", None, |at, value| MetadataMatch::read(at, value).map(Some))?,
+            })
+        })
+    }
+
+    /// Whether nothing gets past it.
+    pub(super) fn is_everything(&self) -> bool {
+        *self == Match::default()
+    }
+
+    fn has_method(&self, method: &[u8]) -> bool {
+        self.methods.is_empty() || self.methods.iter().any(|known| known.as_bytes() == method)
+    }
+
+    fn has_path(&self, path: &[u8]) -> bool {
+        self.path.as_ref().is_none_or(|wanted| wanted.holds(path))
+    }
+
+    fn has_host(&self, host: &[u8]) -> bool {
+        self.hosts.iter().any(|wanted| wanted.holds(host))
+    }
+}
+
+/// One entry of `hosts`, in lower case and without port, as [`RequestHead::host`] gives them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum HostMatch {
+    Exact(String),
+    /// A name that ends so, with at least one label more; the dot in front is part of it.
+    Below(String),
+}
+
+impl HostMatch {
+    fn read(at: &Place<'_>, value: &Value) -> Read<Self> {
+        let text = at.text(value, "a host such as api.example.com or *.example.com", |text| {
+            let host = without_port(text);
+            is_host(host.strip_prefix("*.").unwrap_or(host))
+        })?;
+        let host = without_port(text).to_ascii_lowercase();
+        Ok(match host.strip_prefix('*') {
+            Some(suffix) => HostMatch::Below(suffix.to_owned()),
+            None => HostMatch::Exact(host),
+        })
+    }
+
+    fn holds(&self, host: &[u8]) -> bool {
+        match self {
+            HostMatch::Exact(name) => name.as_bytes() == host,
+            HostMatch::Below(suffix) => host.len() > suffix.len() && host.ends_with(suffix.as_bytes()),
+        }
+    }
+}
+
+/// `path`: what the path, without its query, must be. Bytes are compared as they are, percent signs and all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PathMatch {
+    /// This path and no other.
+    Exact(String),
+    /// Any path that begins so; it need not end at a slash, as in Envoy's own `prefix`.
+    Prefix(String),
+    /// Any path of this form.
+    Template(Template),
+}
+
+impl PathMatch {
+    fn read(at: &Place<'_>, value: &Value) -> Read<Self> {
+        at.one_of(
+            value,
+            &[
+                ("exact", |at, value| Ok(PathMatch::Exact(path(at, value)?.to_owned()))),
+                ("prefix", |at, value| Ok(PathMatch::Prefix(path(at, value)?.to_owned()))),
+                ("template", |at, value| match Template::parse(path(at, value)?) {
+                    Some(template) => Ok(PathMatch::Template(template)),
+                    None => Err(at.wrong("segments that are plain text, {name} or, only as the last, **", value)),
+                }),
+            ],
+        )
+    }
+
+    /// Whether the path, without its query, is one of those.
+    pub fn holds(&self, path: &[u8]) -> bool {
+        match self {
+            PathMatch::Exact(exact) => exact.as_bytes() == path,
+            PathMatch::Prefix(prefix) => path.starts_with(prefix.as_bytes()),
+            PathMatch::Template(template) => template.holds(path),
+        }
+    }
+}
+
+/// A path in which `{x}` stands for one segment that is not empty, and `**` at the end for whatever follows.
+///
+/// `/a/**` holds of `/a/` but not of `/a`, as in Envoy's own templates.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Template {
+    /// The text before the first `{x}`.
+    first: String,
+    /// The text after each `{x}`: empty or from its slash on.
+    after: Vec<String>,
+    /// It ends with `**`.
+    open: bool,
+}
+
+impl Template {
+    /// Nothing, if it is not a template: braces and stars must be whole segments, and `**` the last.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut pieces = Vec::new();
+        let mut piece = String::new();
+        let mut open = false;
+        for segment in text.strip_prefix('/')?.split('/') {
+            if open {
+                return None;
+            }
+            piece.push('/');
+            let name = segment.strip_prefix('{').and_then(|rest| rest.strip_suffix('}'));
+            if segment == "**" {
+                open = true;
+            } else if name.unwrap_or(segment).contains(['{', '}', '*']) || name == Some("") {
+                return None;
+            } else if name.is_some() {
+                pieces.push(std::mem::take(&mut piece));
+            } else {
+                piece.push_str(segment);
+            }
+        }
+        pieces.push(piece);
+        let after = pieces.split_off(1);
+        Some(Template { first: pieces.pop()?, after, open })
+    }
+
+    /// Whether a path, without its query, has this form.
+    pub fn holds(&self, path: &[u8]) -> bool {
+        let Some(mut left) = path.strip_prefix(self.first.as_bytes()) else { return false };
+        for text in &self.after {
+            let end = left.iter().position(|byte| *byte == b'/').unwrap_or(left.len());
+            let rest = left.get(end..).and_then(|rest| rest.strip_prefix(text.as_bytes()));
+            match rest {
+                Some(rest) if end > 0 => left = rest,
+                _ => return false,
+            }
+        }
+        self.open || left.is_empty()
+    }
+}
+
+/// One entry of `headers`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct HeaderMatch {
+    name: String,
+    /// One line must be just this; without it any line will do.
+    equals: Option<String>,
+}
+
+impl HeaderMatch {
+    fn read(at: &Place<'_>, value: &Value) -> Read<Self> {
+        let (name, present, equals) = at.object(value, |fields| {
+            Ok((
+                fields.required("name", header_name)?,
+                fields.read("present", None, |at, value| match value {
+                    Value::Bool(true) => Ok(Some(())),
+                    _ => Err(at.wrong("true", value)),
+                })?,
+                fields.read("equals", None, |at, value| plain(at, value).map(Some))?,
+            ))
+        })?;
+        match (present, equals) {
+            (Some(()), None) => Ok(HeaderMatch { name, equals: None }),
+            (None, Some(equals)) => Ok(HeaderMatch { name, equals: Some(equals) }),
+            _ => Err(at.error("must have exactly one of present, equals")),
+        }
+    }
+
+    fn holds(&self, head: &RequestHead) -> bool {
+        match &self.equals {
+            Some(value) => head.headers.all(&self.name).any(|line| line == value.as_bytes()),
+            None => head.headers.has(&self.name),
+        }
+    }
+}
+
+/// `route_metadata`: what the matched route of Envoy must say about itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct MetadataMatch {
+    namespace: String,
+    key: String,
+    equals: String,
+}
+
+impl MetadataMatch {
+    fn read(at: &Place<'_>, value: &Value) -> Read<Self> {
+        at.object(value, |fields| {
+            Ok(MetadataMatch {
+                namespace: fields.required("namespace", plain)?,
+                key: fields.required("key", plain)?,
+                equals: fields.required("equals", plain)?,
+            })
+        })
+    }
+
+    fn holds(&self, metadata: &dyn Fn(&str, &str) -> Option<Vec<u8>>) -> bool {
+        metadata(&self.namespace, &self.key).is_some_and(|value| value == self.equals.as_bytes())
+    }
+}
+
+/// Reads the name of a header, and puts it in lower case as Envoy has it.
+pub(super) fn header_name(at: &Place<'_>, value: &Value) -> Read<String> {
+    at.text(value, "a header name", is_token).map(str::to_ascii_lowercase)
+}
+
+/// Reads a string that could stand in a request: not empty, and nothing in it that a log line could not hold.
+pub(super) fn plain(at: &Place<'_>, value: &Value) -> Read<String> {
+    let wanted = "a string that is not empty and has no control characters";
+    at.text(value, wanted, |text| !text.is_empty() && !text.contains(char::is_control)).map(str::to_owned)
+}
+
+/// RFC 9110, section 5.6.2: what names of headers, methods and cookies are made of.
+pub(super) fn is_token(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
+}
+
+fn method(at: &Place<'_>, value: &Value) -> Read<String> {
+    // Methods have case, so `post` would never match and leave the route unprotected without a word.
+    let fits = |text: &str| is_token(text) && !text.contains(|char: char| char.is_ascii_lowercase());
+    at.text(value, "a method in capitals", fits).map(str::to_owned)
+}
+
+fn path<'v>(at: &Place<'_>, value: &'v Value) -> Read<&'v str> {
+    // Anything else never appears in a path, so the rule would never match.
+    let fits = |text: &str| {
+        text.starts_with('/') && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'?' && byte != b'#')
+    };
+    at.text(value, "a path that begins with / and has no query, fragment, space or non-ASCII character", fits)
+}
+
+fn without_port(text: &str) -> &str {
+    match text.rsplit_once(':') {
+        Some((host, port)) if !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()) => host,
+        _ => text,
+    }
+}
+
+fn is_host(text: &str) -> bool {
+    match text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        Some(address) => {
+            !address.is_empty() && address.bytes().all(|b| b.is_ascii_hexdigit() || b == b':' || b == b'.')
+        }
+        None => {
+            let label = |label: &str| {
+                !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+            };
+            text.split('.').all(label)
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! Makes any HTTP API behind Envoy safe to retry.
+//!
+//! A client sends `Idempotency-Key`; the filter claims the operation in a store, lets one attempt through, and answers
+//! every retry from what came back.
+//!
+//! ```text
+//!  Envoy ──callback──▶ shell ──Event──▶ exchange ──Step──▶ shell ──host call──▶ Envoy
+//!                        │                  │                │
+//!                      clock,        config, key,          store
+//!                   randomness   fingerprint, record,   (model, local)
+//!                                       reply
+//! ```
+//!
+//! Everything but `shell` is pure: no clock, no randomness, no host. The modules are listed in reading order, and a
+//! module uses only those above itself, `shell` excepted.
+
+#![deny(unsafe_code, missing_docs)]
+
+pub mod message;
+
+pub mod config;
+
+pub mod digest;
+
+pub mod key;
+
+pub mod fingerprint;
+
+pub mod record;
+
+pub mod reply;
+
+pub mod event;
+
+pub mod step;
+
+pub mod exchange;
+
+pub mod store;
+
+#[cfg(target_arch = "wasm32")]
+mod shell;

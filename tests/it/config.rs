@@ -1,0 +1,1138 @@
+//! The operator's document: what it may say, what each mistake is answered with, and which requests it is about.
+//!
+//! Its one rule: every message is written out, because operators read them at their worst hour.
+//! It does not know how a policy is obeyed.
+
+use std::cell::RefCell;
+
+use envoy_idempotency::config::{
+    Anonymous, Config, ConfigError, Ending, Fate, FingerprintPolicy, KeyPolicy, Mode, OnCompleted, OnStoreFailure,
+    OnTooLarge, OnUnknown, Outcomes, Part, PathMatch, Policy, Scope, Slug, Statuses, Template,
+};
+use envoy_idempotency::message::{Headers, RequestHead};
+
+#[test]
+fn an_empty_document_is_the_embedded_store_with_every_default() {
+    for document in ["", " \r\n\t", "{}", r#"{"store": {}, "secrets": {}, "policy": {}}"#] {
+        let config = parse(document).unwrap();
+        assert_eq!(config.max_bytes, 67_108_864);
+        assert_eq!(config.hash_key, None);
+        assert_eq!(config.warnings, [""; 0]);
+        assert_eq!(config.rules.len(), 1);
+        let policy = only(&config);
+        assert_eq!(config.rules[0].name, "default");
+        assert_eq!(policy.mode, Mode::Enforce);
+        assert_eq!(
+            policy.key,
+            KeyPolicy { sources: vec![Part::Header("idempotency-key".into())], required: false, max_bytes: 255 }
+        );
+        assert_eq!(
+            policy.scope,
+            Scope {
+                caller: vec![Part::Header("authorization".into())],
+                anonymous: Anonymous::Auto,
+                method: true,
+                host: true,
+                path: true,
+            }
+        );
+        assert_eq!(
+            policy.fingerprint,
+            FingerprintPolicy { body: true, query: true, headers: vec!["content-type".into()] }
+        );
+        assert_eq!(policy.on_completed, OnCompleted::Replay);
+        assert_eq!(policy.on_unknown, OnUnknown::Retry);
+        assert_eq!(policy.on_store_failure, OnStoreFailure::Reject);
+        assert_eq!(policy.on_too_large, OnTooLarge::Reject);
+        assert_eq!((policy.lease_ms, policy.max_running_ms, policy.ttl_ms), (60_000, 300_000, 1_800_000));
+        assert_eq!((policy.max_request_bytes, policy.max_response_bytes), (524_288, 524_288));
+        assert_eq!(policy.outcomes, Outcomes::default());
+        assert_eq!(policy.statuses, Statuses::classic());
+        assert_eq!(policy.problem_base, "urn:envoy-idempotency:");
+        assert!(!policy.expose_cors);
+    }
+}
+
+#[test]
+fn every_field_is_read() {
+    let config = parse(WHOLE).unwrap();
+    assert_eq!(config.max_bytes, 1_048_576);
+    assert_eq!(config.hash_key.as_deref(), Some(b"from the environment".as_slice()));
+    assert_eq!(config.warnings, [""; 0]);
+    assert_eq!(config.rules[0].name, "payments");
+    let policy = only(&config);
+    assert_eq!(policy.mode, Mode::Observe);
+    assert_eq!(
+        policy.key,
+        KeyPolicy {
+            sources: vec![
+                Part::Any(vec![Part::Header("x-key".into()), Part::Query("key".into())]),
+                Part::Cookie("sid".into()),
+                Part::PathSegment(0),
+            ],
+            required: true,
+            max_bytes: 4096,
+        }
+    );
+    assert_eq!(
+        policy.scope,
+        Scope {
+            caller: vec![Part::Header("x-tenant".into())],
+            anonymous: Anonymous::Refuse,
+            method: false,
+            host: false,
+            path: false,
+        }
+    );
+    assert_eq!(policy.fingerprint, FingerprintPolicy { body: false, query: false, headers: vec!["x-version".into()] });
+    assert_eq!(policy.on_completed, OnCompleted::Conflict);
+    assert_eq!(policy.on_unknown, OnUnknown::Hold);
+    assert_eq!(policy.on_store_failure, OnStoreFailure::Reject);
+    assert_eq!(policy.on_too_large, OnTooLarge::Bypass);
+    assert_eq!((policy.lease_ms, policy.max_running_ms, policy.ttl_ms), (1000, 2000, 3000));
+    assert_eq!((policy.max_request_bytes, policy.max_response_bytes), (1, 67_108_864));
+    let fates = [200, 404, 409, 502, 503, 504].map(|status| policy.outcomes.of_status(status));
+    assert_eq!(fates, [Fate::Unknown, Fate::Release, Fate::Retry, Fate::Retry, Fate::Unknown, Fate::Unknown]);
+    assert_eq!(policy.outcomes.of_ending(Ending::Unsent), Fate::Retry);
+    assert_eq!(policy.outcomes.of_ending(Ending::Timeout), Fate::Unknown);
+    let statuses = [Slug::Mismatch, Slug::InFlight, Slug::KeyMissing].map(|slug| policy.statuses.of(slug));
+    assert_eq!(statuses, [400, 409, 400]);
+    assert_eq!(policy.problem_base, "https://example.com/problems/");
+    assert!(policy.expose_cors);
+}
+
+#[test]
+fn each_ending_has_its_own_fate() {
+    for (ending, name) in [
+        (Ending::Disconnect, "disconnect"),
+        (Ending::Reset, "reset"),
+        (Ending::Timeout, "timeout"),
+        (Ending::Unsent, "unsent"),
+    ] {
+        let config = parse(&format!(r#"{{"policy": {{"outcomes": {{"{name}": "retry"}}}}}}"#)).unwrap();
+        let outcomes = &only(&config).outcomes;
+        for other in [Ending::Disconnect, Ending::Reset, Ending::Timeout, Ending::Unsent] {
+            let wanted = if other == ending { Fate::Retry } else { Outcomes::default().of_ending(other) };
+            assert_eq!(outcomes.of_ending(other), wanted, "{other:?} where {name} is set");
+        }
+    }
+}
+
+#[test]
+fn statuses_are_a_preset_or_a_preset_with_changes() {
+    for (statuses, wanted) in [
+        (r#""classic""#, [409, 429, 503]),
+        (r#""ietf""#, [422, 409, 503]),
+        (r#"{}"#, [409, 429, 503]),
+        (r#"{"base": "ietf"}"#, [422, 409, 503]),
+        (r#"{"base": "ietf", "in-flight": 425}"#, [422, 425, 503]),
+        (r#"{"store-unavailable": 599, "mismatch": 400}"#, [400, 429, 599]),
+    ] {
+        let config = parse(&format!(r#"{{"policy": {{"statuses": {statuses}}}}}"#)).unwrap();
+        let slugs = [Slug::Mismatch, Slug::InFlight, Slug::StoreUnavailable];
+        assert_eq!(slugs.map(|slug| only(&config).statuses.of(slug)), wanted, "{statuses}");
+    }
+}
+
+#[test]
+fn a_number_written_as_a_double_is_whole_if_its_fraction_is_zero() {
+    for number in ["2000", "2000.0", "2e3", "20000e-1"] {
+        let config = parse(&format!(r#"{{"policy": {{"lease_ms": {number}}}}}"#)).unwrap();
+        assert_eq!(only(&config).lease_ms, 2000);
+    }
+}
+
+#[test]
+fn a_rule_patches_the_policy_of_the_document() {
+    let config = parse(
+        r#"{
+            "policy": {
+                "lease_ms": 5000,
+                "key": {"required": true, "sources": [{"header": "a"}, {"header": "b"}]},
+                "outcomes": {"503": "unknown", "4xx": "retry"},
+                "statuses": {"base": "ietf", "mismatch": 400}
+            },
+            "rules": [
+                {"match": {"path": {"exact": "/kept"}}},
+                {"match": {"path": {"exact": "/empty"}}, "policy": {}},
+                {"name": "changed", "policy": {
+                    "lease_ms": null,
+                    "key": {"sources": [{"query": "c"}]},
+                    "outcomes": {"503": null, "504": "retry"},
+                    "statuses": {"base": null, "in-flight": 423}
+                }},
+                {"name": "reset", "policy": {"key": null, "outcomes": null, "statuses": "classic"}}
+            ]
+        }"#,
+    )
+    .unwrap();
+    let names: Vec<_> = config.rules.iter().map(|rule| rule.name.as_str()).collect();
+    assert_eq!(names, ["rules/0", "rules/1", "changed", "reset"]);
+
+    let kept = &config.rules[0].policy;
+    assert_eq!(kept.lease_ms, 5000);
+    assert_eq!(kept.outcomes.of_status(503), Fate::Unknown);
+    assert_eq!(kept.statuses.of(Slug::InFlight), 409);
+    assert_eq!(format!("{kept:?}"), format!("{:?}", config.rules[1].policy));
+
+    let changed = &config.rules[2].policy;
+    assert_eq!(changed.lease_ms, 60_000);
+    assert_eq!(changed.key.sources, [Part::Query("c".into())]);
+    assert!(changed.key.required);
+    assert_eq!([400, 503, 504].map(|status| changed.outcomes.of_status(status)), [Fate::Retry; 3]);
+    assert_eq!([Slug::Mismatch, Slug::InFlight].map(|slug| changed.statuses.of(slug)), [400, 423]);
+
+    let reset = &config.rules[3].policy;
+    assert_eq!(reset.lease_ms, 5000);
+    assert!(!reset.key.required);
+    assert_eq!(reset.outcomes, Outcomes::default());
+    assert_eq!(reset.statuses, Statuses::classic());
+}
+
+#[test]
+fn a_patch_that_is_right_only_when_merged_is_accepted() {
+    let config = parse(
+        r#"{"policy": {"ttl_s": 7200, "max_running_ms": 3600000}, "rules": [{"policy": {"lease_ms": 3000000}}]}"#,
+    );
+    assert_eq!(config.unwrap().rules[0].policy.lease_ms, 3_000_000);
+}
+
+#[test]
+fn every_mistake_is_one_sentence_with_its_place_in_front() {
+    for (document, message) in MISTAKES {
+        assert_eq!(refusal(document), *message, "for {document}");
+    }
+}
+
+#[test]
+fn what_the_contract_has_and_this_version_has_not_is_unknown() {
+    for (document, place) in LATER {
+        let message = refusal(document);
+        assert!(message.starts_with(&format!("{place}: is not a known field; known here: ")), "{document}: {message}");
+    }
+}
+
+#[test]
+fn every_mistake_in_a_policy_is_found_in_a_rule_too() {
+    for (document, message) in MISTAKES {
+        let Some(policy) = document.strip_prefix(r#"{"policy": "#) else { continue };
+        // Columns are others there, and some documents are no JSON.
+        if message.contains(" at line ") {
+            continue;
+        }
+        // In a patch these take a field away.
+        if message.ends_with("is null") && !message.contains("/0") {
+            continue;
+        }
+        let document = format!(r#"{{"rules": [{{}}, {{"policy": {policy}]}}"#);
+        assert_eq!(refusal(&document), message.replacen("/policy", "/rules/1/policy", 1), "for {document}");
+    }
+}
+
+#[test]
+fn a_contradiction_that_merging_makes_is_pointed_at_where_the_rule_made_it() {
+    for (policy, patch, message) in [
+        (r#""ttl_s": 120"#, r#""lease_ms": 120000"#, "lease_ms: must be less than ttl_s (120 s), is 120000"),
+        (r#""lease_ms": 9000"#, r#""ttl_s": 9"#, "ttl_s: must exceed lease_ms (9000 ms), is 9"),
+        (
+            r#""ttl_s": 30, "lease_ms": 1000"#,
+            r#""lease_ms": null"#,
+            "lease_ms: must be less than ttl_s (30 s), is 60000",
+        ),
+        (r#""ttl_s": 120"#, r#""lease_ms": 90000, "ttl_s": 90"#, "ttl_s: must exceed lease_ms (90000 ms), is 90"),
+        (
+            r#""max_running_ms": 70000"#,
+            r#""lease_ms": 80000"#,
+            "lease_ms: must be at most max_running_ms (70000), is 80000",
+        ),
+        (
+            r#""lease_ms": 80000"#,
+            r#""max_running_ms": 70000"#,
+            "max_running_ms: must be at least lease_ms (80000), is 70000",
+        ),
+        (
+            r#""scope": {"caller": []}"#,
+            r#""scope": {"anonymous": "refuse"}"#,
+            "scope: must not have an empty caller with anonymous \"refuse\", which refuses every request",
+        ),
+    ] {
+        let document = format!(r#"{{"policy": {{{policy}}}, "rules": [{{"policy": {{{patch}}}}}]}}"#);
+        assert_eq!(refusal(&document), format!("/rules/0/policy/{message}"), "for {document}");
+    }
+}
+
+#[test]
+fn a_document_cut_off_anywhere_is_refused() {
+    for end in 1..WHOLE.len() {
+        let message = refusal(&WHOLE[..end]);
+        assert!(message.starts_with("the document: is not JSON: EOF"), "{end}: {message}");
+    }
+}
+
+#[test]
+fn a_document_nested_too_deeply_is_refused() {
+    for (open, close) in [("[", "]"), (r#"{"a":"#, "}")] {
+        let document = format!("{}0{}", open.repeat(100_000), close.repeat(100_000));
+        let message = refusal(&document);
+        assert!(message.starts_with("the document: is not JSON: recursion limit exceeded at line 1"), "{message}");
+    }
+    let nested = format!(
+        r#"{{"policy": {{"key": {{"sources": [{}{{"query": ""}}{}]}}}}}}"#,
+        r#"{"any": ["#.repeat(50),
+        "]}".repeat(50)
+    );
+    assert!(
+        refusal(&nested)
+            .ends_with("any/0/query: must be a string that is not empty and has no control characters, is \"\"")
+    );
+}
+
+#[test]
+fn no_message_shows_a_secret() {
+    for hash_key in [
+        r#""hunter2""#,
+        r#"["hunter2"]"#,
+        r#"{"env": "hunter2"}"#,
+        r#"{"env": ["hunter2"]}"#,
+        r#"{"env": "hunter2\n"}"#,
+    ] {
+        let document = format!(r#"{{"secrets": {{"hash_key": {hash_key}}}, "a": 1}}"#);
+        assert!(!refusal(&document).contains("hunter2"), "{document}");
+    }
+    assert!(!refusal(r#"{"secrets": "hunter2"}"#).contains("hunter2"));
+    assert!(!refusal(r#""{\"secrets\": {\"hash_key\": \"hunter2\"}}""#).contains("hunter2"));
+    let config = parse(r#"{"secrets": {"hash_key": "hunter2"}}"#).unwrap();
+    assert_eq!(config.hash_key.as_deref(), Some(b"hunter2".as_slice()));
+    assert!(!config.warnings.concat().contains("hunter2"));
+}
+
+#[test]
+fn risky_settings_are_warned_of_once_where_they_were_written() {
+    for (document, warnings) in WARNINGS {
+        assert_eq!(parse(document).unwrap().warnings, *warnings, "for {document}");
+    }
+}
+
+#[test]
+fn without_rules_only_post_and_patch_match() {
+    let config = parse("{}").unwrap();
+    for (method, matches) in
+        [("POST", true), ("PATCH", true), ("GET", false), ("PUT", false), ("post", false), ("", false)]
+    {
+        assert_eq!(config.may_match(method.as_bytes(), None), matches, "{method}");
+        assert_eq!(config.may_match(method.as_bytes(), Some(b"/any?thing")), matches, "{method}");
+        assert_eq!(matched(&config, &[(":method", method), (":path", "/any?thing")]).is_some(), matches, "{method}");
+    }
+}
+
+#[test]
+fn the_first_rule_that_matches_decides_even_if_its_mode_is_off() {
+    let config = parse(
+        r#"{"rules": [
+            {"name": "webhooks", "match": {"path": {"prefix": "/v1/hooks"}}, "policy": {"mode": "off"}},
+            {"name": "v1", "match": {"path": {"prefix": "/v1/"}, "methods": ["POST"]}},
+            {"name": "puts", "match": {"methods": ["PUT"]}}
+        ]}"#,
+    )
+    .unwrap();
+    for (method, path, name) in [
+        ("POST", "/v1/hooks/1", Some("webhooks")),
+        ("GET", "/v1/hooks?a=b", Some("webhooks")),
+        ("POST", "/v1/payments", Some("v1")),
+        ("PUT", "/v1/payments", Some("puts")),
+        ("GET", "/v1/payments", None),
+        ("POST", "/v2", None),
+        ("PUT", "*", Some("puts")),
+    ] {
+        assert_eq!(matched(&config, &[(":method", method), (":path", path)]).as_deref(), name, "{method} {path}");
+        assert_eq!(config.may_match(method.as_bytes(), Some(path.as_bytes())), name.is_some(), "{method} {path}");
+        assert!(config.may_match(method.as_bytes(), None));
+    }
+}
+
+#[test]
+fn a_host_matches_exactly_or_below_a_wildcard() {
+    for (wanted, host, matches) in [
+        ("api.example.com", "api.example.com", true),
+        ("API.example.com:443", "api.EXAMPLE.com:8443", true),
+        ("api.example.com", "api.example.com.evil.org", false),
+        ("api.example.com", "xapi.example.com", false),
+        ("*.example.com", "a.example.com", true),
+        ("*.Example.com", "A.B.example.com:80", true),
+        ("*.example.com", "example.com", false),
+        ("*.example.com", ".example.com", false),
+        ("*.example.com", "aexample.com", false),
+        ("localhost", "localhost:10000", true),
+        ("[::1]", "[::1]:80", true),
+        ("[::1]:443", "[::1]", true),
+        ("127.0.0.1", "127.0.0.1", true),
+        ("127.0.0.1", "", false),
+    ] {
+        let config = parse(&format!(r#"{{"rules": [{{"match": {{"hosts": ["other.org", "{wanted}"]}}}}]}}"#)).unwrap();
+        let head = [(":method", "POST"), (":authority", host), (":path", "/")];
+        assert_eq!(matched(&config, &head).is_some(), matches, "{wanted} against {host}");
+        assert!(config.may_match(b"POST", Some(b"/")), "hosts are not looked at before headers are read");
+    }
+}
+
+#[test]
+fn a_path_matches_without_its_query() {
+    for (wanted, path, matches) in [
+        (r#"{"exact": "/a"}"#, "/a", true),
+        (r#"{"exact": "/a"}"#, "/a?b=c", true),
+        (r#"{"exact": "/a"}"#, "/a?", true),
+        (r#"{"exact": "/a"}"#, "/a/", false),
+        (r#"{"exact": "/a"}"#, "/A", false),
+        (r#"{"exact": "/a"}"#, "/b?x=/a", false),
+        (r#"{"prefix": "/a"}"#, "/a", true),
+        (r#"{"prefix": "/a"}"#, "/ab/c?d", true),
+        (r#"{"prefix": "/a/"}"#, "/a", false),
+        (r#"{"prefix": "/"}"#, "*", false),
+        (r#"{"template": "/a/{id}/b"}"#, "/a/1/b?c", true),
+        (r#"{"template": "/a/{id}/b"}"#, "/a/1/c", false),
+    ] {
+        let config = parse(&format!(r#"{{"rules": [{{"match": {{"path": {wanted}}}}}]}}"#)).unwrap();
+        let head = [(":method", "POST"), (":path", path)];
+        assert_eq!(matched(&config, &head).is_some(), matches, "{wanted} against {path}");
+        assert_eq!(config.may_match(b"POST", Some(path.as_bytes())), matches, "{wanted} against {path}");
+    }
+    let config = parse(r#"{"rules": [{"match": {"path": {"prefix": "/a"}}}]}"#).unwrap();
+    let mut headers = Headers::default();
+    headers.push(b":path", b"/a\xff");
+    assert!(config.rule_for(&RequestHead { headers }, &|_, _| None).is_some(), "a path need not be text");
+}
+
+#[test]
+fn a_template_takes_one_segment_for_a_name_and_the_rest_for_two_stars() {
+    for (template, path, holds) in [
+        ("/", "/", true),
+        ("/", "", false),
+        ("/", "/a", false),
+        ("/a/b", "/a/b", true),
+        ("/a/b", "/a/b/", false),
+        ("/a/b", "/a/bc", false),
+        ("/a/", "/a/", true),
+        ("/{x}", "/a", true),
+        ("/{x}", "/", false),
+        ("/{x}", "/a/", false),
+        ("/{x}", "/a/b", false),
+        ("/{x}/", "/a/", true),
+        ("/{x}/{y}", "/a/b", true),
+        ("/{x}/{y}", "/a/", false),
+        ("/{x}/{y}", "//b", false),
+        ("/v1/accounts/{id}/payments", "/v1/accounts/7/payments", true),
+        ("/v1/accounts/{id}/payments", "/v1/accounts//payments", false),
+        ("/v1/accounts/{id}/payments", "/v1/accounts/7/8/payments", false),
+        ("/v1/accounts/{id}/payments", "/v1/accounts/7/payments/9", false),
+        ("/v1/accounts/{id}/payments", "/v1/accounts/7/paymentsx", false),
+        ("/v1/accounts/{id}/payments", "/v1/accounts/7", false),
+        ("/v1/jobs:run", "/v1/jobs:run", true),
+        ("/**", "/", true),
+        ("/**", "/a/b", true),
+        ("/a/**", "/a", false),
+        ("/a/**", "/a/", true),
+        ("/a/**", "/a/b/c", true),
+        ("/a/**", "/ab", false),
+        ("/a/{x}/**", "/a/1/", true),
+        ("/a/{x}/**", "/a/1", false),
+        ("/a/{x}/**", "/a//b", false),
+    ] {
+        let wanted = PathMatch::Template(Template::parse(template).unwrap());
+        assert_eq!(wanted.holds(path.as_bytes()), holds, "{template} against {path}");
+    }
+    for template in ["", "a", "a/{b}"] {
+        assert_eq!(Template::parse(template), None, "{template}");
+    }
+}
+
+#[test]
+fn headers_match_by_presence_or_by_one_whole_line() {
+    let config = parse(
+        r#"{"rules": [{"match": {"headers": [{"name": "X-Tenant", "equals": "acme"}, {"name": "x-pay", "present": true}]}}]}"#,
+    )
+    .unwrap();
+    for (headers, matches) in [
+        (&[("x-tenant", "acme"), ("x-pay", "")][..], true),
+        (&[("x-tenant", "other"), ("x-tenant", "acme"), ("x-pay", "1")], true),
+        (&[("x-tenant", "acme")], false),
+        (&[("x-pay", "1")], false),
+        (&[("x-tenant", "ACME"), ("x-pay", "1")], false),
+        (&[("x-tenant", "other, acme"), ("x-pay", "1")], false),
+    ] {
+        assert_eq!(matched(&config, headers).is_some(), matches, "{headers:?}");
+    }
+}
+
+#[test]
+fn route_metadata_is_read_only_where_everything_else_matches() {
+    let config = parse(
+        r#"{"rules": [
+            {"name": "deep", "match": {
+                "methods": ["POST"], "hosts": ["a.example"], "path": {"prefix": "/p"},
+                "headers": [{"name": "x-h", "present": true}],
+                "route_metadata": {"namespace": "idempotency", "key": "policy", "equals": "strict"}
+            }},
+            {"name": "rest"}
+        ]}"#,
+    )
+    .unwrap();
+    let whole = [(":method", "POST"), (":authority", "a.example"), (":path", "/p"), ("x-h", "1")];
+    for (at, other) in [(0, "GET"), (1, "b.example"), (2, "/q"), (3, "")] {
+        let mut head = whole;
+        head[at].1 = other;
+        if other.is_empty() {
+            head[at].0 = "x-other";
+        }
+        let head = RequestHead { headers: head.into_iter().collect() };
+        let rule = config.rule_for(&head, &|_, _| panic!("metadata was read"));
+        assert_eq!(rule.unwrap().name, "rest");
+    }
+    let head = RequestHead { headers: whole.into_iter().collect() };
+    for (value, name) in [(Some("strict"), "deep"), (Some("strict "), "rest"), (Some(""), "rest"), (None, "rest")] {
+        let asked = RefCell::new(Vec::new());
+        let metadata = |namespace: &str, key: &str| {
+            asked.borrow_mut().push(format!("{namespace}.{key}"));
+            value.map(|value| value.as_bytes().to_vec())
+        };
+        assert_eq!(config.rule_for(&head, &metadata).unwrap().name, name, "{value:?}");
+        assert_eq!(*asked.borrow(), ["idempotency.policy"]);
+    }
+}
+
+fn parse(document: &str) -> Result<Config, ConfigError> {
+    Config::parse(document.as_bytes(), &|name| match name {
+        "HASH_KEY" => Some("from the environment".into()),
+        "EMPTY" => Some(String::new()),
+        _ => None,
+    })
+}
+
+fn refusal(document: &str) -> String {
+    parse(document).map_or_else(|error| error.to_string(), |_| "was accepted".into())
+}
+
+#[expect(clippy::indexing_slicing, reason = "a test that finds no rule has failed")]
+fn only(config: &Config) -> &Policy {
+    &config.rules[0].policy
+}
+
+fn matched(config: &Config, head: &[(&str, &str)]) -> Option<String> {
+    let head = RequestHead { headers: head.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())).collect() };
+    config.rule_for(&head, &|_, _| None).map(|rule| rule.name.clone())
+}
+
+/// A document in which no field has its default.
+const WHOLE: &str = r#"{
+    "store": {"type": "local", "max_bytes": 1048576},
+    "secrets": {"hash_key": {"env": "HASH_KEY"}},
+    "policy": {
+        "mode": "observe",
+        "key": {
+            "sources": [{"any": [{"header": "X-Key"}, {"query": "key"}]}, {"cookie": "sid"}, {"path_segment": 0}],
+            "required": true,
+            "max_bytes": 4096
+        },
+        "scope": {
+            "caller": [{"header": "X-Tenant"}],
+            "anonymous": "refuse", "method": false, "host": false, "path": false
+        },
+        "fingerprint": {"body": "off", "query": false, "headers": ["X-Version"]},
+        "on_completed": "conflict",
+        "on_unknown": "hold",
+        "on_store_failure": "reject",
+        "on_too_large": "bypass",
+        "lease_ms": 1000,
+        "max_running_ms": 2000,
+        "ttl_s": 3,
+        "max_request_bytes": 1,
+        "max_response_bytes": 67108864,
+        "outcomes": {"2xx": "unknown", "409": "retry", "502": "retry", "503": "unknown", "unsent": "retry"},
+        "statuses": {"base": "ietf", "mismatch": 400},
+        "expose_cors": true
+    },
+    "rules": [{"name": "payments"}],
+    "problem_base": "https://example.com/problems/"
+}"#;
+
+/// Documents with one mistake each, and what the log line says.
+const MISTAKES: &[(&str, &str)] = &[
+    (r#"[]"#, r#"the document: must be an object, is a list"#),
+    (r#""secret""#, r#"the document: must be an object, is a string"#),
+    (r#"null"#, r#"the document: must be an object, is null"#),
+    (
+        r#"{"policy": {"lease_ms": 2000}"#,
+        r#"the document: is not JSON: EOF while parsing an object at line 1 column 29"#,
+    ),
+    (r#"{"policy": {},}"#, r#"the document: is not JSON: trailing comma at line 1 column 15"#),
+    (r#"{} {}"#, r#"the document: is not JSON: trailing characters at line 1 column 4"#),
+    (r#"{"a": 1e999}"#, r#"the document: is not JSON: number out of range at line 1 column 11"#),
+    (
+        r#"{"policy": {"lease_ms": 2000, "mode": "off", "lease_ms": 3000}}"#,
+        r#"/policy/lease_ms: is given a second time at line 1 column 55"#,
+    ),
+    (
+        r#"{"rules": [{}, {"match": {"path": {"exact": "/a", "exact": "/a"}}}]}"#,
+        r#"/rules/1/match/path/exact: is given a second time at line 1 column 57"#,
+    ),
+    (r#"{"x": [{"a": {}, "a": {}}]}"#, r#"/x/0/a: is given a second time at line 1 column 20"#),
+    (
+        r#"{"polices": {}}"#,
+        r#"/polices: is not a known field; known here: store, secrets, problem_base, policy, rules"#,
+    ),
+    (r#"{"a/b~c": 1}"#, r#"/a~1b~0c: is not a known field; known here: store, secrets, problem_base, policy, rules"#),
+    (r#"{"a\nb": 1}"#, r#"/a\nb: is not a known field; known here: store, secrets, problem_base, policy, rules"#),
+    (r#"{"": 1}"#, r#"/: is not a known field; known here: store, secrets, problem_base, policy, rules"#),
+    (r#"{"store": null}"#, r#"/store: must be an object, is null"#),
+    (r#"{"store": {"type": "redis"}}"#, r#"/store/type: must be "local", is "redis""#),
+    (r#"{"store": {"type": 7}}"#, r#"/store/type: must be "local", is 7"#),
+    (r#"{"store": {"max_bytes": 0}}"#, r#"/store/max_bytes: must be at least 1048576, is 0"#),
+    (r#"{"store": {"max_bytes": 1048575}}"#, r#"/store/max_bytes: must be at least 1048576, is 1048575"#),
+    (r#"{"store": {"max_bytes": 17179869185}}"#, r#"/store/max_bytes: must be at most 17179869184, is 17179869185"#),
+    (r#"{"store": {"max_bytes": "64MB"}}"#, r#"/store/max_bytes: must be a whole number, is "64MB""#),
+    (r#"{"secrets": []}"#, r#"/secrets: must be an object, is a list"#),
+    (r#"{"secrets": {"hash_key": ""}}"#, r#"/secrets/hash_key: must not be empty"#),
+    (r#"{"secrets": {"hash_key": 5}}"#, r#"/secrets/hash_key: must be a string or {"env": NAME}, is a number"#),
+    (r#"{"secrets": {"hash_key": null}}"#, r#"/secrets/hash_key: must be a string or {"env": NAME}, is null"#),
+    (r#"{"secrets": {"hash_key": true}}"#, r#"/secrets/hash_key: must be a string or {"env": NAME}, is a boolean"#),
+    (r#"{"secrets": {"hash_key": {}}}"#, r#"/secrets/hash_key: must have env"#),
+    (
+        r#"{"secrets": {"hash_key": {"env": 5}}}"#,
+        r#"/secrets/hash_key/env: must be a string that is not empty and has no control characters, is a number"#,
+    ),
+    (
+        r#"{"secrets": {"hash_key": {"env": ""}}}"#,
+        r#"/secrets/hash_key/env: must be a string that is not empty and has no control characters, is a string"#,
+    ),
+    (
+        r#"{"secrets": {"hash_key": {"env": "ABSENT"}}}"#,
+        r#"/secrets/hash_key/env: names a variable that the VM's environment does not have"#,
+    ),
+    (r#"{"secrets": {"hash_key": {"env": "EMPTY"}}}"#, r#"/secrets/hash_key: must not be empty"#),
+    (
+        r#"{"secrets": {"hash_key": {"env": "HASH_KEY", "file": "x"}}}"#,
+        r#"/secrets/hash_key/file: is not a known field; known here: env"#,
+    ),
+    (r#"{"problem_base": ""}"#, r#"/problem_base: must be 1 to 1024 visible ASCII characters, is """#),
+    (r#"{"problem_base": "urn:a b"}"#, r#"/problem_base: must be 1 to 1024 visible ASCII characters, is "urn:a b""#),
+    (
+        r#"{"problem_base": "https://exämple.com/"}"#,
+        r#"/problem_base: must be 1 to 1024 visible ASCII characters, is "https://exämple.com/""#,
+    ),
+    (r#"{"problem_base": null}"#, r#"/problem_base: must be 1 to 1024 visible ASCII characters, is null"#),
+    (r#"{"policy": null}"#, r#"/policy: must be an object, is null"#),
+    (r#"{"policy": []}"#, r#"/policy: must be an object, is a list"#),
+    (
+        r#"{"policy": {"lease": 60000}}"#,
+        r#"/policy/lease: is not a known field; known here: mode, key, scope, fingerprint, on_completed, on_unknown, on_store_failure, on_too_large, lease_ms, max_running_ms, ttl_s, max_request_bytes, max_response_bytes, outcomes, statuses, expose_cors"#,
+    ),
+    (r#"{"policy": {"mode": "inject"}}"#, r#"/policy/mode: must be "enforce" or "observe" or "off", is "inject""#),
+    (r#"{"policy": {"mode": true}}"#, r#"/policy/mode: must be "enforce" or "observe" or "off", is true"#),
+    (r#"{"policy": {"mode": null}}"#, r#"/policy/mode: must be "enforce" or "observe" or "off", is null"#),
+    (
+        r#"{"policy": {"on_completed": "Replay"}}"#,
+        r#"/policy/on_completed: must be "replay" or "conflict", is "Replay""#,
+    ),
+    (r#"{"policy": {"on_unknown": "release"}}"#, r#"/policy/on_unknown: must be "retry" or "hold", is "release""#),
+    (
+        r#"{"policy": {"on_store_failure": "bypass"}}"#,
+        r#"/policy/on_store_failure: must be "reject" or "forward", is "bypass""#,
+    ),
+    (
+        r#"{"policy": {"on_too_large": "forward"}}"#,
+        r#"/policy/on_too_large: must be "reject" or "bypass", is "forward""#,
+    ),
+    (r#"{"policy": {"lease_ms": 10}}"#, r#"/policy/lease_ms: must be at least 1000, is 10"#),
+    (r#"{"policy": {"lease_ms": 0}}"#, r#"/policy/lease_ms: must be at least 1000, is 0"#),
+    (r#"{"policy": {"lease_ms": -1}}"#, r#"/policy/lease_ms: must be at least 1000, is -1"#),
+    (r#"{"policy": {"lease_ms": 1500.5}}"#, r#"/policy/lease_ms: must be a whole number, is 1500.5"#),
+    (r#"{"policy": {"lease_ms": "abc"}}"#, r#"/policy/lease_ms: must be a whole number, is "abc""#),
+    (r#"{"policy": {"lease_ms": "60000"}}"#, r#"/policy/lease_ms: must be a whole number, is "60000""#),
+    (r#"{"policy": {"lease_ms": null}}"#, r#"/policy/lease_ms: must be a whole number, is null"#),
+    (r#"{"policy": {"lease_ms": true}}"#, r#"/policy/lease_ms: must be a whole number, is true"#),
+    (r#"{"policy": {"lease_ms": [1000]}}"#, r#"/policy/lease_ms: must be a whole number, is a list"#),
+    (r#"{"policy": {"lease_ms": {"ms": 1000}}}"#, r#"/policy/lease_ms: must be a whole number, is an object"#),
+    (r#"{"policy": {"lease_ms": 86400001}}"#, r#"/policy/lease_ms: must be at most 86400000, is 86400001"#),
+    (r#"{"policy": {"lease_ms": 1e300}}"#, r#"/policy/lease_ms: must be at most 86400000, is 1e+300"#),
+    (
+        r#"{"policy": {"lease_ms": 18446744073709551616}}"#,
+        r#"/policy/lease_ms: must be at most 86400000, is 1.8446744073709552e+19"#,
+    ),
+    (r#"{"policy": {"max_running_ms": 999}}"#, r#"/policy/max_running_ms: must be at least 1000, is 999"#),
+    (r#"{"policy": {"max_running_ms": 86400001}}"#, r#"/policy/max_running_ms: must be at most 86400000, is 86400001"#),
+    (r#"{"policy": {"ttl_s": 0}}"#, r#"/policy/ttl_s: must be at least 1, is 0"#),
+    (r#"{"policy": {"ttl_s": 31536001}}"#, r#"/policy/ttl_s: must be at most 31536000, is 31536001"#),
+    (r#"{"policy": {"ttl_s": 60}}"#, r#"/policy/ttl_s: must exceed lease_ms (60000 ms), is 60"#),
+    (r#"{"policy": {"ttl_s": 10, "lease_ms": 10000}}"#, r#"/policy/ttl_s: must exceed lease_ms (10000 ms), is 10"#),
+    (r#"{"policy": {"lease_ms": 1800000}}"#, r#"/policy/lease_ms: must be less than ttl_s (1800 s), is 1800000"#),
+    (r#"{"policy": {"lease_ms": 300001}}"#, r#"/policy/lease_ms: must be at most max_running_ms (300000), is 300001"#),
+    (
+        r#"{"policy": {"max_running_ms": 59999}}"#,
+        r#"/policy/max_running_ms: must be at least lease_ms (60000), is 59999"#,
+    ),
+    (
+        r#"{"policy": {"max_running_ms": 70000, "lease_ms": 80000}}"#,
+        r#"/policy/max_running_ms: must be at least lease_ms (80000), is 70000"#,
+    ),
+    (r#"{"policy": {"max_request_bytes": 0}}"#, r#"/policy/max_request_bytes: must be at least 1, is 0"#),
+    (
+        r#"{"policy": {"max_request_bytes": 67108865}}"#,
+        r#"/policy/max_request_bytes: must be at most 67108864, is 67108865"#,
+    ),
+    (r#"{"policy": {"max_response_bytes": 0}}"#, r#"/policy/max_response_bytes: must be at least 1, is 0"#),
+    (
+        r#"{"policy": {"max_response_bytes": 67108865}}"#,
+        r#"/policy/max_response_bytes: must be at most 67108864, is 67108865"#,
+    ),
+    (r#"{"policy": {"expose_cors": "true"}}"#, r#"/policy/expose_cors: must be true or false, is "true""#),
+    (r#"{"policy": {"expose_cors": 1}}"#, r#"/policy/expose_cors: must be true or false, is 1"#),
+    (r#"{"policy": {"key": "idempotency-key"}}"#, r#"/policy/key: must be an object, is "idempotency-key""#),
+    (r#"{"policy": {"key": {"required": "yes"}}}"#, r#"/policy/key/required: must be true or false, is "yes""#),
+    (r#"{"policy": {"key": {"max_bytes": 0}}}"#, r#"/policy/key/max_bytes: must be at least 1, is 0"#),
+    (r#"{"policy": {"key": {"max_bytes": 4097}}}"#, r#"/policy/key/max_bytes: must be at most 4096, is 4097"#),
+    (r#"{"policy": {"key": {"sources": []}}}"#, r#"/policy/key/sources: must not be empty"#),
+    (r#"{"policy": {"key": {"sources": {"header": "a"}}}}"#, r#"/policy/key/sources: must be a list, is an object"#),
+    (
+        r#"{"policy": {"key": {"sources": ["idempotency-key"]}}}"#,
+        r#"/policy/key/sources/0: must be an object, is "idempotency-key""#,
+    ),
+    (r#"{"policy": {"key": {"sources": [null]}}}"#, r#"/policy/key/sources/0: must be an object, is null"#),
+    (
+        r#"{"policy": {"key": {"sources": [{}]}}}"#,
+        r#"/policy/key/sources/0: must have exactly one of header, query, cookie, path_segment, any"#,
+    ),
+    (
+        r#"{"policy": {"key": {"sources": [{"header": "a", "query": "b"}]}}}"#,
+        r#"/policy/key/sources/0: must have exactly one of header, query, cookie, path_segment, any"#,
+    ),
+    (
+        r#"{"policy": {"key": {"sources": [{"header": "a"}, {"header": "b c"}]}}}"#,
+        r#"/policy/key/sources/1/header: must be a header name, is "b c""#,
+    ),
+    (
+        r#"{"policy": {"key": {"sources": [{"header": ":path"}]}}}"#,
+        r#"/policy/key/sources/0/header: must be a header name, is ":path""#,
+    ),
+    (
+        r#"{"policy": {"key": {"sources": [{"header": ""}]}}}"#,
+        r#"/policy/key/sources/0/header: must be a header name, is """#,
+    ),
+    (
+        r#"{"policy": {"key": {"sources": [{"header": null}]}}}"#,
+        r#"/policy/key/sources/0/header: must be a header name, is null"#,
+    ),
+    (
+        r#"{"policy": {"key": {"sources": [{"query": ""}]}}}"#,
+        r#"/policy/key/sources/0/query: must be a string that is not empty and has no control characters, is """#,
+    ),
+    (
+        r#"{"policy": {"key": {"sources": [{"query": "a\nb"}]}}}"#,
+        r#"/policy/key/sources/0/query: must be a string that is not empty and has no control characters, is "a\nb""#,
+    ),
+    (
+        r#"{"policy": {"key": {"sources": [{"cookie": "a=b"}]}}}"#,
+        r#"/policy/key/sources/0/cookie: must be a cookie name, is "a=b""#,
+    ),
+    (
+        r#"{"policy": {"key": {"sources": [{"path_segment": -1}]}}}"#,
+        r#"/policy/key/sources/0/path_segment: must be at least 0, is -1"#,
+    ),
+    (
+        r#"{"policy": {"key": {"sources": [{"path_segment": 256}]}}}"#,
+        r#"/policy/key/sources/0/path_segment: must be at most 255, is 256"#,
+    ),
+    (r#"{"policy": {"key": {"sources": [{"any": []}]}}}"#, r#"/policy/key/sources/0/any: must not be empty"#),
+    (
+        r#"{"policy": {"key": {"sources": [{"any": [{"header": "a"}, {"cookie": 5}]}]}}}"#,
+        r#"/policy/key/sources/0/any/1/cookie: must be a cookie name, is 5"#,
+    ),
+    (r#"{"policy": {"scope": []}}"#, r#"/policy/scope: must be an object, is a list"#),
+    (
+        r#"{"policy": {"scope": {"user": true}}}"#,
+        r#"/policy/scope/user: is not a known field; known here: caller, anonymous, method, host, path"#,
+    ),
+    (r#"{"policy": {"scope": {"caller": {"header": "a"}}}}"#, r#"/policy/scope/caller: must be a list, is an object"#),
+    (
+        r#"{"policy": {"scope": {"anonymous": "bypass"}}}"#,
+        r#"/policy/scope/anonymous: must be "auto" or "share" or "refuse", is "bypass""#,
+    ),
+    (r#"{"policy": {"scope": {"method": "POST"}}}"#, r#"/policy/scope/method: must be true or false, is "POST""#),
+    (r#"{"policy": {"scope": {"host": 0}}}"#, r#"/policy/scope/host: must be true or false, is 0"#),
+    (r#"{"policy": {"scope": {"path": "/"}}}"#, r#"/policy/scope/path: must be true or false, is "/""#),
+    (
+        r#"{"policy": {"scope": {"caller": [], "anonymous": "refuse"}}}"#,
+        r#"/policy/scope: must not have an empty caller with anonymous "refuse", which refuses every request"#,
+    ),
+    (r#"{"policy": {"fingerprint": "bytes"}}"#, r#"/policy/fingerprint: must be an object, is "bytes""#),
+    (
+        r#"{"policy": {"fingerprint": {"body": "json"}}}"#,
+        r#"/policy/fingerprint/body: must be "bytes" or "off", is "json""#,
+    ),
+    (
+        r#"{"policy": {"fingerprint": {"body": false}}}"#,
+        r#"/policy/fingerprint/body: must be "bytes" or "off", is false"#,
+    ),
+    (
+        r#"{"policy": {"fingerprint": {"query": "off"}}}"#,
+        r#"/policy/fingerprint/query: must be true or false, is "off""#,
+    ),
+    (
+        r#"{"policy": {"fingerprint": {"headers": "content-type"}}}"#,
+        r#"/policy/fingerprint/headers: must be a list, is "content-type""#,
+    ),
+    (
+        r#"{"policy": {"fingerprint": {"headers": ["content type"]}}}"#,
+        r#"/policy/fingerprint/headers/0: must be a header name, is "content type""#,
+    ),
+    (r#"{"policy": {"outcomes": []}}"#, r#"/policy/outcomes: must be an object, is a list"#),
+    (
+        r#"{"policy": {"outcomes": {"6xx": "store"}}}"#,
+        r#"/policy/outcomes/6xx: is not a known field; known here: 2xx, 3xx, 4xx, 5xx, 200 to 599, disconnect, reset, timeout, unsent"#,
+    ),
+    (
+        r#"{"policy": {"outcomes": {"199": "store"}}}"#,
+        r#"/policy/outcomes/199: is not a known field; known here: 2xx, 3xx, 4xx, 5xx, 200 to 599, disconnect, reset, timeout, unsent"#,
+    ),
+    (
+        r#"{"policy": {"outcomes": {"600": "store"}}}"#,
+        r#"/policy/outcomes/600: is not a known field; known here: 2xx, 3xx, 4xx, 5xx, 200 to 599, disconnect, reset, timeout, unsent"#,
+    ),
+    (
+        r#"{"policy": {"outcomes": {"0200": "store"}}}"#,
+        r#"/policy/outcomes/0200: is not a known field; known here: 2xx, 3xx, 4xx, 5xx, 200 to 599, disconnect, reset, timeout, unsent"#,
+    ),
+    (
+        r#"{"policy": {"outcomes": {"+20": "store"}}}"#,
+        r#"/policy/outcomes/+20: is not a known field; known here: 2xx, 3xx, 4xx, 5xx, 200 to 599, disconnect, reset, timeout, unsent"#,
+    ),
+    (
+        r#"{"policy": {"outcomes": {"2XX": "store"}}}"#,
+        r#"/policy/outcomes/2XX: is not a known field; known here: 2xx, 3xx, 4xx, 5xx, 200 to 599, disconnect, reset, timeout, unsent"#,
+    ),
+    (
+        r#"{"policy": {"outcomes": {"5xx": "keep"}}}"#,
+        r#"/policy/outcomes/5xx: must be "store" or "release" or "retry" or "unknown", is "keep""#,
+    ),
+    (
+        r#"{"policy": {"outcomes": {"503": 1}}}"#,
+        r#"/policy/outcomes/503: must be "store" or "release" or "retry" or "unknown", is 1"#,
+    ),
+    (
+        r#"{"policy": {"outcomes": {"timeout": "store"}}}"#,
+        r#"/policy/outcomes/timeout: must be "release" or "retry" or "unknown", is "store""#,
+    ),
+    (
+        r#"{"policy": {"outcomes": {"unsent": null}}}"#,
+        r#"/policy/outcomes/unsent: must be "release" or "retry" or "unknown", is null"#,
+    ),
+    (r#"{"policy": {"statuses": "rfc"}}"#, r#"/policy/statuses: must be "classic" or "ietf", is "rfc""#),
+    (r#"{"policy": {"statuses": 409}}"#, r#"/policy/statuses: must be "classic" or "ietf" or an object, is 409"#),
+    (r#"{"policy": {"statuses": {"base": "rfc"}}}"#, r#"/policy/statuses/base: must be "classic" or "ietf", is "rfc""#),
+    (
+        r#"{"policy": {"statuses": {"missmatch": 409}}}"#,
+        r#"/policy/statuses/missmatch: is not a known field; known here: base, already-completed, body-too-large, caller-missing, in-flight, key-invalid, key-missing, mismatch, not-replayable, outcome-unknown, store-unavailable"#,
+    ),
+    (r#"{"policy": {"statuses": {"mismatch": 399}}}"#, r#"/policy/statuses/mismatch: must be at least 400, is 399"#),
+    (r#"{"policy": {"statuses": {"mismatch": 600}}}"#, r#"/policy/statuses/mismatch: must be at most 599, is 600"#),
+    (
+        r#"{"policy": {"statuses": {"mismatch": "422"}}}"#,
+        r#"/policy/statuses/mismatch: must be a whole number, is "422""#,
+    ),
+    (r#"{"rules": {}}"#, r#"/rules: must be a list, is an object"#),
+    (r#"{"rules": null}"#, r#"/rules: must be a list, is null"#),
+    (r#"{"rules": []}"#, r#"/rules: must not be empty"#),
+    (r#"{"rules": ["payments"]}"#, r#"/rules/0: must be an object, is "payments""#),
+    (r#"{"rules": [{"policies": {}}]}"#, r#"/rules/0/policies: is not a known field; known here: name, match, policy"#),
+    (
+        r#"{"rules": [{"name": ""}]}"#,
+        r#"/rules/0/name: must be a string that is not empty and has no control characters, is """#,
+    ),
+    (
+        r#"{"rules": [{"name": "a\nb"}]}"#,
+        r#"/rules/0/name: must be a string that is not empty and has no control characters, is "a\nb""#,
+    ),
+    (r#"{"rules": [{"policy": null}]}"#, r#"/rules/0/policy: must be an object, is null"#),
+    (r#"{"rules": [{"policy": "strict"}]}"#, r#"/rules/0/policy: must be an object, is "strict""#),
+    (
+        r#"{"rules": [{}, {}, {"policy": {"lease_ms": 10}}]}"#,
+        r#"/rules/2/policy/lease_ms: must be at least 1000, is 10"#,
+    ),
+    (
+        r#"{"rules": [{"policy": {"leese_ms": null}}]}"#,
+        r#"/rules/0/policy/leese_ms: is not a known field; known here: mode, key, scope, fingerprint, on_completed, on_unknown, on_store_failure, on_too_large, lease_ms, max_running_ms, ttl_s, max_request_bytes, max_response_bytes, outcomes, statuses, expose_cors"#,
+    ),
+    (
+        r#"{"rules": [{"policy": {"key": {"inject": null}}}]}"#,
+        r#"/rules/0/policy/key/inject: is not a known field; known here: sources, required, max_bytes"#,
+    ),
+    (
+        r#"{"rules": [{"policy": {"outcomes": {"6xx": null}}}]}"#,
+        r#"/rules/0/policy/outcomes/6xx: is not a known field; known here: 2xx, 3xx, 4xx, 5xx, 200 to 599, disconnect, reset, timeout, unsent"#,
+    ),
+    (
+        r#"{"rules": [{"policy": {"statuses": {"missmatch": null}}}]}"#,
+        r#"/rules/0/policy/statuses/missmatch: is not a known field; known here: base, already-completed, body-too-large, caller-missing, in-flight, key-invalid, key-missing, mismatch, not-replayable, outcome-unknown, store-unavailable"#,
+    ),
+    (
+        r#"{"policy": {"lease_ms": 10}, "rules": [{"policy": {"lease_ms": 20}}]}"#,
+        r#"/policy/lease_ms: must be at least 1000, is 10"#,
+    ),
+    (r#"{"rules": [{"match": null}]}"#, r#"/rules/0/match: must be an object, is null"#),
+    (
+        r#"{"rules": [{"match": {"method": ["POST"]}}]}"#,
+        r#"/rules/0/match/method: is not a known field; known here: methods, hosts, path, headers, route_metadata"#,
+    ),
+    (r#"{"rules": [{"match": {"methods": []}}]}"#, r#"/rules/0/match/methods: must not be empty"#),
+    (r#"{"rules": [{"match": {"methods": "POST"}}]}"#, r#"/rules/0/match/methods: must be a list, is "POST""#),
+    (
+        r#"{"rules": [{"match": {"methods": ["post"]}}]}"#,
+        r#"/rules/0/match/methods/0: must be a method in capitals, is "post""#,
+    ),
+    (
+        r#"{"rules": [{"match": {"methods": ["POST", "PUT PATCH"]}}]}"#,
+        r#"/rules/0/match/methods/1: must be a method in capitals, is "PUT PATCH""#,
+    ),
+    (
+        r#"{"rules": [{"match": {"methods": [""]}}]}"#,
+        r#"/rules/0/match/methods/0: must be a method in capitals, is """#,
+    ),
+    (r#"{"rules": [{"match": {"hosts": []}}]}"#, r#"/rules/0/match/hosts: must not be empty"#),
+    (
+        r#"{"rules": [{"match": {"hosts": ["*"]}}]}"#,
+        r#"/rules/0/match/hosts/0: must be a host such as api.example.com or *.example.com, is "*""#,
+    ),
+    (
+        r#"{"rules": [{"match": {"hosts": ["*.*.example.com"]}}]}"#,
+        r#"/rules/0/match/hosts/0: must be a host such as api.example.com or *.example.com, is "*.*.example.com""#,
+    ),
+    (
+        r#"{"rules": [{"match": {"hosts": ["api.*"]}}]}"#,
+        r#"/rules/0/match/hosts/0: must be a host such as api.example.com or *.example.com, is "api.*""#,
+    ),
+    (
+        r#"{"rules": [{"match": {"hosts": ["*."]}}]}"#,
+        r#"/rules/0/match/hosts/0: must be a host such as api.example.com or *.example.com, is "*.""#,
+    ),
+    (
+        r#"{"rules": [{"match": {"hosts": ["https://api.example.com"]}}]}"#,
+        r#"/rules/0/match/hosts/0: must be a host such as api.example.com or *.example.com, is "https://api.example.com""#,
+    ),
+    (
+        r#"{"rules": [{"match": {"hosts": ["::1"]}}]}"#,
+        r#"/rules/0/match/hosts/0: must be a host such as api.example.com or *.example.com, is "::1""#,
+    ),
+    (
+        r#"{"rules": [{"match": {"hosts": [""]}}]}"#,
+        r#"/rules/0/match/hosts/0: must be a host such as api.example.com or *.example.com, is """#,
+    ),
+    (r#"{"rules": [{"match": {"path": "/v1"}}]}"#, r#"/rules/0/match/path: must be an object, is "/v1""#),
+    (
+        r#"{"rules": [{"match": {"path": {}}}]}"#,
+        r#"/rules/0/match/path: must have exactly one of exact, prefix, template"#,
+    ),
+    (
+        r#"{"rules": [{"match": {"path": {"exact": "/a", "prefix": "/b"}}}]}"#,
+        r#"/rules/0/match/path: must have exactly one of exact, prefix, template"#,
+    ),
+    (
+        r#"{"rules": [{"match": {"path": {"regex": ".*"}}}]}"#,
+        r#"/rules/0/match/path/regex: is not a known field; known here: exact, prefix, template"#,
+    ),
+    (
+        r#"{"rules": [{"match": {"path": {"exact": "v1"}}}]}"#,
+        r#"/rules/0/match/path/exact: must be a path that begins with / and has no query, fragment, space or non-ASCII character, is "v1""#,
+    ),
+    (
+        r#"{"rules": [{"match": {"path": {"exact": ""}}}]}"#,
+        r#"/rules/0/match/path/exact: must be a path that begins with / and has no query, fragment, space or non-ASCII character, is """#,
+    ),
+    (
+        r#"{"rules": [{"match": {"path": {"prefix": "/a?b"}}}]}"#,
+        r#"/rules/0/match/path/prefix: must be a path that begins with / and has no query, fragment, space or non-ASCII character, is "/a?b""#,
+    ),
+    (
+        r#"{"rules": [{"match": {"path": {"prefix": "/a#b"}}}]}"#,
+        r#"/rules/0/match/path/prefix: must be a path that begins with / and has no query, fragment, space or non-ASCII character, is "/a#b""#,
+    ),
+    (
+        r#"{"rules": [{"match": {"path": {"prefix": "/ä"}}}]}"#,
+        r#"/rules/0/match/path/prefix: must be a path that begins with / and has no query, fragment, space or non-ASCII character, is "/ä""#,
+    ),
+    (
+        r#"{"rules": [{"match": {"path": {"template": "a/{b}"}}}]}"#,
+        r#"/rules/0/match/path/template: must be a path that begins with / and has no query, fragment, space or non-ASCII character, is "a/{b}""#,
+    ),
+    (
+        r#"{"rules": [{"match": {"path": {"template": "/a/**/b"}}}]}"#,
+        r#"/rules/0/match/path/template: must be segments that are plain text, {name} or, only as the last, **, is "/a/**/b""#,
+    ),
+    (
+        r#"{"rules": [{"match": {"path": {"template": "/a/*"}}}]}"#,
+        r#"/rules/0/match/path/template: must be segments that are plain text, {name} or, only as the last, **, is "/a/*""#,
+    ),
+    (
+        r#"{"rules": [{"match": {"path": {"template": "/a/{}"}}}]}"#,
+        r#"/rules/0/match/path/template: must be segments that are plain text, {name} or, only as the last, **, is "/a/{}""#,
+    ),
+    (
+        r#"{"rules": [{"match": {"path": {"template": "/a/{b"}}}]}"#,
+        r#"/rules/0/match/path/template: must be segments that are plain text, {name} or, only as the last, **, is "/a/{b""#,
+    ),
+    (
+        r#"{"rules": [{"match": {"path": {"template": "/a/{b}.json"}}}]}"#,
+        r#"/rules/0/match/path/template: must be segments that are plain text, {name} or, only as the last, **, is "/a/{b}.json""#,
+    ),
+    (
+        r#"{"rules": [{"match": {"path": {"template": "/a/{b}{c}"}}}]}"#,
+        r#"/rules/0/match/path/template: must be segments that are plain text, {name} or, only as the last, **, is "/a/{b}{c}""#,
+    ),
+    (r#"{"rules": [{"match": {"headers": []}}]}"#, r#"/rules/0/match/headers: must not be empty"#),
+    (r#"{"rules": [{"match": {"headers": [{"present": true}]}}]}"#, r#"/rules/0/match/headers/0: must have name"#),
+    (
+        r#"{"rules": [{"match": {"headers": [{"name": "x"}]}}]}"#,
+        r#"/rules/0/match/headers/0: must have exactly one of present, equals"#,
+    ),
+    (
+        r#"{"rules": [{"match": {"headers": [{"name": "x", "present": true, "equals": "y"}]}}]}"#,
+        r#"/rules/0/match/headers/0: must have exactly one of present, equals"#,
+    ),
+    (
+        r#"{"rules": [{"match": {"headers": [{"name": "x", "present": false}]}}]}"#,
+        r#"/rules/0/match/headers/0/present: must be true, is false"#,
+    ),
+    (
+        r#"{"rules": [{"match": {"headers": [{"name": "x", "equals": ""}]}}]}"#,
+        r#"/rules/0/match/headers/0/equals: must be a string that is not empty and has no control characters, is """#,
+    ),
+    (
+        r#"{"rules": [{"match": {"headers": [{"name": "x", "equals": 1}]}}]}"#,
+        r#"/rules/0/match/headers/0/equals: must be a string that is not empty and has no control characters, is 1"#,
+    ),
+    (
+        r#"{"rules": [{"match": {"headers": [{"name": "x y", "present": true}]}}]}"#,
+        r#"/rules/0/match/headers/0/name: must be a header name, is "x y""#,
+    ),
+    (
+        r#"{"rules": [{"match": {"headers": [{"name": "x", "prefix": "y"}]}}]}"#,
+        r#"/rules/0/match/headers/0/prefix: is not a known field; known here: name, present, equals"#,
+    ),
+    (
+        r#"{"rules": [{"match": {"route_metadata": []}}]}"#,
+        r#"/rules/0/match/route_metadata: must be an object, is a list"#,
+    ),
+    (
+        r#"{"rules": [{"match": {"route_metadata": {"namespace": "a", "key": "b"}}}]}"#,
+        r#"/rules/0/match/route_metadata: must have equals"#,
+    ),
+    (
+        r#"{"rules": [{"match": {"route_metadata": {"namespace": "a", "equals": "c"}}}]}"#,
+        r#"/rules/0/match/route_metadata: must have key"#,
+    ),
+    (
+        r#"{"rules": [{"match": {"route_metadata": {"key": "b", "equals": "c"}}}]}"#,
+        r#"/rules/0/match/route_metadata: must have namespace"#,
+    ),
+    (
+        r#"{"rules": [{"match": {"route_metadata": {"namespace": "", "key": "b", "equals": "c"}}}]}"#,
+        r#"/rules/0/match/route_metadata/namespace: must be a string that is not empty and has no control characters, is """#,
+    ),
+    (
+        r#"{"rules": [{"match": {"route_metadata": {"namespace": "a", "key": "b", "equals": true}}}]}"#,
+        r#"/rules/0/match/route_metadata/equals: must be a string that is not empty and has no control characters, is true"#,
+    ),
+    (
+        r#"{"rules": [{"match": {"route_metadata": {"namespace": "a", "key": "b", "equals": "c", "path": "d"}}}]}"#,
+        r#"/rules/0/match/route_metadata/path: is not a known field; known here: namespace, key, equals"#,
+    ),
+    (
+        r#"{"policy": {"mode": "a string that is so long that nobody would like to read it whole"}}"#,
+        r#"/policy/mode: must be "enforce" or "observe" or "off", is "a string that is so long that nobody wou…""#,
+    ),
+];
+
+/// Documents with a field that the contract has and this version does not, and its place.
+const LATER: &[(&str, &str)] = &[
+    (r#"{"status_path": null}"#, "/status_path"),
+    (r#"{"store": {"cluster": "webdis"}}"#, "/store/cluster"),
+    (r#"{"secrets": {"encryption": []}}"#, "/secrets/encryption"),
+    (r#"{"policy": {"execution": {"kind": "inline"}}}"#, "/policy/execution"),
+    (r#"{"policy": {"save": "after_reply"}}"#, "/policy/save"),
+    (r#"{"policy": {"on_in_flight": {"action": "wait"}}}"#, "/policy/on_in_flight"),
+    (r#"{"policy": {"on_mismatch": "separate"}}"#, "/policy/on_mismatch"),
+    (r#"{"policy": {"key": {"inject": {"kind": "uuid"}}}}"#, "/policy/key/inject"),
+    (r#"{"policy": {"key": {"sources": [{"form": "a"}]}}}"#, "/policy/key/sources/0/form"),
+    (r#"{"policy": {"key": {"sources": [{"json": "/a"}]}}}"#, "/policy/key/sources/0/json"),
+    (r#"{"policy": {"scope": {"caller": [{"jwt_claim": "sub"}]}}}"#, "/policy/scope/caller/0/jwt_claim"),
+    (r#"{"policy": {"scope": {"caller": [{"property": ["a"]}]}}}"#, "/policy/scope/caller/0/property"),
+    (r#"{"policy": {"fingerprint": {"json_ignore": []}}}"#, "/policy/fingerprint/json_ignore"),
+];
+
+/// Documents and their warnings.
+const WARNINGS: &[(&str, &[&str])] = &[
+    (
+        r#"{"policy": {"outcomes": {"4xx": "store"}}}"#,
+        &[r#"/policy/outcomes/4xx: keeps a failure, which every retry gets back until the record expires"#],
+    ),
+    (
+        r#"{"policy": {"outcomes": {"2xx": "store", "3xx": "store", "422": "store", "503": "store", "5xx": "store"}}}"#,
+        &[
+            r#"/policy/outcomes/422: keeps a failure, which every retry gets back until the record expires"#,
+            r#"/policy/outcomes/503: keeps a failure, which every retry gets back until the record expires"#,
+            r#"/policy/outcomes/5xx: keeps a failure, which every retry gets back until the record expires"#,
+        ],
+    ),
+    (
+        r#"{"policy": {"outcomes": {"5xx": "release", "503": "release", "404": "release"}}}"#,
+        &[
+            r#"/policy/outcomes/503: frees the key, for another payload too, though it may have executed"#,
+            r#"/policy/outcomes/5xx: frees the key, for another payload too, though it may have executed"#,
+        ],
+    ),
+    (
+        r#"{"policy": {"outcomes": {"timeout": "retry", "reset": "release", "disconnect": "unknown", "unsent": "retry"}}}"#,
+        &[
+            r#"/policy/outcomes/reset: lets a retry run at once, though it may have executed"#,
+            r#"/policy/outcomes/timeout: lets a retry run at once, though it may have executed"#,
+        ],
+    ),
+    (
+        r#"{"policy": {"scope": {"caller": [{"header": "x-tenant"}, {"header": "Authorization"}]}}}"#,
+        &[
+            r#"/policy/scope/caller/1: takes authorization as it was sent, so a client that renews its token is another caller"#,
+        ],
+    ),
+    (
+        r#"{"policy": {"scope": {"caller": [{"any": [{"cookie": "authorization"}, {"header": "authorization"}]}]}}}"#,
+        &[
+            r#"/policy/scope/caller/0: takes authorization as it was sent, so a client that renews its token is another caller"#,
+        ],
+    ),
+    (
+        r#"{"policy": {"scope": {"anonymous": "share"}}}"#,
+        &[r#"/policy/scope/anonymous: lets callers that cannot be told apart see each other's responses"#],
+    ),
+    (
+        r#"{"policy": {"on_store_failure": "forward"}}"#,
+        &[r#"/policy/on_store_failure: lets requests run twice while the store fails"#],
+    ),
+    (
+        r#"{"secrets": {"hash_key": "abc"}}"#,
+        &[r#"/secrets/hash_key: can be read in Envoy's config dump; give {"env": NAME} instead"#],
+    ),
+    (
+        r#"{"policy": {"on_store_failure": "forward"}, "rules": [{"policy": {"mode": "off"}}, {"policy": {"on_store_failure": "forward"}}]}"#,
+        &[
+            r#"/policy/on_store_failure: lets requests run twice while the store fails"#,
+            r#"/rules/1/policy/on_store_failure: lets requests run twice while the store fails"#,
+            r#"/rules/1: is never reached, because /rules/0 matches every request"#,
+        ],
+    ),
+    (
+        r#"{"rules": [{"match": {"methods": ["POST"]}}, {"name": "all"}, {"match": {"methods": ["PUT"]}}, {}]}"#,
+        &[r#"/rules/2: is never reached, because /rules/1 matches every request"#],
+    ),
+    (
+        r#"{"rules": [{"match": {}}, {"match": {"path": {"exact": "/a"}}}]}"#,
+        &[r#"/rules/1: is never reached, because /rules/0 matches every request"#],
+    ),
+    (r#"{"rules": [{"match": {"methods": ["POST"]}}, {}]}"#, &[]),
+];

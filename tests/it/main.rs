@@ -1,0 +1,3 @@
+//! Everything that can be checked without Envoy, as one binary.
+
+mod config;
