@@ -1,0 +1,278 @@
+//! What a store remembers of one operation, and the versioned wire form of it.
+//!
+//! Its one rule: bytes that are not exactly a record of a known version are an error, never a free key.
+//! It does not know how a record comes about: that is `store/model.rs`.
+
+use crate::fingerprint::Fingerprint;
+use crate::message::Headers;
+
+/// Who executes: the random token of one claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Owner(pub [u8; 16]);
+
+/// A key of ours for the upstream, where the client's own header does not serve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UpstreamKey(pub [u8; 16]);
+
+impl UpstreamKey {
+    /// In the form of a UUID (RFC 9562, section 4).
+    pub fn text(&self) -> String {
+        let hex = crate::digest::hex(&self.0);
+        let groups = [0..8, 8..12, 12..16, 16..20, 20..32].map(|group| hex.get(group).unwrap_or_default());
+        groups.join("-")
+    }
+}
+
+/// One operation as its store knows it. Times are milliseconds on the store's own clock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Of the last granted claim; the fencing number. 0 when none was granted.
+    pub attempt: u32,
+    /// Sent upstream with every attempt, where it is a key of ours.
+    pub upstream_key: Option<UpstreamKey>,
+    /// Whether an earlier attempt may have executed.
+    pub doubt: bool,
+    /// The owners released last, oldest first: their late claims are refused.
+    pub released: Vec<Owner>,
+    /// When the record is forgotten.
+    pub expires_ms: u64,
+    /// What is known.
+    pub state: State,
+}
+
+/// How many released owners a record remembers.
+pub const RELEASED_KEPT: usize = 8;
+
+/// What is known of an operation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// The upstream answered for good; never replaced before the record expires.
+    Completed {
+        /// Of the payload that was executed.
+        fingerprint: Fingerprint,
+        /// Who executed it.
+        owner: Owner,
+        /// The upstream's status.
+        status: u16,
+        /// When it was completed.
+        since_ms: u64,
+        /// The response as its store keeps it; none when it cannot be replayed.
+        response: Option<Vec<u8>>,
+    },
+    /// Nobody executes; claimable at once.
+    Open {
+        /// Kept when only the same payload may run.
+        fingerprint: Option<Fingerprint>,
+    },
+    /// An owner executes; past the end of its lease this *is* unknown.
+    Running {
+        /// Of the payload that is executed.
+        fingerprint: Fingerprint,
+        /// Who executes it.
+        owner: Owner,
+        /// When the claim lapses.
+        lease_end_ms: u64,
+    },
+    /// Somebody may have executed.
+    Unknown {
+        /// Of the payload that may have been executed.
+        fingerprint: Fingerprint,
+        /// The last who may have executed it.
+        owner: Owner,
+        /// When the next attempt may run.
+        retry_at_ms: u64,
+    },
+}
+
+/// A stored value that is not a record of a version we know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Corrupt;
+
+/// The version of both wire forms below; part of every key of the embedded store.
+pub const FORMAT: u8 = 1;
+
+impl Record {
+    /// The wire form: version, state, doubt, attempt, expiry, upstream key, released owners, then the state's fields.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(128);
+        let state = match self.state {
+            State::Completed { .. } => COMPLETED,
+            State::Open { .. } => OPEN,
+            State::Running { .. } => RUNNING,
+            State::Unknown { .. } => UNKNOWN,
+        };
+        out.extend([FORMAT, state, self.doubt.into()]);
+        out.extend(self.attempt.to_le_bytes());
+        out.extend(self.expires_ms.to_le_bytes());
+        put_option(&mut out, self.upstream_key.map(|key| key.0));
+        out.push(self.released.len() as u8);
+        self.released.iter().for_each(|owner| out.extend(owner.0));
+        match &self.state {
+            State::Completed { fingerprint, owner, status, since_ms, response } => {
+                out.extend(fingerprint.0);
+                out.extend(owner.0);
+                out.extend(status.to_le_bytes());
+                out.extend(since_ms.to_le_bytes());
+                out.push(response.is_some().into());
+                out.extend(response.iter().flatten());
+            }
+            State::Open { fingerprint } => put_option(&mut out, fingerprint.map(|fingerprint| fingerprint.0)),
+            State::Running { fingerprint, owner, lease_end_ms: until_ms }
+            | State::Unknown { fingerprint, owner, retry_at_ms: until_ms } => {
+                out.extend(fingerprint.0);
+                out.extend(owner.0);
+                out.extend(until_ms.to_le_bytes());
+            }
+        }
+        out
+    }
+
+    /// Reads the wire form.
+    ///
+    /// # Errors
+    /// The bytes are not exactly one record of a known version.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Corrupt> {
+        let mut input = Input(bytes);
+        if input.byte()? != FORMAT {
+            return Err(Corrupt);
+        }
+        let (state, doubt) = (input.byte()?, input.flag()?);
+        let (attempt, expires_ms) = (u32::from_le_bytes(input.array()?), u64::from_le_bytes(input.array()?));
+        let upstream_key = input.option()?.map(UpstreamKey);
+        let count = usize::from(input.byte()?);
+        if count > RELEASED_KEPT {
+            return Err(Corrupt);
+        }
+        let released = (0..count).map(|_| input.array().map(Owner)).collect::<Result<_, _>>()?;
+        let state = match state {
+            OPEN => State::Open { fingerprint: input.option()?.map(Fingerprint) },
+            COMPLETED | RUNNING | UNKNOWN => {
+                let (fingerprint, owner) = (Fingerprint(input.array()?), Owner(input.array()?));
+                match state {
+                    COMPLETED => State::Completed {
+                        fingerprint,
+                        owner,
+                        status: u16::from_le_bytes(input.array()?),
+                        since_ms: u64::from_le_bytes(input.array()?),
+                        response: if input.flag()? { Some(input.rest().to_vec()) } else { None },
+                    },
+                    RUNNING => State::Running { fingerprint, owner, lease_end_ms: u64::from_le_bytes(input.array()?) },
+                    _ => State::Unknown { fingerprint, owner, retry_at_ms: u64::from_le_bytes(input.array()?) },
+                }
+            }
+            _ => return Err(Corrupt),
+        };
+        input.end()?;
+        Ok(Record { attempt, upstream_key, doubt, released, expires_ms, state })
+    }
+}
+
+/// An upstream's response as it is kept for replay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Response {
+    /// The upstream's status.
+    pub status: u16,
+    /// The end-to-end fields that are worth repeating.
+    pub headers: Headers,
+    /// The whole body; none where only the head was kept (`on_completed: conflict`).
+    pub body: Option<Vec<u8>>,
+}
+
+impl Response {
+    /// The wire form: version, whether a body was kept, status, number of fields, each with its lengths, the body.
+    pub fn encode(&self) -> Vec<u8> {
+        let body = self.body.as_deref().unwrap_or_default();
+        let mut out = Vec::with_capacity(
+            64 + self.headers.iter().map(|(n, v)| n.len() + v.len() + 8).sum::<usize>() + body.len(),
+        );
+        out.extend([FORMAT, self.body.is_some().into()]);
+        out.extend(self.status.to_le_bytes());
+        out.extend((self.headers.iter().count() as u32).to_le_bytes());
+        for field in self.headers.iter() {
+            for text in [field.0, field.1] {
+                out.extend((text.len() as u32).to_le_bytes());
+                out.extend(text);
+            }
+        }
+        out.extend(body);
+        out
+    }
+
+    /// Reads the wire form.
+    ///
+    /// # Errors
+    /// The bytes are not exactly one response of a known version.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Corrupt> {
+        let mut input = Input(bytes);
+        if input.byte()? != FORMAT {
+            return Err(Corrupt);
+        }
+        let whole = input.flag()?;
+        let status = u16::from_le_bytes(input.array()?);
+        let count = u32::from_le_bytes(input.array()?);
+        let mut headers = Headers::default();
+        for _ in 0..count {
+            let name = input.text()?;
+            headers.push(name, input.text()?);
+        }
+        let body = whole.then(|| input.rest().to_vec());
+        input.end()?;
+        Ok(Response { status, headers, body })
+    }
+}
+
+const OPEN: u8 = 0;
+const RUNNING: u8 = 1;
+const UNKNOWN: u8 = 2;
+const COMPLETED: u8 = 3;
+
+fn put_option<const N: usize>(out: &mut Vec<u8>, value: Option<[u8; N]>) {
+    out.push(value.is_some().into());
+    out.extend(value.iter().flatten());
+}
+
+/// Bytes still to be read.
+pub(crate) struct Input<'a>(pub &'a [u8]);
+
+impl<'a> Input<'a> {
+    pub(crate) fn take(&mut self, len: usize) -> Result<&'a [u8], Corrupt> {
+        let (taken, left) = self.0.split_at_checked(len).ok_or(Corrupt)?;
+        self.0 = left;
+        Ok(taken)
+    }
+
+    pub(crate) fn array<const N: usize>(&mut self) -> Result<[u8; N], Corrupt> {
+        self.take(N)?.try_into().map_err(|_| Corrupt)
+    }
+
+    fn byte(&mut self) -> Result<u8, Corrupt> {
+        self.array().map(|[byte]| byte)
+    }
+
+    /// A byte that is 0 or 1; anything else shows that we are not where we think we are.
+    fn flag(&mut self) -> Result<bool, Corrupt> {
+        match self.byte()? {
+            0 => Ok(false),
+            1 => Ok(true),
+            _ => Err(Corrupt),
+        }
+    }
+
+    fn option<const N: usize>(&mut self) -> Result<Option<[u8; N]>, Corrupt> {
+        if self.flag()? { self.array().map(Some) } else { Ok(None) }
+    }
+
+    /// A length and as many bytes.
+    fn text(&mut self) -> Result<&'a [u8], Corrupt> {
+        let len = u32::from_le_bytes(self.array()?);
+        self.take(len as usize)
+    }
+
+    fn rest(&mut self) -> &'a [u8] {
+        std::mem::take(&mut self.0)
+    }
+
+    pub(crate) fn end(&self) -> Result<(), Corrupt> {
+        if self.0.is_empty() { Ok(()) } else { Err(Corrupt) }
+    }
+}

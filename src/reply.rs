@@ -1,0 +1,260 @@
+//! Every answer the filter itself gives, and the status line on every answer it lets through.
+//!
+//! Its one rule: what a client can read of us is written here and nowhere else.
+//! It does not know why an answer is given.
+
+use std::fmt;
+
+use crate::config::{Policy, Slug};
+use crate::message::Headers;
+use crate::record::Response;
+
+/// Our response headers; what an upstream sends under these names is removed.
+pub const OUR_HEADERS: [&str; 3] = [STATUS, REPLAYED, KEY];
+/// `Idempotency-Status`: what became of the request.
+pub const STATUS: &str = "idempotency-status";
+/// `Idempotent-Replayed`: marks a replay.
+pub const REPLAYED: &str = "idempotent-replayed";
+/// `Idempotency-Key`: the client's key, and ours upstream.
+pub const KEY: &str = "idempotency-key";
+/// For browsers, under `expose_cors`.
+pub const EXPOSE: &str = "access-control-expose-headers";
+/// What `expose_cors` lists.
+pub const EXPOSED: &str = "Idempotency-Status, Idempotent-Replayed, Idempotency-Key, Retry-After";
+/// How the response code details of our own answers begin.
+pub const DETAILS: &str = "idempotency_";
+
+/// An answer of the filter itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// The HTTP status.
+    pub status: u16,
+    /// Every field of the answer.
+    pub headers: Headers,
+    /// The whole body.
+    pub body: Vec<u8>,
+    /// The response code details by which the answer is recognised; begins with [`DETAILS`].
+    pub details: &'static str,
+}
+
+/// What is true of one refusal besides its slug.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// The attempt that stands in the way.
+    pub attempt: Option<u32>,
+    /// After how many seconds a retry makes sense.
+    pub retry_after_s: Option<u64>,
+    /// The status of the completed operation.
+    pub original_status: Option<u16>,
+}
+
+impl Reply {
+    /// A refusal, as RFC 9457 has it: `{"type", "title", "status", "detail"}`.
+    pub fn problem(policy: &Policy, slug: Slug, facts: Facts) -> Self {
+        let status = policy.statuses.of(slug);
+        let (title, detail) = words(slug);
+        let mut body = serde_json::json!({
+            "type": format!("{}{}", policy.problem_base, slug.as_str()),
+            "title": title,
+            "status": status,
+            "detail": detail,
+        });
+        if let (Some(original), Some(members)) = (facts.original_status, body.as_object_mut()) {
+            members.insert("original_status".to_owned(), original.into());
+        }
+        let mut headers = Headers::default();
+        headers.push(b"content-type", b"application/problem+json");
+        headers.push(b"cache-control", b"no-store");
+        if let Some(seconds) = facts.retry_after_s {
+            headers.push(b"retry-after", seconds.to_string().as_bytes());
+        }
+        let status_line =
+            StatusLine { attempt: facts.attempt, reason: Some(slug.as_str()), ..StatusLine::new(Token::Refused) };
+        headers.push(STATUS.as_bytes(), status_line.to_string().as_bytes());
+        expose(policy, &mut headers);
+        Reply { status, headers, body: body.to_string().into_bytes(), details: refusal_details(slug) }
+    }
+
+    /// The stored response once more. Its body is what was kept: nothing where only the head was.
+    pub fn replay(policy: &Policy, response: Response, line: &StatusLine) -> Self {
+        let mut headers = response.headers;
+        headers.push(STATUS.as_bytes(), line.to_string().as_bytes());
+        headers.push(REPLAYED.as_bytes(), b"true");
+        expose(policy, &mut headers);
+        Reply {
+            status: response.status,
+            headers,
+            body: response.body.unwrap_or_default(),
+            details: "idempotency_replay",
+        }
+    }
+}
+
+/// The value of `Idempotency-Status`: "an Item ... MUST be a Token" with parameters (RFC 9651, section 3.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StatusLine {
+    /// What became of the request.
+    pub token: Token,
+    /// Whether a retry will be answered from the store; of an execution.
+    pub stored: Option<bool>,
+    /// The attempt this is about.
+    pub attempt: Option<u32>,
+    /// Seconds since the operation completed; of a replay.
+    pub age_s: Option<u64>,
+    /// Seconds until the record is forgotten.
+    pub ttl_s: Option<u64>,
+    /// A slug or a [`Reason`].
+    pub reason: Option<&'static str>,
+}
+
+/// What became of a request, in one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Token {
+    /// It went upstream unprotected.
+    Bypassed,
+    /// It went upstream under a claim.
+    Executed,
+    /// It was not let through.
+    Refused,
+    /// It was answered from the store.
+    Replayed,
+}
+
+/// Why a request went upstream unprotected, or was not kept for replay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// It has a credential outside the scope.
+    NoCaller,
+    /// It has no key and needs none.
+    NoKey,
+    /// Decisions are only counted.
+    Observe,
+    /// The store failed and the policy forwards.
+    StoreFailure,
+    /// A body is over the limit.
+    TooLarge,
+}
+
+impl Reason {
+    /// As it stands in `Idempotency-Status`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Reason::NoCaller => "no-caller",
+            Reason::NoKey => "no-key",
+            Reason::Observe => "observe",
+            Reason::StoreFailure => "store-failure",
+            Reason::TooLarge => "too-large",
+        }
+    }
+}
+
+impl StatusLine {
+    /// A line without parameters.
+    pub fn new(token: Token) -> Self {
+        StatusLine { token, stored: None, attempt: None, age_s: None, ttl_s: None, reason: None }
+    }
+
+    /// The line of a request that goes upstream unprotected.
+    pub fn bypassed(reason: Reason) -> Self {
+        StatusLine { reason: Some(reason.as_str()), ..StatusLine::new(Token::Bypassed) }
+    }
+}
+
+impl fmt::Display for StatusLine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.token {
+            Token::Bypassed => "bypassed",
+            Token::Executed => "executed",
+            Token::Refused => "refused",
+            Token::Replayed => "replayed",
+        })?;
+        if let Some(stored) = self.stored {
+            write!(f, ";stored=?{}", u8::from(stored))?;
+        }
+        if let Some(attempt) = self.attempt {
+            write!(f, ";attempt={attempt}")?;
+        }
+        if let Some(age) = self.age_s {
+            write!(f, ";age={age}")?;
+        }
+        if let Some(ttl) = self.ttl_s {
+            write!(f, ";ttl={ttl}")?;
+        }
+        if let Some(reason) = self.reason {
+            write!(f, ";reason={reason}")?;
+        }
+        Ok(())
+    }
+}
+
+fn expose(policy: &Policy, headers: &mut Headers) {
+    if policy.expose_cors {
+        headers.push(EXPOSE.as_bytes(), EXPOSED.as_bytes());
+    }
+}
+
+/// Title and detail of each refusal: what is wrong, and what would be right.
+fn words(slug: Slug) -> (&'static str, &'static str) {
+    match slug {
+        Slug::AlreadyCompleted => (
+            "Operation already completed",
+            "The operation with this Idempotency-Key has completed; its response is not kept for replay.",
+        ),
+        Slug::BodyTooLarge => (
+            "Request body too large for an idempotent request",
+            "The request was not executed: its body is larger than this gateway can protect.",
+        ),
+        Slug::CallerMissing => (
+            "Caller is missing",
+            "The request was not executed: an Idempotency-Key is only taken from a caller who shows a credential.",
+        ),
+        Slug::InFlight => (
+            "A request is outstanding for this Idempotency-Key",
+            "The first request with this key is still being executed. Retry with the same key after a moment.",
+        ),
+        Slug::KeyInvalid => (
+            "Idempotency-Key is invalid",
+            "The request was not executed: the key must be one non-empty string of visible ASCII within the length limit, \
+             bare or in double quotes.",
+        ),
+        Slug::KeyMissing => (
+            "Idempotency-Key is missing",
+            "The request was not executed: this operation requires an Idempotency-Key. Send a new random one, and the \
+             same one with every retry.",
+        ),
+        Slug::Mismatch => (
+            "Idempotency key already used with different request payload",
+            "The request was not executed: this key belongs to a request with another payload. Send a new key with a \
+             new operation.",
+        ),
+        Slug::NotReplayable => (
+            "Operation completed, response not available",
+            "The operation with this Idempotency-Key has completed, but its response was too large to keep or got lost.",
+        ),
+        Slug::OutcomeUnknown => (
+            "Outcome of an earlier attempt is unknown",
+            "An earlier attempt with this Idempotency-Key may or may not have been executed, and this request was not. \
+             Look the operation up, or retry with the same key when Retry-After says so.",
+        ),
+        Slug::StoreUnavailable => (
+            "Idempotency store unavailable",
+            "The request was not executed: it could not be made safe to retry. Retry with the same key after a moment.",
+        ),
+    }
+}
+
+/// The response code details of each refusal.
+fn refusal_details(slug: Slug) -> &'static str {
+    match slug {
+        Slug::AlreadyCompleted => "idempotency_already_completed",
+        Slug::BodyTooLarge => "idempotency_body_too_large",
+        Slug::CallerMissing => "idempotency_caller_missing",
+        Slug::InFlight => "idempotency_in_flight",
+        Slug::KeyInvalid => "idempotency_key_invalid",
+        Slug::KeyMissing => "idempotency_key_missing",
+        Slug::Mismatch => "idempotency_mismatch",
+        Slug::NotReplayable => "idempotency_not_replayable",
+        Slug::OutcomeUnknown => "idempotency_outcome_unknown",
+        Slug::StoreUnavailable => "idempotency_store_unavailable",
+    }
+}
