@@ -1,0 +1,248 @@
+//! Everything that can happen to an exchange.
+//!
+//! Its one rule: whatever the machine may depend on, time and randomness included, arrives in here as a value.
+//! It does not know what the machine makes of it.
+
+use crate::config::Ending;
+use crate::message::{Headers, RequestHead};
+use crate::record::{Owner, UpstreamKey};
+use crate::reply::DETAILS;
+
+/// One thing that happened. `now_ms` is monotonic, and the embedded store's own clock.
+#[derive(Clone, Debug)]
+pub enum Event<'a> {
+    /// When the client's stream is over, however it ended; nothing more comes from it.
+    Closed {
+        /// When.
+        now_ms: u64,
+        /// The host's account of how it ended.
+        origin: Origin<'a>,
+    },
+    /// When the request's head has come.
+    RequestHeaders {
+        /// When.
+        now_ms: u64,
+        /// Its fields.
+        head: &'a RequestHead,
+        /// Whether the connection showed a client certificate.
+        client_certificate: bool,
+        /// Fresh random bytes, the token of the claim that may follow.
+        owner: Owner,
+        /// Fresh random bytes, the key for the upstream where the client's own header does not serve.
+        upstream_key: UpstreamKey,
+        /// Whether there is neither body nor trailers.
+        end: bool,
+    },
+    /// When more of the request's body has come, or its end.
+    RequestBody {
+        /// When.
+        now_ms: u64,
+        /// What has not been shown before.
+        chunk: &'a [u8],
+        /// Whether too many bytes of bodies are held already.
+        crowded: bool,
+        /// Whether this is the end of the request.
+        end: bool,
+    },
+    /// When more of the response's body has come, or its end.
+    ResponseBody {
+        /// When.
+        now_ms: u64,
+        /// How many bytes of the body are held, these included.
+        held: u64,
+        /// All that is held, at the end of the response; nothing before.
+        whole: &'a [u8],
+        /// Whether too many bytes of bodies are held already.
+        crowded: bool,
+        /// Whether this is the end of the response.
+        end: bool,
+    },
+    /// When the response's head has come, from wherever.
+    ResponseHeaders {
+        /// When.
+        now_ms: u64,
+        /// Its fields.
+        headers: &'a Headers,
+        /// Its status.
+        status: u16,
+        /// Who made it.
+        origin: Origin<'a>,
+        /// Whether there is neither body nor trailers.
+        end: bool,
+    },
+    /// When the store has answered.
+    StoreAnswered {
+        /// When.
+        now_ms: u64,
+        /// What it had been asked.
+        asked: Asked,
+        /// What it said.
+        verdict: Verdict,
+    },
+    /// When the time of `Step::wake_ms` has come.
+    Tick {
+        /// When.
+        now_ms: u64,
+    },
+    /// When the host turns out not to show request bodies to a filter that pauses in the headers.
+    Unable {
+        /// When.
+        now_ms: u64,
+    },
+}
+
+/// The host's account of a response or of an ending.
+#[derive(Clone, Copy, Debug)]
+pub struct Origin<'a> {
+    /// Envoy's response code details.
+    pub details: &'a [u8],
+    /// How many times the router tried an upstream; none where the host says nothing.
+    pub attempts: Option<u64>,
+    /// Whether an upstream connection was there to send the request on.
+    pub connected: bool,
+}
+
+/// Who made a response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Envoy or another filter, because of this.
+    Host(Ending),
+    /// This filter.
+    Own,
+    /// The upstream.
+    Upstream,
+}
+
+impl Origin<'_> {
+    /// Who made the response, or why there is none.
+    ///
+    /// `upstream.address` is set for refused connections too; only a local address shows that one was made.
+    pub fn source(&self) -> Source {
+        let has = |word: &str| self.details.windows(word.len()).any(|window| window == word.as_bytes());
+        match self.details {
+            b"via_upstream" => Source::Upstream,
+            details if details.starts_with(DETAILS.as_bytes()) => Source::Own,
+            _ if !self.connected && self.attempts.unwrap_or(0) <= 1 => Source::Host(Ending::Unsent),
+            details if details.starts_with(b"downstream") => Source::Host(Ending::Disconnect),
+            _ if has("timeout") => Source::Host(Ending::Timeout),
+            _ => Source::Host(Ending::Reset),
+        }
+    }
+
+    /// Whether the router may have executed more than once, or less than it seems.
+    pub fn retried(&self) -> bool {
+        self.attempts.unwrap_or(0) > 1
+    }
+
+    /// Envoy's own refusal of a body over its buffer limit.
+    pub fn is_request_too_large(&self) -> bool {
+        self.details == b"request_payload_too_large"
+    }
+}
+
+/// Which operation of the store an answer is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// To claim the name.
+    Claim,
+    /// To make the lease last.
+    Renew,
+    /// To complete, release or mark unknown.
+    Settle,
+}
+
+/// What the store said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// To a claim: it is completed.
+    Completed {
+        /// Of the completed execution.
+        attempt: u32,
+        /// The upstream's status.
+        status: u16,
+        /// The encoded response; none where it cannot be replayed.
+        response: Option<Vec<u8>>,
+        /// Since completion.
+        age_ms: u64,
+        /// Until the record is forgotten.
+        ttl_ms: u64,
+    },
+    /// To a completion: it is so, but there was no room for the response.
+    Dropped,
+    /// To anything: the store could not do it, for this reason.
+    Failed(Failure),
+    /// To a claim: go ahead.
+    Granted {
+        /// The fencing number of this execution.
+        attempt: u32,
+        /// Whether an earlier attempt may have executed.
+        doubt: bool,
+        /// The key of ours that goes upstream.
+        upstream_key: Option<UpstreamKey>,
+    },
+    /// To a claim: another owner executes.
+    InFlight {
+        /// Which attempt.
+        attempt: u32,
+    },
+    /// To a renewal or settlement: the record is no longer this owner's to change.
+    Lost,
+    /// To a claim: the name belongs to another payload.
+    Mismatch,
+    /// To a renewal or settlement: it is so.
+    Settled,
+    /// To a claim: this very claim has been released; its answer comes too late.
+    Stale,
+    /// To a claim: somebody may have executed.
+    Unknown {
+        /// Which attempt.
+        attempt: u32,
+        /// How long until a retry may run.
+        wait_ms: u64,
+    },
+}
+
+/// Why the store could not do what it was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Failure {
+    /// Too many workers changed the same place at once.
+    Contention,
+    /// What is stored is not a record.
+    Corrupt,
+    /// Too many bytes of bodies are held in this worker.
+    Crowded,
+    /// The table is full of records that must not go.
+    Full,
+    /// The host refused a call.
+    Host,
+    /// `allow_on_headers_stop_iteration` is missing from the filter's configuration.
+    MissingFlag,
+    /// A claim was answered as released although it had not been.
+    Stale,
+}
+
+impl Failure {
+    /// All of them.
+    pub const ALL: [Failure; 7] = [
+        Failure::Contention,
+        Failure::Corrupt,
+        Failure::Crowded,
+        Failure::Full,
+        Failure::Host,
+        Failure::MissingFlag,
+        Failure::Stale,
+    ];
+
+    /// As it stands in metric names and logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Failure::Contention => "contention",
+            Failure::Corrupt => "corrupt",
+            Failure::Crowded => "crowded",
+            Failure::Full => "full",
+            Failure::Host => "host",
+            Failure::MissingFlag => "missing_flag",
+            Failure::Stale => "stale",
+        }
+    }
+}

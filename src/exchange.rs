@@ -1,0 +1,738 @@
+//! The machine: one request and its response, from the first header to the last word of the store.
+//!
+//! *Rule 1*: every transition is in this file, in one `match` on what is awaited and what happened.
+//! *Rule 2*: it reads no clock, draws no randomness, calls nobody, and cannot fail; what it wants is in the [`Step`].
+//! It does not know which store answers, nor which host carries its steps out.
+//!
+//! # Theory of operation
+//!
+//! A request is hashed while the host holds it back. At its end the name is claimed; whoever is granted the claim is
+//! let through under an attempt number, everybody else is answered from what the store knows. While the upstream works
+//! the claim is renewed. What comes back decides the fate of the key: a response that is worth keeping is held until
+//! the store has it, anything else goes on at once while the store is told. A stream that ends in any other way is
+//! settled when it is closed, from the host's account of how it ended.
+//!
+//! Under `mode: observe` the same transitions are made, and nothing but the status line comes of them.
+//!
+//! # What follows what
+//!
+//! A cell lists what may be awaited next. `=` is no change. `tests/it/table.rs` drives every cell.
+//!
+//! | awaited       | request head                          | request body                    | claim verdict                    | renew verdict | settle verdict | response head                    | response body        | tick          | closed     | unable               |
+//! |---------------|---------------------------------------|---------------------------------|----------------------------------|---------------|----------------|----------------------------------|----------------------|---------------|------------|----------------------|
+//! | head          | body, claim, unprotected, answered, done | =                            | =                                | =             | =              | done                             | =                    | =             | done       | =                    |
+//! | body          | =                                     | =, claim, unprotected, answered | =                                | =             | =              | answered, done                   | =                    | =             | done       | unprotected, answered |
+//! | claim         | =                                     | =                               | response, unprotected, answered  | =             | =              | save                             | =                    | =             | save       | =                    |
+//! | response      | =                                     | =                               | =                                | =             | =              | =, response-body, save           | =                    | =             | save       | =                    |
+//! | response-body | =                                     | =                               | =                                | =             | =              | =                                | =, save              | =             | save       | =                    |
+//! | save          | =                                     | =                               | =                                | =             | done           | =                                | =                    | =             | =          | =                    |
+//! | unprotected   | =                                     | =                               | =                                | =             | =              | done                             | =                    | =             | done       | =                    |
+//! | answered      | =                                     | =                               | =                                | =             | =              | =, done                          | =                    | =             | done       | =                    |
+//! | done          | =                                     | =                               | =                                | =             | =              | =                                | =                    | =             | =          | =                    |
+
+use std::mem;
+use std::rc::Rc;
+
+use crate::config::{Ending, Fate, Mode, OnCompleted, OnStoreFailure, OnTooLarge, OnUnknown, Policy, Slug};
+use crate::digest::HashKey;
+use crate::event::{Asked, Event, Failure, Origin, Source, Verdict};
+use crate::fingerprint::{Fingerprint, Payload};
+use crate::key::{self, Caller, ClientKey, Name};
+use crate::message::{Edit, Headers, RequestHead, content_length, media_type};
+use crate::record::{Owner, Response, UpstreamKey};
+use crate::reply::{EXPOSE, EXPOSED, Facts, KEY, OUR_HEADERS, Reason, Reply, STATUS, StatusLine, Token};
+use crate::step::{Bypass, Call, Count, Flow, Operation, Remark, Step};
+
+/// The fencing number, for the upstream.
+const ATTEMPT: &str = "idempotency-attempt";
+/// The operation's identity, for the upstream.
+const OPERATION: &str = "idempotency-operation";
+/// The upstream's word on what becomes of the key.
+const STEER_FATE: &str = "idempotency-store";
+/// The upstream's word on how long a completed record lives.
+const STEER_TTL: &str = "idempotency-ttl";
+
+/// One request that a rule matched, and its response.
+pub struct Exchange {
+    policy: Rc<Policy>,
+    hash_key: Option<HashKey>,
+    state: State,
+    /// Bytes of bodies that the host holds back for us.
+    held: u64,
+    /// Removals of what a client must not tell the upstream in our name.
+    forged: Vec<Edit>,
+}
+
+enum State {
+    /// Awaits the request's head.
+    Head,
+    /// Awaits the rest of the request's body.
+    Body { ticket: Ticket, payload: Payload },
+    /// Awaits the store's word on a claim: what will run if it is granted.
+    Claim(Run),
+    /// Awaits the response's head.
+    Response(Run),
+    /// Awaits the rest of a response that is worth keeping.
+    ResponseBody { run: Run, status: u16, headers: Headers, ttl_ms: u64 },
+    /// Awaits the store's word on the settlement; `held` is the response that waits for it.
+    Save { run: Run, fate: Fate, held: Option<HeldResponse> },
+    /// Awaits the head of a response that we only add our status to.
+    Unprotected(StatusLine),
+    /// Awaits our own answer on its way out.
+    Answered { without_content_type: bool },
+    /// Awaits nothing.
+    Done,
+}
+
+/// What a claim needs besides the fingerprint.
+struct Ticket {
+    name: Name,
+    owner: Owner,
+    /// A key of ours for the upstream: proposed, then granted. None where the client's own header goes upstream.
+    upstream_key: Option<UpstreamKey>,
+}
+
+/// An execution under a granted claim.
+struct Run {
+    ticket: Ticket,
+    fingerprint: Fingerprint,
+    /// The fencing number; 0 where no claim was granted.
+    attempt: u32,
+    /// Whether an earlier attempt may have executed.
+    doubt: bool,
+    started_ms: u64,
+    /// When to renew the lease; none once it is not renewed any more.
+    renew_at_ms: Option<u64>,
+}
+
+/// A response on its way to the client once the store has it.
+struct HeldResponse {
+    removals: Vec<Edit>,
+    ttl_ms: u64,
+}
+
+impl Exchange {
+    /// An exchange that awaits the request's head.
+    pub fn new(policy: Rc<Policy>, hash_key: Option<HashKey>) -> Self {
+        Exchange { policy, hash_key, state: State::Head, held: 0, forged: Vec::new() }
+    }
+
+    /// Feeds one event; obey the step.
+    pub fn handle(&mut self, event: Event<'_>) -> Step {
+        let is_response_head = matches!(event, Event::ResponseHeaders { .. });
+        let state = mem::replace(&mut self.state, State::Done);
+        let (state, step) = self.next(state, event);
+        self.state = state;
+        if !matches!(step.flow, Flow::Hold | Flow::Pass) {
+            self.held = 0;
+        }
+        if self.policy.mode == Mode::Observe { self.only_observe(step, is_response_head) } else { step }
+    }
+
+    /// How many bytes of bodies the host holds back for this exchange.
+    pub fn held_bytes(&self) -> u64 {
+        self.held
+    }
+
+    /// What is awaited, in one word of the table above.
+    pub fn awaits(&self) -> &'static str {
+        match self.state {
+            State::Head => "head",
+            State::Body { .. } => "body",
+            State::Claim { .. } => "claim",
+            State::Response(_) => "response",
+            State::ResponseBody { .. } => "response-body",
+            State::Save { .. } => "save",
+            State::Unprotected(_) => "unprotected",
+            State::Answered { .. } => "answered",
+            State::Done => "done",
+        }
+    }
+
+    /// Whether nothing can come of this exchange any more.
+    pub fn is_done(&self) -> bool {
+        matches!(self.state, State::Done)
+    }
+
+    /// Whether it holds a claim that is not settled.
+    pub fn is_running(&self) -> bool {
+        matches!(self.state, State::Response(_) | State::ResponseBody { .. } | State::Save { .. })
+    }
+
+    /// Whether it wants to see the request's body.
+    pub fn awaits_request_body(&self) -> bool {
+        matches!(self.state, State::Body { .. })
+    }
+
+    /// Whether it wants to see the response's body, or keep it back.
+    pub fn awaits_response_body(&self) -> bool {
+        matches!(self.state, State::ResponseBody { .. } | State::Save { held: Some(_), .. })
+    }
+
+    fn next(&mut self, state: State, event: Event<'_>) -> (State, Step) {
+        match (state, event) {
+            (State::Head, Event::RequestHeaders { now_ms, head, client_certificate, owner, upstream_key, end }) => {
+                self.begin(now_ms, head, client_certificate, owner, upstream_key, end)
+            }
+            (State::Head, Event::ResponseHeaders { .. } | Event::Closed { .. }) => (State::Done, Step::default()),
+
+            (State::Body { ticket, mut payload }, Event::RequestBody { now_ms, chunk, crowded, end }) => {
+                self.held += chunk.len() as u64;
+                payload.body(chunk);
+                if self.held > self.policy.max_request_bytes {
+                    self.too_large()
+                } else if crowded {
+                    self.store_failed(Failure::Crowded)
+                } else if end {
+                    self.claim(now_ms, ticket, payload)
+                } else {
+                    (State::Body { ticket, payload }, hold())
+                }
+            }
+            (State::Body { .. }, Event::ResponseHeaders { origin, headers, .. }) => {
+                if origin.is_request_too_large() {
+                    return self.refuse(Slug::BodyTooLarge, Facts::default());
+                }
+                let line = StatusLine::new(Token::Refused);
+                (State::Done, resume(self.response_edits(headers, line), line))
+            }
+            (State::Body { .. }, Event::Unable { .. }) => self.store_failed(Failure::MissingFlag),
+            (State::Body { .. }, Event::Closed { .. }) => (State::Done, Step::default()),
+
+            (State::Claim(run), Event::StoreAnswered { asked: Asked::Claim, verdict, .. }) => {
+                self.claimed(run, verdict)
+            }
+            (State::Claim(run), Event::ResponseHeaders { headers, .. }) => {
+                let line = StatusLine::new(Token::Refused);
+                let (state, mut step) = self.withdraw(run);
+                step.flow = Flow::Resume(self.response_edits(headers, line));
+                step.status = Some(line.to_string());
+                (state, step)
+            }
+            (State::Claim(run), Event::Closed { .. }) => self.withdraw(run),
+
+            (State::Response(run), Event::ResponseHeaders { headers, status, origin, end, .. }) => {
+                self.answered(run, headers, status, origin, end)
+            }
+            (State::Response(run), Event::Closed { origin, .. }) => {
+                let ending = match origin.source() {
+                    Source::Host(ending) => ending,
+                    // The upstream answered and the answer passed us by, as with an internal redirect.
+                    Source::Own | Source::Upstream => Ending::Reset,
+                };
+                let redirected = origin.details == b"internal_redirect";
+                let fate = if redirected { Fate::Unknown } else { self.policy.outcomes.of_ending(ending) };
+                let name = run.ticket.name;
+                let (state, mut step) = self.fail(run, fate, origin.retried());
+                if redirected {
+                    step.remark = Some(Remark::InternalRedirect(name));
+                }
+                (state, step)
+            }
+
+            (
+                State::ResponseBody { run, status, headers, ttl_ms },
+                Event::ResponseBody { held, whole, crowded, end, .. },
+            ) => {
+                self.held = held;
+                let too_large = held > self.policy.max_response_bytes || crowded;
+                if !too_large && !end {
+                    return (State::ResponseBody { run, status, headers, ttl_ms }, hold());
+                }
+                let body = if too_large { Err(Some(Reason::TooLarge)) } else { Ok(whole) };
+                self.complete(run, status, &headers, body, ttl_ms)
+            }
+            // The status decided when it came; only the body got lost.
+            (State::ResponseBody { run, status, headers, ttl_ms }, Event::Closed { .. }) => {
+                let (state, step) = self.complete(run, status, &headers, Err(None), ttl_ms);
+                (state, Step { flow: Flow::Pass, status: None, ..step })
+            }
+
+            (State::Response(mut run), Event::Tick { now_ms }) => {
+                let step = self.renew(&mut run, now_ms);
+                (State::Response(run), step)
+            }
+            (State::ResponseBody { mut run, status, headers, ttl_ms }, Event::Tick { now_ms }) => {
+                let step = self.renew(&mut run, now_ms);
+                (State::ResponseBody { run, status, headers, ttl_ms }, step)
+            }
+            (State::Response(mut run), Event::StoreAnswered { asked: Asked::Renew, verdict, .. }) => {
+                let step = renewed(&mut run, &verdict);
+                (State::Response(run), step)
+            }
+            (
+                State::ResponseBody { mut run, status, headers, ttl_ms },
+                Event::StoreAnswered { asked: Asked::Renew, verdict, .. },
+            ) => {
+                let step = renewed(&mut run, &verdict);
+                (State::ResponseBody { run, status, headers, ttl_ms }, step)
+            }
+
+            (State::Save { run, fate, held }, Event::StoreAnswered { asked: Asked::Settle, verdict, .. }) => {
+                (State::Done, self.settled(&run, fate, held, &verdict))
+            }
+            (State::Save { run, fate, held: Some(held) }, Event::ResponseBody { .. }) => {
+                (State::Save { run, fate, held: Some(held) }, hold())
+            }
+
+            (State::Unprotected(line), Event::ResponseHeaders { headers, .. }) => {
+                (State::Done, resume(self.response_edits(headers, line), line))
+            }
+            (State::Answered { .. }, Event::ResponseHeaders { origin, .. }) if origin.is_request_too_large() => {
+                // Envoy's own 413 overtook ours.
+                let reply = Reply::problem(&self.policy, Slug::BodyTooLarge, Facts::default());
+                (State::Done, Step { flow: Flow::Answer(Box::new(reply)), ..Step::default() })
+            }
+            (State::Answered { without_content_type: true }, Event::ResponseHeaders { .. }) => {
+                let edits = vec![Edit::Remove("content-type")];
+                (State::Done, Step { flow: Flow::Resume(edits), ..Step::default() })
+            }
+            (State::Unprotected(_) | State::Answered { .. }, Event::Closed { .. }) => (State::Done, Step::default()),
+
+            (state, _) => (state, Step::default()),
+        }
+    }
+
+    /// The request's head: whose is it, and what is its key?
+    fn begin(
+        &mut self,
+        now_ms: u64,
+        head: &RequestHead,
+        client_certificate: bool,
+        owner: Owner,
+        upstream_key: UpstreamKey,
+        end: bool,
+    ) -> (State, Step) {
+        if self.policy.mode == Mode::Off {
+            return (State::Done, Step::default());
+        }
+        if let Some(bypass) = never_protected(head) {
+            return (State::Done, Step { counts: vec![Count::Bypassed(bypass)], ..Step::default() });
+        }
+        let forged = [OPERATION, ATTEMPT].into_iter().filter(|name| head.headers.has(name));
+        self.forged = forged.map(Edit::Remove).collect();
+        let policy = Rc::clone(&self.policy);
+        let key = match ClientKey::read(&policy.key, head) {
+            Ok(Some(key)) => key,
+            Ok(None) if policy.key.required => return self.refuse(Slug::KeyMissing, Facts::default()),
+            Ok(None) => return self.bypass(Reason::NoKey),
+            Err(_) => return self.refuse(Slug::KeyInvalid, Facts::default()),
+        };
+        let caller = Caller::read(&policy.scope, head, client_certificate);
+        match caller {
+            Caller::Outside => return self.bypass(Reason::NoCaller),
+            Caller::Refused => return self.refuse(Slug::CallerMissing, Facts::default()),
+            Caller::Anonymous | Caller::Known(_) => {}
+        }
+        if head.content_length().is_some_and(|length| length > policy.max_request_bytes) {
+            return self.too_large();
+        }
+        let name = key::name(&policy, self.hash_key.as_ref(), head, &caller, &key);
+        let upstream_key = (!key::is_sent_as_is(&policy.key, head)).then_some(upstream_key);
+        let ticket = Ticket { name, owner, upstream_key };
+        let payload = Payload::new(&policy.fingerprint, self.hash_key.as_ref(), head);
+        if end { self.claim(now_ms, ticket, payload) } else { (State::Body { ticket, payload }, hold()) }
+    }
+
+    fn claim(&self, now_ms: u64, ticket: Ticket, payload: Payload) -> (State, Step) {
+        let fingerprint = payload.finish();
+        let operation = Operation::Claim { may_retry: self.policy.on_unknown == OnUnknown::Retry };
+        let run = Run { ticket, fingerprint, attempt: 0, doubt: false, started_ms: now_ms, renew_at_ms: None };
+        let call = run.call(&self.policy, operation);
+        (State::Claim(run), Step { calls: vec![call], ..hold() })
+    }
+
+    /// Nobody waits for the claim's answer any more: whatever it is, the name is not ours to keep.
+    fn withdraw(&self, run: Run) -> (State, Step) {
+        let call = run.call(&self.policy, Operation::Release { keep_fingerprint: false });
+        (State::Save { run, fate: Fate::Release, held: None }, Step { calls: vec![call], ..Step::default() })
+    }
+
+    /// The store's word on the claim.
+    fn claimed(&mut self, mut run: Run, verdict: Verdict) -> (State, Step) {
+        match verdict {
+            Verdict::Granted { attempt, doubt, upstream_key } => {
+                let renew_at_ms = Some(run.started_ms + self.policy.lease_ms / 3);
+                run = Run { attempt, doubt, renew_at_ms, ..run };
+                run.ticket.upstream_key = upstream_key;
+                let mut edits = mem::take(&mut self.forged);
+                edits.push(Edit::Set(OPERATION, run.ticket.name.hex().into_bytes()));
+                edits.push(Edit::Set(ATTEMPT, attempt.to_string().into_bytes()));
+                if let Some(key) = upstream_key {
+                    edits.push(Edit::Set(KEY, key.text().into_bytes()));
+                }
+                let mut counts = vec![Count::Executed];
+                if doubt {
+                    counts.push(Count::Takeover);
+                }
+                let remark = doubt.then_some(Remark::Takeover(run.ticket.name, attempt));
+                let step = Step { flow: Flow::Resume(edits), wake_ms: renew_at_ms, counts, remark, ..Step::default() };
+                (State::Response(run), step)
+            }
+            Verdict::Completed { attempt, status, response, age_ms, ttl_ms } => {
+                self.replay(attempt, status, response.as_deref(), age_ms, ttl_ms)
+            }
+            Verdict::InFlight { attempt } => {
+                let facts = Facts { attempt: Some(attempt), retry_after_s: Some(1), ..Facts::default() };
+                self.refuse(Slug::InFlight, facts)
+            }
+            Verdict::Mismatch => self.refuse(Slug::Mismatch, Facts::default()),
+            Verdict::Unknown { attempt, wait_ms } => {
+                let may_retry = self.policy.on_unknown == OnUnknown::Retry;
+                let retry_after_s = may_retry.then(|| wait_ms.div_ceil(1000).max(1));
+                let facts = Facts { attempt: Some(attempt), retry_after_s, ..Facts::default() };
+                self.refuse(Slug::OutcomeUnknown, facts)
+            }
+            Verdict::Failed(failure) => self.store_failed(failure),
+            // Neither is an answer to a claim that was asked once and not withdrawn.
+            Verdict::Stale | Verdict::Lost | Verdict::Dropped | Verdict::Settled => self.store_failed(Failure::Stale),
+        }
+    }
+
+    /// A completed operation, once more.
+    fn replay(
+        &mut self,
+        attempt: u32,
+        status: u16,
+        response: Option<&[u8]>,
+        age_ms: u64,
+        ttl_ms: u64,
+    ) -> (State, Step) {
+        let Ok(response) = response.map(Response::decode).transpose() else {
+            return self.store_failed(Failure::Corrupt);
+        };
+        let facts = Facts { attempt: Some(attempt), original_status: Some(status), ..Facts::default() };
+        match response {
+            // A trial keeps no bodies: what would be replayed is all there is to know.
+            _ if self.policy.mode == Mode::Observe => {
+                let line = StatusLine::bypassed(Reason::Observe);
+                (State::Unprotected(line), Step { counts: vec![Count::Replayed], ..Step::default() })
+            }
+            response if self.policy.on_completed == OnCompleted::Conflict => {
+                let (state, mut step) = self.refuse(Slug::AlreadyCompleted, facts);
+                if let (Flow::Answer(reply), Some(response)) = (&mut step.flow, response)
+                    && let Some(location) = response.headers.first("location")
+                {
+                    reply.headers.push(b"location", location);
+                }
+                (state, step)
+            }
+            Some(response) if response.body.is_some() => {
+                let line = StatusLine {
+                    attempt: Some(attempt),
+                    age_s: Some(age_ms / 1000),
+                    ttl_s: Some(ttl_ms / 1000),
+                    ..StatusLine::new(Token::Replayed)
+                };
+                self.answer(Reply::replay(&self.policy, response, &line), Count::Replayed)
+            }
+            _ => self.refuse(Slug::NotReplayable, Facts { original_status: None, ..facts }),
+        }
+    }
+
+    /// The response's head, from the upstream or from Envoy in its place.
+    fn answered(&mut self, run: Run, headers: &Headers, status: u16, origin: Origin<'_>, end: bool) -> (State, Step) {
+        let fate = match origin.source() {
+            Source::Own => return (State::Response(run), Step::default()),
+            Source::Host(ending) => self.policy.outcomes.of_ending(ending),
+            Source::Upstream => steered_fate(headers).unwrap_or_else(|| self.policy.outcomes.of_status(status)),
+        };
+        if fate != Fate::Store {
+            let line = run.line(false);
+            let (state, mut step) = self.fail(run, fate, origin.retried());
+            step.flow = Flow::Resume(self.response_edits(headers, line));
+            step.status = Some(line.to_string());
+            return (state, step);
+        }
+        let ttl_ms = steered_ttl_ms(headers).unwrap_or(self.policy.ttl_ms);
+        let endless = headers.first("content-type").is_some_and(|value| media_type(value) == b"text/event-stream");
+        let too_large = content_length(headers).is_some_and(|length| length > self.policy.max_response_bytes);
+        match end {
+            // A trial holds nothing back, so it has no body to keep.
+            _ if self.policy.mode == Mode::Observe => self.complete(run, status, headers, Err(None), ttl_ms),
+            true => self.complete(run, status, headers, Ok(b""), ttl_ms),
+            false if too_large => self.complete(run, status, headers, Err(Some(Reason::TooLarge)), ttl_ms),
+            false if endless => self.complete(run, status, headers, Err(None), ttl_ms),
+            false => (State::ResponseBody { run, status, headers: headers.clone(), ttl_ms }, hold()),
+        }
+    }
+
+    /// The upstream's answer is for good: hold it until the store has it, or let it go when its body cannot be had.
+    fn complete(
+        &self,
+        run: Run,
+        status: u16,
+        headers: &Headers,
+        body: Result<&[u8], Option<Reason>>,
+        ttl_ms: u64,
+    ) -> (State, Step) {
+        let response = match (self.policy.on_completed, body) {
+            (OnCompleted::Conflict, _) => Some(Response { status, headers: headers.only("location"), body: None }),
+            (OnCompleted::Replay, Ok(body)) => {
+                Some(Response { status, headers: kept(headers), body: Some(body.to_vec()) })
+            }
+            (OnCompleted::Replay, Err(_)) => None,
+        };
+        let operation = Operation::Complete { status, response: response.map(|response| response.encode()) };
+        let mut call = run.call(&self.policy, operation);
+        call.ttl_ms = ttl_ms;
+        let (held, step) = match body {
+            Ok(_) => (Some(HeldResponse { removals: removals(headers), ttl_ms }), hold()),
+            Err(reason) => {
+                let line = StatusLine { reason: reason.map(Reason::as_str), ..run.line(false) };
+                let remark = reason.is_some().then_some(Remark::BodyDropped(run.ticket.name));
+                (None, Step { remark, ..resume(self.response_edits(headers, line), line) })
+            }
+        };
+        (State::Save { run, fate: Fate::Store, held }, Step { calls: vec![call], ..step })
+    }
+
+    /// The execution brought nothing to keep: tell the store what becomes of the key.
+    fn fail(&self, run: Run, fate: Fate, retried: bool) -> (State, Step) {
+        let (fate, operation) = match fate {
+            // Envoy tried more than once, so what came back says nothing about the other tries.
+            Fate::Release | Fate::Retry if retried => (Fate::Unknown, Operation::MarkUnknown),
+            Fate::Release | Fate::Retry => {
+                // This attempt is settled either way; an earlier one in doubt stays so, and the store keeps it.
+                let settled = if run.doubt { Fate::Unknown } else { fate };
+                (settled, Operation::Release { keep_fingerprint: fate == Fate::Retry })
+            }
+            Fate::Store | Fate::Unknown => (Fate::Unknown, Operation::MarkUnknown),
+        };
+        let call = run.call(&self.policy, operation);
+        (State::Save { run, fate, held: None }, Step { calls: vec![call], ..Step::default() })
+    }
+
+    /// The store's word on the settlement.
+    fn settled(&self, run: &Run, fate: Fate, held: Option<HeldResponse>, verdict: &Verdict) -> Step {
+        let (count, remark) = match (verdict, fate) {
+            (Verdict::Failed(failure), _) => (Count::StoreFailed(*failure), Some(Remark::StoreFailed(*failure))),
+            (Verdict::Settled, Fate::Store) => (Count::Stored, None),
+            (Verdict::Dropped, _) => (Count::Stored, Some(Remark::BodyDropped(run.ticket.name))),
+            // A withdrawn claim was never an execution.
+            (Verdict::Settled, _) if run.attempt == 0 => return Step::default(),
+            (Verdict::Settled, Fate::Release) => (Count::Released, None),
+            (Verdict::Settled, Fate::Retry) => (Count::Retryable, None),
+            (Verdict::Settled, Fate::Unknown) => (Count::Unknown, Some(Remark::Unknown(run.ticket.name, run.attempt))),
+            (_, _) => (Count::Unknown, Some(Remark::LeaseLost(run.ticket.name))),
+        };
+        let flow = match held {
+            None => return Step { counts: vec![count], remark, ..Step::default() },
+            Some(held) => {
+                let stored = *verdict == Verdict::Settled;
+                let ttl_s = stored.then_some(held.ttl_ms / 1000);
+                (held.removals, StatusLine { ttl_s, ..run.line(stored) })
+            }
+        };
+        let (removals, line) = flow;
+        Step { counts: vec![count], remark, ..resume(self.with_status(removals, line), line) }
+    }
+
+    /// Keeps the lease alive while the upstream works, up to `max_running_ms`.
+    fn renew(&self, run: &mut Run, now_ms: u64) -> Step {
+        if run.renew_at_ms.is_none_or(|due| now_ms < due) {
+            return Step::default();
+        }
+        if now_ms >= run.started_ms + self.policy.max_running_ms {
+            run.renew_at_ms = None;
+            let call = run.call(&self.policy, Operation::MarkUnknown);
+            return Step { calls: vec![call], remark: Some(Remark::RanTooLong(run.ticket.name)), ..Step::default() };
+        }
+        run.renew_at_ms = Some(now_ms + self.policy.lease_ms / 3);
+        let call = run.call(&self.policy, Operation::Renew);
+        Step { calls: vec![call], wake_ms: run.renew_at_ms, ..Step::default() }
+    }
+
+    fn too_large(&mut self) -> (State, Step) {
+        match self.policy.on_too_large {
+            OnTooLarge::Bypass => self.bypass(Reason::TooLarge),
+            OnTooLarge::Reject => self.refuse(Slug::BodyTooLarge, Facts::default()),
+        }
+    }
+
+    /// Doubt is never "free": the request is refused, or forwarded where the operator prefers that, and it is said.
+    fn store_failed(&mut self, failure: Failure) -> (State, Step) {
+        let (state, mut step) = match self.policy.on_store_failure {
+            OnStoreFailure::Forward => self.bypass(Reason::StoreFailure),
+            OnStoreFailure::Reject => {
+                self.refuse(Slug::StoreUnavailable, Facts { retry_after_s: Some(1), ..Facts::default() })
+            }
+        };
+        step.counts.push(Count::StoreFailed(failure));
+        step.remark = Some(Remark::StoreFailed(failure));
+        (state, step)
+    }
+
+    fn bypass(&mut self, reason: Reason) -> (State, Step) {
+        let line = StatusLine::bypassed(reason);
+        let counts = vec![Count::Bypassed(Bypass::Said(reason))];
+        let flow = Flow::Resume(mem::take(&mut self.forged));
+        (State::Unprotected(line), Step { flow, counts, ..Step::default() })
+    }
+
+    fn refuse(&mut self, slug: Slug, facts: Facts) -> (State, Step) {
+        let reply = Reply::problem(&self.policy, slug, facts);
+        self.answer(reply, Count::Refused(slug))
+    }
+
+    fn answer(&mut self, reply: Reply, count: Count) -> (State, Step) {
+        let without_content_type = !reply.headers.has("content-type");
+        let status = reply.headers.first(STATUS).map(|line| String::from_utf8_lossy(line).into_owned());
+        let flow = Flow::Answer(Box::new(reply));
+        (State::Answered { without_content_type }, Step { flow, counts: vec![count], status, ..Step::default() })
+    }
+
+    /// A trial: everything was decided and is counted, and nothing but the status line comes of it.
+    fn only_observe(&mut self, step: Step, is_response_head: bool) -> Step {
+        let line = StatusLine::bypassed(Reason::Observe);
+        if matches!(self.state, State::Answered { .. } | State::Unprotected(_)) {
+            self.state = State::Unprotected(line);
+        }
+        self.held = 0;
+        let flow = match is_response_head && !matches!(step.flow, Flow::Pass) {
+            true => Flow::Resume(vec![Edit::Set(STATUS, line.to_string().into_bytes())]),
+            false => Flow::Pass,
+        };
+        let status = matches!(flow, Flow::Resume(_)).then(|| line.to_string());
+        Step { flow, status, observed: true, ..step }
+    }
+
+    /// What a response loses and gains on its way to the client.
+    fn response_edits(&self, headers: &Headers, line: StatusLine) -> Vec<Edit> {
+        self.with_status(removals(headers), line)
+    }
+
+    fn with_status(&self, mut edits: Vec<Edit>, line: StatusLine) -> Vec<Edit> {
+        edits.push(Edit::Set(STATUS, line.to_string().into_bytes()));
+        if self.policy.expose_cors {
+            edits.push(Edit::Add(EXPOSE, EXPOSED.as_bytes().to_vec()));
+        }
+        edits
+    }
+}
+
+impl Run {
+    fn call(&self, policy: &Policy, operation: Operation) -> Call {
+        Call {
+            name: self.ticket.name,
+            owner: self.ticket.owner,
+            fingerprint: self.fingerprint,
+            attempt: self.attempt,
+            upstream_key: self.ticket.upstream_key,
+            lease_ms: policy.lease_ms,
+            ttl_ms: policy.ttl_ms,
+            operation,
+        }
+    }
+
+    fn line(&self, stored: bool) -> StatusLine {
+        StatusLine { stored: Some(stored), attempt: Some(self.attempt), ..StatusLine::new(Token::Executed) }
+    }
+}
+
+/// Requests that cannot be held back or answered like others, whatever the rules say.
+fn never_protected(head: &RequestHead) -> Option<Bypass> {
+    let is_upgrade =
+        |line: &[u8]| line.split(|byte| *byte == b',').any(|token| token.trim_ascii().eq_ignore_ascii_case(b"upgrade"));
+    if head.method() == b"CONNECT" {
+        Some(Bypass::Connect)
+    } else if head.headers.has("upgrade") && head.headers.all("connection").any(is_upgrade) {
+        Some(Bypass::Upgrade)
+    } else if head.headers.first("content-type").is_some_and(|value| value.starts_with(b"application/grpc")) {
+        Some(Bypass::Grpc)
+    } else {
+        None
+    }
+}
+
+/// The upstream's own word on the fate of the key; anything but one known word is no word.
+fn steered_fate(headers: &Headers) -> Option<Fate> {
+    match single(headers, STEER_FATE)? {
+        b"store" => Some(Fate::Store),
+        b"release" => Some(Fate::Release),
+        b"retry" => Some(Fate::Retry),
+        b"unknown" => Some(Fate::Unknown),
+        _ => None,
+    }
+}
+
+/// The upstream's own word on how long the completed record lives, in whole seconds.
+fn steered_ttl_ms(headers: &Headers) -> Option<u64> {
+    let seconds: u32 = std::str::from_utf8(single(headers, STEER_TTL)?).ok()?.parse().ok()?;
+    (seconds > 0).then_some(u64::from(seconds) * 1000)
+}
+
+fn single<'a>(headers: &'a Headers, name: &'a str) -> Option<&'a [u8]> {
+    let mut lines = headers.all(name);
+    lines.next().filter(|_| lines.next().is_none()).map(<[u8]>::trim_ascii)
+}
+
+/// What only we may say, and what was said to us alone.
+fn removals(headers: &Headers) -> Vec<Edit> {
+    let ours = OUR_HEADERS.into_iter().chain([STEER_FATE, STEER_TTL]);
+    ours.filter(|name| headers.has(name)).map(Edit::Remove).collect()
+}
+
+/// The fields that are worth repeating: end-to-end ones that are not about this one delivery.
+///
+/// "Intermediaries ... MUST remove ... fields nominated by Connection" (RFC 9110, section 7.6.1).
+fn kept(headers: &Headers) -> Headers {
+    let nominated: Vec<&[u8]> = headers.all("connection").flat_map(|line| line.split(|byte| *byte == b',')).collect();
+    let is_kept = |name: &[u8]| {
+        let hidden = NEVER_STORED.iter().any(|never| never.as_bytes() == name)
+            || NEVER_STORED_PREFIXES.iter().any(|prefix| name.starts_with(prefix.as_bytes()))
+            || nominated.iter().any(|token| token.trim_ascii().eq_ignore_ascii_case(name));
+        !hidden
+    };
+    headers.iter().filter(|(name, _)| is_kept(name)).collect()
+}
+
+/// Fields about the connection, the framing, or this one delivery.
+const NEVER_STORED: [&str; 19] = [
+    "connection",
+    "content-length",
+    "date",
+    "idempotency-key",
+    "idempotency-status",
+    "idempotency-store",
+    "idempotency-ttl",
+    "idempotent-replayed",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-connection",
+    "server",
+    "set-cookie",
+    "te",
+    "traceparent",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "x-request-id",
+];
+
+/// Pseudo-headers, and families about this one delivery.
+const NEVER_STORED_PREFIXES: [&str; 3] = [":", "ratelimit", "x-envoy-"];
+
+fn hold() -> Step {
+    Step { flow: Flow::Hold, ..Step::default() }
+}
+
+fn resume(edits: Vec<Edit>, line: StatusLine) -> Step {
+    Step { flow: Flow::Resume(edits), status: Some(line.to_string()), ..Step::default() }
+}
+
+/// The store's word on a renewal.
+fn renewed(run: &mut Run, verdict: &Verdict) -> Step {
+    match verdict {
+        Verdict::Failed(failure) => Step {
+            counts: vec![Count::StoreFailed(*failure)],
+            remark: Some(Remark::StoreFailed(*failure)),
+            ..Step::default()
+        },
+        Verdict::Lost => {
+            run.renew_at_ms = None;
+            Step { remark: Some(Remark::LeaseLost(run.ticket.name)), ..Step::default() }
+        }
+        _ => Step::default(),
+    }
+}

@@ -1,0 +1,251 @@
+//! Everything the machine can ask for.
+//!
+//! Its one rule: a step is a value; whoever obeys it decides nothing.
+//! It does not know how a step is carried out.
+
+use std::fmt;
+
+use crate::config::Slug;
+use crate::event::{Asked, Failure};
+use crate::fingerprint::Fingerprint;
+use crate::key::Name;
+use crate::message::Edit;
+use crate::record::{Owner, UpstreamKey};
+use crate::reply::{Reason, Reply};
+
+/// What the shell must do next, in the order of the fields.
+#[must_use]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Step {
+    /// What becomes of the message in hand.
+    pub flow: Flow,
+    /// What to ask of the store.
+    pub calls: Vec<Call>,
+    /// When to feed `Event::Tick` next; none leaves it as it was.
+    pub wake_ms: Option<u64>,
+    /// What to count.
+    pub counts: Vec<Count>,
+    /// The text of `Idempotency-Status` for the access log, once it is known.
+    pub status: Option<String>,
+    /// What to log.
+    pub remark: Option<Remark>,
+    /// Whether all of this is only a trial (`mode: observe`).
+    pub observed: bool,
+}
+
+/// What becomes of the message in hand.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Flow {
+    /// Send this instead of what the upstream would say, or has said.
+    Answer(Box<Reply>),
+    /// Keep it until a later step lets it go.
+    Hold,
+    /// Leave it as it is: go on if it is going, stay if it is held.
+    #[default]
+    Pass,
+    /// Change its head so, and let it go.
+    Resume(Vec<Edit>),
+}
+
+/// One operation asked of the store. With what it carries a record that the store has lost can be made again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Call {
+    /// Which record.
+    pub name: Name,
+    /// Who asks.
+    pub owner: Owner,
+    /// Of the payload in hand.
+    pub fingerprint: Fingerprint,
+    /// The attempt in hand; 0 where none was granted.
+    pub attempt: u32,
+    /// The key for the upstream: proposed by a claim, otherwise the one that was granted.
+    pub upstream_key: Option<UpstreamKey>,
+    /// How long a claim stands.
+    pub lease_ms: u64,
+    /// How long the record lives after this.
+    pub ttl_ms: u64,
+    /// What is asked.
+    pub operation: Operation,
+}
+
+/// The operations of the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// May I execute?
+    Claim {
+        /// Whether an attempt may follow one whose outcome is unknown.
+        may_retry: bool,
+    },
+    /// The upstream answered for good.
+    Complete {
+        /// Its status.
+        status: u16,
+        /// The encoded response; none where it cannot be replayed.
+        response: Option<Vec<u8>>,
+    },
+    /// I may have executed.
+    MarkUnknown,
+    /// I have not executed, for good.
+    Release {
+        /// Whether only the same payload may run next.
+        keep_fingerprint: bool,
+    },
+    /// I am still executing.
+    Renew,
+}
+
+impl Operation {
+    /// Which kind of answer it gets.
+    pub fn asked(&self) -> Asked {
+        match self {
+            Operation::Claim { .. } => Asked::Claim,
+            Operation::Renew => Asked::Renew,
+            Operation::Complete { .. } | Operation::MarkUnknown | Operation::Release { .. } => Asked::Settle,
+        }
+    }
+}
+
+/// One counter to raise by one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Count {
+    /// Requests that went upstream unprotected, by reason.
+    Bypassed(Bypass),
+    /// Requests that went upstream under a claim.
+    Executed,
+    /// Answers of the gateway itself.
+    Refused(Slug),
+    /// Executions whose key was released.
+    Released,
+    /// Requests answered from the store.
+    Replayed,
+    /// Executions after which the same payload may run again.
+    Retryable,
+    /// Failures of the store, by reason.
+    StoreFailed(Failure),
+    /// Operations asked of the store.
+    StoreOperation,
+    /// Executions whose outcome was stored.
+    Stored,
+    /// Claims granted over an attempt whose outcome is unknown.
+    Takeover,
+    /// Executions whose outcome is unknown.
+    Unknown,
+}
+
+/// Why a request was let through unprotected, as counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Bypass {
+    /// A tunnel.
+    Connect,
+    /// A gRPC call.
+    Grpc,
+    /// Said in the status line.
+    Said(Reason),
+    /// A protocol upgrade.
+    Upgrade,
+}
+
+impl Count {
+    /// Every counter there is.
+    pub fn all() -> Vec<Count> {
+        let reasons = [Reason::NoCaller, Reason::NoKey, Reason::StoreFailure, Reason::TooLarge];
+        let bypasses = [Bypass::Connect, Bypass::Grpc, Bypass::Upgrade];
+        let plain = [
+            Count::Executed,
+            Count::Released,
+            Count::Replayed,
+            Count::Retryable,
+            Count::StoreOperation,
+            Count::Stored,
+            Count::Takeover,
+            Count::Unknown,
+        ];
+        let bypassed = reasons.into_iter().map(Bypass::Said).chain(bypasses).map(Count::Bypassed);
+        let by_slug = Slug::ALL.into_iter().map(Count::Refused);
+        let by_failure = Failure::ALL.into_iter().map(Count::StoreFailed);
+        plain.into_iter().chain(bypassed).chain(by_slug).chain(by_failure).collect()
+    }
+
+    /// The metric's name; those of a trial (`mode: observe`) are told apart.
+    pub fn metric(self, observed: bool) -> String {
+        let what = match self {
+            Count::Bypassed(Bypass::Connect) => "bypassed_connect".to_owned(),
+            Count::Bypassed(Bypass::Grpc) => "bypassed_grpc".to_owned(),
+            Count::Bypassed(Bypass::Said(reason)) => format!("bypassed_{}", reason.as_str().replace('-', "_")),
+            Count::Bypassed(Bypass::Upgrade) => "bypassed_upgrade".to_owned(),
+            Count::Executed => "executed".to_owned(),
+            Count::Refused(slug) => format!("refused_{}", slug.as_str().replace('-', "_")),
+            Count::Released => "released".to_owned(),
+            Count::Replayed => "replayed".to_owned(),
+            Count::Retryable => "retryable".to_owned(),
+            Count::StoreFailed(failure) => format!("store_failures_{}", failure.as_str()),
+            Count::StoreOperation => "store_operations".to_owned(),
+            Count::Stored => "stored".to_owned(),
+            Count::Takeover => "takeover".to_owned(),
+            Count::Unknown => "unknown".to_owned(),
+        };
+        let prefix = if observed { "idempotency_observed" } else { "idempotency" };
+        format!("{prefix}_{what}_total")
+    }
+}
+
+/// Something an operator may want to read of. Never holds a key, a body or a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Remark {
+    /// The response cannot be replayed because there is no room to hold it.
+    BodyDropped(Name),
+    /// An internal redirect took the request away.
+    InternalRedirect(Name),
+    /// The lease ended before the upstream did, and another owner took the name.
+    LeaseLost(Name),
+    /// The execution runs longer than it is renewed.
+    RanTooLong(Name),
+    /// The store failed.
+    StoreFailed(Failure),
+    /// A claim was granted over an attempt whose outcome is unknown.
+    Takeover(Name, u32),
+    /// The outcome of an attempt is unknown.
+    Unknown(Name, u32),
+}
+
+impl Remark {
+    /// Whether somebody should look at it.
+    pub fn is_warning(&self) -> bool {
+        !matches!(self, Remark::Takeover(..) | Remark::Unknown(..) | Remark::BodyDropped(..))
+    }
+}
+
+impl fmt::Display for Remark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Remark::BodyDropped(name) => {
+                write!(f, "operation {} completed, its response is too large to be replayed", name.short())
+            }
+            Remark::InternalRedirect(name) => write!(
+                f,
+                "operation {} met an internal redirect, which this filter does not support: its outcome is unknown; \
+                 take the redirect off the route or the route out of the rules",
+                name.short()
+            ),
+            Remark::LeaseLost(name) => {
+                write!(f, "operation {} lost its lease while it ran: another attempt may run beside it", name.short())
+            }
+            Remark::RanTooLong(name) => write!(
+                f,
+                "operation {} runs longer than max_running_ms: its outcome counts as unknown until it answers",
+                name.short()
+            ),
+            Remark::StoreFailed(Failure::MissingFlag) => f.write_str(
+                "Envoy shows no request bodies: set allow_on_headers_stop_iteration: true in this filter's \
+                 PluginConfig (Envoy 1.35 or later)",
+            ),
+            Remark::StoreFailed(failure) => write!(f, "the store failed: {}", failure.as_str()),
+            Remark::Takeover(name, attempt) => {
+                write!(f, "operation {} runs as attempt {attempt} after one whose outcome is unknown", name.short())
+            }
+            Remark::Unknown(name, attempt) => {
+                write!(f, "operation {}: the outcome of attempt {attempt} is unknown", name.short())
+            }
+        }
+    }
+}
