@@ -1,0 +1,466 @@
+//! The embedded store: a table of fixed shape in cells that all workers of one Envoy share.
+//!
+//! Its one rule: a cell changes only by compare-and-set, and whoever changed it accounts for the difference.
+//! It does not know where the cells are, nor what time it is.
+//!
+//! # The shape
+//!
+//! Cells are never deleted, so their keys are drawn from a fixed set: *buckets* of records, found by name; a *ring* of
+//! response bodies, found by the number that the record carries; one *account* of bytes and positions; one *salt*.
+//! Bodies leave the ring oldest first, and a record whose body has left says "not replayable". A clock hand goes round
+//! the buckets a few at a time and drops what has expired, and under pressure what was released.
+
+use crate::digest::Digest;
+use crate::event::{Failure, Verdict};
+use crate::key::Name;
+use crate::record::{Corrupt, FORMAT, Input, Record, State};
+use crate::step::{Call, Operation};
+use crate::store::model::{self, Outcome};
+
+/// Cells shared by all workers, as the host has them.
+pub trait Cells {
+    /// The value and its version; none where the cell was never written.
+    ///
+    /// # Errors
+    /// The host refused the call.
+    fn get(&self, key: &[u8]) -> Result<Option<(Vec<u8>, u32)>, Failure>;
+
+    /// Writes if the version is still this one, or, without a version, if the cell was never written; tells whether.
+    ///
+    /// # Errors
+    /// The host refused the call.
+    fn swap(&self, key: &[u8], value: &[u8], version: Option<u32>) -> Result<bool, Failure>;
+}
+
+/// The table of one plugin in one Envoy.
+pub struct Table<C> {
+    cells: C,
+    /// What tells this table's cells from others: plugin, geometry, format version.
+    prefix: [u8; 8],
+    max_bytes: u64,
+    /// Base-2 logarithm of the number of buckets.
+    bucket_bits: u32,
+    /// Length of the ring.
+    bodies: u64,
+    /// Odd and random, so that nobody outside can aim names at one bucket.
+    salt: u64,
+}
+
+/// Bytes in use and positions, in one cell so that they change together.
+#[derive(Clone, Copy, Debug, Default)]
+struct Account {
+    bytes: u64,
+    /// The number of the next body.
+    next_body: u64,
+    /// The number of the oldest body that may still be there.
+    oldest_body: u64,
+    /// The bucket that the clock hand visits next.
+    hand: u32,
+    /// How many buckets the hand has visited under pressure since it last found something to drop.
+    barren: u32,
+    /// When `barren` was last raised.
+    barren_ms: u64,
+}
+
+/// How often a change is tried against other workers before it counts as failed.
+const TRIES: usize = 256;
+/// How many buckets one operation under pressure visits before bodies go.
+const HAND_STEPS: u32 = 256;
+/// How many places of the ring one operation passes at most.
+const RING_STEPS: usize = 1024;
+/// How long a whole round that found nothing to drop counts as proof that there is nothing.
+const BARREN_MS: u64 = 1000;
+
+impl<C: Cells> Table<C> {
+    /// Opens the table of this plugin, or makes it; `random` becomes its salt if it is new.
+    ///
+    /// # Errors
+    /// The host refused a call, or what stands in the salt's place is not one.
+    pub fn open(cells: C, plugin: &[u8], max_bytes: u64, random: u64) -> Result<Self, Failure> {
+        let bucket_bits = (max_bytes / 2048).max(64).ilog2();
+        let mut digest = Digest::new("table", None);
+        digest.part("plugin", plugin);
+        digest.part("geometry", &max_bytes.to_le_bytes());
+        digest.part("format", &[FORMAT]);
+        let [a, b, c, d, e, f, g, h, ..] = digest.finish();
+        let prefix = [a, b, c, d, e, f, g, h];
+        let mut table = Table { cells, prefix, max_bytes, bucket_bits, bodies: max_bytes / 512, salt: 0 };
+        let key = table.key(b's', 0);
+        table.cells.swap(&key, &(random | 1).to_le_bytes(), None)?;
+        let (salt, _) = table.cells.get(&key)?.ok_or(Failure::Host)?;
+        table.salt = u64::from_le_bytes(salt.try_into().map_err(|_| Failure::Corrupt)?);
+        Ok(table)
+    }
+
+    /// One operation, as one atomic step.
+    pub fn apply(&self, mut call: Call, now_ms: u64) -> Verdict {
+        let mut dropped = false;
+        let body = match &mut call.operation {
+            Operation::Complete { response: Some(response), .. } => {
+                // The record carries the body's place, so the body goes first.
+                match self.put_body(&call.name, response, now_ms) {
+                    Ok(Some(place)) => {
+                        *response = place.to_le_bytes().to_vec();
+                        Some(place)
+                    }
+                    Ok(None) | Err(_) => {
+                        dropped = true;
+                        None
+                    }
+                }
+            }
+            _ => None,
+        };
+        if dropped && let Operation::Complete { response, .. } = &mut call.operation {
+            *response = None;
+        }
+        let verdict = self.apply_to_bucket(&call, now_ms).unwrap_or_else(Verdict::Failed);
+        match verdict {
+            Verdict::Settled if dropped => Verdict::Dropped,
+            Verdict::Settled => Verdict::Settled,
+            Verdict::Completed { attempt, status, response: Some(place), age_ms, ttl_ms } => {
+                match self.body(&call.name, &place) {
+                    Ok(response) => Verdict::Completed { attempt, status, response, age_ms, ttl_ms },
+                    Err(failure) => Verdict::Failed(failure),
+                }
+            }
+            other => {
+                if let Some(place) = body {
+                    self.drop_body(place);
+                }
+                other
+            }
+        }
+    }
+
+    /// Visits the next `steps` buckets and drops what has expired.
+    pub fn sweep(&self, steps: u32, now_ms: u64) {
+        if self.bytes() > 0 {
+            self.turn_hand(steps, now_ms, false);
+        }
+    }
+
+    /// Bytes of records and bodies in the table.
+    pub fn bytes(&self) -> u64 {
+        self.account().map_or(0, |account| account.bytes)
+    }
+
+    fn apply_to_bucket(&self, call: &Call, now_ms: u64) -> Result<Verdict, Failure> {
+        let key = self.key(b'r', self.bucket_of(&call.name));
+        for _ in 0..TRIES {
+            let (bucket, version) = split(self.cells.get(&key)?);
+            let (place, found) = find(&bucket, &call.name)?;
+            let before = found.map(Record::decode).transpose()?;
+            let is_new = before.is_none();
+            let Outcome { record, verdict } = model::apply(before, call, now_ms);
+            let Some(record) = record else { return Ok(verdict) };
+            let after = put(&bucket, place, &call.name, &record.encode())?;
+            let growth = (after.len() as u64).saturating_sub(bucket.len() as u64);
+            if growth > 0 && !self.make_room(growth, now_ms)? && is_new {
+                return Err(Failure::Full);
+            }
+            if self.write(&key, &after, bucket.len(), version)? {
+                return Ok(verdict);
+            }
+        }
+        Err(Failure::Contention)
+    }
+
+    /// Whether `need` more bytes fit, after dropping what may go: expired, then released, then the oldest bodies.
+    fn make_room(&self, need: u64, now_ms: u64) -> Result<bool, Failure> {
+        let fits = |account: &Account| account.bytes + need <= self.max_bytes;
+        if fits(&self.account()?) {
+            return Ok(true);
+        }
+        let steps = HAND_STEPS.min(self.buckets());
+        self.turn_hand(steps, now_ms, true);
+        for _ in 0..RING_STEPS {
+            let account = self.account()?;
+            if fits(&account) {
+                return Ok(true);
+            }
+            if account.oldest_body == account.next_body {
+                break;
+            }
+            let oldest = self.change_account(|account| {
+                let oldest = account.oldest_body;
+                account.oldest_body = (oldest + 1).min(account.next_body);
+                oldest
+            })?;
+            self.drop_body(oldest);
+        }
+        // No body is left that could go. Say so only when a whole round of the hand has found nothing either.
+        loop {
+            let account = self.account()?;
+            if fits(&account) {
+                return Ok(true);
+            }
+            let recent = now_ms.saturating_sub(account.barren_ms) < BARREN_MS;
+            if account.oldest_body != account.next_body || (recent && account.barren >= self.buckets()) {
+                return Ok(false);
+            }
+            self.turn_hand(steps, now_ms, true);
+        }
+    }
+
+    /// Visits the next `steps` buckets; under pressure what was released goes with what has expired.
+    fn turn_hand(&self, steps: u32, now_ms: u64, pressed: bool) {
+        let start = self.change_account(|account| {
+            let start = account.hand;
+            account.hand = (start + steps) % self.buckets();
+            start
+        });
+        let Ok(start) = start else { return };
+        let mut found = false;
+        for step in 0..steps {
+            found |= self.clean((start + step) % self.buckets(), now_ms, pressed).unwrap_or(false);
+        }
+        if pressed {
+            let _ = self.change_account(|account| {
+                let stale = now_ms.saturating_sub(account.barren_ms) >= BARREN_MS;
+                let before = if stale { 0 } else { account.barren };
+                account.barren = if found { 0 } else { before.saturating_add(steps) };
+                if stale || found {
+                    account.barren_ms = now_ms;
+                }
+            });
+        }
+    }
+
+    /// Drops what may go from one bucket; tells whether anything did.
+    fn clean(&self, bucket: u32, now_ms: u64, pressed: bool) -> Result<bool, Failure> {
+        let key = self.key(b'r', bucket);
+        let Some((bytes, version)) = self.cells.get(&key)? else { return Ok(false) };
+        let mut kept = Vec::with_capacity(bytes.len());
+        let mut places = Vec::new();
+        for entry in entries(&bytes) {
+            let entry = entry?;
+            let record = Record::decode(entry.record)?;
+            let released = pressed && matches!(record.state, State::Open { .. });
+            if record.expires_ms > now_ms && !released {
+                kept.extend_from_slice(entry.whole);
+            } else if let State::Completed { response: Some(place), .. } = record.state {
+                places.push(place);
+            }
+        }
+        if kept.len() == bytes.len() || !self.write(&key, &kept, bytes.len(), Some(version))? {
+            return Ok(false);
+        }
+        for place in places {
+            if let Ok(place) = place.try_into() {
+                self.drop_body(u64::from_le_bytes(place));
+            }
+        }
+        Ok(true)
+    }
+
+    /// Keeps a body at the young end of the ring; none when there is no room for it.
+    fn put_body(&self, name: &Name, response: &[u8], now_ms: u64) -> Result<Option<u64>, Failure> {
+        if !self.make_room(response.len() as u64 + 40, now_ms)? {
+            return Ok(None);
+        }
+        let place = self.change_account(|account| {
+            let place = account.next_body;
+            account.next_body += 1;
+            account.oldest_body = account.oldest_body.max(account.next_body.saturating_sub(self.bodies));
+            place
+        })?;
+        let key = self.body_key(place);
+        let mut value = Vec::with_capacity(response.len() + 40);
+        value.extend(place.to_le_bytes());
+        value.extend(name.0);
+        value.extend(response);
+        for _ in 0..TRIES {
+            let (before, version) = split(self.cells.get(&key)?);
+            if !before.is_empty() && Body::parse(&before).is_ok_and(|body| body.place > place) {
+                // The ring went round while we were on our way.
+                return Ok(None);
+            }
+            if self.write(&key, &value, before.len(), version)? {
+                return Ok(Some(place));
+            }
+        }
+        Err(Failure::Contention)
+    }
+
+    /// The body that a record of this name carries the place of; none when it has left the ring.
+    fn body(&self, name: &Name, place: &[u8]) -> Result<Option<Vec<u8>>, Failure> {
+        let place = u64::from_le_bytes(place.try_into().map_err(|_| Failure::Corrupt)?);
+        let (value, _) = split(self.cells.get(&self.body_key(place))?);
+        if value.is_empty() {
+            return Ok(None);
+        }
+        let body = Body::parse(&value)?;
+        Ok((body.place == place && body.name == name.0).then(|| body.response.to_vec()))
+    }
+
+    fn drop_body(&self, place: u64) {
+        let key = self.body_key(place);
+        let Ok(Some((value, version))) = self.cells.get(&key) else { return };
+        if Body::parse(&value).is_ok_and(|body| body.place == place) {
+            // Whoever was faster has dropped or replaced it.
+            let _ = self.write(&key, &[], value.len(), Some(version));
+        }
+    }
+
+    /// Writes a cell and accounts for the difference.
+    fn write(&self, key: &[u8], value: &[u8], length_before: usize, version: Option<u32>) -> Result<bool, Failure> {
+        if !self.cells.swap(key, value, version)? {
+            return Ok(false);
+        }
+        if value.len() != length_before {
+            self.change_account(|account| {
+                account.bytes = (account.bytes + value.len() as u64).saturating_sub(length_before as u64);
+            })?;
+        }
+        Ok(true)
+    }
+
+    fn account(&self) -> Result<Account, Failure> {
+        let (bytes, _) = split(self.cells.get(&self.key(b'a', 0))?);
+        Ok(Account::decode(&bytes)?)
+    }
+
+    fn change_account<T>(&self, change: impl Fn(&mut Account) -> T) -> Result<T, Failure> {
+        let key = self.key(b'a', 0);
+        for _ in 0..TRIES {
+            let (bytes, version) = split(self.cells.get(&key)?);
+            let mut account = Account::decode(&bytes)?;
+            let result = change(&mut account);
+            if self.cells.swap(&key, &account.encode(), version)? {
+                return Ok(result);
+            }
+        }
+        Err(Failure::Contention)
+    }
+
+    fn buckets(&self) -> u32 {
+        1 << self.bucket_bits
+    }
+
+    /// Multiply-shift hashing (Dietzfelbinger et al., 1997) over a name that is itself a hash.
+    fn bucket_of(&self, name: &Name) -> u32 {
+        let [a, b, c, d, e, f, g, h, ..] = name.0;
+        let head = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
+        (head.wrapping_mul(self.salt) >> (64 - self.bucket_bits)) as u32
+    }
+
+    fn body_key(&self, place: u64) -> [u8; 13] {
+        self.key(b'b', (place % self.bodies) as u32)
+    }
+
+    /// Short enough to live inside the host's string object.
+    fn key(&self, kind: u8, index: u32) -> [u8; 13] {
+        let [a, b, c, d, e, f, g, h] = self.prefix;
+        let [i, j, k, l] = index.to_le_bytes();
+        [a, b, c, d, e, f, g, h, kind, i, j, k, l]
+    }
+}
+
+impl Account {
+    fn encode(&self) -> [u8; 40] {
+        let mut out = [0; 40];
+        let fields = [self.bytes, self.next_body, self.oldest_body, self.barren_ms].map(u64::to_le_bytes);
+        let small = [self.hand, self.barren].map(u32::to_le_bytes);
+        let bytes = fields.iter().flatten().chain(small.iter().flatten());
+        out.iter_mut().zip(bytes).for_each(|(place, byte)| *place = *byte);
+        out
+    }
+
+    /// A cell never written is an empty account.
+    fn decode(bytes: &[u8]) -> Result<Self, Corrupt> {
+        if bytes.is_empty() {
+            return Ok(Account::default());
+        }
+        let mut input = Input(bytes);
+        let account = Account {
+            bytes: u64::from_le_bytes(input.array()?),
+            next_body: u64::from_le_bytes(input.array()?),
+            oldest_body: u64::from_le_bytes(input.array()?),
+            barren_ms: u64::from_le_bytes(input.array()?),
+            hand: u32::from_le_bytes(input.array()?),
+            barren: u32::from_le_bytes(input.array()?),
+        };
+        input.end()?;
+        Ok(account)
+    }
+}
+
+/// A cell of the ring: its number, whose it is, the encoded response.
+struct Body<'a> {
+    place: u64,
+    name: [u8; 32],
+    response: &'a [u8],
+}
+
+impl<'a> Body<'a> {
+    fn parse(value: &'a [u8]) -> Result<Self, Corrupt> {
+        let mut input = Input(value);
+        let (place, name) = (u64::from_le_bytes(input.array()?), input.array()?);
+        Ok(Body { place, name, response: input.0 })
+    }
+}
+
+/// One record in a bucket: name, length, record.
+struct Entry<'a> {
+    name: &'a [u8],
+    record: &'a [u8],
+    whole: &'a [u8],
+}
+
+fn entries(bucket: &[u8]) -> impl Iterator<Item = Result<Entry<'_>, Corrupt>> {
+    let mut rest = bucket;
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let entry = parse_entry(rest);
+        rest = entry.as_ref().ok().and_then(|entry| rest.get(entry.whole.len()..)).unwrap_or_default();
+        Some(entry)
+    })
+}
+
+fn parse_entry(bytes: &[u8]) -> Result<Entry<'_>, Corrupt> {
+    let mut input = Input(bytes);
+    let name = input.take(32)?;
+    let len = u32::from_le_bytes(input.array()?) as usize;
+    let record = input.take(len)?;
+    let whole = bytes.get(..36 + len).ok_or(Corrupt)?;
+    Ok(Entry { name, record, whole })
+}
+
+/// Where the entry of this name stands, and its record; at the end where there is none.
+fn find<'a>(bucket: &'a [u8], name: &Name) -> Result<(std::ops::Range<usize>, Option<&'a [u8]>), Corrupt> {
+    let mut at = 0;
+    for entry in entries(bucket) {
+        let entry = entry?;
+        let place = at..at + entry.whole.len();
+        if entry.name == name.0 {
+            return Ok((place, Some(entry.record)));
+        }
+        at = place.end;
+    }
+    Ok((at..at, None))
+}
+
+/// The bucket with this entry in the place of what stood there.
+fn put(bucket: &[u8], place: std::ops::Range<usize>, name: &Name, record: &[u8]) -> Result<Vec<u8>, Corrupt> {
+    let mut out = Vec::with_capacity(bucket.len() + 36 + record.len());
+    out.extend(bucket.get(..place.start).ok_or(Corrupt)?);
+    out.extend(name.0);
+    out.extend((record.len() as u32).to_le_bytes());
+    out.extend(record);
+    out.extend(bucket.get(place.end..).ok_or(Corrupt)?);
+    Ok(out)
+}
+
+/// A cell that was never written is an empty one without a version.
+fn split(cell: Option<(Vec<u8>, u32)>) -> (Vec<u8>, Option<u32>) {
+    cell.map_or((Vec::new(), None), |(value, version)| (value, Some(version)))
+}
+
+impl From<Corrupt> for Failure {
+    fn from(_: Corrupt) -> Self {
+        Failure::Corrupt
+    }
+}
