@@ -1,0 +1,341 @@
+//! Every call to the host, in bytes and `Result`s.
+//!
+//! Its one rule: nothing in here panics, whatever the host answers; the SDK's own getters do, on ordinary bad input.
+//! It does not know why a call is made. Where a call is only legal in some callbacks, its comment says so.
+#![expect(unsafe_code, reason = "the host's functions are foreign, and hand over memory that they had us allocate")]
+
+use std::ptr::null_mut;
+
+use crate::event::Failure;
+use crate::message::Headers;
+use crate::record::Input;
+use crate::store::local::Cells;
+
+/// Which header map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Map {
+    /// Legal in request headers, and until the request is let go.
+    Request = 0,
+    /// Legal in response headers, and until the response is let go.
+    Response = 2,
+}
+
+/// Which buffer.
+#[derive(Clone, Copy, Debug)]
+#[repr(u32)]
+pub enum Buffer {
+    /// Legal in request body and trailers.
+    RequestBody = 0,
+    /// Legal in response body and trailers.
+    ResponseBody = 1,
+    /// Legal in the root's configure callback.
+    PluginConfiguration = 7,
+}
+
+/// How loud a log line is.
+#[derive(Clone, Copy, Debug)]
+#[repr(u32)]
+pub enum Level {
+    /// Worth knowing.
+    Info = 2,
+    /// Somebody should look.
+    Warn = 3,
+    /// It does not work.
+    Error = 4,
+}
+
+/// Which kind of metric.
+#[derive(Clone, Copy, Debug)]
+#[repr(u32)]
+pub enum Metric {
+    /// Only grows.
+    Counter = 0,
+    /// Goes up and down.
+    Gauge = 1,
+}
+
+const OK: u32 = 0;
+const NOT_FOUND: u32 = 1;
+const CAS_MISMATCH: u32 = 8;
+/// A version no cell has: makes `proxy_set_shared_data` an insert-if-absent, because Envoy looks at the version only
+/// where there is a value.
+const NO_VERSION: u32 = u32::MAX;
+const MONOTONIC: u32 = 1;
+
+#[link(wasm_import_module = "env")]
+unsafe extern "C" {
+    fn proxy_add_header_map_value(
+        map: u32,
+        name: *const u8,
+        name_len: usize,
+        value: *const u8,
+        value_len: usize,
+    ) -> u32;
+    fn proxy_continue_stream(stream: u32) -> u32;
+    fn proxy_define_metric(kind: u32, name: *const u8, name_len: usize, id: *mut u32) -> u32;
+    fn proxy_done() -> u32;
+    fn proxy_get_buffer_bytes(buffer: u32, start: usize, len: usize, data: *mut *mut u8, size: *mut usize) -> u32;
+    fn proxy_get_header_map_pairs(map: u32, data: *mut *mut u8, size: *mut usize) -> u32;
+    fn proxy_get_header_map_value(
+        map: u32,
+        name: *const u8,
+        name_len: usize,
+        data: *mut *mut u8,
+        size: *mut usize,
+    ) -> u32;
+    fn proxy_get_property(path: *const u8, path_len: usize, data: *mut *mut u8, size: *mut usize) -> u32;
+    fn proxy_get_shared_data(
+        key: *const u8,
+        key_len: usize,
+        data: *mut *mut u8,
+        size: *mut usize,
+        cas: *mut u32,
+    ) -> u32;
+    fn proxy_increment_metric(id: u32, offset: i64) -> u32;
+    fn proxy_log(level: u32, text: *const u8, len: usize) -> u32;
+    fn proxy_record_metric(id: u32, value: u64) -> u32;
+    fn proxy_remove_header_map_value(map: u32, name: *const u8, name_len: usize) -> u32;
+    fn proxy_replace_header_map_value(
+        map: u32,
+        name: *const u8,
+        name_len: usize,
+        value: *const u8,
+        value_len: usize,
+    ) -> u32;
+    fn proxy_send_local_response(
+        status: u32,
+        details: *const u8,
+        details_len: usize,
+        body: *const u8,
+        body_len: usize,
+        headers: *const u8,
+        headers_len: usize,
+        grpc_status: i32,
+    ) -> u32;
+    fn proxy_set_effective_context(id: u32) -> u32;
+    fn proxy_set_property(path: *const u8, path_len: usize, value: *const u8, value_len: usize) -> u32;
+    fn proxy_set_shared_data(key: *const u8, key_len: usize, value: *const u8, value_len: usize, cas: u32) -> u32;
+    fn proxy_set_tick_period_milliseconds(period: u32) -> u32;
+}
+
+#[link(wasm_import_module = "wasi_snapshot_preview1")]
+unsafe extern "C" {
+    fn clock_time_get(clock: u32, precision: u64, time: *mut u64) -> u32;
+}
+
+/// Milliseconds of a clock that all workers share and that never goes back.
+pub fn monotonic_ms() -> u64 {
+    let mut nanoseconds = 0;
+    // SAFETY: the host writes one u64 where we point.
+    unsafe { clock_time_get(MONOTONIC, 0, &raw mut nanoseconds) };
+    nanoseconds / 1_000_000
+}
+
+/// Writes one log line.
+pub fn log(level: Level, text: &str) {
+    // SAFETY: the host reads as many bytes as we say are there.
+    unsafe { proxy_log(level as u32, text.as_ptr(), text.len()) };
+}
+
+/// All fields of a header map; none where the host has none in this callback.
+pub fn headers(map: Map) -> Option<Headers> {
+    // SAFETY: as `take` wants it.
+    let bytes = take(|data, size| unsafe { proxy_get_header_map_pairs(map as u32, data, size) })?;
+    parse_pairs(&bytes)
+}
+
+/// One field of a header map, the first of its name.
+pub fn header(map: Map, name: &str) -> Option<Vec<u8>> {
+    // SAFETY: as `take` wants it; the host reads the name as long as we say it is.
+    take(|data, size| unsafe { proxy_get_header_map_value(map as u32, name.as_ptr(), name.len(), data, size) })
+}
+
+/// Adds a line beside those that may be there.
+pub fn add_header(map: Map, name: &str, value: &[u8]) {
+    // SAFETY: the host reads as many bytes as we say are there.
+    unsafe { proxy_add_header_map_value(map as u32, name.as_ptr(), name.len(), value.as_ptr(), value.len()) };
+}
+
+/// Removes every line of this name.
+pub fn remove_header(map: Map, name: &str) {
+    // SAFETY: the host reads as many bytes as we say are there.
+    unsafe { proxy_remove_header_map_value(map as u32, name.as_ptr(), name.len()) };
+}
+
+/// Puts one line in the place of all there are.
+pub fn set_header(map: Map, name: &str, value: &[u8]) {
+    // SAFETY: the host reads as many bytes as we say are there.
+    unsafe { proxy_replace_header_map_value(map as u32, name.as_ptr(), name.len(), value.as_ptr(), value.len()) };
+}
+
+/// Part of a buffer; empty where the host has none in this callback.
+pub fn buffer(buffer: Buffer, start: usize, len: usize) -> Vec<u8> {
+    if len == 0 {
+        return Vec::new();
+    }
+    // SAFETY: as `take` wants it.
+    take(|data, size| unsafe { proxy_get_buffer_bytes(buffer as u32, start, len, data, size) }).unwrap_or_default()
+}
+
+/// An attribute of the stream or of the plugin.
+pub fn property(path: &[&str]) -> Option<Vec<u8>> {
+    let path = path.join("\0");
+    // SAFETY: as `take` wants it; the host reads the path as long as we say it is.
+    take(|data, size| unsafe { proxy_get_property(path.as_ptr(), path.len(), data, size) })
+}
+
+/// An attribute that is a whole number: eight bytes, little-endian.
+pub fn number(path: &[&str]) -> Option<u64> {
+    property(path)?.try_into().ok().map(u64::from_le_bytes)
+}
+
+/// Sets a filter state of ours: `wasm.<name>` in access logs.
+pub fn set_property(name: &str, value: &[u8]) {
+    // SAFETY: the host reads as many bytes as we say are there.
+    unsafe { proxy_set_property(name.as_ptr(), name.len(), value.as_ptr(), value.len()) };
+}
+
+/// Sends an answer in the upstream's place. Legal until response headers have gone out; one answer a stream.
+pub fn send_local_response(status: u16, headers: &Headers, body: &[u8], details: &str) {
+    let pairs = encode_pairs(headers);
+    let no_grpc_status = -1;
+    // SAFETY: the host reads as many bytes as we say are there.
+    unsafe {
+        proxy_send_local_response(
+            status.into(),
+            details.as_ptr(),
+            details.len(),
+            body.as_ptr(),
+            body.len(),
+            pairs.as_ptr(),
+            pairs.len(),
+            no_grpc_status,
+        )
+    };
+}
+
+/// Lets go of the message held in this direction. Legal outside the callbacks of that message.
+pub fn continue_stream(map: Map) {
+    let stream = match map {
+        Map::Request => 0,
+        Map::Response => 1,
+    };
+    // SAFETY: no memory is involved.
+    unsafe { proxy_continue_stream(stream) };
+}
+
+/// Makes the calls that follow be about this context.
+pub fn set_effective_context(id: u32) {
+    // SAFETY: no memory is involved.
+    unsafe { proxy_set_effective_context(id) };
+}
+
+/// Has the root's tick called so often.
+pub fn set_tick_period(period_ms: u32) {
+    // SAFETY: no memory is involved.
+    unsafe { proxy_set_tick_period_milliseconds(period_ms) };
+}
+
+/// Tells the host that a root whose `on_done` said no is done now.
+pub fn done() {
+    // SAFETY: no memory is involved.
+    unsafe { proxy_done() };
+}
+
+/// Defines a metric, or finds it where it is defined; none where the host refuses.
+pub fn define_metric(kind: Metric, name: &str) -> Option<u32> {
+    let mut id = 0;
+    // SAFETY: the host reads the name as long as we say it is, and writes one u32 where we point.
+    let status = unsafe { proxy_define_metric(kind as u32, name.as_ptr(), name.len(), &raw mut id) };
+    (status == OK).then_some(id)
+}
+
+/// Changes a counter or gauge by this much.
+pub fn increment_metric(id: u32, offset: i64) {
+    // SAFETY: no memory is involved.
+    unsafe { proxy_increment_metric(id, offset) };
+}
+
+/// Sets a gauge.
+pub fn record_metric(id: u32, value: u64) {
+    // SAFETY: no memory is involved.
+    unsafe { proxy_record_metric(id, value) };
+}
+
+/// Envoy's shared data: one map for all workers of one Envoy.
+pub struct SharedData;
+
+impl Cells for SharedData {
+    fn get(&self, key: &[u8]) -> Result<Option<(Vec<u8>, u32)>, Failure> {
+        let mut version = 0;
+        let mut status = OK;
+        let value = take(|data, size| {
+            // SAFETY: as `take` wants it; the host reads the key as long as we say it is and writes one u32.
+            status = unsafe { proxy_get_shared_data(key.as_ptr(), key.len(), data, size, &raw mut version) };
+            status
+        });
+        match status {
+            OK => Ok(Some((value.unwrap_or_default(), version))),
+            NOT_FOUND => Ok(None),
+            _ => Err(Failure::Host),
+        }
+    }
+
+    fn swap(&self, key: &[u8], value: &[u8], version: Option<u32>) -> Result<bool, Failure> {
+        let version = version.unwrap_or(NO_VERSION);
+        // SAFETY: the host reads as many bytes as we say are there.
+        match unsafe { proxy_set_shared_data(key.as_ptr(), key.len(), value.as_ptr(), value.len(), version) } {
+            OK => Ok(true),
+            CAS_MISMATCH => Ok(false),
+            _ => Err(Failure::Host),
+        }
+    }
+}
+
+/// Makes a call that hands over bytes: the host allocates them through our own allocator and writes where they are.
+/// None where the host refuses or has nothing.
+fn take(call: impl FnOnce(*mut *mut u8, *mut usize) -> u32) -> Option<Vec<u8>> {
+    let mut data: *mut u8 = null_mut();
+    let mut size = 0;
+    let status = call(&raw mut data, &raw mut size);
+    if status != OK || data.is_null() {
+        return None;
+    }
+    // SAFETY: the SDK's `proxy_on_memory_allocate` made this block with exactly this size as a boxed slice and gave it
+    // away; the host wrote all of it.
+    Some(unsafe { Vec::from_raw_parts(data, size, size) })
+}
+
+/// The host's form of a header map: count, then each name's and value's length, then each name and value with a zero.
+fn parse_pairs(bytes: &[u8]) -> Option<Headers> {
+    let mut input = Input(bytes);
+    let count = u32::from_le_bytes(input.array().ok()?) as usize;
+    let mut lengths = Input(input.take(count.checked_mul(8)?).ok()?);
+    let mut headers = Headers::with_capacity(count, input.0.len());
+    for _ in 0..count {
+        let name_len = u32::from_le_bytes(lengths.array().ok()?) as usize;
+        let value_len = u32::from_le_bytes(lengths.array().ok()?) as usize;
+        let name = input.take(name_len).ok()?;
+        input.take(1).ok()?;
+        headers.push(name, input.take(value_len).ok()?);
+        input.take(1).ok()?;
+    }
+    Some(headers)
+}
+
+fn encode_pairs(headers: &Headers) -> Vec<u8> {
+    let mut out = Vec::new();
+    out.extend((headers.iter().count() as u32).to_le_bytes());
+    for (name, value) in headers.iter() {
+        out.extend((name.len() as u32).to_le_bytes());
+        out.extend((value.len() as u32).to_le_bytes());
+    }
+    for (name, value) in headers.iter() {
+        for text in [name, value] {
+            out.extend(text);
+            out.push(0);
+        }
+    }
+    out
+}

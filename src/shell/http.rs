@@ -1,0 +1,131 @@
+//! One stream: a door into the exchange that the root holds for it.
+//!
+//! Its one rule: a callback becomes one event, and the answer is whether the message goes on.
+//! It does not know what the exchange makes of it. A stream that no rule matched costs one look at a flag a callback.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use proxy_wasm::traits::{Context, HttpContext};
+use proxy_wasm::types::Action;
+
+use crate::event::{Event, Origin};
+use crate::shell::host::{self, Buffer, Map};
+use crate::shell::root::{Gateway, Verdict};
+
+/// One HTTP stream, as the SDK has it.
+pub struct Door {
+    id: u32,
+    /// None until a rule has matched, and again once the stream is closed.
+    gateway: Option<Rc<RefCell<Gateway>>>,
+    /// Held bytes of the body that comes in now; 0 while it is not held.
+    held: usize,
+}
+
+impl Door {
+    /// A door to the root's exchanges; none where the root is not configured.
+    pub fn new(id: u32, gateway: Option<Rc<RefCell<Gateway>>>) -> Self {
+        Door { id, gateway, held: 0 }
+    }
+
+    fn request_body(&mut self, size: usize, end: bool) -> Action {
+        let Some(gateway) = &self.gateway else { return Action::Continue };
+        let mut gateway = gateway.borrow_mut();
+        gateway.body_was_shown(self.id);
+        if !gateway.exchange(self.id).is_some_and(|exchange| exchange.awaits_request_body()) {
+            return Action::Continue;
+        }
+        // While the body is held the host counts from its beginning; otherwise from this chunk's.
+        let chunk = host::buffer(Buffer::RequestBody, self.held, size.saturating_sub(self.held));
+        let (now_ms, crowded) = (host::monotonic_ms(), gateway.is_crowded());
+        let verdict = gateway.feed(self.id, Event::RequestBody { now_ms, chunk: &chunk, crowded, end }, Map::Request);
+        self.held = if verdict == Verdict::Held { size } else { 0 };
+        action(verdict)
+    }
+
+    fn response_body(&mut self, size: usize, end: bool) -> Action {
+        let Some(gateway) = &self.gateway else { return Action::Continue };
+        let mut gateway = gateway.borrow_mut();
+        if !gateway.exchange(self.id).is_some_and(|exchange| exchange.awaits_response_body()) {
+            return Action::Continue;
+        }
+        let whole = if end { host::buffer(Buffer::ResponseBody, 0, size) } else { Vec::new() };
+        let (now_ms, held, crowded) = (host::monotonic_ms(), size as u64, gateway.is_crowded());
+        let event = Event::ResponseBody { now_ms, held, whole: &whole, crowded, end };
+        let verdict = gateway.feed(self.id, event, Map::Response);
+        self.held = if verdict == Verdict::Held { size } else { 0 };
+        action(verdict)
+    }
+}
+
+impl Context for Door {}
+
+impl HttpContext for Door {
+    fn on_http_request_headers(&mut self, _count: usize, end: bool) -> Action {
+        let Some(gateway) = &self.gateway else { return Action::Continue };
+        let verdict = gateway.borrow_mut().begin(self.id, end);
+        if verdict.is_none() {
+            self.gateway = None;
+        }
+        verdict.map_or(Action::Continue, action)
+    }
+
+    fn on_http_request_body(&mut self, size: usize, end: bool) -> Action {
+        self.request_body(size, end)
+    }
+
+    fn on_http_request_trailers(&mut self, _count: usize) -> Action {
+        self.request_body(self.held, true)
+    }
+
+    fn on_http_response_headers(&mut self, _count: usize, end: bool) -> Action {
+        let Some(gateway) = &self.gateway else { return Action::Continue };
+        self.held = 0;
+        let Some(headers) = host::headers(Map::Response) else { return Action::Continue };
+        let status = headers.first(":status").and_then(|text| std::str::from_utf8(text).ok()?.parse().ok());
+        let details = details();
+        let event = Event::ResponseHeaders {
+            now_ms: host::monotonic_ms(),
+            headers: &headers,
+            status: status.unwrap_or(0),
+            origin: origin(&details),
+            end,
+        };
+        action(gateway.borrow_mut().feed(self.id, event, Map::Response))
+    }
+
+    fn on_http_response_body(&mut self, size: usize, end: bool) -> Action {
+        self.response_body(size, end)
+    }
+
+    fn on_http_response_trailers(&mut self, _count: usize) -> Action {
+        self.response_body(self.held, true)
+    }
+
+    fn on_log(&mut self) {
+        let Some(gateway) = self.gateway.take() else { return };
+        let details = details();
+        let event = Event::Closed { now_ms: host::monotonic_ms(), origin: origin(&details) };
+        gateway.borrow_mut().close(self.id, event);
+    }
+}
+
+fn action(verdict: Verdict) -> Action {
+    match verdict {
+        Verdict::Goes => Action::Continue,
+        Verdict::Held => Action::Pause,
+    }
+}
+
+fn details() -> Vec<u8> {
+    host::property(&["response", "code_details"]).unwrap_or_default()
+}
+
+/// The host's account of the response or of the ending.
+fn origin(details: &[u8]) -> Origin<'_> {
+    Origin {
+        details,
+        attempts: host::number(&["upstream", "request_attempt_count"]),
+        connected: host::property(&["upstream", "local_address"]).is_some_and(|address| !address.is_empty()),
+    }
+}

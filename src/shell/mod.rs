@@ -1,0 +1,18 @@
+//! The one place that knows Envoy: callbacks become events, steps become host calls.
+//!
+//! Its one rule: it decides nothing about idempotency.
+//! It does not know what a key or a record is.
+
+mod host;
+
+mod root;
+
+mod http;
+
+mod entry {
+    use proxy_wasm::traits::RootContext;
+
+    proxy_wasm::main! {{
+        proxy_wasm::set_root_context(|id| -> Box<dyn RootContext> { Box::new(super::root::Root::new(id)) });
+    }}
+}
