@@ -1,0 +1,526 @@
+//! Real Envoy with the filter, from the file that is shipped.
+//!
+//! One rule: it starts from `envoy/local.yaml` and changes only ports, paths and what a test asks for, so that a
+//! fault in the shipped file is a fault in the tests.
+//! It does not know what the filter answers.
+
+use std::fmt;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::client::Request;
+use crate::ports::Port;
+use crate::process::{Process, tail};
+use crate::wait::{PATIENCE, wait_for, wait_until};
+
+/// What to start, and how it differs from the shipped file.
+pub struct Options {
+    upstream: SocketAddr,
+    configuration: Value,
+    as_struct: bool,
+    lds: bool,
+    concurrency: u32,
+    drain_time_s: u32,
+    port: Option<u16>,
+    admin_port: u16,
+    log_level: String,
+    env: Vec<(String, String)>,
+    changes: Vec<Change>,
+}
+
+type Change = Box<dyn FnOnce(&mut Value)>;
+
+impl Options {
+    /// The shipped file with the service at `upstream`, on free ports, with two workers and `{}` for the filter.
+    pub fn new(upstream: SocketAddr) -> Options {
+        Options {
+            upstream,
+            configuration: json!({}),
+            as_struct: false,
+            lds: false,
+            concurrency: 2,
+            drain_time_s: 1,
+            port: None,
+            admin_port: 0,
+            log_level: "info".to_owned(),
+            env: Vec::new(),
+            changes: Vec::new(),
+        }
+    }
+
+    /// The plugin configuration. A JSON string goes in as it is, so that a document can be malformed.
+    pub fn configuration(mut self, configuration: Value) -> Options {
+        self.configuration = configuration;
+        self
+    }
+
+    /// Passes the plugin configuration as a `Struct` instead of a `StringValue`.
+    pub fn as_struct(mut self) -> Options {
+        self.as_struct = true;
+        self
+    }
+
+    /// Delivers the listener through a watched file, so that it can be updated while Envoy runs.
+    pub fn lds(mut self) -> Options {
+        self.lds = true;
+        self
+    }
+
+    /// How many workers.
+    pub fn concurrency(mut self, workers: u32) -> Options {
+        self.concurrency = workers;
+        self
+    }
+
+    /// How long an old listener lives on after an update; its connections are cut at the end. Otherwise 1 s.
+    pub fn drain_time_s(mut self, seconds: u32) -> Options {
+        self.drain_time_s = seconds;
+        self
+    }
+
+    /// Listens on this port instead of a free one.
+    pub fn port(mut self, port: u16) -> Options {
+        self.port = Some(port);
+        self
+    }
+
+    /// The admin interface on this port instead of a free one.
+    pub fn admin_port(mut self, port: u16) -> Options {
+        self.admin_port = port;
+        self
+    }
+
+    /// Envoy's `--log-level`, otherwise `info`.
+    pub fn log_level(mut self, level: &str) -> Options {
+        self.log_level = level.to_owned();
+        self
+    }
+
+    /// Adds an environment variable for Envoy.
+    pub fn env(mut self, name: &str, value: &str) -> Options {
+        self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Changes the whole tree of the configuration, after everything else; see [`listener`], [`hcm`], [`plugin`] and
+    /// [`cluster`] for the way in.
+    pub fn mutate(mut self, change: impl FnOnce(&mut Value) + 'static) -> Options {
+        self.changes.push(Box::new(change));
+        self
+    }
+
+    /// Lets trailers pass on HTTP/1.1 connections to both sides; otherwise Envoy drops them before any filter sees them.
+    pub fn trailers(self) -> Options {
+        self.mutate(|tree| {
+            let enabled = json!({ "enable_trailers": true });
+            hcm(tree)["http_protocol_options"] = enabled.clone();
+            cluster(tree, "payments")["typed_extension_protocol_options"] = json!({
+                "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                    "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+                    "explicit_http_config": { "http_protocol_options": enabled },
+                },
+            });
+        })
+    }
+
+    /// Takes the filter out: what the same gateway does without it.
+    pub fn without_filter(self) -> Options {
+        self.mutate(|tree| {
+            let filters = hcm(tree)["http_filters"].as_array_mut().expect("http_filters is a list");
+            filters.retain(|filter| filter["name"] != FILTER);
+        })
+    }
+}
+
+/// A running Envoy.
+pub struct Gateway {
+    addr: SocketAddr,
+    admin: SocketAddr,
+    process: Process,
+    command: CommandLine,
+    lds: Option<Mutex<Lds>>,
+    // Dropped after the process has ended.
+    _port: Port,
+    folder: TempDir,
+}
+
+impl Gateway {
+    /// Starts Envoy and returns when it serves; panics with its log when it does not.
+    #[track_caller]
+    pub fn start(options: Options) -> Gateway {
+        Gateway::try_start(options).unwrap_or_else(|message| panic!("{message}"))
+    }
+
+    /// Starts Envoy and returns when it serves, or a sentence and the log when it refuses its configuration.
+    pub fn try_start(options: Options) -> Result<Gateway, String> {
+        let folder =
+            TempDir::with_prefix("envoy-idempotency-").map_err(|error| format!("No temporary folder: {error}."))?;
+        let port = match options.port {
+            Some(number) => Port::take(number)?,
+            None => Port::reserve(),
+        };
+        if options.admin_port != 0 {
+            drop(Port::take(options.admin_port)?);
+        }
+
+        let mut tree = shipped()?;
+        listener(&mut tree)["address"]["socket_address"]["port_value"] = json!(port.number());
+        tree["admin"]["address"]["socket_address"]["port_value"] = json!(options.admin_port);
+        set_endpoint(cluster(&mut tree, "payments"), options.upstream);
+        hcm(&mut tree)["access_log"][0]["name"] = json!("envoy.access_loggers.file");
+        let access_log = &mut hcm(&mut tree)["access_log"][0]["typed_config"];
+        access_log["@type"] = json!("type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog");
+        access_log["path"] = json!(folder.path().join(ACCESS_LOG));
+        let plugin_config = plugin(&mut tree);
+        plugin_config["vm_config"]["code"]["local"]["filename"] = json!(filter_wasm());
+        set_configuration(plugin_config, &options.configuration, options.as_struct);
+        for change in options.changes {
+            change(&mut tree);
+        }
+        let needs_filter =
+            hcm(&mut tree)["http_filters"].as_array().is_some_and(|all| all.iter().any(|f| f["name"] == FILTER));
+        if needs_filter && !filter_wasm().is_file() {
+            return Err(format!(
+                "The filter is not at {}: `make build` makes it, and `make test` before the tests.",
+                filter_wasm().display()
+            ));
+        }
+
+        let lds = options.lds.then(|| Lds::take_listeners(&mut tree, folder.path(), options.as_struct)).transpose()?;
+        let config = folder.path().join("envoy.json");
+        write(&config, &tree)?;
+
+        let command = CommandLine {
+            binary: envoy_bin(),
+            arguments: vec![
+                "--config-path".to_owned(),
+                config.display().to_string(),
+                "--admin-address-path".to_owned(),
+                folder.path().join(ADMIN_ADDRESS).display().to_string(),
+                "--concurrency".to_owned(),
+                options.concurrency.to_string(),
+                "--log-level".to_owned(),
+                options.log_level,
+                // Its list of extensions and header maps would fill every log that is shown.
+                "--component-log-level".to_owned(),
+                "main:warning".to_owned(),
+                "--drain-time-s".to_owned(),
+                options.drain_time_s.to_string(),
+                // Otherwise the access log appears after ten seconds.
+                "--file-flush-interval-msec".to_owned(),
+                "20".to_owned(),
+                // Any number of Envoys run beside each other.
+                "--disable-hot-restart".to_owned(),
+            ],
+            env: options.env,
+        };
+        if !command.binary.is_file() {
+            return Err(format!("Envoy is not at {}: `make test` fetches it.", command.binary.display()));
+        }
+        let (process, admin) = launch(&command, folder.path(), lds.is_some())?;
+        Ok(Gateway { addr: port.addr(), admin, process, command, lds: lds.map(Mutex::new), _port: port, folder })
+    }
+
+    /// Where it serves HTTP/1.1 and HTTP/2.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Where its admin interface is.
+    pub fn admin_addr(&self) -> SocketAddr {
+        self.admin
+    }
+
+    /// The body of a GET to the admin interface.
+    #[track_caller]
+    pub fn admin(&self, path: &str) -> String {
+        Request::new(self.admin, "GET", path).send().text()
+    }
+
+    /// The value of a counter or gauge (`wasmcustom.idempotency_executed_total`), 0 when there is none.
+    #[track_caller]
+    pub fn stat(&self, name: &str) -> u64 {
+        stat(self.admin, name).unwrap_or_else(|message| panic!("{message}"))
+    }
+
+    /// Returns when the counter or gauge is at least `value`.
+    #[track_caller]
+    pub fn wait_for_stat(&self, name: &str, value: u64) {
+        wait_until(&format!("{name} is at least {value}"), PATIENCE, || self.stat(name) >= value);
+    }
+
+    /// Everything Envoy has logged.
+    pub fn log(&self) -> String {
+        self.process.log()
+    }
+
+    /// Returns when the log contains the text.
+    #[track_caller]
+    pub fn wait_for_log(&self, text: &str) {
+        wait_until(&format!("Envoy's log contains {text:?}"), PATIENCE, || self.log().contains(text));
+    }
+
+    /// The access log, one line a finished request; it is written within some milliseconds.
+    pub fn access_log(&self) -> String {
+        fs::read(self.folder.path().join(ACCESS_LOG))
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .unwrap_or_default()
+    }
+
+    /// Returns the first line of the access log that contains the text, when there is one.
+    #[track_caller]
+    pub fn wait_for_access_log(&self, text: &str) -> String {
+        wait_for(&format!("the access log contains {text:?}"), PATIENCE, || {
+            self.access_log().lines().find(|line| line.contains(text)).map(str::to_owned)
+        })
+        .unwrap_or_else(|message| panic!("{message}\nIt is:\n{}", self.access_log()))
+    }
+
+    /// The process id of Envoy.
+    pub fn process_id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Whether Envoy still runs.
+    pub fn is_running(&self) -> bool {
+        self.process.ended().is_none()
+    }
+
+    /// Replaces the plugin configuration while Envoy runs; needs [`Options::lds`]. Returns when Envoy has accepted or
+    /// refused it; a refusal comes back as Envoy's own words. Workers follow some milliseconds after an acceptance.
+    #[track_caller]
+    pub fn update_plugin_config(&self, configuration: &Value) -> Result<(), String> {
+        let as_struct = self.lds_file().as_struct;
+        self.update_listener(|listener| set_configuration(plugin_of(listener), configuration, as_struct))
+    }
+
+    /// Changes the listener while Envoy runs; needs [`Options::lds`]. As [`update_plugin_config`](Self::update_plugin_config).
+    #[track_caller]
+    pub fn update_listener(&self, change: impl FnOnce(&mut Value)) -> Result<(), String> {
+        let counters = || LDS_COUNTERS.map(|name| self.stat(name));
+        let before = counters();
+        let logged = self.log().len();
+        let mut lds = self.lds_file();
+        change(&mut lds.listener);
+        lds.write()?;
+        drop(lds);
+        wait_until("Envoy has judged the new listener", PATIENCE, || counters() != before);
+        if counters()[0] > before[0] { Ok(()) } else { Err(self.log().split_off(logged)) }
+    }
+
+    /// Ends Envoy with SIGKILL, as a crash would.
+    pub fn kill(&self) {
+        self.process.kill();
+    }
+
+    /// Ends Envoy with SIGTERM and returns when it is gone.
+    pub fn stop(&self) {
+        self.process.terminate();
+    }
+
+    /// Starts Envoy again with the same configuration on the same port, if need be after ending it with SIGKILL.
+    #[track_caller]
+    pub fn restart(&mut self) {
+        self.process.kill();
+        let (process, admin) =
+            launch(&self.command, self.folder.path(), self.lds.is_some()).unwrap_or_else(|message| panic!("{message}"));
+        self.process = process;
+        self.admin = admin;
+    }
+
+    #[track_caller]
+    fn lds_file(&self) -> std::sync::MutexGuard<'_, Lds> {
+        let lds = self.lds.as_ref().expect("A gateway can only be updated when it was started with Options::lds.");
+        lds.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Gateway {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Envoy on {} with admin on {}, process {}", self.addr, self.admin, self.process.id())
+    }
+}
+
+/// The shipped `envoy/local.yaml` as a tree.
+pub fn shipped() -> Result<Value, String> {
+    let file = repository().join("envoy/local.yaml");
+    let text = fs::read_to_string(&file).map_err(|error| format!("{} cannot be read: {error}.", file.display()))?;
+    serde_saphyr::from_str(&text).map_err(|error| format!("{} is not YAML: {error}", file.display()))
+}
+
+/// The listener of a tree.
+pub fn listener(tree: &mut Value) -> &mut Value {
+    &mut tree["static_resources"]["listeners"][0]
+}
+
+/// The HTTP connection manager of a tree.
+pub fn hcm(tree: &mut Value) -> &mut Value {
+    hcm_of(listener(tree))
+}
+
+/// The filter's `PluginConfig` in a tree (`failure_policy`, `vm_config` and so on).
+pub fn plugin(tree: &mut Value) -> &mut Value {
+    plugin_of(listener(tree))
+}
+
+/// A cluster of a tree by its name.
+#[track_caller]
+pub fn cluster<'a>(tree: &'a mut Value, name: &str) -> &'a mut Value {
+    let clusters = tree["static_resources"]["clusters"].as_array_mut().expect("clusters is a list");
+    clusters
+        .iter_mut()
+        .find(|cluster| cluster["name"] == name)
+        .unwrap_or_else(|| panic!("There is no cluster {name} in the configuration."))
+}
+
+/// Points a cluster with one endpoint at an address.
+pub fn set_endpoint(cluster: &mut Value, addr: SocketAddr) {
+    cluster["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]["address"]["socket_address"] =
+        json!({ "address": addr.ip().to_string(), "port_value": addr.port() });
+}
+
+/// The Envoy to run: `ENVOY_BIN`, otherwise where `make` puts it.
+pub fn envoy_bin() -> PathBuf {
+    std::env::var_os("ENVOY_BIN").map_or_else(|| repository().join(".cache/envoy-1.40.0/envoy"), PathBuf::from)
+}
+
+/// The filter's module: `FILTER_WASM`, otherwise where `cargo` puts it.
+pub fn filter_wasm() -> PathBuf {
+    std::env::var_os("FILTER_WASM")
+        .map_or_else(|| repository().join("target/wasm32-wasip1/release/envoy_idempotency.wasm"), PathBuf::from)
+}
+
+/// The root of the repository.
+pub fn repository() -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    root.canonicalize().unwrap_or(root)
+}
+
+/// The listener as a file that Envoy watches.
+#[derive(Debug)]
+struct Lds {
+    folder: PathBuf,
+    listener: Value,
+    as_struct: bool,
+    version: u32,
+}
+
+impl Lds {
+    /// Moves the listener out of the tree into a file of its own.
+    fn take_listeners(tree: &mut Value, folder: &Path, as_struct: bool) -> Result<Lds, String> {
+        let mut listener = listener(tree).take();
+        listener["@type"] = json!("type.googleapis.com/envoy.config.listener.v3.Listener");
+        tree["static_resources"]["listeners"] = json!([]);
+        let folder = folder.join("lds");
+        fs::create_dir(&folder).map_err(|error| format!("{} cannot be made: {error}.", folder.display()))?;
+        tree["node"] = json!({ "id": "harness", "cluster": "harness" });
+        tree["dynamic_resources"]["lds_config"] = json!({
+            "resource_api_version": "V3",
+            "path_config_source": { "path": folder.join("lds.json"), "watched_directory": { "path": &folder } },
+        });
+        let mut lds = Lds { folder, listener, as_struct, version: 0 };
+        lds.write()?;
+        Ok(lds)
+    }
+
+    fn write(&mut self) -> Result<(), String> {
+        self.version += 1;
+        let response = json!({ "version_info": self.version.to_string(), "resources": [&self.listener] });
+        // Envoy must never see half a file: write beside it, then rename. It watches for the rename, so the first
+        // name must lie in another folder.
+        let draft = self.folder.with_extension("json");
+        write(&draft, &response)?;
+        fs::rename(&draft, self.folder.join("lds.json"))
+            .map_err(|error| format!("The listener's file cannot be replaced: {error}."))
+    }
+}
+
+/// How Envoy was started, to start it again.
+#[derive(Debug)]
+struct CommandLine {
+    binary: PathBuf,
+    arguments: Vec<String>,
+    env: Vec<(String, String)>,
+}
+
+/// Starts Envoy and waits until it serves.
+fn launch(command_line: &CommandLine, folder: &Path, lds: bool) -> Result<(Process, SocketAddr), String> {
+    let address_file = folder.join(ADMIN_ADDRESS);
+    // From an earlier start, if there is one.
+    let _ = fs::remove_file(&address_file);
+    let mut command = Command::new(&command_line.binary);
+    command.args(&command_line.arguments).envs(command_line.env.iter().cloned()).current_dir(folder);
+    let process = Process::start("Envoy", command, &folder.join("envoy.log"))
+        .map_err(|error| format!("Envoy ({}) cannot be started: {error}.", command_line.binary.display()))?;
+
+    let refused = |what: &str| format!("{what} Its log ends:\n{}", tail(&process.log()));
+    let serving = wait_for("Envoy serves", START_PATIENCE, || {
+        if let Some(status) = process.ended() {
+            return Some(Err(refused(&format!("Envoy did not start ({status})."))));
+        }
+        let admin: SocketAddr = fs::read_to_string(&address_file).ok()?.trim().parse().ok()?;
+        let ready = Request::new(admin, "GET", "/ready").try_send().ok()?.status == 200;
+        let judged = || Some(LDS_COUNTERS.map(|name| stat(admin, name).unwrap_or(0)));
+        match (ready, lds.then(judged).flatten()) {
+            (false, _) | (true, Some([0, 0, 0])) => None,
+            (true, Some([0, ..])) => Some(Err(refused("Envoy refused its listener."))),
+            (true, _) if stat(admin, "listener_manager.workers_started") == Ok(1) => Some(Ok(admin)),
+            (true, _) => None,
+        }
+    });
+    match serving.unwrap_or_else(|message| Err(refused(&message))) {
+        Ok(admin) => Ok((process, admin)),
+        Err(message) => Err(message),
+    }
+}
+
+fn stat(admin: SocketAddr, name: &str) -> Result<u64, String> {
+    let pattern = name.replace('.', "\\.").replace('\\', "%5C");
+    let path = format!("/stats?format=json&filter=%5E{pattern}$");
+    let answer = Request::new(admin, "GET", &path).try_send()?;
+    let tree: Value = serde_json::from_slice(&answer.body).map_err(|_| format!("{path} answered {}", answer.text()))?;
+    let stats = tree["stats"].as_array().map(Vec::as_slice).unwrap_or_default();
+    Ok(stats.iter().find(|stat| stat["name"] == name).and_then(|stat| stat["value"].as_u64()).unwrap_or(0))
+}
+
+fn hcm_of(listener: &mut Value) -> &mut Value {
+    &mut listener["filter_chains"][0]["filters"][0]["typed_config"]
+}
+
+fn plugin_of(listener: &mut Value) -> &mut Value {
+    let filters = hcm_of(listener)["http_filters"].as_array_mut().expect("http_filters is a list");
+    let filter = filters.iter_mut().find(|filter| filter["name"] == FILTER).expect("the filter is in http_filters");
+    &mut filter["typed_config"]["config"]
+}
+
+fn set_configuration(plugin: &mut Value, configuration: &Value, as_struct: bool) {
+    plugin["configuration"] = if as_struct {
+        json!({ "@type": "type.googleapis.com/google.protobuf.Struct", "value": configuration })
+    } else {
+        let text = configuration.as_str().map_or_else(|| configuration.to_string(), str::to_owned);
+        json!({ "@type": "type.googleapis.com/google.protobuf.StringValue", "value": text })
+    };
+}
+
+fn write(file: &Path, tree: &Value) -> Result<(), String> {
+    fs::write(file, tree.to_string()).map_err(|error| format!("{} cannot be written: {error}.", file.display()))
+}
+
+const FILTER: &str = "idempotency";
+const ACCESS_LOG: &str = "access.log";
+const ADMIN_ADDRESS: &str = "admin.addr";
+/// Accepted first, then the two ways to be refused: by its content, and as a file that makes no sense.
+const LDS_COUNTERS: [&str; 3] = [
+    "listener_manager.lds.update_success",
+    "listener_manager.lds.update_rejected",
+    "listener_manager.lds.update_failure",
+];
+/// Compiling the module takes V8 a while, the more so beside other Envoys.
+const START_PATIENCE: Duration = Duration::from_secs(60);
