@@ -23,7 +23,7 @@
 //! | head          | body, claim, unprotected, answered, done | =                            | =                                | =             | =              | done                             | =                    | =             | done       | =                    |
 //! | body          | =                                     | =, claim, unprotected, answered | =                                | =             | =              | answered, done                   | =                    | =             | done       | unprotected, answered |
 //! | claim         | =                                     | =                               | response, unprotected, answered  | =             | =              | save                             | =                    | =             | save       | =                    |
-//! | response      | =                                     | =                               | =                                | =             | =              | =, response-body, save           | =                    | =             | save       | =                    |
+//! | response      | =                                     | =                               | =                                | =             | =              | response-body, save              | =                    | =             | save       | =                    |
 //! | response-body | =                                     | =                               | =                                | =             | =              | =                                | =, save              | =             | save       | =                    |
 //! | save          | =                                     | =                               | =                                | =             | done           | =                                | =                    | =             | =          | =                    |
 //! | unprotected   | =                                     | =                               | =                                | =             | =              | done                             | =                    | =             | done       | =                    |
@@ -33,7 +33,7 @@
 use std::mem;
 use std::rc::Rc;
 
-use crate::config::{Ending, Fate, Mode, OnCompleted, OnStoreFailure, OnTooLarge, OnUnknown, Policy, Slug};
+use crate::config::{Fate, Mode, OnCompleted, OnStoreFailure, OnTooLarge, OnUnknown, Policy, Slug};
 use crate::digest::HashKey;
 use crate::event::{Asked, Event, Failure, Origin, Source, Verdict};
 use crate::fingerprint::{Fingerprint, Payload};
@@ -178,16 +178,14 @@ impl Exchange {
 
             (State::Body { ticket, mut payload }, Event::RequestBody { now_ms, chunk, crowded, end }) => {
                 self.held += chunk.len() as u64;
-                payload.body(chunk);
                 if self.held > self.policy.max_request_bytes {
-                    self.too_large()
-                } else if crowded {
-                    self.store_failed(Failure::Crowded)
-                } else if end {
-                    self.claim(now_ms, ticket, payload)
-                } else {
-                    (State::Body { ticket, payload }, hold())
+                    return self.too_large();
                 }
+                if crowded {
+                    return self.store_failed(Failure::Crowded);
+                }
+                payload.body(chunk);
+                if end { self.claim(now_ms, ticket, payload) } else { (State::Body { ticket, payload }, hold()) }
             }
             (State::Body { .. }, Event::ResponseHeaders { origin, headers, .. }) => {
                 if origin.is_request_too_large() {
@@ -215,13 +213,12 @@ impl Exchange {
                 self.answered(run, headers, status, origin, end)
             }
             (State::Response(run), Event::Closed { origin, .. }) => {
-                let ending = match origin.source() {
-                    Source::Host(ending) => ending,
-                    // The upstream answered and the answer passed us by, as with an internal redirect.
-                    Source::Own | Source::Upstream => Ending::Reset,
-                };
                 let redirected = origin.details == b"internal_redirect";
-                let fate = if redirected { Fate::Unknown } else { self.policy.outcomes.of_ending(ending) };
+                let fate = match origin.source() {
+                    Source::Host(ending) if !redirected => self.policy.outcomes.of_ending(ending),
+                    // Somebody answered, and the answer passed us by.
+                    _ => Fate::Unknown,
+                };
                 let name = run.ticket.name;
                 let (state, mut step) = self.fail(run, fate, origin.retried());
                 if redirected {
@@ -248,24 +245,13 @@ impl Exchange {
                 (state, Step { flow: Flow::Pass, status: None, ..step })
             }
 
-            (State::Response(mut run), Event::Tick { now_ms }) => {
-                let step = self.renew(&mut run, now_ms);
-                (State::Response(run), step)
+            (mut state, Event::Tick { now_ms }) => {
+                let step = state.run_mut().map_or_else(Step::default, |run| self.renew(run, now_ms));
+                (state, step)
             }
-            (State::ResponseBody { mut run, status, headers, ttl_ms }, Event::Tick { now_ms }) => {
-                let step = self.renew(&mut run, now_ms);
-                (State::ResponseBody { run, status, headers, ttl_ms }, step)
-            }
-            (State::Response(mut run), Event::StoreAnswered { asked: Asked::Renew, verdict, .. }) => {
-                let step = renewed(&mut run, &verdict);
-                (State::Response(run), step)
-            }
-            (
-                State::ResponseBody { mut run, status, headers, ttl_ms },
-                Event::StoreAnswered { asked: Asked::Renew, verdict, .. },
-            ) => {
-                let step = renewed(&mut run, &verdict);
-                (State::ResponseBody { run, status, headers, ttl_ms }, step)
+            (mut state, Event::StoreAnswered { asked: Asked::Renew, verdict, .. }) => {
+                let step = state.run_mut().map_or_else(Step::default, |run| renewed(run, &verdict));
+                (state, step)
             }
 
             (State::Save { run, fate, held }, Event::StoreAnswered { asked: Asked::Settle, verdict, .. }) => {
@@ -433,8 +419,9 @@ impl Exchange {
     /// The response's head, from the upstream or from Envoy in its place.
     fn answered(&mut self, run: Run, headers: &Headers, status: u16, origin: Origin<'_>, end: bool) -> (State, Step) {
         let fate = match origin.source() {
-            Source::Own => return (State::Response(run), Step::default()),
             Source::Host(ending) => self.policy.outcomes.of_ending(ending),
+            // Another filter of this kind, further on, answered in the upstream's place.
+            Source::Own => Fate::Unknown,
             Source::Upstream => steered_fate(headers).unwrap_or_else(|| self.policy.outcomes.of_status(status)),
         };
         if fate != Fate::Store {
@@ -608,6 +595,16 @@ impl Exchange {
             edits.push(Edit::Add(EXPOSE, EXPOSED.as_bytes().to_vec()));
         }
         edits
+    }
+}
+
+impl State {
+    /// The execution whose lease must be kept alive, where there is one.
+    fn run_mut(&mut self) -> Option<&mut Run> {
+        match self {
+            State::Response(run) | State::ResponseBody { run, .. } => Some(run),
+            _ => None,
+        }
     }
 }
 

@@ -1,0 +1,365 @@
+//! The machine against the table in its own documentation: every state meets every kind of event.
+//!
+//! Its one rule: the table is read from the source, so that neither can change without the other.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+use envoy_idempotency::config::Config;
+use envoy_idempotency::event::{Asked, Event, Failure, Origin, Verdict};
+use envoy_idempotency::exchange::Exchange;
+use envoy_idempotency::message::{Headers, RequestHead};
+use envoy_idempotency::record::{Owner, Response, UpstreamKey};
+use envoy_idempotency::step::{Flow, Operation, Step};
+
+const SOURCE: &str = include_str!("../../src/exchange.rs");
+
+#[test]
+fn every_state_meets_every_event_as_the_table_says() {
+    let mut wrong = Vec::new();
+    for (state, cells) in table() {
+        for (event, promised) in cells {
+            let reached = reached(&state, &event);
+            if reached != promised {
+                wrong.push(format!("{state} × {event}: the table says {promised:?}, the machine goes to {reached:?}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_table_has_every_state_and_every_event() {
+    let table = table();
+    let states: Vec<_> = STATES.iter().map(|state| (*state).to_owned()).collect();
+    assert_eq!(table.iter().map(|(state, _)| state.clone()).collect::<Vec<_>>(), states);
+    for (_, cells) in table {
+        assert_eq!(cells.keys().map(String::as_str).collect::<BTreeSet<_>>(), EVENTS.into_iter().collect());
+    }
+}
+
+#[test]
+fn what_is_held_is_let_go_or_answered_by_the_last_word_of_the_store() {
+    for verdict in claim_verdicts() {
+        let mut exchange = in_state("claim", REPLAY);
+        let step = exchange.handle(Event::StoreAnswered { now_ms: 5, asked: Asked::Claim, verdict: verdict.clone() });
+        assert!(matches!(step.flow, Flow::Resume(_) | Flow::Answer(_)), "{verdict:?} leaves the request held");
+    }
+    for verdict in settle_verdicts() {
+        let mut exchange = in_state("save", REPLAY);
+        let step = exchange.handle(Event::StoreAnswered { now_ms: 5, asked: Asked::Settle, verdict: verdict.clone() });
+        assert!(matches!(step.flow, Flow::Resume(_)), "{verdict:?} leaves the response held");
+        assert!(exchange.is_done());
+    }
+}
+
+#[test]
+fn a_stream_that_closes_under_a_claim_always_tells_the_store() {
+    for state in ["claim", "response", "response-body"] {
+        for origin in origins() {
+            let step = in_state(state, REPLAY).handle(Event::Closed { now_ms: 9, origin });
+            assert_eq!(step.calls.len(), 1, "{state} closed with {origin:?}");
+            assert_eq!(step.calls[0].operation.asked(), Asked::Settle);
+        }
+    }
+}
+
+#[test]
+fn a_trial_never_holds_answers_or_edits_a_request() {
+    for state in STATES {
+        for kind in EVENTS {
+            each_meeting(state, kind, OBSERVE, |exchange, event| {
+                let is_head = matches!(event, Event::ResponseHeaders { .. });
+                match exchange.handle(event).flow {
+                    Flow::Pass => {}
+                    Flow::Resume(edits) if is_head => assert_eq!(edits.len(), 1, "{state} × {kind}"),
+                    other => panic!("{state} × {kind}: {other:?} in a trial"),
+                }
+            });
+        }
+    }
+}
+
+#[test]
+fn the_lease_is_renewed_in_thirds_until_the_execution_ran_too_long() {
+    let mut exchange = in_state("response", r#"{"policy": {"lease_ms": 3000, "max_running_ms": 6000}}"#);
+    let mut renewals = Vec::new();
+    for now_ms in (0..20_000).step_by(100) {
+        let step = exchange.handle(Event::Tick { now_ms });
+        for call in step.calls {
+            renewals.push((now_ms, call.operation));
+        }
+    }
+    let mut expected: Vec<_> = (1..6).map(|third| (third * 1000, Operation::Renew)).collect();
+    expected.push((6000, Operation::MarkUnknown));
+    assert_eq!(renewals, expected);
+}
+
+const REPLAY: &str = "{}";
+const OBSERVE: &str = r#"{"policy": {"mode": "observe"}}"#;
+const STATES: [&str; 9] =
+    ["head", "body", "claim", "response", "response-body", "save", "unprotected", "answered", "done"];
+const EVENTS: [&str; 10] = [
+    "request head",
+    "request body",
+    "claim verdict",
+    "renew verdict",
+    "settle verdict",
+    "response head",
+    "response body",
+    "tick",
+    "closed",
+    "unable",
+];
+/// Under these a cell may have more than one end.
+const POLICIES: [&str; 5] = [
+    REPLAY,
+    r#"{"policy": {"on_store_failure": "forward", "on_too_large": "bypass", "max_request_bytes": 4, "max_response_bytes": 4}}"#,
+    r#"{"policy": {"max_request_bytes": 4, "key": {"required": true}}}"#,
+    r#"{"policy": {"mode": "off"}}"#,
+    r#"{"policy": {"on_completed": "conflict", "lease_ms": 1000, "max_running_ms": 1000}}"#,
+];
+
+/// The rows of the table in the machine's documentation.
+fn table() -> Vec<(String, BTreeMap<String, BTreeSet<String>>)> {
+    let mut rows = SOURCE
+        .lines()
+        .filter_map(|line| line.strip_prefix("//! |"))
+        .map(|line| line.trim_end_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect::<Vec<_>>());
+    let header = rows.next().expect("the table has a header");
+    let rows = rows.filter(|row| !row[0].starts_with('-'));
+    rows.map(|row| {
+        let state = row[0].clone();
+        let cells = header.iter().zip(&row).skip(1).map(|(event, cell)| {
+            let next =
+                cell.split(',').map(|next| if next.trim() == "=" { state.clone() } else { next.trim().to_owned() });
+            (event.clone(), next.collect())
+        });
+        (state.clone(), cells.collect())
+    })
+    .collect()
+}
+
+/// Where the machine goes from this state on any event of this kind, under any of the policies.
+fn reached(state: &str, kind: &str) -> BTreeSet<String> {
+    let mut reached = BTreeSet::new();
+    for policy in POLICIES {
+        each_meeting(state, kind, policy, |exchange, event| {
+            let _ = exchange.handle(event);
+            reached.insert(exchange.awaits().to_owned());
+        });
+    }
+    reached
+}
+
+/// Every event of this kind, each with an exchange of its own in this state, reached in every way there is.
+fn each_meeting(state: &str, kind: &str, policy: &str, mut check: impl FnMut(&mut Exchange, Event<'_>)) {
+    for route in routes(state) {
+        each_event(kind, |event| {
+            let mut exchange = walk(policy, route);
+            if exchange.awaits() == state {
+                check(&mut exchange, event);
+            }
+        });
+    }
+}
+
+/// The ways that lead to this state, under the policies that allow them.
+fn routes(state: &str) -> &'static [&'static [&'static str]] {
+    match state {
+        "head" => &[&[]],
+        "body" => &[&["head"]],
+        "claim" => &[&["head", "end"], &["head alone"]],
+        "response" => &[&["head alone", "granted"]],
+        "response-body" => &[&["head alone", "granted", "201"]],
+        "save" => &[&["head alone", "granted", "201 alone"], &["head alone", "granted", "503"]],
+        "unprotected" => &[&["no key"]],
+        "answered" => &[&["bad key"], &["head alone", "replay"]],
+        _ => &[&["grpc"]],
+    }
+}
+
+fn in_state(state: &str, policy: &str) -> Exchange {
+    walk(policy, routes(state)[0])
+}
+
+fn walk(policy: &str, route: &[&str]) -> Exchange {
+    let config = Config::parse(policy.as_bytes(), &|_| None).expect("the policy is right");
+    let mut exchange = Exchange::new(Rc::clone(&config.rules[0].policy), None);
+    for step in route {
+        let _: Step = match *step {
+            "head" => request(&mut exchange, &[("idempotency-key", "k")], false),
+            "head alone" => request(&mut exchange, &[("idempotency-key", "k")], true),
+            "no key" => request(&mut exchange, &[], false),
+            "bad key" => request(&mut exchange, &[("idempotency-key", "a,b")], false),
+            "grpc" => request(&mut exchange, &[("content-type", "application/grpc")], false),
+            "end" => exchange.handle(Event::RequestBody { now_ms: 0, chunk: b"x", crowded: false, end: true }),
+            "granted" => answer(&mut exchange, Asked::Claim, granted()),
+            "replay" => answer(&mut exchange, Asked::Claim, completed(Some(response(Some(b"")).encode()))),
+            "201" => respond(&mut exchange, 201, false),
+            "201 alone" => respond(&mut exchange, 201, true),
+            "503" => respond(&mut exchange, 503, false),
+            other => panic!("no such step: {other}"),
+        };
+    }
+    exchange
+}
+
+fn request(exchange: &mut Exchange, fields: &[(&str, &str)], end: bool) -> Step {
+    let pseudo = [(":method", "POST"), (":path", "/pay"), (":authority", "api")];
+    let head = RequestHead { headers: pseudo.iter().chain(fields).copied().collect() };
+    exchange.handle(Event::RequestHeaders {
+        now_ms: 0,
+        head: &head,
+        client_certificate: false,
+        owner: Owner([1; 16]),
+        upstream_key: UpstreamKey([2; 16]),
+        end,
+    })
+}
+
+fn answer(exchange: &mut Exchange, asked: Asked, verdict: Verdict) -> Step {
+    exchange.handle(Event::StoreAnswered { now_ms: 0, asked, verdict })
+}
+
+fn respond(exchange: &mut Exchange, status: u16, end: bool) -> Step {
+    let origin = Origin { details: b"via_upstream", attempts: Some(1), connected: true };
+    exchange.handle(Event::ResponseHeaders { now_ms: 0, headers: &Headers::default(), status, origin, end })
+}
+
+/// Calls `feed` with every event of this kind that may make a difference.
+fn each_event(kind: &str, mut feed: impl FnMut(Event<'_>)) {
+    match kind {
+        "request head" => {
+            let heads: [&[(&str, &str)]; 6] = [
+                &[("idempotency-key", "k")],
+                &[("idempotency-key", "k"), ("content-length", "9999999")],
+                &[("idempotency-key", "k"), ("cookie", "c")],
+                &[("idempotency-key", "")],
+                &[("content-type", "application/grpc")],
+                &[],
+            ];
+            for fields in heads {
+                for end in [false, true] {
+                    let pseudo = [(":method", "POST"), (":path", "/pay"), (":authority", "api")];
+                    let head = RequestHead { headers: pseudo.iter().chain(fields).copied().collect() };
+                    feed(Event::RequestHeaders {
+                        now_ms: 1,
+                        head: &head,
+                        client_certificate: false,
+                        owner: Owner([1; 16]),
+                        upstream_key: UpstreamKey([2; 16]),
+                        end,
+                    });
+                }
+            }
+        }
+        "request body" => {
+            for (chunk, crowded, end) in [
+                (b"".as_slice(), false, true),
+                (b"four", false, false),
+                (b"more than four", false, true),
+                (b"", true, true),
+            ] {
+                feed(Event::RequestBody { now_ms: 1, chunk, crowded, end });
+            }
+        }
+        "claim verdict" => {
+            for verdict in claim_verdicts() {
+                feed(Event::StoreAnswered { now_ms: 1, asked: Asked::Claim, verdict });
+            }
+        }
+        "renew verdict" => {
+            for verdict in [Verdict::Settled, Verdict::Lost, Verdict::Failed(Failure::Contention)] {
+                feed(Event::StoreAnswered { now_ms: 1, asked: Asked::Renew, verdict });
+            }
+        }
+        "settle verdict" => {
+            for verdict in settle_verdicts() {
+                feed(Event::StoreAnswered { now_ms: 1, asked: Asked::Settle, verdict });
+            }
+        }
+        "response head" => {
+            for origin in origins() {
+                for status in [201, 404, 503] {
+                    for (fields, end) in [
+                        (&[][..], true),
+                        (&[][..], false),
+                        (&[("content-length", "9999999")][..], false),
+                        (&[("content-type", "text/event-stream")][..], false),
+                        (&[("idempotency-store", "retry")][..], false),
+                    ] {
+                        let headers: Headers = fields.iter().copied().collect();
+                        feed(Event::ResponseHeaders { now_ms: 1, headers: &headers, status, origin, end });
+                    }
+                }
+            }
+        }
+        "response body" => {
+            for (held, crowded, end) in
+                [(1, false, false), (1, false, true), (1, true, false), (9_999_999, false, false)]
+            {
+                feed(Event::ResponseBody { now_ms: 1, held, whole: b"", crowded, end });
+            }
+        }
+        "tick" => {
+            for now_ms in [0, 100_000, 9_000_000] {
+                feed(Event::Tick { now_ms });
+            }
+        }
+        "closed" => {
+            for origin in origins() {
+                feed(Event::Closed { now_ms: 1, origin });
+            }
+        }
+        "unable" => feed(Event::Unable { now_ms: 1 }),
+        other => panic!("the table names an event that does not exist: {other}"),
+    }
+}
+
+fn claim_verdicts() -> Vec<Verdict> {
+    vec![
+        granted(),
+        completed(None),
+        completed(Some(b"garbage".to_vec())),
+        completed(Some(response(None).encode())),
+        completed(Some(response(Some(b"body")).encode())),
+        Verdict::Failed(Failure::Full),
+        Verdict::InFlight { attempt: 1 },
+        Verdict::Mismatch,
+        Verdict::Stale,
+        Verdict::Unknown { attempt: 1, wait_ms: 10 },
+    ]
+}
+
+fn settle_verdicts() -> [Verdict; 4] {
+    [Verdict::Settled, Verdict::Dropped, Verdict::Lost, Verdict::Failed(Failure::Corrupt)]
+}
+
+fn origins() -> [Origin<'static>; 9] {
+    let origin =
+        |details: &'static str, attempts, connected| Origin { details: details.as_bytes(), attempts, connected };
+    [
+        origin("via_upstream", Some(1), true),
+        origin("via_upstream", Some(3), true),
+        origin("response_timeout", Some(1), true),
+        origin("upstream_reset_before_response_started{connection_termination}", Some(1), true),
+        origin("no_healthy_upstream", None, false),
+        origin("downstream_remote_disconnect", Some(1), true),
+        origin("internal_redirect", Some(1), true),
+        origin("request_payload_too_large", None, false),
+        origin("idempotency_mismatch", Some(0), false),
+    ]
+}
+
+fn granted() -> Verdict {
+    Verdict::Granted { attempt: 1, doubt: false, upstream_key: None }
+}
+
+fn completed(response: Option<Vec<u8>>) -> Verdict {
+    Verdict::Completed { attempt: 1, status: 201, response, age_ms: 5, ttl_ms: 50 }
+}
+
+fn response(body: Option<&[u8]>) -> Response {
+    Response { status: 201, headers: [("location", "/p/1")].into_iter().collect(), body: body.map(<[u8]>::to_vec) }
+}
