@@ -138,21 +138,11 @@ fn policy(at: &Place<'_>, value: &Value, written: &Value, problem_base: &str) ->
 /// Points at the field that was written here; a rule may contradict what stands in the document's own policy.
 fn refuse_contradictions(at: &Place<'_>, policy: &Policy, written: &Value) -> Read<()> {
     let only = |name: &str, other: &str| written.get(name).is_some() && written.get(other).is_none();
-    let (lease_ms, running_ms, ttl_s) = (policy.lease_ms, policy.max_running_ms, policy.ttl_ms / 1000);
+    let (lease_ms, ttl_s) = (policy.lease_ms, policy.ttl_ms / 1000);
     if policy.ttl_ms <= lease_ms {
         return Err(match only("lease_ms", "ttl_s") {
             true => at.member("lease_ms").error(format_args!("must be less than ttl_s ({ttl_s} s), is {lease_ms}")),
             false => at.member("ttl_s").error(format_args!("must exceed lease_ms ({lease_ms} ms), is {ttl_s}")),
-        });
-    }
-    if running_ms < lease_ms {
-        return Err(match only("lease_ms", "max_running_ms") {
-            true => at
-                .member("lease_ms")
-                .error(format_args!("must be at most max_running_ms ({running_ms}), is {lease_ms}")),
-            false => at
-                .member("max_running_ms")
-                .error(format_args!("must be at least lease_ms ({lease_ms}), is {running_ms}")),
         });
     }
     if policy.scope.caller.is_empty() && policy.scope.anonymous == Anonymous::Refuse {

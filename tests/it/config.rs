@@ -191,9 +191,7 @@ fn a_rule_patches_the_policy_of_the_document() {
 
 #[test]
 fn a_patch_that_is_right_only_when_merged_is_accepted() {
-    let config = parse(
-        r#"{"policy": {"ttl_s": 7200, "max_running_ms": 3600000}, "rules": [{"policy": {"lease_ms": 3000000}}]}"#,
-    );
+    let config = parse(r#"{"policy": {"ttl_s": 7200}, "rules": [{"policy": {"lease_ms": 3000000}}]}"#);
     assert_eq!(config.unwrap().rules[0].policy.lease_ms, 3_000_000);
 }
 
@@ -240,16 +238,6 @@ fn a_contradiction_that_merging_makes_is_pointed_at_where_the_rule_made_it() {
             "lease_ms: must be less than ttl_s (30 s), is 60000",
         ),
         (r#""ttl_s": 120"#, r#""lease_ms": 90000, "ttl_s": 90"#, "ttl_s: must exceed lease_ms (90000 ms), is 90"),
-        (
-            r#""max_running_ms": 70000"#,
-            r#""lease_ms": 80000"#,
-            "lease_ms: must be at most max_running_ms (70000), is 80000",
-        ),
-        (
-            r#""lease_ms": 80000"#,
-            r#""max_running_ms": 70000"#,
-            "max_running_ms: must be at least lease_ms (80000), is 70000",
-        ),
         (
             r#""scope": {"caller": []}"#,
             r#""scope": {"anonymous": "refuse"}"#,
@@ -664,15 +652,6 @@ const MISTAKES: &[(&str, &str)] = &[
     (r#"{"policy": {"ttl_s": 60}}"#, r#"/policy/ttl_s: must exceed lease_ms (60000 ms), is 60"#),
     (r#"{"policy": {"ttl_s": 10, "lease_ms": 10000}}"#, r#"/policy/ttl_s: must exceed lease_ms (10000 ms), is 10"#),
     (r#"{"policy": {"lease_ms": 1800000}}"#, r#"/policy/lease_ms: must be less than ttl_s (1800 s), is 1800000"#),
-    (r#"{"policy": {"lease_ms": 300001}}"#, r#"/policy/lease_ms: must be at most max_running_ms (300000), is 300001"#),
-    (
-        r#"{"policy": {"max_running_ms": 59999}}"#,
-        r#"/policy/max_running_ms: must be at least lease_ms (60000), is 59999"#,
-    ),
-    (
-        r#"{"policy": {"max_running_ms": 70000, "lease_ms": 80000}}"#,
-        r#"/policy/max_running_ms: must be at least lease_ms (80000), is 70000"#,
-    ),
     (r#"{"policy": {"max_request_bytes": 0}}"#, r#"/policy/max_request_bytes: must be at least 1, is 0"#),
     (
         r#"{"policy": {"max_request_bytes": 67108865}}"#,

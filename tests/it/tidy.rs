@@ -1,0 +1,146 @@
+//! Rules of the repository as tests: layout, borders, and documents that tell the truth.
+//!
+//! Its one rule: each test reads the files as they are; nothing is listed here that a file already lists.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use envoy_idempotency::config::Slug;
+use envoy_idempotency::step::Count;
+
+#[test]
+fn every_source_file_says_what_it_is() {
+    for file in sources("src").into_iter().chain(sources("tests")) {
+        let text = read(&file);
+        assert!(text.starts_with("//! "), "{} does not open with //!", file.display());
+    }
+}
+
+#[test]
+fn only_the_shell_names_the_host_the_clock_and_randomness() {
+    for file in sources("src").iter().filter(|file| !file.starts_with(root().join("src/shell"))) {
+        for word in ["proxy_wasm", "uuid::", "SystemTime", "Instant", "unsafe {"] {
+            assert!(!read(file).contains(word), "{} names {word}", file.display());
+        }
+    }
+}
+
+#[test]
+fn a_module_uses_only_those_declared_before_it() {
+    let lib = read(&root().join("src/lib.rs"));
+    let ranks: Vec<_> = lib
+        .lines()
+        .filter_map(|line| line.trim_start_matches("pub ").strip_prefix("mod ")?.strip_suffix(';'))
+        .collect();
+    for file in sources("src") {
+        let path = file.strip_prefix(root().join("src")).unwrap().with_extension("");
+        let module = path.iter().next().unwrap().to_str().unwrap().to_owned();
+        let Some(rank) = ranks.iter().position(|name| *name == module) else { continue };
+        for used in read(&file).split("crate::").skip(1) {
+            let used: String = used.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+            if let Some(used_rank) = ranks.iter().position(|name| *name == used) {
+                assert!(used_rank <= rank, "{} uses {used}, which stands below it in lib.rs", file.display());
+            }
+        }
+    }
+    let exchange = read(&root().join("src/exchange.rs"));
+    assert!(!exchange.contains("crate::store"), "the exchange knows the store");
+    assert!(
+        sources("src/store").iter().all(|file| !read(file).contains("crate::exchange")),
+        "a store knows the exchange"
+    );
+}
+
+#[test]
+fn every_path_that_the_documents_name_exists() {
+    for document in ["ARCHITECTURE.md", "README.md", "CONTRIBUTING.md"] {
+        let text = read(&root().join(document));
+        for path in text.split('`').skip(1).step_by(2).filter(|word| word.contains('/') && !word.contains(' ')) {
+            let is_path = ["src/", "tests/", "envoy/"].iter().any(|folder| path.starts_with(folder));
+            assert!(!is_path || root().join(path).exists(), "{document} names {path}, which does not exist");
+        }
+    }
+}
+
+#[test]
+fn the_readme_shows_the_filter_as_it_is_shipped() {
+    let minimal = read(&root().join("envoy/minimal.yaml"));
+    assert!(read(&root().join("README.md")).contains(&minimal), "README.md does not quote envoy/minimal.yaml");
+}
+
+#[test]
+fn the_readme_lists_every_field_of_the_configuration() {
+    let readme = read(&root().join("README.md"));
+    let document = read(&root().join("src/config/document.rs"));
+    let reads = ["read(\"", "nested(\"", "required(\""];
+    let fields = reads.iter().flat_map(|read| document.split(read).skip(1)).filter_map(|rest| rest.split('"').next());
+    let mut count = 0;
+    for field in fields {
+        count += 1;
+        let shown = [format!("`{field}`"), format!("`{field}."), format!(".{field}`"), format!("\"{field}\"")];
+        assert!(shown.iter().any(|text| readme.contains(text)), "README.md does not show the field {field}");
+    }
+    assert!(count > 30, "only {count} fields were found in document.rs");
+}
+
+#[test]
+fn the_readme_lists_every_answer_and_every_counter() {
+    let readme = read(&root().join("README.md"));
+    for slug in Slug::ALL {
+        assert!(readme.contains(&format!("`{}`", slug.as_str())), "README.md does not show {}", slug.as_str());
+    }
+    for count in Count::all() {
+        let metric = count.metric(false);
+        let reason = ["refused_", "bypassed_", "store_failures_"].iter().find_map(|kind| metric.split_once(kind));
+        let shown = match reason {
+            // Slugs are shown with dashes, in the table of answers.
+            Some((_, reason)) => reason.trim_end_matches("_total").to_owned(),
+            None => metric.clone(),
+        };
+        let found =
+            readme.contains(&format!("`{shown}`")) || readme.contains(&format!("`{}`", shown.replace('_', "-")));
+        assert!(found, "README.md does not show {metric}");
+    }
+}
+
+#[test]
+fn the_changelog_has_one_heading_for_this_version() {
+    let heading = format!("\n## {} ", env!("CARGO_PKG_VERSION"));
+    assert_eq!(read(&root().join("CHANGELOG.md")).matches(&heading).count(), 1);
+}
+
+#[test]
+fn nothing_is_left_over() {
+    let words = ["TO\u{44}O", "FIX\u{4d}E", "dbg\u{21}(", "todo\u{21}(", "#[ig\u{6e}ore"];
+    for file in sources("src").into_iter().chain(sources("tests")) {
+        for word in words {
+            assert!(!read(&file).contains(word), "{} has {word}", file.display());
+        }
+    }
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_else(|error| panic!("{} cannot be read: {error}", path.display()))
+}
+
+/// Every Rust file below this folder.
+fn sources(folder: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![root().join(folder)];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display())) {
+            let path = entry.expect("a folder's entry can be read").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                found.push(path);
+            }
+        }
+    }
+    assert!(!found.is_empty());
+    found
+}
