@@ -167,14 +167,19 @@ fn read_lines(part: &Part, head: &RequestHead) -> Vec<Vec<u8>> {
         Part::Header(name) => head.headers.all(name).map(<[u8]>::to_vec).collect(),
         Part::PathSegment(index) => {
             let mut segments = head.path().split(|byte| *byte == b'/').skip(1);
-            segments.nth(*index).filter(|segment| !segment.is_empty()).map(decode).into_iter().collect()
+            segments
+                .nth(*index)
+                .filter(|segment| !segment.is_empty())
+                .map(|text| percent_decode(text).collect())
+                .into_iter()
+                .collect()
         }
         Part::Query(name) => {
             let pairs = head.query().unwrap_or_default().split(|byte| *byte == b'&');
             pairs
                 .map(|pair| split_pair(pair).unwrap_or((pair, b"")))
-                .filter(|(found, _)| decode(found) == name.as_bytes())
-                .map(|(_, value)| decode(value))
+                .filter(|(found, _)| decode_query(found) == name.as_bytes())
+                .map(|(_, value)| decode_query(value))
                 .collect()
         }
     }
@@ -186,7 +191,7 @@ fn split_pair(pair: &[u8]) -> Option<(&[u8], &[u8])> {
 }
 
 /// Percent-decoding with `+` for a space, to bytes: a lossy text would let two different keys meet.
-fn decode(text: &[u8]) -> Vec<u8> {
+fn decode_query(text: &[u8]) -> Vec<u8> {
     let spaced: Cow<'_, [u8]> = match text.contains(&b'+') {
         true => text.iter().map(|byte| if *byte == b'+' { b' ' } else { *byte }).collect(),
         false => Cow::Borrowed(text),

@@ -1,6 +1,7 @@
 //! The embedded store: a table of fixed shape in cells that all workers of one Envoy share.
 //!
-//! Its one rule: a cell changes only by compare-and-set, and whoever changed it accounts for the difference.
+//! Its one rule: a cell changes only by compare-and-set and under a checksum, and whoever changed it accounts for the
+//! difference.
 //! It does not know where the cells are, nor what time it is.
 //!
 //! # The shape
@@ -49,27 +50,32 @@ pub struct Table<C> {
 /// Bytes in use and positions, in one cell so that they change together.
 #[derive(Clone, Copy, Debug, Default)]
 struct Account {
-    bytes: u64,
+    /// May be below zero for a moment: a change is accounted for after it was made.
+    bytes: i64,
     /// The number of the next body.
     next_body: u64,
     /// The number of the oldest body that may still be there.
     oldest_body: u64,
     /// The bucket that the clock hand visits next.
     hand: u32,
-    /// How many buckets the hand has visited under pressure since it last found something to drop.
+    /// How many buckets the hand has visited since there last was something to drop.
     barren: u32,
-    /// When `barren` was last raised.
-    barren_ms: u64,
+    /// Until when that proves anything: the earliest expiry it came across.
+    barren_until_ms: u64,
 }
 
 /// How often a change is tried against other workers before it counts as failed.
 const TRIES: usize = 256;
-/// How many buckets one operation under pressure visits before bodies go.
-const HAND_STEPS: u32 = 256;
+/// How many buckets one operation under pressure visits before the next kind of thing goes.
+const HAND_STEPS: u32 = 1024;
 /// How many places of the ring one operation passes at most.
 const RING_STEPS: usize = 1024;
-/// How long a whole round that found nothing to drop counts as proof that there is nothing.
+/// How long a whole round that found nothing to drop counts at most as proof that there is nothing.
 const BARREN_MS: u64 = 1000;
+/// What a body takes in its cell besides the response.
+const BODY_HEAD: u64 = 40;
+/// How much a record grows at most when it is completed.
+const COMPLETION_GROWTH: u64 = 16;
 
 impl<C: Cells> Table<C> {
     /// Opens the table of this plugin, or makes it; `random` becomes its salt if it is new.
@@ -86,50 +92,36 @@ impl<C: Cells> Table<C> {
         let prefix = [a, b, c, d, e, f, g, h];
         let mut table = Table { cells, prefix, max_bytes, bucket_bits, bodies: max_bytes / 512, salt: 0 };
         let key = table.key(b's', 0);
-        table.cells.swap(&key, &(random | 1).to_le_bytes(), None)?;
-        let (salt, _) = table.cells.get(&key)?.ok_or(Failure::Host)?;
+        table.swap(&key, &(random | 1).to_le_bytes(), None)?;
+        let (salt, _) = table.get(&key)?;
         table.salt = u64::from_le_bytes(salt.try_into().map_err(|_| Failure::Corrupt)?);
         Ok(table)
     }
 
     /// One operation, as one atomic step.
     pub fn apply(&self, mut call: Call, now_ms: u64) -> Verdict {
-        let mut dropped = false;
-        let body = match &mut call.operation {
-            Operation::Complete { response: Some(response), .. } => {
-                // The record carries the body's place, so the body goes first.
-                match self.put_body(&call.name, response, now_ms) {
-                    Ok(Some(place)) => {
-                        *response = place.to_le_bytes().to_vec();
-                        Some(place)
-                    }
-                    Ok(None) | Err(_) => {
-                        dropped = true;
-                        None
-                    }
-                }
-            }
-            _ => None,
-        };
-        if dropped && let Operation::Complete { response, .. } = &mut call.operation {
-            *response = None;
+        // The record carries the body's place, so the body goes first.
+        let (mut place, mut dropped) = (None, false);
+        if let Operation::Complete { response, .. } = &mut call.operation
+            && let Some(body) = response.take()
+        {
+            place = self.put_body(&call.name, &body, now_ms).unwrap_or(None);
+            *response = place.map(|place| place.to_le_bytes().to_vec());
+            dropped = place.is_none();
         }
-        let verdict = self.apply_to_bucket(&call, now_ms).unwrap_or_else(Verdict::Failed);
+        let (verdict, written) = self.apply_to_bucket(&call, now_ms).unwrap_or_else(|f| (Verdict::Failed(f), false));
+        if let Some(place) = place.filter(|_| !written) {
+            self.drop_body(place);
+        }
         match verdict {
             Verdict::Settled if dropped => Verdict::Dropped,
-            Verdict::Settled => Verdict::Settled,
             Verdict::Completed { attempt, status, response: Some(place), age_ms, ttl_ms } => {
                 match self.body(&call.name, &place) {
                     Ok(response) => Verdict::Completed { attempt, status, response, age_ms, ttl_ms },
                     Err(failure) => Verdict::Failed(failure),
                 }
             }
-            other => {
-                if let Some(place) = body {
-                    self.drop_body(place);
-                }
-                other
-            }
+            other => other,
         }
     }
 
@@ -142,38 +134,55 @@ impl<C: Cells> Table<C> {
 
     /// Bytes of records and bodies in the table.
     pub fn bytes(&self) -> u64 {
-        self.account().map_or(0, |account| account.bytes)
+        self.account().map_or(0, |account| account.used())
     }
 
-    fn apply_to_bucket(&self, call: &Call, now_ms: u64) -> Result<Verdict, Failure> {
+    /// Tells also whether anything was written.
+    fn apply_to_bucket(&self, call: &Call, now_ms: u64) -> Result<(Verdict, bool), Failure> {
         let key = self.key(b'r', self.bucket_of(&call.name));
         for _ in 0..TRIES {
-            let (bucket, version) = split(self.cells.get(&key)?);
+            let (bucket, version) = self.get(&key)?;
             let (place, found) = find(&bucket, &call.name)?;
             let before = found.map(Record::decode).transpose()?;
-            let is_new = before.is_none();
+            let body_before = before.as_ref().and_then(body_place);
             let Outcome { record, verdict } = model::apply(before, call, now_ms);
-            let Some(record) = record else { return Ok(verdict) };
+            let Some(record) = record else { return Ok((verdict, false)) };
             let after = put(&bucket, place, &call.name, &record.encode())?;
             let growth = (after.len() as u64).saturating_sub(bucket.len() as u64);
-            if growth > 0 && !self.make_room(growth, now_ms)? && is_new {
+            let is_claim = matches!(call.operation, Operation::Claim { .. });
+            if growth > 0 && !self.make_room(growth, now_ms)? && is_claim {
                 return Err(Failure::Full);
             }
             if self.write(&key, &after, bucket.len(), version)? {
-                return Ok(verdict);
+                if let Some(place) = body_before.filter(|place| body_place(&record) != Some(*place)) {
+                    self.drop_body(place);
+                }
+                if matches!(record.state, State::Open { .. }) {
+                    // Here is something that may go.
+                    self.change_account(|account| account.barren = 0)?;
+                }
+                return Ok((verdict, true));
             }
         }
         Err(Failure::Contention)
     }
 
     /// Whether `need` more bytes fit, after dropping what may go: expired, then released, then the oldest bodies.
+    ///
+    /// The hand takes the first two in strides, so in a large table a body may go before an expired record that the
+    /// hand has not come to.
     fn make_room(&self, need: u64, now_ms: u64) -> Result<bool, Failure> {
-        let fits = |account: &Account| account.bytes + need <= self.max_bytes;
-        if fits(&self.account()?) {
-            return Ok(true);
+        let fits = |account: &Account| account.used().saturating_add(need) <= self.max_bytes;
+        if need > self.max_bytes {
+            return Ok(false);
         }
         let steps = HAND_STEPS.min(self.buckets());
-        self.turn_hand(steps, now_ms, true);
+        for released in [false, true] {
+            if fits(&self.account()?) {
+                return Ok(true);
+            }
+            self.turn_hand(steps, now_ms, released);
+        }
         for _ in 0..RING_STEPS {
             let account = self.account()?;
             if fits(&account) {
@@ -195,68 +204,70 @@ impl<C: Cells> Table<C> {
             if fits(&account) {
                 return Ok(true);
             }
-            let recent = now_ms.saturating_sub(account.barren_ms) < BARREN_MS;
-            if account.oldest_body != account.next_body || (recent && account.barren >= self.buckets()) {
+            let is_proven = now_ms < account.barren_until_ms && account.barren >= self.buckets();
+            if account.oldest_body != account.next_body || is_proven {
                 return Ok(false);
             }
             self.turn_hand(steps, now_ms, true);
         }
     }
 
-    /// Visits the next `steps` buckets; under pressure what was released goes with what has expired.
-    fn turn_hand(&self, steps: u32, now_ms: u64, pressed: bool) {
+    /// Visits the next `steps` buckets and drops what has expired, and what was released if that may go too.
+    fn turn_hand(&self, steps: u32, now_ms: u64, released: bool) {
         let start = self.change_account(|account| {
             let start = account.hand;
             account.hand = (start + steps) % self.buckets();
             start
         });
         let Ok(start) = start else { return };
-        let mut found = false;
+        let (mut found, mut earliest_ms) = (false, now_ms + BARREN_MS);
         for step in 0..steps {
-            found |= self.clean((start + step) % self.buckets(), now_ms, pressed).unwrap_or(false);
+            if let Ok(visit) = self.clean((start + step) % self.buckets(), now_ms, released) {
+                found |= visit.dropped;
+                earliest_ms = earliest_ms.min(visit.earliest_ms);
+            }
         }
-        if pressed {
+        if found || released {
+            // A failure to note this only makes the next round start over.
             let _ = self.change_account(|account| {
-                let stale = now_ms.saturating_sub(account.barren_ms) >= BARREN_MS;
-                let before = if stale { 0 } else { account.barren };
-                account.barren = if found { 0 } else { before.saturating_add(steps) };
-                if stale || found {
-                    account.barren_ms = now_ms;
+                if found || now_ms >= account.barren_until_ms {
+                    (account.barren, account.barren_until_ms) = (0, earliest_ms);
+                }
+                if !found {
+                    account.barren = account.barren.saturating_add(steps);
+                    account.barren_until_ms = account.barren_until_ms.min(earliest_ms);
                 }
             });
         }
     }
 
-    /// Drops what may go from one bucket; tells whether anything did.
-    fn clean(&self, bucket: u32, now_ms: u64, pressed: bool) -> Result<bool, Failure> {
+    /// Drops what may go from one bucket.
+    fn clean(&self, bucket: u32, now_ms: u64, released: bool) -> Result<Visit, Failure> {
         let key = self.key(b'r', bucket);
-        let Some((bytes, version)) = self.cells.get(&key)? else { return Ok(false) };
+        let (bytes, version) = self.get(&key)?;
         let mut kept = Vec::with_capacity(bytes.len());
-        let mut places = Vec::new();
+        let mut bodies = Vec::new();
+        let mut visit = Visit { dropped: false, earliest_ms: u64::MAX };
         for entry in entries(&bytes) {
             let entry = entry?;
             let record = Record::decode(entry.record)?;
-            let released = pressed && matches!(record.state, State::Open { .. });
-            if record.expires_ms > now_ms && !released {
+            if record.expires_ms > now_ms && !(released && matches!(record.state, State::Open { .. })) {
                 kept.extend_from_slice(entry.whole);
-            } else if let State::Completed { response: Some(place), .. } = record.state {
-                places.push(place);
+                visit.earliest_ms = visit.earliest_ms.min(record.expires_ms);
+            } else {
+                bodies.extend(body_place(&record));
             }
         }
-        if kept.len() == bytes.len() || !self.write(&key, &kept, bytes.len(), Some(version))? {
-            return Ok(false);
+        if kept.len() < bytes.len() && self.write(&key, &kept, bytes.len(), version)? {
+            visit.dropped = true;
+            bodies.into_iter().for_each(|place| self.drop_body(place));
         }
-        for place in places {
-            if let Ok(place) = place.try_into() {
-                self.drop_body(u64::from_le_bytes(place));
-            }
-        }
-        Ok(true)
+        Ok(visit)
     }
 
     /// Keeps a body at the young end of the ring; none when there is no room for it.
     fn put_body(&self, name: &Name, response: &[u8], now_ms: u64) -> Result<Option<u64>, Failure> {
-        if !self.make_room(response.len() as u64 + 40, now_ms)? {
+        if !self.make_room(response.len() as u64 + BODY_HEAD + COMPLETION_GROWTH, now_ms)? {
             return Ok(None);
         }
         let place = self.change_account(|account| {
@@ -266,13 +277,13 @@ impl<C: Cells> Table<C> {
             place
         })?;
         let key = self.body_key(place);
-        let mut value = Vec::with_capacity(response.len() + 40);
+        let mut value = Vec::with_capacity(response.len() + BODY_HEAD as usize);
         value.extend(place.to_le_bytes());
         value.extend(name.0);
         value.extend(response);
         for _ in 0..TRIES {
-            let (before, version) = split(self.cells.get(&key)?);
-            if !before.is_empty() && Body::parse(&before).is_ok_and(|body| body.place > place) {
+            let (before, version) = self.get(&key)?;
+            if Body::parse(&before).is_ok_and(|body| body.place > place) {
                 // The ring went round while we were on our way.
                 return Ok(None);
             }
@@ -286,7 +297,7 @@ impl<C: Cells> Table<C> {
     /// The body that a record of this name carries the place of; none when it has left the ring.
     fn body(&self, name: &Name, place: &[u8]) -> Result<Option<Vec<u8>>, Failure> {
         let place = u64::from_le_bytes(place.try_into().map_err(|_| Failure::Corrupt)?);
-        let (value, _) = split(self.cells.get(&self.body_key(place))?);
+        let (value, _) = self.get(&self.body_key(place))?;
         if value.is_empty() {
             return Ok(None);
         }
@@ -294,44 +305,62 @@ impl<C: Cells> Table<C> {
         Ok((body.place == place && body.name == name.0).then(|| body.response.to_vec()))
     }
 
+    /// Empties a body's cell, unless whoever was faster has done so or put another body there.
     fn drop_body(&self, place: u64) {
         let key = self.body_key(place);
-        let Ok(Some((value, version))) = self.cells.get(&key) else { return };
-        if Body::parse(&value).is_ok_and(|body| body.place == place) {
-            // Whoever was faster has dropped or replaced it.
-            let _ = self.write(&key, &[], value.len(), Some(version));
+        if let Ok((value, version)) = self.get(&key)
+            && Body::parse(&value).is_ok_and(|body| body.place == place)
+        {
+            let _ = self.write(&key, &[], value.len(), version);
         }
     }
 
-    /// Writes a cell and accounts for the difference.
+    /// Writes a bucket or a body and accounts for the difference.
     fn write(&self, key: &[u8], value: &[u8], length_before: usize, version: Option<u32>) -> Result<bool, Failure> {
-        if !self.cells.swap(key, value, version)? {
+        if !self.swap(key, value, version)? {
             return Ok(false);
         }
         if value.len() != length_before {
-            self.change_account(|account| {
-                account.bytes = (account.bytes + value.len() as u64).saturating_sub(length_before as u64);
-            })?;
+            let difference = value.len() as i64 - length_before as i64;
+            self.change_account(|account| account.bytes = account.bytes.saturating_add(difference))?;
         }
         Ok(true)
     }
 
     fn account(&self) -> Result<Account, Failure> {
-        let (bytes, _) = split(self.cells.get(&self.key(b'a', 0))?);
-        Ok(Account::decode(&bytes)?)
+        Ok(Account::decode(&self.get(&self.key(b'a', 0))?.0)?)
     }
 
     fn change_account<T>(&self, change: impl Fn(&mut Account) -> T) -> Result<T, Failure> {
         let key = self.key(b'a', 0);
         for _ in 0..TRIES {
-            let (bytes, version) = split(self.cells.get(&key)?);
+            let (bytes, version) = self.get(&key)?;
             let mut account = Account::decode(&bytes)?;
             let result = change(&mut account);
-            if self.cells.swap(&key, &account.encode(), version)? {
+            if self.swap(&key, &account.encode(), version)? {
                 return Ok(result);
             }
         }
         Err(Failure::Contention)
+    }
+
+    /// What a cell holds, without its seal; nothing and no version where it was never written.
+    fn get(&self, key: &[u8]) -> Result<(Vec<u8>, Option<u32>), Failure> {
+        let Some((mut cell, version)) = self.cells.get(key)? else { return Ok((Vec::new(), None)) };
+        let (value, seal) = cell.split_last_chunk().ok_or(Failure::Corrupt)?;
+        if seal_of(value) != *seal {
+            return Err(Failure::Corrupt);
+        }
+        cell.truncate(value.len());
+        Ok((cell, Some(version)))
+    }
+
+    /// Writes a cell under a seal, if its version is still this one; tells whether.
+    fn swap(&self, key: &[u8], value: &[u8], version: Option<u32>) -> Result<bool, Failure> {
+        let mut cell = Vec::with_capacity(value.len() + 4);
+        cell.extend(value);
+        cell.extend(seal_of(value));
+        self.cells.swap(key, &cell, version)
     }
 
     fn buckets(&self) -> u32 {
@@ -358,12 +387,18 @@ impl<C: Cells> Table<C> {
 }
 
 impl Account {
-    fn encode(&self) -> [u8; 40] {
-        let mut out = [0; 40];
-        let fields = [self.bytes, self.next_body, self.oldest_body, self.barren_ms].map(u64::to_le_bytes);
-        let small = [self.hand, self.barren].map(u32::to_le_bytes);
-        let bytes = fields.iter().flatten().chain(small.iter().flatten());
-        out.iter_mut().zip(bytes).for_each(|(place, byte)| *place = *byte);
+    fn used(&self) -> u64 {
+        self.bytes.try_into().unwrap_or(0)
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(44);
+        out.extend(self.bytes.to_le_bytes());
+        out.extend(self.next_body.to_le_bytes());
+        out.extend(self.oldest_body.to_le_bytes());
+        out.extend(self.barren_until_ms.to_le_bytes());
+        out.extend(self.hand.to_le_bytes());
+        out.extend(self.barren.to_le_bytes());
         out
     }
 
@@ -374,16 +409,23 @@ impl Account {
         }
         let mut input = Input(bytes);
         let account = Account {
-            bytes: u64::from_le_bytes(input.array()?),
+            bytes: i64::from_le_bytes(input.array()?),
             next_body: u64::from_le_bytes(input.array()?),
             oldest_body: u64::from_le_bytes(input.array()?),
-            barren_ms: u64::from_le_bytes(input.array()?),
+            barren_until_ms: u64::from_le_bytes(input.array()?),
             hand: u32::from_le_bytes(input.array()?),
             barren: u32::from_le_bytes(input.array()?),
         };
         input.end()?;
         Ok(account)
     }
+}
+
+/// What the hand found in one bucket.
+struct Visit {
+    dropped: bool,
+    /// When the next record of those left expires.
+    earliest_ms: u64,
 }
 
 /// A cell of the ring: its number, whose it is, the encoded response.
@@ -454,9 +496,17 @@ fn put(bucket: &[u8], place: std::ops::Range<usize>, name: &Name, record: &[u8])
     Ok(out)
 }
 
-/// A cell that was never written is an empty one without a version.
-fn split(cell: Option<(Vec<u8>, u32)>) -> (Vec<u8>, Option<u32>) {
-    cell.map_or((Vec::new(), None), |(value, version)| (value, Some(version)))
+/// A checksum under which zeroes are not an empty value.
+fn seal_of(value: &[u8]) -> [u8; 4] {
+    (!crc32fast::hash(value)).to_le_bytes()
+}
+
+/// The place of the body that a record carries.
+fn body_place(record: &Record) -> Option<u64> {
+    match &record.state {
+        State::Completed { response: Some(place), .. } => Some(u64::from_le_bytes(place.as_slice().try_into().ok()?)),
+        _ => None,
+    }
 }
 
 impl From<Corrupt> for Failure {

@@ -64,6 +64,8 @@ fn claim(record: Option<Record>, call: &Call, may_retry: bool, now_ms: u64) -> O
 fn renew(record: Option<Record>, call: &Call, now_ms: u64) -> Outcome {
     match record {
         None => settle(running(blank(call), call, now_ms)),
+        // The ghost of a claim that was released does not run again.
+        Some(record) if record.released.contains(&call.owner) => refuse(Verdict::Lost),
         Some(record) if record.state.is_executed_by(call) => settle(running(record, call, now_ms)),
         Some(_) => refuse(Verdict::Lost),
     }
@@ -163,7 +165,8 @@ fn running(record: Record, call: &Call, now_ms: u64) -> Record {
 }
 
 fn grant(record: Record, call: &Call, attempt: u32, now_ms: u64) -> Outcome {
-    let record = running(Record { attempt, ..record }, call, now_ms);
+    let upstream_key = record.upstream_key.or(call.upstream_key);
+    let record = running(Record { attempt, upstream_key, ..record }, call, now_ms);
     let verdict = Verdict::Granted { attempt, doubt: record.doubt, upstream_key: record.upstream_key };
     Outcome { record: Some(record), verdict }
 }

@@ -1,0 +1,413 @@
+//! Names, fingerprints and keys: different requests never meet, and the same request is always found again.
+//!
+//! Its one rule: expectations come from the documents or from an encoding written anew here, never from the code's own.
+//! It does not know what is stored under a name.
+
+#![expect(clippy::indexing_slicing, clippy::panic, reason = "a test that finds nothing there has failed")]
+
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use envoy_idempotency::config::{Config, Policy};
+use envoy_idempotency::digest::{Digest, HashKey, hex};
+use envoy_idempotency::fingerprint::{Fingerprint, Payload};
+use envoy_idempotency::key::{self, Caller, ClientKey, InvalidKey, Name};
+use envoy_idempotency::message::RequestHead;
+use proptest::prelude::*;
+use sha2::{Digest as _, Sha256};
+
+#[test]
+fn key_headers_are_one_quoted_string_or_one_bare_run() {
+    let long = "k".repeat(255);
+    let valid: &[(&str, &str)] = &[
+        ("abc", "abc"),
+        ("\"abc\"", "abc"),
+        ("  abc\t", "abc"),
+        (" \"abc\" ", "abc"),
+        ("\"abc\";a=1;b=\"x,y\";c", "abc"),
+        ("\"abc\"; a=?1", "abc"),
+        (r#""a\"b""#, "a\"b"),
+        (r#""a\\b""#, "a\\b"),
+        ("\"a, b; c\"", "a, b; c"),
+        ("\" \"", " "),
+        ("!#$%&'()*+-./:<=>?@[]^_`{|}~09azAZ", "!#$%&'()*+-./:<=>?@[]^_`{|}~09azAZ"),
+        ("8e03978e-40d5-43e8-bc93-6894a57f9324", "8e03978e-40d5-43e8-bc93-6894a57f9324"),
+        (&long, &long),
+    ];
+    for (sent, key) in valid {
+        assert_eq!(read(HEADER, &[("idempotency-key", sent)]), reference(Some(Ok(key.as_bytes()))), "{sent:?}");
+    }
+}
+
+#[test]
+fn every_other_key_header_is_invalid() {
+    let over_long = "k".repeat(256);
+    let over_long_quoted = format!("\"{over_long}\"");
+    let invalid: &[&[u8]] = &[
+        b"",
+        b" ",
+        b"\"\"",
+        b"\"",
+        b"\"abc",
+        b"abc\"",
+        b"\"a\"b\"",
+        b"\"abc\" x",
+        b"\"abc\";",
+        b"\"abc\";A",
+        b"\"abc\" ;a",
+        br#""a\b""#,
+        br#""a\"#,
+        br"a\b",
+        b"a b",
+        b"a,b",
+        b"a;b",
+        b"a, b",
+        b"\"a\", \"b\"",
+        b"\"a\",",
+        b"(\"a\")",
+        b"a\tb",
+        b"a\x00b",
+        b"a\x7fb",
+        b"\"a\tb\"",
+        b"\"a\x00b\"",
+        b"\"a\x7fb\"",
+        "é".as_bytes(),
+        "\"é\"".as_bytes(),
+        b"\xff",
+        b"\"\xff\"",
+        over_long.as_bytes(),
+        over_long_quoted.as_bytes(),
+    ];
+    let policy = policy("{}");
+    for sent in invalid {
+        let head = RequestHead { headers: [("idempotency-key", sent)].into_iter().collect() };
+        assert_eq!(ClientKey::read(&policy.key, &head), Err(InvalidKey), "{}", String::from_utf8_lossy(sent));
+    }
+    for lines in [["a", "a"], ["a", "b"], ["\"a\"", ""], ["", ""]] {
+        let head = head(&lines.map(|line| ("idempotency-key", line)));
+        assert_eq!(ClientKey::read(&policy.key, &head), Err(InvalidKey), "{lines:?}");
+    }
+    assert_eq!(ClientKey::read(&policy.key, &head(&[])), Ok(None));
+}
+
+#[test]
+fn over_long_counts_the_key_and_not_its_quotes_over_all_sources() {
+    let policy = policy(r#"{"key": {"max_bytes": 4, "sources": [{"header": "idempotency-key"}, {"query": "q"}]}}"#);
+    for (sent, path, fits) in [
+        (r#""a\"b""#, "/?q=c", true),
+        ("abc", "/?q=d", true),
+        ("abc", "/?q=de", false),
+        ("a", "/?q=%41%42%43", true),
+        ("a", "/?q=%41%42%43%44", false),
+    ] {
+        let key = ClientKey::read(&policy.key, &head(&[("idempotency-key", sent), (":path", path)]));
+        assert_eq!(key.is_ok(), fits, "{sent} {path}");
+    }
+}
+
+#[test]
+fn other_sources_are_read_as_bytes() {
+    let absent = None;
+    let value = |value: &'static [u8]| Some(Ok(value));
+    let invalid = Some(Err(InvalidKey));
+    let (query, cookie, segment) = (r#"{"query": "k"}"#, r#"{"cookie": "k"}"#, r#"{"path_segment": 1}"#);
+    let any = r#"{"any": [{"header": "x-key"}, {"query": "k"}, {"cookie": "k"}]}"#;
+    type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], Option<Result<&'a [u8], InvalidKey>>);
+    let cases: &[Case<'_>] = &[
+        (query, &[(":path", "/p")], absent),
+        (query, &[(":path", "/p?K=a&kk=b&x=k")], absent),
+        (query, &[(":path", "/p?x=1&k=abc&y")], value(b"abc")),
+        (query, &[(":path", "/p?%6B=abc")], value(b"abc")),
+        (query, &[(":path", "/p?k=a+b%2Bc%20d")], value(b"a b+c d")),
+        (query, &[(":path", "/p?k=a=b?c")], value(b"a=b?c")),
+        (query, &[(":path", "/p?k=%FF%00")], value(b"\xff\0")),
+        (query, &[(":path", "/p?k=%C3%A9")], value("é".as_bytes())),
+        (query, &[(":path", "/p?k=%zz%4")], value(b"%zz%4")),
+        (query, &[(":path", "/p?k=")], invalid),
+        (query, &[(":path", "/p?k")], invalid),
+        (query, &[(":path", "/p?k=a&k=a")], invalid),
+        (query, &[(":path", "/p?k=a&%6b=b")], invalid),
+        (cookie, &[("cookie", "a=1; b=2")], absent),
+        (cookie, &[("cookie", "a=1; k=x=y;b=2")], value(b"x=y")),
+        (cookie, &[("cookie", "a=1"), ("cookie", "k=x%41+")], value(b"x%41+")),
+        (cookie, &[("cookie", "K=1; k; kk=2")], absent),
+        (cookie, &[("cookie", "k=")], invalid),
+        (cookie, &[("cookie", "k=1; k=1")], invalid),
+        (cookie, &[("cookie", "k=1"), ("cookie", "k=2")], invalid),
+        (segment, &[(":path", "/orders/7?x=/a/b")], value(b"7")),
+        (segment, &[(":path", "/orders/a%2Fb%FF/c")], value(b"a/b\xff")),
+        (segment, &[(":path", "/orders")], absent),
+        (segment, &[(":path", "/orders//x")], absent),
+        (segment, &[(":path", "/orders/?7")], absent),
+        (any, &[(":path", "/?k=q"), ("cookie", "k=c")], value(b"q")),
+        (any, &[(":path", "/?k=q"), ("x-key", "\"h\"")], value(b"h")),
+        (any, &[(":path", "/"), ("cookie", "k=c")], value(b"c")),
+        (any, &[(":path", "/")], absent),
+        // What is there and is no key is not passed over for the next.
+        (any, &[(":path", "/?k=q"), ("x-key", "a, b")], invalid),
+        (any, &[(":path", "/?k=q"), ("x-key", "")], invalid),
+        (any, &[(":path", "/?k=q&k=r"), ("cookie", "k=c")], invalid),
+    ];
+    for (source, fields, expected) in cases {
+        assert_eq!(read(source, fields), reference(*expected), "{source} {fields:?}");
+    }
+}
+
+/// "+" stands for a space in forms and queries (URL Standard, section 5.1) and for itself in a path (RFC 3986, 3.3).
+#[test]
+fn a_plus_in_a_path_segment_is_a_plus() {
+    let segment = r#"{"path_segment": 0}"#;
+    assert_eq!(read(segment, &[(":path", "/a+b")]), reference(Some(Ok(b"a+b"))));
+    assert_ne!(read(segment, &[(":path", "/a+b")]), read(segment, &[(":path", "/a%20b")]));
+}
+
+#[test]
+fn all_sources_must_be_there_and_their_order_counts() {
+    let policy = policy(r#"{"key": {"sources": [{"query": "a"}, {"query": "b"}]}}"#);
+    let read = |path| ClientKey::read(&policy.key, &head(&[(":path", path)]));
+    assert_eq!(read("/?a=1"), Ok(None));
+    assert_eq!(read("/?a=1&b="), Err(InvalidKey));
+    assert_eq!(read("/?b=2&a=1"), read("/?a=1&b=2"));
+    for other in ["/?a=2&b=1", "/?a=12&b=", "/?a=1&b=22", "/?a=11&b=2"] {
+        assert_ne!(read("/?a=1&b=2"), read(other));
+    }
+}
+
+#[test]
+fn names_are_the_hash_of_tagged_parts_with_their_lengths_plain_or_keyed() {
+    let fields = [("authorization", "me"), ("idempotency-key", "k1")];
+    let parts: [(&str, &[u8]); 9] = [
+        ("purpose", b"name"),
+        ("callers", &1_u64.to_le_bytes()),
+        ("caller", &1_u64.to_le_bytes()),
+        ("item", b"me"),
+        ("method", b"POST"),
+        ("host", b"api.example.com"),
+        ("path", b"/pay"),
+        ("key", &1_u64.to_le_bytes()),
+        ("item", b"k1"),
+    ];
+    let encoded = encode(&parts);
+    assert_eq!(name_of(&policy("{}"), None, &fields), Name(Sha256::digest(&encoded).into()));
+    for secret in [&b"key"[..], &[0xaa; 64], &[0xaa; 131]] {
+        let keyed = name_of(&policy("{}"), Some(&HashKey::new(secret)), &fields);
+        assert_eq!(keyed, Name(hmac(secret, &encoded)));
+    }
+}
+
+/// The reference that the keyed form is compared with, against RFC 4231, sections 4.3 and 4.7 (a key over one block).
+#[test]
+fn the_keyed_form_is_hmac_sha256() {
+    let long = b"Test Using Larger Than Block-Size Key - Hash Key First";
+    for (secret, text, expected) in [
+        (
+            &b"Jefe"[..],
+            &b"what do ya want for nothing?"[..],
+            "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843",
+        ),
+        (&[0xaa; 131], long, "60e431591ee0b67f0d8a26aacbf5b77f8e0bc6213728c5140546040f0ee37f54"),
+    ] {
+        assert_eq!(hex(&hmac(secret, text)), expected);
+        let mut digest = Digest::new("p", Some(&HashKey::new(secret)));
+        digest.feed(text);
+        assert_eq!(digest.finish(), hmac(secret, &[encode(&[("purpose", b"p")]), text.to_vec()].concat()));
+    }
+}
+
+#[test]
+fn names_differ_by_everything_that_separates_and_by_nothing_else() {
+    let base: &[(&str, &str)] = &[("authorization", "me"), ("idempotency-key", "k")];
+    let none = HashKey::new(b"one");
+    let observed = policy(r#"{"mode": "observe"}"#);
+    let plain = policy("{}");
+    let all = [
+        name_of(&plain, None, base),
+        name_of(&observed, None, base),
+        name_of(&plain, Some(&none), base),
+        name_of(&plain, Some(&HashKey::new(b"two")), base),
+        name_of(&plain, None, &[("authorization", "me"), ("idempotency-key", "K")]),
+        name_of(&plain, None, &[("authorization", "you"), ("idempotency-key", "k")]),
+        name_of(&plain, None, &[("authorization", "me"), ("authorization", "me"), ("idempotency-key", "k")]),
+        name_of(&plain, None, &[("authorization", ""), ("idempotency-key", "k")]),
+        name_of(&plain, None, &[("idempotency-key", "k")]),
+        name_of(&plain, None, &[&[(":method", "PATCH")], base].concat()),
+        name_of(&plain, None, &[&[(":authority", "other.example.com")], base].concat()),
+        name_of(&plain, None, &[&[(":path", "/pay/")], base].concat()),
+    ];
+    let distinct: HashMap<_, _> = all.iter().map(|name| (name, ())).collect();
+    assert_eq!(distinct.len(), all.len());
+    for same in
+        [(":authority", "API.example.com:443"), (":path", "/pay?x=1"), ("content-type", "a/b"), ("x-api-key", "z")]
+    {
+        assert_eq!(name_of(&plain, None, &[&[same], base].concat()), all[0], "{same:?}");
+    }
+    // What the scope leaves out no longer separates.
+    for (scope, change) in [("method", (":method", "PUT")), ("host", (":authority", "x")), ("path", (":path", "/x"))] {
+        let policy = policy(&format!(r#"{{"scope": {{"{scope}": false}}}}"#));
+        assert_eq!(name_of(&policy, None, base), name_of(&policy, None, &[&[change], base].concat()), "{scope}");
+    }
+}
+
+#[test]
+fn fingerprints_differ_by_query_headers_and_body_and_by_nothing_else() {
+    let policy = policy(r#"{"fingerprint": {"headers": ["content-type", "x-tenant"]}}"#);
+    let print = |fields: &[(&str, &str)], body: &[u8]| fingerprint(&policy, fields, &[body]);
+    let same: &[&[(&str, &str)]] = &[
+        &[(":path", "/pay"), ("content-type", "application/json")],
+        &[(":path", "/pay"), ("content-type", "Application/JSON; charset=utf-8")],
+        &[(":path", "/elsewhere"), (":method", "PUT"), ("content-type", "application/json"), ("x-other", "1")],
+    ];
+    assert!(same.iter().all(|fields| print(fields, b"1") == print(same[0], b"1")));
+    let different: &[&[(&str, &str)]] = &[
+        same[0],
+        &[(":path", "/pay")],
+        &[(":path", "/pay"), ("content-type", "")],
+        &[(":path", "/pay"), ("content-type", "application/json"), ("content-type", "application/json")],
+        &[(":path", "/pay"), ("content-type", "application/json,application/json")],
+        &[(":path", "/pay?"), ("content-type", "application/json")],
+        &[(":path", "/pay?a=1"), ("content-type", "application/json")],
+        &[(":path", "/pay?a=1&"), ("content-type", "application/json")],
+        &[(":path", "/pay"), ("content-type", "application/json"), ("x-tenant", "")],
+        &[(":path", "/pay"), ("content-type", "application/json"), ("x-tenant", "a,b")],
+        &[(":path", "/pay"), ("content-type", "application/json"), ("x-tenant", "a"), ("x-tenant", "b")],
+        &[(":path", "/pay"), ("content-type", "application/json"), ("x-tenant", "b"), ("x-tenant", "a")],
+        &[(":path", "/pay"), ("x-tenant", "application/json")],
+    ];
+    let mut prints = Vec::new();
+    for (fields, body) in different.iter().flat_map(|fields| [&b""[..], b"1", b"1 "].map(|body| (fields, body))) {
+        let found = print(fields, body);
+        assert!(!prints.contains(&found), "{fields:?} {body:?}");
+        prints.push(found);
+    }
+}
+
+#[test]
+fn what_the_policy_leaves_out_does_not_change_a_fingerprint() {
+    for (policy, fields, body) in [
+        (r#"{"fingerprint": {"body": "off"}}"#, (":path", "/pay"), &b"2"[..]),
+        (r#"{"fingerprint": {"query": false}}"#, (":path", "/pay?a=1"), b"1"),
+        (r#"{"fingerprint": {"headers": []}}"#, ("content-type", "text/plain"), b"1"),
+    ] {
+        let policy = self::policy(policy);
+        assert_eq!(fingerprint(&policy, &[fields], &[body]), fingerprint(&policy, &[], &[b"1"]));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Everything in a request that a name depends on, cut at two places each: the same text, differently shared out.
+    #[test]
+    fn no_two_requests_share_a_name_however_their_parts_are_cut(a in request(), b in request()) {
+        let policy = policy(SEPARATED);
+        let [one, two] = [&a, &b].map(|fields| {
+            let fields: Vec<_> = fields.iter().map(|(name, value)| (*name, value.as_str())).collect();
+            name_of(&policy, None, &fields)
+        });
+        let [mut a, mut b] = [a, b];
+        a.sort();
+        b.sort();
+        prop_assert_eq!(one == two, a == b);
+    }
+
+    /// Lists of parts are not told apart by luck: whatever is hashed can be read back in one way only.
+    #[test]
+    fn no_two_lists_of_parts_feed_a_digest_the_same(a in lists(), b in lists()) {
+        let digest = |lists: &Vec<Vec<Vec<u8>>>| {
+            let mut digest = Digest::new("p", None);
+            for list in lists {
+                digest.list("l", list.iter().map(Vec::as_slice));
+            }
+            digest.finish()
+        };
+        prop_assert_eq!(digest(&a) == digest(&b), a == b);
+    }
+
+    #[test]
+    fn a_body_split_anywhere_gives_the_same_fingerprint(body in prop::collection::vec(any::<u8>(), 0..300), cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..5)) {
+        let mut cuts: Vec<_> = cuts.iter().map(|cut| cut.index(body.len() + 1)).collect();
+        cuts.extend([0, body.len()]);
+        cuts.sort_unstable();
+        let chunks: Vec<_> = cuts.windows(2).map(|pair| &body[pair[0]..pair[1]]).collect();
+        let policy = policy("{}");
+        prop_assert_eq!(fingerprint(&policy, &[], &chunks), fingerprint(&policy, &[], &[&body]));
+    }
+}
+
+const HEADER: &str = r#"{"header": "idempotency-key"}"#;
+
+const SEPARATED: &str = r#"{
+    "key": {"sources": [{"cookie": "k1"}, {"cookie": "k2"}]},
+    "scope": {"caller": [{"header": "c1"}, {"header": "c2"}], "anonymous": "share"}
+}"#;
+
+/// Few letters and short parts, so that two of them are often the same text cut differently.
+fn request() -> impl Strategy<Value = Vec<(&'static str, String)>> {
+    let text = |least| prop::collection::vec(prop_oneof![Just('a'), Just('b')], least..3);
+    let text = move |least| text(least).prop_map(String::from_iter);
+    let callers = prop::collection::vec((prop_oneof![Just("c1"), Just("c2")], text(0)), 0..3);
+    (text(0), text(0), text(0), text(1), text(1), callers).prop_map(|(method, host, path, k1, k2, callers)| {
+        let mut fields = vec![(":method", method), (":authority", host), (":path", path)];
+        fields.extend([("cookie", format!("k1={k1}")), ("cookie", format!("k2={k2}"))]);
+        // The order of lines of one name counts, that between names does not.
+        let (ones, twos): (Vec<_>, Vec<_>) = callers.into_iter().partition(|(name, _)| *name == "c1");
+        fields.extend(ones.into_iter().take(1).chain(twos.into_iter().take(1)));
+        fields
+    })
+}
+
+fn lists() -> impl Strategy<Value = Vec<Vec<Vec<u8>>>> {
+    let item = prop::collection::vec(prop_oneof![Just(0u8), Just(1), Just(b'l')], 0..3);
+    prop::collection::vec(prop::collection::vec(item, 0..3), 0..3)
+}
+
+fn policy(policy: &str) -> Rc<Policy> {
+    let config = Config::parse(format!(r#"{{"policy": {policy}}}"#).as_bytes(), &|_| None);
+    let config = config.unwrap_or_else(|error| panic!("{error}"));
+    Rc::clone(&config.rules[0].policy)
+}
+
+/// A request to pay, in which the given fields stand first.
+fn head(fields: &[(&str, &str)]) -> RequestHead {
+    let rest = [(":method", "POST"), (":authority", "api.example.com"), (":path", "/pay")];
+    RequestHead { headers: fields.iter().chain(&rest).copied().collect() }
+}
+
+/// The key of one source, in a form that can be compared with that of another.
+fn read(source: &str, fields: &[(&str, &str)]) -> Result<Option<ClientKey>, InvalidKey> {
+    ClientKey::read(&policy(&format!(r#"{{"key": {{"sources": [{source}]}}}}"#)).key, &head(fields))
+}
+
+/// A key with these bytes: from a query in which every byte is escaped.
+fn reference(key: Option<Result<&[u8], InvalidKey>>) -> Result<Option<ClientKey>, InvalidKey> {
+    let Some(key) = key.transpose()? else { return Ok(None) };
+    let escaped: String = key.iter().map(|byte| format!("%{byte:02X}")).collect();
+    read(r#"{"query": "reference"}"#, &[(":path", &format!("/?reference={escaped}"))])
+}
+
+fn name_of(policy: &Policy, hash_key: Option<&HashKey>, fields: &[(&str, &str)]) -> Name {
+    let head = head(fields);
+    let Ok(Some(key)) = ClientKey::read(&policy.key, &head) else { panic!("{fields:?} has a key") };
+    key::name(policy, hash_key, &head, &Caller::read(&policy.scope, &head, false), &key)
+}
+
+fn fingerprint(policy: &Policy, fields: &[(&str, &str)], chunks: &[&[u8]]) -> Fingerprint {
+    let mut payload = Payload::new(&policy.fingerprint, None, &head(fields));
+    chunks.iter().for_each(|chunk| payload.body(chunk));
+    payload.finish()
+}
+
+/// Each part as its tag and its bytes, both behind their lengths.
+fn encode(parts: &[(&str, &[u8])]) -> Vec<u8> {
+    let texts = parts.iter().flat_map(|(tag, bytes)| [tag.as_bytes(), *bytes]);
+    texts.flat_map(|text| [&(text.len() as u64).to_le_bytes()[..], text].concat()).collect()
+}
+
+/// HMAC as RFC 2104 words it.
+fn hmac(secret: &[u8], text: &[u8]) -> [u8; 32] {
+    let mut block = if secret.len() > 64 { Sha256::digest(secret).to_vec() } else { secret.to_vec() };
+    block.resize(64, 0);
+    let pad = |with: u8| block.iter().map(|byte| byte ^ with).collect::<Vec<_>>();
+    let inner = Sha256::digest([&pad(0x36), text].concat());
+    Sha256::digest([&pad(0x5c)[..], &inner].concat()).into()
+}
