@@ -6,7 +6,7 @@ FILTER_WASM := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/wasm32-wasip1/release/
 export ENVOY_BIN FILTER_WASM
 
 .DEFAULT_GOAL := help
-.PHONY: help run test build lint bench clean wasm-target
+.PHONY: help run test build lint bench clean wasm-target bench-tools
 
 help: ## Prints this list.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,7 +27,8 @@ lint: wasm-target ## Checks format, lints (native and wasm32) and documentation;
 	cargo clippy --locked --package envoy-idempotency --target wasm32-wasip1 -- --deny warnings
 	RUSTDOCFLAGS=-Dwarnings cargo doc --locked --workspace --no-deps --document-private-items
 
-bench: build $(ENVOY_BIN) ## Measures throughput and latency on real Envoy.
+bench: build bench-tools $(ENVOY_BIN) ## Measures throughput and latency on real Envoy (ONLY=bc: two scenarios of four).
+	cargo build --locked --release --target wasm32-wasip1 --package empty-filter
 	cargo run --locked --release --package bench
 
 clean: ## Removes everything that was built or fetched.
@@ -46,3 +47,12 @@ $(ENVOY_BIN):
 
 wasm-target:
 	@rustup target list --installed | grep -qx wasm32-wasip1 || rustup target add wasm32-wasip1
+
+bench-tools:
+	@for tool in nginx wrk; do \
+	  command -v $$tool >/dev/null && continue; \
+	  echo "make bench needs $$tool; installing it with apt-get."; \
+	  { apt-get install --yes --no-install-recommends $$tool || \
+	    { apt-get update && apt-get install --yes --no-install-recommends $$tool; }; } >&2 || \
+	    { echo "make bench needs $$tool, and apt-get cannot install it here: install it yourself." >&2; exit 1; }; \
+	done

@@ -1,0 +1,215 @@
+//! The figures as a person reads them and as a program does.
+//!
+//! One rule: nothing is averaged away. A ratio of medians stands beside the worst and the best round.
+//! It does not know how they came about.
+
+use std::fmt;
+
+use serde_json::{Value, json};
+
+use crate::Settings;
+use crate::machine::Machine;
+use crate::rounds::{Figures, Rounds};
+use crate::scenario::{Comparison, Scenario, Side};
+
+/// What a scenario came to.
+pub struct Outcome {
+    letter: char,
+    title: &'static str,
+    sides: Vec<(&'static str, Rounds)>,
+    ratios: Vec<Ratio>,
+}
+
+/// What a comparison came to.
+struct Ratio {
+    comparison: &'static Comparison,
+    rate: Spread,
+    cpu: Spread,
+    cpu_together: Spread,
+}
+
+/// A ratio of medians, and of single rounds the smallest and the largest.
+struct Spread {
+    median: f64,
+    min: f64,
+    max: f64,
+}
+
+impl Outcome {
+    /// The outcome of a scenario, with one list of rounds a side.
+    pub fn of(scenario: &Scenario, sides: &[Side], rounds: Vec<Rounds>) -> Outcome {
+        let sides: Vec<_> = sides.iter().map(|side| side.name).zip(rounds).collect();
+        let rounds_of = |name: &str| sides.iter().find(|side| side.0 == name).map(|side| &side.1);
+        let ratios = scenario.comparisons.iter().filter_map(|comparison| {
+            let (subject, reference) = (rounds_of(comparison.subject)?, rounds_of(comparison.reference)?);
+            Some(Ratio {
+                comparison,
+                rate: Spread::of(&subject.alone, &reference.alone, Figures::rate),
+                // The other way round, so that more is better here too.
+                cpu: Spread::of(&reference.alone, &subject.alone, Figures::cpu_per_request_us),
+                cpu_together: Spread::of(&reference.together, &subject.together, Figures::cpu_per_request_us),
+            })
+        });
+        let ratios = ratios.collect();
+        Outcome { letter: scenario.letter, title: scenario.title, sides, ratios }
+    }
+
+    fn json(&self) -> Value {
+        let sides = self.sides.iter().map(|(name, rounds)| {
+            json!({
+                "name": name,
+                "requests_per_s": median_of(&rounds.alone, Figures::rate),
+                "cpu_us_per_request": median_of(&rounds.alone, Figures::cpu_per_request_us),
+                "cpu_us_per_request_together": median_of(&rounds.together, Figures::cpu_per_request_us),
+                "rounds": rounds.alone.iter().map(round_json).collect::<Vec<_>>(),
+                "rounds_together": rounds.together.iter().map(round_json).collect::<Vec<_>>(),
+            })
+        });
+        let ratios = self.ratios.iter().map(|ratio| {
+            let Comparison { subject, reference, target } = ratio.comparison;
+            json!({
+                "subject": subject,
+                "reference": reference,
+                "requests_per_s": ratio.rate.json(),
+                "cpu": ratio.cpu.json(),
+                "cpu_together": ratio.cpu_together.json(),
+                "target": target,
+                "met": ratio.is_met(),
+            })
+        });
+        json!({
+            "scenario": self.letter.to_string(),
+            "title": self.title,
+            "sides": sides.collect::<Vec<_>>(),
+            "ratios": ratios.collect::<Vec<_>>(),
+        })
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let head = ["requests/s", "busy", "p50 us", "p99 us", "CPU us/request", "all at once"];
+        write!(
+            f,
+            "    {:<14}{:>12}{:>8}{:>9}{:>9}{:>16}{:>13}",
+            "", head[0], head[1], head[2], head[3], head[4], head[5]
+        )?;
+        for (name, rounds) in &self.sides {
+            let median = |figure: fn(&Figures) -> f64| median_of(&rounds.alone, figure);
+            write!(
+                f,
+                "\n    {name:<14}{:>12.0}{:>7.0}%{:>9.0}{:>9.0}{:>16.1}{:>13.1}",
+                median(Figures::rate),
+                100.0 * median(Figures::busy),
+                median(|figures| figures.turn.p50_us as f64),
+                median(|figures| figures.turn.p99_us as f64),
+                median(Figures::cpu_per_request_us),
+                median_of(&rounds.together, Figures::cpu_per_request_us),
+            )?;
+        }
+        Ok(())
+    }
+}
+
+impl Ratio {
+    fn is_met(&self) -> Option<bool> {
+        self.comparison.target.map(|target| self.rate.median >= target)
+    }
+}
+
+impl Spread {
+    fn of(above: &[Figures], below: &[Figures], figure: fn(&Figures) -> f64) -> Spread {
+        let single = || above.iter().zip(below).map(|(above, below)| figure(above) / figure(below));
+        Spread {
+            median: median_of(above, figure) / median_of(below, figure),
+            min: single().fold(f64::INFINITY, f64::min),
+            max: single().fold(0.0, f64::max),
+        }
+    }
+
+    fn json(&self) -> Value {
+        json!({ "ratio": self.median, "min": self.min, "max": self.max })
+    }
+}
+
+impl fmt::Display for Spread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.3}  {:.3}..{:.3}", self.median, self.min, self.max)
+    }
+}
+
+/// All comparisons in one table.
+pub fn summary(outcomes: &[Outcome]) -> String {
+    let line = |name: &str, rate: &str, target: &str, verdict: &str, cpu: &str, together: &str| {
+        format!("{name:<36}{rate:<23}{target:<8}{verdict:<8}{cpu:<23}{together}").trim_end().to_owned()
+    };
+    let mut lines = vec![line("", "by requests/s", "target", "", "by CPU time", "by CPU time, all at once")];
+    for outcome in outcomes {
+        for ratio in &outcome.ratios {
+            let Comparison { subject, reference, target } = ratio.comparison;
+            let target = target.map(|target| format!("{target:.2}")).unwrap_or_default();
+            let verdict = ratio.is_met().map_or("", |met| if met { "met" } else { "MISSED" });
+            lines.push(line(
+                &format!("({}) {subject} / {reference}", outcome.letter),
+                &ratio.rate.to_string(),
+                &target,
+                verdict,
+                &ratio.cpu.to_string(),
+                &ratio.cpu_together.to_string(),
+            ));
+        }
+    }
+    lines.join("\n")
+}
+
+/// Everything that was measured.
+pub fn json(settings: &Settings, machine: &Machine, outcomes: &[Outcome]) -> Value {
+    json!({
+        "machine": { "model": machine.model, "processors": machine.processors, "load_average": Machine::load() },
+        "settings": {
+            "rounds": settings.rounds,
+            "round_s": settings.round_s,
+            "warmup_s": settings.warmup_s,
+            "connections": settings.connections,
+        },
+        "envoy": harness::gateway::envoy_bin(),
+        "filter_bytes": harness::gateway::filter_wasm().metadata().map(|file| file.len()).ok(),
+        "scenarios": outcomes.iter().map(Outcome::json).collect::<Vec<_>>(),
+    })
+}
+
+fn round_json(figures: &Figures) -> Value {
+    json!({
+        "requests": figures.turn.requests,
+        "requests_per_s": figures.rate(),
+        "cpu_us_per_request": figures.cpu_per_request_us(),
+        "busy": figures.busy(),
+        "p50_us": figures.turn.p50_us,
+        "p99_us": figures.turn.p99_us,
+    })
+}
+
+fn median_of(rounds: &[Figures], figure: fn(&Figures) -> f64) -> f64 {
+    median(rounds.iter().map(figure).collect())
+}
+
+fn median(mut figures: Vec<f64>) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    let middle = figures.len() / 2;
+    match (figures.get(middle), middle.checked_sub(1).and_then(|below| figures.get(below))) {
+        (Some(above), Some(below)) if figures.len().is_multiple_of(2) => (above + below) / 2.0,
+        (Some(middle), _) => *middle,
+        (None, _) => f64::NAN,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_median_is_the_middle_or_half_way_between_two() {
+        assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), 2.5);
+    }
+}
