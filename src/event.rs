@@ -9,7 +9,6 @@ use crate::record::{Owner, UpstreamKey};
 use crate::reply::DETAILS;
 
 /// One thing that happened. `now_ms` is monotonic, and the embedded store's own clock.
-#[derive(Clone, Debug)]
 pub enum Event<'a> {
     /// When the client's stream is over, however it ended; nothing more comes from it.
     Closed {
@@ -24,8 +23,8 @@ pub enum Event<'a> {
         now_ms: u64,
         /// Its fields.
         head: &'a RequestHead,
-        /// Whether the connection showed a client certificate.
-        client_certificate: bool,
+        /// Tells whether the connection showed a client certificate; asked only where it matters.
+        client_certificate: &'a dyn Fn() -> bool,
         /// Fresh random bytes, the token of the claim that may follow.
         owner: Owner,
         /// Fresh random bytes, the key for the upstream where the client's own header does not serve.
@@ -179,6 +178,8 @@ pub enum Verdict {
         doubt: bool,
         /// The key of ours that goes upstream.
         upstream_key: Option<UpstreamKey>,
+        /// When the record will be forgotten, on the store's clock.
+        expires_ms: u64,
     },
     /// To a claim: another owner executes.
     InFlight {
@@ -189,7 +190,12 @@ pub enum Verdict {
     Lost,
     /// To a claim: the name belongs to another payload.
     Mismatch,
-    /// To a renewal or settlement: it is so.
+    /// To a renewal: the lease begins anew.
+    Renewed {
+        /// When the record will be forgotten, on the store's clock.
+        expires_ms: u64,
+    },
+    /// To a settlement: it is so.
     Settled,
     /// To a claim: this very claim has been released; its answer comes too late.
     Stale,
@@ -205,6 +211,8 @@ pub enum Verdict {
 /// Why the store could not do what it was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Failure {
+    /// The breaker is open: the store has failed too often in a row.
+    Breaker,
     /// Too many workers changed the same place at once.
     Contention,
     /// What is stored is not a record.
@@ -217,32 +225,55 @@ pub enum Failure {
     Host,
     /// `allow_on_headers_stop_iteration` is missing from the filter's configuration.
     MissingFlag,
+    /// What came back answers another question.
+    Nonce,
+    /// Too many operations wait.
+    Queue,
     /// A claim was answered as released although it had not been.
     Stale,
+    /// No answer came in time.
+    Timeout,
+    /// The store cannot be reached.
+    Transport,
 }
 
 impl Failure {
     /// All of them.
-    pub const ALL: [Failure; 7] = [
+    pub const ALL: [Failure; 12] = [
+        Failure::Breaker,
         Failure::Contention,
         Failure::Corrupt,
         Failure::Crowded,
         Failure::Full,
         Failure::Host,
         Failure::MissingFlag,
+        Failure::Nonce,
+        Failure::Queue,
         Failure::Stale,
+        Failure::Timeout,
+        Failure::Transport,
     ];
+
+    /// Whether the store may have done what it was asked all the same.
+    pub fn is_doubtful(self) -> bool {
+        matches!(self, Failure::Nonce | Failure::Timeout | Failure::Transport)
+    }
 
     /// As it stands in metric names and logs.
     pub fn as_str(self) -> &'static str {
         match self {
+            Failure::Breaker => "breaker",
             Failure::Contention => "contention",
             Failure::Corrupt => "corrupt",
             Failure::Crowded => "crowded",
             Failure::Full => "full",
             Failure::Host => "host",
             Failure::MissingFlag => "missing_flag",
+            Failure::Nonce => "nonce",
+            Failure::Queue => "queue",
             Failure::Stale => "stale",
+            Failure::Timeout => "timeout",
+            Failure::Transport => "transport",
         }
     }
 }

@@ -22,9 +22,10 @@
 //! |---------------|---------------------------------------|---------------------------------|----------------------------------|---------------|----------------|----------------------------------|----------------------|---------------|------------|----------------------|
 //! | head          | body, claim, unprotected, answered, done | =                            | =                                | =             | =              | done                             | =                    | =             | done       | =                    |
 //! | body          | =                                     | =, claim, unprotected, answered | =                                | =             | =              | answered, done                   | =                    | =             | done       | unprotected, answered |
-//! | claim         | =                                     | =                               | response, unprotected, answered  | =             | =              | save                             | =                    | =             | save       | =                    |
+//! | claim         | =                                     | =                               | renewal, response, unprotected, answered, save, done | =             | =              | save                             | =                    | =             | save       | =                    |
+//! | renewal       | =                                     | =                               | =                                | =, response, answered, save | =       | save                             | =                    | =             | save       | =                    |
 //! | response      | =                                     | =                               | =                                | =             | =              | response-body, save              | =                    | =             | save       | =                    |
-//! | response-body | =                                     | =                               | =                                | =             | =              | =                                | =, save              | =             | save       | =                    |
+//! | response-body | =                                     | =                               | =                                | =             | =              | =                                | =, save              | =             | save       | save                 |
 //! | save          | =                                     | =                               | =                                | =             | done           | =                                | =                    | =             | =          | =                    |
 //! | unprotected   | =                                     | =                               | =                                | =             | =              | done                             | =                    | =             | done       | =                    |
 //! | answered      | =                                     | =                               | =                                | =             | =              | =, done                          | =                    | =             | done       | =                    |
@@ -52,6 +53,11 @@ const STEER_FATE: &str = "idempotency-store";
 /// The upstream's word on how long a completed record lives.
 const STEER_TTL: &str = "idempotency-ttl";
 
+/// A claim counts as fresh until this part of its lease is left.
+const LEASE_MARGIN: u64 = 5;
+/// How often a claim that took too long is renewed before the store counts as failed.
+const MAX_RENEWALS: u32 = 3;
+
 /// One request that a rule matched, and its response.
 pub struct Exchange {
     policy: Rc<Policy>,
@@ -70,6 +76,8 @@ enum State {
     Body { ticket: Ticket, payload: Payload },
     /// Awaits the store's word on a claim: what will run if it is granted.
     Claim(Run),
+    /// Awaits the renewal of a claim that was granted too long ago to run on; how many were asked for.
+    Renewal(Run, u32),
     /// Awaits the response's head.
     Response(Run),
     /// Awaits the rest of a response that is worth keeping.
@@ -78,8 +86,8 @@ enum State {
     Save { run: Run, fate: Fate, held: Option<HeldResponse> },
     /// Awaits the head of a response that we only add our status to.
     Unprotected(StatusLine),
-    /// Awaits our own answer on its way out.
-    Answered { without_content_type: bool },
+    /// Awaits our own answer on its way out, to undo what the host does to it.
+    Answered(Vec<Edit>),
     /// Awaits nothing.
     Done,
 }
@@ -101,6 +109,10 @@ struct Run {
     /// Whether an earlier attempt may have executed.
     doubt: bool,
     started_ms: u64,
+    /// When the last granted claim or renewal was asked for.
+    asked_ms: u64,
+    /// When the record will be forgotten, on the store's clock; none while no claim was granted.
+    expires_ms: Option<u64>,
     /// When to renew the lease; none once it is not renewed any more.
     renew_at_ms: Option<u64>,
 }
@@ -139,12 +151,13 @@ impl Exchange {
         match self.state {
             State::Head => "head",
             State::Body { .. } => "body",
-            State::Claim { .. } => "claim",
+            State::Claim(_) => "claim",
+            State::Renewal(..) => "renewal",
             State::Response(_) => "response",
             State::ResponseBody { .. } => "response-body",
             State::Save { .. } => "save",
             State::Unprotected(_) => "unprotected",
-            State::Answered { .. } => "answered",
+            State::Answered(_) => "answered",
             State::Done => "done",
         }
     }
@@ -157,6 +170,11 @@ impl Exchange {
     /// Whether it holds a claim that is not settled.
     pub fn is_running(&self) -> bool {
         matches!(self.state, State::Response(_) | State::ResponseBody { .. } | State::Save { .. })
+    }
+
+    /// Whether a message is held back until its body has come.
+    pub fn awaits_body(&self) -> bool {
+        matches!(self.state, State::Body { .. } | State::ResponseBody { .. })
     }
 
     /// Whether it wants to see the request's body.
@@ -197,17 +215,28 @@ impl Exchange {
             (State::Body { .. }, Event::Unable { .. }) => self.store_failed(Failure::MissingFlag),
             (State::Body { .. }, Event::Closed { .. }) => (State::Done, Step::default()),
 
-            (State::Claim(run), Event::StoreAnswered { asked: Asked::Claim, verdict, .. }) => {
-                self.claimed(run, verdict)
+            (State::Claim(run), Event::StoreAnswered { now_ms, asked: Asked::Claim, verdict }) => {
+                let (state, step) = self.claimed(now_ms, run, verdict);
+                (state.unless_sent_as_it_is(), step)
             }
-            (State::Claim(run), Event::ResponseHeaders { headers, .. }) => {
+            (State::Renewal(run, count), Event::StoreAnswered { now_ms, asked: Asked::Renew, verdict }) => {
+                match verdict {
+                    Verdict::Renewed { expires_ms } => {
+                        self.forward_if_fresh(now_ms, Run { expires_ms: Some(expires_ms), ..run }, count)
+                    }
+                    Verdict::Failed(failure) => self.claim_failed(run, failure),
+                    // While we were away somebody else began.
+                    _ => self.in_flight(run.attempt),
+                }
+            }
+            (State::Claim(run) | State::Renewal(run, _), Event::ResponseHeaders { headers, .. }) => {
                 let line = StatusLine::new(Token::Refused);
                 let (state, mut step) = self.withdraw(run);
                 step.flow = Flow::Resume(self.response_edits(headers, line));
                 step.status = Some(line.to_string());
                 (state, step)
             }
-            (State::Claim(run), Event::Closed { .. }) => self.withdraw(run),
+            (State::Claim(run) | State::Renewal(run, _), Event::Closed { .. }) => self.withdraw(run),
 
             (State::Response(run), Event::ResponseHeaders { headers, status, origin, end, .. }) => {
                 self.answered(run, headers, status, origin, end)
@@ -239,6 +268,12 @@ impl Exchange {
                 let body = if too_large { Err(Some(Reason::TooLarge)) } else { Ok(whole) };
                 self.complete(run, status, &headers, body, ttl_ms)
             }
+            (State::ResponseBody { run, status, headers, ttl_ms }, Event::Unable { .. }) => {
+                let (state, step) = self.complete(run, status, &headers, Err(None), ttl_ms);
+                let failure = Failure::MissingFlag;
+                let counts = vec![Count::StoreFailed(failure)];
+                (state, Step { counts, remark: Some(Remark::StoreFailed(failure)), ..step })
+            }
             // The status decided when it came; only the body got lost.
             (State::ResponseBody { run, status, headers, ttl_ms }, Event::Closed { .. }) => {
                 let (state, step) = self.complete(run, status, &headers, Err(None), ttl_ms);
@@ -264,16 +299,15 @@ impl Exchange {
             (State::Unprotected(line), Event::ResponseHeaders { headers, .. }) => {
                 (State::Done, resume(self.response_edits(headers, line), line))
             }
-            (State::Answered { .. }, Event::ResponseHeaders { origin, .. }) if origin.is_request_too_large() => {
+            (State::Answered(_), Event::ResponseHeaders { origin, .. }) if origin.is_request_too_large() => {
                 // Envoy's own 413 overtook ours.
                 let reply = Reply::problem(&self.policy, Slug::BodyTooLarge, Facts::default());
                 (State::Done, Step { flow: Flow::Answer(Box::new(reply)), ..Step::default() })
             }
-            (State::Answered { without_content_type: true }, Event::ResponseHeaders { .. }) => {
-                let edits = vec![Edit::Remove("content-type")];
+            (State::Answered(edits), Event::ResponseHeaders { .. }) if !edits.is_empty() => {
                 (State::Done, Step { flow: Flow::Resume(edits), ..Step::default() })
             }
-            (State::Unprotected(_) | State::Answered { .. }, Event::Closed { .. }) => (State::Done, Step::default()),
+            (State::Unprotected(_) | State::Answered(_), Event::Closed { .. }) => (State::Done, Step::default()),
 
             (state, _) => (state, Step::default()),
         }
@@ -284,7 +318,7 @@ impl Exchange {
         &mut self,
         now_ms: u64,
         head: &RequestHead,
-        client_certificate: bool,
+        client_certificate: &dyn Fn() -> bool,
         owner: Owner,
         upstream_key: UpstreamKey,
         end: bool,
@@ -323,7 +357,16 @@ impl Exchange {
     fn claim(&self, now_ms: u64, ticket: Ticket, payload: Payload) -> (State, Step) {
         let fingerprint = payload.finish();
         let operation = Operation::Claim { may_retry: self.policy.on_unknown == OnUnknown::Retry };
-        let run = Run { ticket, fingerprint, attempt: 0, doubt: false, started_ms: now_ms, renew_at_ms: None };
+        let run = Run {
+            ticket,
+            fingerprint,
+            attempt: 0,
+            doubt: false,
+            started_ms: now_ms,
+            asked_ms: now_ms,
+            expires_ms: None,
+            renew_at_ms: None,
+        };
         let call = run.call(&self.policy, operation);
         (State::Claim(run), Step { calls: vec![call], ..hold() })
     }
@@ -335,33 +378,16 @@ impl Exchange {
     }
 
     /// The store's word on the claim.
-    fn claimed(&mut self, mut run: Run, verdict: Verdict) -> (State, Step) {
+    fn claimed(&mut self, now_ms: u64, mut run: Run, verdict: Verdict) -> (State, Step) {
         match verdict {
-            Verdict::Granted { attempt, doubt, upstream_key } => {
-                let renew_at_ms = Some(run.started_ms + self.policy.lease_ms / 3);
-                run = Run { attempt, doubt, renew_at_ms, ..run };
+            Verdict::Granted { attempt, doubt, upstream_key, expires_ms } => {
                 run.ticket.upstream_key = upstream_key;
-                let mut edits = mem::take(&mut self.forged);
-                edits.push(Edit::Set(OPERATION, run.ticket.name.hex().into_bytes()));
-                edits.push(Edit::Set(ATTEMPT, attempt.to_string().into_bytes()));
-                if let Some(key) = upstream_key {
-                    edits.push(Edit::Set(KEY, key.text().into_bytes()));
-                }
-                let mut counts = vec![Count::Executed];
-                if doubt {
-                    counts.push(Count::Takeover);
-                }
-                let remark = doubt.then_some(Remark::Takeover(run.ticket.name, attempt));
-                let step = Step { flow: Flow::Resume(edits), wake_ms: renew_at_ms, counts, remark, ..Step::default() };
-                (State::Response(run), step)
+                self.forward_if_fresh(now_ms, Run { attempt, doubt, expires_ms: Some(expires_ms), ..run }, 0)
             }
             Verdict::Completed { attempt, status, response, age_ms, ttl_ms } => {
                 self.replay(attempt, status, response.as_deref(), age_ms, ttl_ms)
             }
-            Verdict::InFlight { attempt } => {
-                let facts = Facts { attempt: Some(attempt), retry_after_s: Some(1), ..Facts::default() };
-                self.refuse(Slug::InFlight, facts)
-            }
+            Verdict::InFlight { attempt } => self.in_flight(attempt),
             Verdict::Mismatch => self.refuse(Slug::Mismatch, Facts::default()),
             Verdict::Unknown { attempt, wait_ms } => {
                 let may_retry = self.policy.on_unknown == OnUnknown::Retry;
@@ -369,10 +395,65 @@ impl Exchange {
                 let facts = Facts { attempt: Some(attempt), retry_after_s, ..Facts::default() };
                 self.refuse(Slug::OutcomeUnknown, facts)
             }
+            Verdict::Failed(failure) if failure.is_doubtful() => self.claim_failed(run, failure),
             Verdict::Failed(failure) => self.store_failed(failure),
-            // Neither is an answer to a claim that was asked once and not withdrawn.
-            Verdict::Stale | Verdict::Lost | Verdict::Dropped | Verdict::Settled => self.store_failed(Failure::Stale),
+            // None is an answer to a claim that was asked and not withdrawn.
+            Verdict::Dropped | Verdict::Lost | Verdict::Renewed { .. } | Verdict::Settled | Verdict::Stale => {
+                self.store_failed(Failure::Stale)
+            }
         }
+    }
+
+    /// Lets the request through, but only on a claim that cannot have lapsed; an older one is renewed first.
+    ///
+    /// A worker that was stopped for longer than the lease must not wake up and execute.
+    fn forward_if_fresh(&mut self, now_ms: u64, mut run: Run, renewals: u32) -> (State, Step) {
+        let lease_ms = self.policy.lease_ms;
+        if now_ms < run.asked_ms + lease_ms - lease_ms / LEASE_MARGIN {
+            return self.forward(run);
+        }
+        if renewals == MAX_RENEWALS {
+            return self.claim_failed(run, Failure::Timeout);
+        }
+        run.asked_ms = now_ms;
+        let call = run.call(&self.policy, Operation::Renew);
+        (State::Renewal(run, renewals + 1), Step { calls: vec![call], ..hold() })
+    }
+
+    fn forward(&mut self, mut run: Run) -> (State, Step) {
+        run.renew_at_ms = Some(run.asked_ms + self.policy.lease_ms / 3);
+        let mut edits = mem::take(&mut self.forged);
+        edits.push(Edit::Set(OPERATION, run.ticket.name.hex().into_bytes()));
+        edits.push(Edit::Set(ATTEMPT, run.attempt.to_string().into_bytes()));
+        if let Some(key) = run.ticket.upstream_key {
+            edits.push(Edit::Set(KEY, key.text().into_bytes()));
+        }
+        let mut counts = vec![Count::Executed];
+        if run.doubt {
+            counts.push(Count::Takeover);
+        }
+        let remark = run.doubt.then_some(Remark::Takeover(run.ticket.name, run.attempt));
+        let step = Step { flow: Flow::Resume(edits), wake_ms: run.renew_at_ms, counts, remark, ..Step::default() };
+        (State::Response(run), step)
+    }
+
+    /// The claim may have been granted and nobody will know: it is withdrawn, or, where the operator prefers that, the
+    /// request runs unprotected and the store is told how it ended.
+    fn claim_failed(&mut self, run: Run, failure: Failure) -> (State, Step) {
+        let (state, mut step) = self.store_failed(failure);
+        if self.policy.on_store_failure == OnStoreFailure::Forward {
+            let run = Run { attempt: 0, doubt: false, renew_at_ms: None, ..run };
+            return (State::Response(run), step);
+        }
+        drop(state);
+        let (state, withdrawal) = self.withdraw(run);
+        step.calls = withdrawal.calls;
+        (state, step)
+    }
+
+    fn in_flight(&mut self, attempt: u32) -> (State, Step) {
+        let facts = Facts { attempt: Some(attempt), retry_after_s: Some(1), ..Facts::default() };
+        self.refuse(Slug::InFlight, facts)
     }
 
     /// A completed operation, once more.
@@ -563,16 +644,22 @@ impl Exchange {
     }
 
     fn answer(&mut self, reply: Reply, count: Count) -> (State, Step) {
-        let without_content_type = !reply.headers.has("content-type");
+        // Envoy names a type where a body has none, and drops it where there is no body.
+        let content_type = reply.headers.first("content-type").map(<[u8]>::to_vec);
+        let edits = match (content_type, reply.body.is_empty()) {
+            (Some(content_type), true) => vec![Edit::Set("content-type", content_type)],
+            (None, false) => vec![Edit::Remove("content-type")],
+            _ => Vec::new(),
+        };
         let status = reply.headers.first(STATUS).map(|line| String::from_utf8_lossy(line).into_owned());
         let flow = Flow::Answer(Box::new(reply));
-        (State::Answered { without_content_type }, Step { flow, counts: vec![count], status, ..Step::default() })
+        (State::Answered(edits), Step { flow, counts: vec![count], status, ..Step::default() })
     }
 
     /// A trial: everything was decided and is counted, and nothing but the status line comes of it.
     fn only_observe(&mut self, step: Step, is_response_head: bool) -> Step {
         let line = StatusLine::bypassed(Reason::Observe);
-        if matches!(self.state, State::Answered { .. } | State::Unprotected(_)) {
+        if matches!(step.flow, Flow::Answer(_)) || matches!(self.state, State::Answered(_) | State::Unprotected(_)) {
             self.state = State::Unprotected(line);
         }
         self.held = 0;
@@ -599,6 +686,15 @@ impl Exchange {
 }
 
 impl State {
+    /// After the whole request has come, nothing of Envoy's can overtake our answer: unless the host's doings must be
+    /// undone, nothing of it is awaited.
+    fn unless_sent_as_it_is(self) -> Self {
+        match self {
+            State::Answered(edits) if edits.is_empty() => State::Done,
+            state => state,
+        }
+    }
+
     /// The execution whose lease must be kept alive, where there is one.
     fn run_mut(&mut self) -> Option<&mut Run> {
         match self {
@@ -618,11 +714,16 @@ impl Run {
             upstream_key: self.ticket.upstream_key,
             lease_ms: policy.lease_ms,
             ttl_ms: policy.ttl_ms,
+            deadline_ms: self.expires_ms,
             operation,
         }
     }
 
     fn line(&self, stored: bool) -> StatusLine {
+        if self.attempt == 0 {
+            // It runs although its claim got no answer.
+            return StatusLine::bypassed(Reason::StoreFailure);
+        }
         StatusLine { stored: Some(stored), attempt: Some(self.attempt), ..StatusLine::new(Token::Executed) }
     }
 }
@@ -726,6 +827,10 @@ fn renewed(run: &mut Run, verdict: &Verdict) -> Step {
             remark: Some(Remark::StoreFailed(*failure)),
             ..Step::default()
         },
+        Verdict::Renewed { expires_ms } => {
+            run.expires_ms = Some(*expires_ms);
+            Step::default()
+        }
         Verdict::Lost => {
             run.renew_at_ms = None;
             Step { remark: Some(Remark::LeaseLost(run.ticket.name)), ..Step::default() }

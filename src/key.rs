@@ -74,7 +74,7 @@ pub enum Caller {
 
 impl Caller {
     /// Reads who is asking; `client_certificate` tells whether the connection showed one.
-    pub fn read(scope: &Scope, head: &RequestHead, client_certificate: bool) -> Self {
+    pub fn read(scope: &Scope, head: &RequestHead, client_certificate: &dyn Fn() -> bool) -> Self {
         let parts: Vec<_> = scope.caller.iter().map(|part| read_lines(part, head)).collect();
         if parts.iter().any(|lines| !lines.is_empty()) {
             return Caller::Known(parts);
@@ -82,7 +82,7 @@ impl Caller {
         match scope.anonymous {
             Anonymous::Refuse => Caller::Refused,
             Anonymous::Share => Caller::Anonymous,
-            Anonymous::Auto if client_certificate || CREDENTIALS.iter().any(|name| head.headers.has(name)) => {
+            Anonymous::Auto if CREDENTIALS.iter().any(|name| head.headers.has(name)) || client_certificate() => {
                 Caller::Outside
             }
             Anonymous::Auto => Caller::Anonymous,

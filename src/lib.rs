@@ -38,5 +38,7 @@ pub mod exchange;
 
 pub mod store;
 
+pub mod gateway;
+
 #[cfg(target_arch = "wasm32")]
 mod shell;

@@ -15,11 +15,9 @@ pub struct Owner(pub [u8; 16]);
 pub struct UpstreamKey(pub [u8; 16]);
 
 impl UpstreamKey {
-    /// In the form of a UUID (RFC 9562, section 4).
+    /// As a UUID of version 4 (RFC 9562, section 5.4).
     pub fn text(&self) -> String {
-        let hex = crate::digest::hex(&self.0);
-        let groups = [0..8, 8..12, 12..16, 16..20, 20..32].map(|group| hex.get(group).unwrap_or_default());
-        groups.join("-")
+        uuid::Builder::from_random_bytes(self.0).into_uuid().hyphenated().to_string()
     }
 }
 

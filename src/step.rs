@@ -64,6 +64,8 @@ pub struct Call {
     pub lease_ms: u64,
     /// How long the record lives after this.
     pub ttl_ms: u64,
+    /// On the store's clock: past it nothing is written, so that no late word revives a forgotten record.
+    pub deadline_ms: Option<u64>,
     /// What is asked.
     pub operation: Operation,
 }

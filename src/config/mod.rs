@@ -4,6 +4,7 @@
 //! It does not know Envoy: values of environment variables are handed in.
 
 mod document;
+mod protobuf;
 mod rules;
 mod walk;
 

@@ -20,6 +20,11 @@ impl Config {
             .any(|rule| rule.matches.has_method(method) && path.is_none_or(|path| rule.matches.has_path(path)))
     }
 
+    /// Whether the path can still rule a request of this method out: no rule would take it wherever it goes.
+    pub fn hinges_on_path(&self, method: &[u8]) -> bool {
+        self.rules.iter().all(|rule| !rule.matches.has_method(method) || rule.matches.path.is_some())
+    }
+
     /// The first rule that matches; `metadata` reads the route's metadata by namespace and key, only when asked to.
     pub fn rule_for(&self, head: &RequestHead, metadata: &dyn Fn(&str, &str) -> Option<Vec<u8>>) -> Option<&Rule> {
         let (method, path) = (head.method(), head.path());

@@ -10,6 +10,8 @@ use std::ops::RangeInclusive;
 use serde_core::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
+use super::protobuf::parse_struct;
+
 /// Why a document was refused: one sentence, with the JSON Pointer of the fault in front.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError(String);
@@ -272,7 +274,7 @@ pub fn flag(at: &Place<'_>, value: &Value) -> Read<bool> {
     value.as_bool().ok_or_else(|| at.wrong("true or false", value))
 }
 
-/// Reads JSON text into a value; nothing at all counts as an empty object.
+/// Reads JSON text, or a Struct as Envoy hands it over, into a value; nothing at all counts as an empty object.
 pub fn parse_text(text: &[u8], root: Place<'_>) -> Read<Value> {
     if text.trim_ascii().is_empty() {
         return Ok(Value::Object(Map::new()));
@@ -282,7 +284,7 @@ pub fn parse_text(text: &[u8], root: Place<'_>) -> Read<Value> {
         Ok(value) => Ok(value),
         // The one error of ours has its pointer already.
         Err(error) if error.is_data() => Err(ConfigError(error.to_string())),
-        Err(error) => Err(root.error(format_args!("is not JSON: {error}"))),
+        Err(error) => parse_struct(text).ok_or_else(|| root.error(format_args!("is not JSON: {error}"))),
     }
 }
 

@@ -122,6 +122,7 @@ unsafe extern "C" {
 #[link(wasm_import_module = "wasi_snapshot_preview1")]
 unsafe extern "C" {
     fn clock_time_get(clock: u32, precision: u64, time: *mut u64) -> u32;
+    fn random_get(buffer: *mut u8, len: usize) -> u32;
 }
 
 /// Milliseconds of a clock that all workers share and that never goes back.
@@ -130,6 +131,14 @@ pub fn monotonic_ms() -> u64 {
     // SAFETY: the host writes one u64 where we point.
     unsafe { clock_time_get(MONOTONIC, 0, &raw mut nanoseconds) };
     nanoseconds / 1_000_000
+}
+
+/// Bytes from the host's own generator of random numbers, which cannot fail: its only error is an address that is none.
+pub fn random(len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    // SAFETY: the host writes as many bytes as we say there is room for.
+    unsafe { random_get(bytes.as_mut_ptr(), len) };
+    bytes
 }
 
 /// Writes one log line.

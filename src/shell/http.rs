@@ -11,48 +11,64 @@ use proxy_wasm::types::Action;
 
 use crate::event::{Event, Origin};
 use crate::shell::host::{self, Buffer, Map};
-use crate::shell::root::{Gateway, Verdict};
+use crate::shell::root::{Verdict, Worker};
 
 /// One HTTP stream, as the SDK has it.
 pub struct Door {
     id: u32,
-    /// None until a rule has matched, and again once the stream is closed.
-    gateway: Option<Rc<RefCell<Gateway>>>,
+    /// None once nothing can come of the exchange, or where no rule has matched.
+    worker: Option<Rc<RefCell<Worker>>>,
+    /// Whether the head of the request is held.
+    is_held: bool,
     /// Held bytes of the body that comes in now; 0 while it is not held.
     held: usize,
 }
 
 impl Door {
     /// A door to the root's exchanges; none where the root is not configured.
-    pub fn new(id: u32, gateway: Option<Rc<RefCell<Gateway>>>) -> Self {
-        Door { id, gateway, held: 0 }
+    pub fn new(id: u32, worker: Option<Rc<RefCell<Worker>>>) -> Self {
+        Door { id, worker, is_held: false, held: 0 }
+    }
+
+    /// Once nothing can come of the exchange, the callbacks that are left cost nothing.
+    fn leave_if_done(&mut self) {
+        if self.worker.as_ref().is_some_and(|worker| worker.borrow().exchange(self.id).is_none()) {
+            self.worker = None;
+        }
     }
 
     fn request_body(&mut self, size: usize, end: bool) -> Action {
-        let Some(gateway) = &self.gateway else { return Action::Continue };
-        let mut gateway = gateway.borrow_mut();
-        gateway.body_was_shown(self.id);
-        if !gateway.exchange(self.id).is_some_and(|exchange| exchange.awaits_request_body()) {
+        let Some(worker) = &self.worker else { return Action::Continue };
+        let mut worker = worker.borrow_mut();
+        if !worker.exchange(self.id).is_some_and(|exchange| exchange.awaits_request_body()) {
             return Action::Continue;
+        }
+        if self.is_held {
+            worker.body_was_shown();
         }
         // While the body is held the host counts from its beginning; otherwise from this chunk's.
         let chunk = host::buffer(Buffer::RequestBody, self.held, size.saturating_sub(self.held));
-        let (now_ms, crowded) = (host::monotonic_ms(), gateway.is_crowded());
-        let verdict = gateway.feed(self.id, Event::RequestBody { now_ms, chunk: &chunk, crowded, end }, Map::Request);
+        let (now_ms, crowded) = (host::monotonic_ms(), worker.is_crowded());
+        let verdict = worker.feed(self.id, Event::RequestBody { now_ms, chunk: &chunk, crowded, end }, now_ms);
+        drop(worker);
         self.held = if verdict == Verdict::Held { size } else { 0 };
+        self.leave_if_done();
         action(verdict)
     }
 
     fn response_body(&mut self, size: usize, end: bool) -> Action {
-        let Some(gateway) = &self.gateway else { return Action::Continue };
-        let mut gateway = gateway.borrow_mut();
-        if !gateway.exchange(self.id).is_some_and(|exchange| exchange.awaits_response_body()) {
+        let Some(worker) = &self.worker else { return Action::Continue };
+        let mut worker = worker.borrow_mut();
+        if !worker.exchange(self.id).is_some_and(|exchange| exchange.awaits_response_body()) {
             return Action::Continue;
         }
+        worker.body_was_shown();
         let whole = if end { host::buffer(Buffer::ResponseBody, 0, size) } else { Vec::new() };
-        let (now_ms, held, crowded) = (host::monotonic_ms(), size as u64, gateway.is_crowded());
+        let (now_ms, held, crowded) = (host::monotonic_ms(), size as u64, worker.is_crowded());
         let event = Event::ResponseBody { now_ms, held, whole: &whole, crowded, end };
-        let verdict = gateway.feed(self.id, event, Map::Response);
+        let verdict = worker.feed(self.id, event, now_ms);
+        drop(worker);
+        self.leave_if_done();
         self.held = if verdict == Verdict::Held { size } else { 0 };
         action(verdict)
     }
@@ -62,11 +78,10 @@ impl Context for Door {}
 
 impl HttpContext for Door {
     fn on_http_request_headers(&mut self, _count: usize, end: bool) -> Action {
-        let Some(gateway) = &self.gateway else { return Action::Continue };
-        let verdict = gateway.borrow_mut().begin(self.id, end);
-        if verdict.is_none() {
-            self.gateway = None;
-        }
+        let Some(worker) = &self.worker else { return Action::Continue };
+        let verdict = worker.borrow_mut().begin(self.id, end);
+        self.is_held = verdict == Some(Verdict::Held);
+        self.leave_if_done();
         verdict.map_or(Action::Continue, action)
     }
 
@@ -79,19 +94,22 @@ impl HttpContext for Door {
     }
 
     fn on_http_response_headers(&mut self, _count: usize, end: bool) -> Action {
-        let Some(gateway) = &self.gateway else { return Action::Continue };
+        let Some(worker) = &self.worker else { return Action::Continue };
         self.held = 0;
         let Some(headers) = host::headers(Map::Response) else { return Action::Continue };
         let status = headers.first(":status").and_then(|text| std::str::from_utf8(text).ok()?.parse().ok());
         let details = details();
+        let now_ms = host::monotonic_ms();
         let event = Event::ResponseHeaders {
-            now_ms: host::monotonic_ms(),
+            now_ms,
             headers: &headers,
             status: status.unwrap_or(0),
             origin: origin(&details),
             end,
         };
-        action(gateway.borrow_mut().feed(self.id, event, Map::Response))
+        let verdict = worker.borrow_mut().feed_head(self.id, event, now_ms);
+        self.leave_if_done();
+        action(verdict)
     }
 
     fn on_http_response_body(&mut self, size: usize, end: bool) -> Action {
@@ -103,10 +121,11 @@ impl HttpContext for Door {
     }
 
     fn on_log(&mut self) {
-        let Some(gateway) = self.gateway.take() else { return };
+        let Some(worker) = self.worker.take() else { return };
         let details = details();
-        let event = Event::Closed { now_ms: host::monotonic_ms(), origin: origin(&details) };
-        gateway.borrow_mut().close(self.id, event);
+        let now_ms = host::monotonic_ms();
+        let mut worker = worker.borrow_mut();
+        worker.feed(self.id, Event::Closed { now_ms, origin: origin(&details) }, now_ms);
     }
 }
 

@@ -1,74 +1,96 @@
-//! The root of one plugin in one worker: its configuration, its metrics, and the exchanges under way.
+//! The root of one plugin in one worker: its configuration, its metrics, and the gateway with all that is under way.
 //!
 //! Its one rule: exchanges live here and not in the streams, so that one can outlive its client.
-//! It does not know what an exchange decides; it feeds events and obeys steps.
+//! It does not know what an exchange decides; it feeds events and carries out acts.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 
 use proxy_wasm::traits::{Context, HttpContext, RootContext};
 use proxy_wasm::types::ContextType;
-use uuid::Uuid;
 
 use crate::config::{Config, Mode};
 use crate::digest::{Digest, HashKey};
 use crate::event::{Event, Failure};
 use crate::exchange::Exchange;
+use crate::gateway::{Act, Gateway, Side};
 use crate::message::{Edit, RequestHead};
 use crate::record::{Owner, UpstreamKey};
 use crate::shell::host::{self, Buffer, Level, Map, Metric, SharedData};
 use crate::shell::http::Door;
-use crate::step::{Count, Flow, Step};
+use crate::step::{Count, Flow, Remark};
 use crate::store::local::{Cells, Table};
 
 /// How often the root looks at what is due.
 const TICK_MS: u32 = 100;
 /// How many bytes of bodies one worker holds back at most before it calls itself crowded.
 const HELD_MAX: u64 = 64 << 20;
+/// How many random bytes are drawn at once.
+const ENTROPY_BYTES: usize = 4096;
 /// How many buckets of the table one tick cleans.
 const SWEEP_STEPS: u32 = 64;
 /// How many ticks pass between two looks at the table's size.
 const GAUGE_TICKS: u32 = 10;
-/// How long a request may wait for its first body callback before Envoy is taken not to show bodies, in a worker that
-/// has never seen one.
-const NO_BODY_MS: u64 = 15_000;
+/// How long a held request may wait for its first body callback before Envoy is taken not to show bodies, in a worker
+/// that has never seen one.
+const NO_REQUEST_BODY_MS: u64 = 15_000;
+/// The same for a response, whose size Envoy does not tell; one that is only slow is not kept for replay.
+const NO_RESPONSE_BODY_MS: u64 = 2_000;
 
 /// The plugin in one worker, as the SDK has it.
 pub struct Root {
     id: u32,
-    gateway: Option<Rc<RefCell<Gateway>>>,
+    worker: Option<Rc<RefCell<Worker>>>,
 }
 
 /// What all streams of one plugin in one worker share.
-pub struct Gateway {
+pub struct Worker {
     config: Config,
     hash_key: Option<HashKey>,
     table: Table<SharedData>,
-    exchanges: HashMap<u32, Entry>,
+    gateway: Gateway,
+    /// Messages held in their heads, until the host has shown one body to a filter that does so.
+    unseen: HashMap<u32, Unseen>,
     counters: HashMap<(Count, bool), u32>,
+    entropy: Entropy,
     running: RunningGauge,
     store_bytes: Option<u32>,
-    /// Bytes of bodies that the host holds back for all exchanges.
-    held: u64,
     /// Whether the host has shown a body to a filter that paused in the headers.
     shows_bodies: bool,
+    /// Whether it was logged that the host hides them.
+    said_hidden: bool,
     ticks: u32,
     draining: bool,
 }
 
-/// An exchange under way.
-struct Entry {
-    exchange: Exchange,
-    wake_ms: Option<u64>,
-    /// Until the first body callback: when the request's head was held, and how large the request was then.
-    unseen: Option<(u64, u64)>,
+/// A message held in its head.
+#[derive(Clone, Copy)]
+struct Unseen {
+    since_ms: u64,
+    /// How large the request was then; none of a response.
+    request_size: Option<u64>,
+}
+
+/// Random bytes from the host, drawn in bulk because every draw is a call.
+#[derive(Default)]
+struct Entropy(Vec<u8>);
+
+impl Entropy {
+    fn draw<const N: usize>(&mut self) -> [u8; N] {
+        if self.0.len() < N {
+            self.0 = host::random(ENTROPY_BYTES);
+        }
+        let left = self.0.len().saturating_sub(N);
+        let mut drawn = [0; N];
+        drawn.iter_mut().zip(self.0.drain(left..)).for_each(|(place, byte)| *place = byte);
+        drawn
+    }
 }
 
 /// A gauge that all workers share, told only of this worker's differences.
 struct RunningGauge {
     id: Option<u32>,
-    now: i64,
     told: i64,
 }
 
@@ -84,25 +106,25 @@ pub enum Verdict {
 impl Root {
     /// A root that has not been configured.
     pub fn new(id: u32) -> Self {
-        Root { id, gateway: None }
+        Root { id, worker: None }
     }
 }
 
 impl Context for Root {
     fn on_done(&mut self) -> bool {
-        let Some(gateway) = &self.gateway else { return true };
-        let mut gateway = gateway.borrow_mut();
-        gateway.draining = !gateway.exchanges.is_empty();
-        gateway.running.tell();
-        !gateway.draining
+        let Some(worker) = &self.worker else { return true };
+        let mut worker = worker.borrow_mut();
+        worker.tell_gauges();
+        worker.draining = !worker.gateway.is_idle();
+        !worker.draining
     }
 }
 
 impl RootContext for Root {
     fn on_configure(&mut self, size: usize) -> bool {
-        match Gateway::configure(&host::buffer(Buffer::PluginConfiguration, 0, size)) {
-            Ok(gateway) => {
-                self.gateway = Some(Rc::new(RefCell::new(gateway)));
+        match Worker::configure(&host::buffer(Buffer::PluginConfiguration, 0, size)) {
+            Ok(worker) => {
+                self.worker = Some(Rc::new(RefCell::new(worker)));
                 host::set_tick_period(TICK_MS);
                 true
             }
@@ -114,13 +136,12 @@ impl RootContext for Root {
     }
 
     fn on_tick(&mut self) {
-        let Some(gateway) = &self.gateway else { return };
-        gateway.borrow_mut().tick();
+        let Some(worker) = &self.worker else { return };
+        let mut worker = worker.borrow_mut();
+        worker.tick();
         host::set_effective_context(self.id);
-        let mut gateway = gateway.borrow_mut();
-        if gateway.draining && gateway.exchanges.is_empty() {
-            gateway.draining = false;
-            gateway.running.tell();
+        if worker.draining && worker.gateway.is_idle() {
+            worker.draining = false;
             host::done();
         }
     }
@@ -130,16 +151,16 @@ impl RootContext for Root {
     }
 
     fn create_http_context(&self, id: u32) -> Option<Box<dyn HttpContext>> {
-        Some(Box::new(Door::new(id, self.gateway.clone())))
+        Some(Box::new(Door::new(id, self.worker.clone())))
     }
 }
 
-impl Gateway {
+impl Worker {
     fn configure(document: &[u8]) -> Result<Self, String> {
         let config = Config::parse(document, &|name| std::env::var(name).ok()).map_err(|error| error.to_string())?;
         let plugin = host::property(&["plugin_name"]).unwrap_or_default();
-        let random = u64::from_le_bytes(Uuid::new_v4().into_bytes().first_chunk().copied().unwrap_or_default());
-        let table = Table::open(SharedData, &plugin, config.max_bytes, random)
+        let mut entropy = Entropy::default();
+        let table = Table::open(SharedData, &plugin, config.max_bytes, u64::from_le_bytes(entropy.draw()))
             .map_err(|failure| format!("the embedded store cannot be opened: {}", failure.as_str()))?;
         warn_once(&config, &plugin, document);
         let observes = config.rules.iter().any(|rule| rule.policy.mode == Mode::Observe);
@@ -151,17 +172,19 @@ impl Gateway {
                 Some(((count, observed), id))
             })
             .collect();
-        let running = RunningGauge { id: host::define_metric(Metric::Gauge, "idempotency_running"), now: 0, told: 0 };
-        Ok(Gateway {
+        let running = RunningGauge { id: host::define_metric(Metric::Gauge, "idempotency_running"), told: 0 };
+        Ok(Worker {
             hash_key: config.hash_key.as_deref().map(HashKey::new),
             config,
             table,
-            exchanges: HashMap::new(),
+            gateway: Gateway::new(None),
+            unseen: HashMap::new(),
             counters,
+            entropy,
             running,
             store_bytes: host::define_metric(Metric::Gauge, "idempotency_store_bytes"),
-            held: 0,
             shows_bodies: false,
+            said_hidden: false,
             ticks: 0,
             draining: false,
         })
@@ -173,184 +196,188 @@ impl Gateway {
         if !self.config.may_match(&method, None) {
             return None;
         }
-        let target = host::header(Map::Request, ":path")?;
-        if !self.config.may_match(&method, Some(&target)) {
-            return None;
+        if self.config.hinges_on_path(&method) {
+            let target = host::header(Map::Request, ":path")?;
+            if !self.config.may_match(&method, Some(&target)) {
+                return None;
+            }
         }
         let head = RequestHead { headers: host::headers(Map::Request)? };
         let metadata =
             |namespace: &str, key: &str| host::property(&["xds", "route_metadata", "filter_metadata", namespace, key]);
         let policy = Rc::clone(&self.config.rule_for(&head, &metadata)?.policy);
-        let exchange = Exchange::new(policy, self.hash_key.clone());
-        self.exchanges.insert(id, Entry { exchange, wake_ms: None, unseen: None });
+        self.gateway.begin(id, Exchange::new(policy, self.hash_key.clone()));
         let now_ms = host::monotonic_ms();
         let event = Event::RequestHeaders {
             now_ms,
             head: &head,
-            client_certificate: host::property(&["connection", "mtls"]).is_some_and(|value| value.contains(&1)),
-            owner: Owner(Uuid::new_v4().into_bytes()),
-            upstream_key: UpstreamKey(Uuid::new_v4().into_bytes()),
+            client_certificate: &|| host::property(&["connection", "mtls"]).is_some_and(|value| value.contains(&1)),
+            owner: Owner(self.entropy.draw()),
+            upstream_key: UpstreamKey(self.entropy.draw()),
             end,
         };
-        let verdict = self.feed(id, event, Map::Request);
-        if !self.shows_bodies
-            && let Some(entry) = self.exchanges.get_mut(&id)
-            && entry.exchange.awaits_request_body()
-        {
-            entry.unseen = Some((now_ms, request_size()));
-        }
-        Some(verdict)
+        Some(self.feed_head(id, event, now_ms))
     }
 
     /// The exchange of this stream, where it has one.
     pub fn exchange(&self, id: u32) -> Option<&Exchange> {
-        self.exchanges.get(&id).map(|entry| &entry.exchange)
+        self.gateway.exchange(id)
     }
 
-    /// Notes that the host shows bodies.
-    pub fn body_was_shown(&mut self, id: u32) {
-        self.shows_bodies = true;
-        if let Some(entry) = self.exchanges.get_mut(&id) {
-            entry.unseen = None;
+    /// Feeds the head of a message, and tells whether that message goes on.
+    pub fn feed_head(&mut self, id: u32, event: Event<'_>, now_ms: u64) -> Verdict {
+        let verdict = self.feed(id, event, now_ms);
+        let awaits = |exchange: &Exchange| exchange.awaits_body().then(|| exchange.awaits_request_body());
+        if !self.shows_bodies
+            && verdict == Verdict::Held
+            && let Some(is_request) = self.exchange(id).and_then(awaits)
+        {
+            let request_size = is_request.then(request_size);
+            self.unseen.insert(id, Unseen { since_ms: now_ms, request_size });
         }
+        verdict
+    }
+
+    /// Notes that the host shows bodies to a filter that holds the head.
+    pub fn body_was_shown(&mut self) {
+        self.shows_bodies = true;
+        self.unseen.clear();
     }
 
     /// Whether this worker holds back too many bytes already.
     pub fn is_crowded(&self) -> bool {
-        self.held > HELD_MAX
+        self.gateway.held_bytes() > HELD_MAX
     }
 
-    /// Feeds one event and obeys every step that follows from it. Tells whether the message in hand, whose head is
-    /// `map`, goes on.
-    pub fn feed(&mut self, id: u32, event: Event<'_>, map: Map) -> Verdict {
-        let Some(entry) = self.exchanges.get_mut(&id) else { return Verdict::Goes };
-        let (held_before, running_before) = (entry.exchange.held_bytes(), entry.exchange.is_running());
+    /// Feeds one event about the message in hand, and tells whether that message goes on.
+    pub fn feed(&mut self, id: u32, event: Event<'_>, now_ms: u64) -> Verdict {
+        let acts = self.gateway.feed(id, event, now_ms);
+        self.carry_out(acts, Some(id), now_ms)
+    }
+
+    /// Carries out acts in order, and tells whether the message in hand, of the stream `in_hand`, goes on.
+    fn carry_out(&mut self, acts: Vec<Act>, in_hand: Option<u32>, now_ms: u64) -> Verdict {
         let mut verdict = Verdict::Goes;
-        let mut calls = Vec::new();
-        let mut next = Some(entry.exchange.handle(event));
-        while let Some(step) = next.take() {
-            self.counters.count(&step);
-            if let Some(status) = &step.status {
-                host::set_property("idempotency", status.as_bytes());
-            }
-            if let Some(remark) = &step.remark {
-                let level = if remark.is_warning() { Level::Warn } else { Level::Info };
-                host::log(level, &format!("idempotency: {remark}"));
-            }
-            entry.wake_ms = step.wake_ms.or(entry.wake_ms);
-            match step.flow {
-                Flow::Pass => {}
-                Flow::Hold => verdict = Verdict::Held,
-                Flow::Resume(edits) => {
-                    edits.into_iter().for_each(|edit| carry_out(map, edit));
-                    verdict = Verdict::Goes;
+        let mut acts = VecDeque::from(acts);
+        while let Some(act) = acts.pop_front() {
+            match act {
+                Act::Ask { exchange, call } => {
+                    let asked = call.operation.asked();
+                    let answer = self.table.apply(call, now_ms);
+                    self.count(Count::StoreOperation, false);
+                    acts.extend(self.gateway.answered(exchange, asked, answer, now_ms));
                 }
-                Flow::Answer(reply) => {
-                    host::send_local_response(reply.status, &reply.headers, &reply.body, reply.details);
-                    verdict = Verdict::Held;
+                Act::Count { count, observed } => self.count(count, observed),
+                Act::Flow { exchange, side, flow } if in_hand == Some(exchange) => verdict = let_flow(side, flow),
+                Act::Flow { exchange, side, flow } => {
+                    host::set_effective_context(exchange);
+                    let resumes = matches!(flow, Flow::Resume(_));
+                    let_flow(side, flow);
+                    if resumes {
+                        host::continue_stream(map(side));
+                    }
                 }
-            }
-            calls.extend(step.calls);
-            if let Some(call) = calls.pop() {
-                let asked = call.operation.asked();
-                let now_ms = host::monotonic_ms();
-                let verdict = self.table.apply(call, now_ms);
-                self.counters.add(Count::StoreOperation, step.observed);
-                next = Some(entry.exchange.handle(Event::StoreAnswered { now_ms, asked, verdict }));
+                // Every request would say so; once is enough.
+                Act::Log(Remark::StoreFailed(Failure::MissingFlag)) if self.said_hidden => {}
+                Act::Log(remark) => {
+                    self.said_hidden |= remark == Remark::StoreFailed(Failure::MissingFlag);
+                    let level = if remark.is_warning() { Level::Warn } else { Level::Info };
+                    host::log(level, &format!("idempotency: {remark}"));
+                }
+                Act::Status { exchange, text } => {
+                    if in_hand != Some(exchange) {
+                        host::set_effective_context(exchange);
+                    }
+                    host::set_property("idempotency", text.as_bytes());
+                }
             }
         }
-        self.held = (self.held + entry.exchange.held_bytes()).saturating_sub(held_before);
-        self.running.now += i64::from(entry.exchange.is_running()) - i64::from(running_before);
         verdict
-    }
-
-    /// Feeds the end of a stream and forgets the exchange.
-    pub fn close(&mut self, id: u32, event: Event<'_>) {
-        self.feed(id, event, Map::Response);
-        if let Some(entry) = self.exchanges.remove(&id) {
-            self.held = self.held.saturating_sub(entry.exchange.held_bytes());
-        }
     }
 
     fn tick(&mut self) {
         let now_ms = host::monotonic_ms();
-        let due = |entry: &Entry| entry.wake_ms.is_some_and(|wake| wake <= now_ms);
-        let awake: Vec<u32> = self.exchanges.iter().filter(|(_, entry)| due(entry)).map(|(id, _)| *id).collect();
-        for id in awake {
-            if let Some(entry) = self.exchanges.get_mut(&id) {
-                entry.wake_ms = None;
-            }
-            host::set_effective_context(id);
-            self.feed(id, Event::Tick { now_ms }, Map::Response);
-        }
+        let acts = self.gateway.tick(now_ms);
+        self.carry_out(acts, None, now_ms);
         if !self.shows_bodies {
             self.find_unshown(now_ms);
         }
         self.table.sweep(SWEEP_STEPS, now_ms);
-        self.running.tell();
         self.ticks = self.ticks.wrapping_add(1);
+        self.tell_gauges();
+    }
+
+    /// Lets go of messages whose body Envoy has received and does not show: the flag is missing.
+    fn find_unshown(&mut self, now_ms: u64) {
+        self.unseen.retain(|id, _| self.gateway.exchange(*id).is_some_and(Exchange::awaits_body));
+        for (id, unseen) in self.unseen.clone() {
+            host::set_effective_context(id);
+            let is_hidden = match unseen.request_size {
+                // While a held request grows and shows nothing, its bytes pile up in Envoy.
+                Some(size) => request_size() > size || now_ms > unseen.since_ms + NO_REQUEST_BODY_MS,
+                None => now_ms > unseen.since_ms + NO_RESPONSE_BODY_MS,
+            };
+            if is_hidden {
+                self.unseen.remove(&id);
+                let acts = self.gateway.feed(id, Event::Unable { now_ms }, now_ms);
+                self.carry_out(acts, None, now_ms);
+            }
+        }
+    }
+
+    fn count(&self, count: Count, observed: bool) {
+        if let Some(id) = self.counters.get(&(count, observed)) {
+            host::increment_metric(*id, 1);
+        }
+    }
+
+    fn tell_gauges(&mut self) {
+        self.running.tell(self.gateway.running() as i64);
         if self.ticks.is_multiple_of(GAUGE_TICKS)
             && let Some(gauge) = self.store_bytes
         {
             host::record_metric(gauge, self.table.bytes());
         }
     }
-
-    /// Ends requests whose body Envoy has received and does not show: the flag is missing.
-    fn find_unshown(&mut self, now_ms: u64) {
-        let unseen: Vec<_> =
-            self.exchanges.iter().filter_map(|(id, entry)| entry.unseen.map(|since| (*id, since))).collect();
-        for (id, (since_ms, size)) in unseen {
-            host::set_effective_context(id);
-            if request_size() > size || now_ms > since_ms + NO_BODY_MS {
-                self.body_is_hidden(id, now_ms);
-            }
-        }
-    }
-
-    fn body_is_hidden(&mut self, id: u32, now_ms: u64) {
-        if let Some(entry) = self.exchanges.get_mut(&id) {
-            entry.unseen = None;
-        }
-        if self.feed(id, Event::Unable { now_ms }, Map::Request) == Verdict::Goes {
-            host::continue_stream(Map::Request);
-        }
-    }
-}
-
-/// Counters by what they count, and whether in a trial.
-trait Counters {
-    fn add(&self, count: Count, observed: bool);
-
-    fn count(&self, step: &Step) {
-        step.counts.iter().for_each(|count| self.add(*count, step.observed));
-    }
-}
-
-impl Counters for HashMap<(Count, bool), u32> {
-    fn add(&self, count: Count, observed: bool) {
-        if let Some(id) = self.get(&(count, observed)) {
-            host::increment_metric(*id, 1);
-        }
-    }
 }
 
 impl RunningGauge {
-    fn tell(&mut self) {
+    fn tell(&mut self, now: i64) {
         if let Some(id) = self.id
-            && self.now != self.told
+            && now != self.told
         {
-            host::increment_metric(id, self.now - self.told);
-            self.told = self.now;
+            host::increment_metric(id, now - self.told);
+            self.told = now;
         }
     }
 }
 
-fn carry_out(map: Map, edit: Edit) {
-    match edit {
-        Edit::Add(name, value) => host::add_header(map, name, &value),
-        Edit::Remove(name) => host::remove_header(map, name),
-        Edit::Set(name, value) => host::set_header(map, name, &value),
+/// Does this to a message, and tells whether it goes on.
+fn let_flow(side: Side, flow: Flow) -> Verdict {
+    match flow {
+        Flow::Pass => Verdict::Goes,
+        Flow::Hold => Verdict::Held,
+        Flow::Resume(edits) => {
+            for edit in edits {
+                match edit {
+                    Edit::Add(name, value) => host::add_header(map(side), name, &value),
+                    Edit::Remove(name) => host::remove_header(map(side), name),
+                    Edit::Set(name, value) => host::set_header(map(side), name, &value),
+                }
+            }
+            Verdict::Goes
+        }
+        Flow::Answer(reply) => {
+            host::send_local_response(reply.status, &reply.headers, &reply.body, reply.details);
+            Verdict::Held
+        }
+    }
+}
+
+fn map(side: Side) -> Map {
+    match side {
+        Side::Request => Map::Request,
+        Side::Response => Map::Response,
     }
 }
 

@@ -72,10 +72,8 @@ const HAND_STEPS: u32 = 1024;
 const RING_STEPS: usize = 1024;
 /// How long a whole round that found nothing to drop counts at most as proof that there is nothing.
 const BARREN_MS: u64 = 1000;
-/// What a body takes in its cell besides the response.
-const BODY_HEAD: u64 = 40;
-/// How much a record grows at most when it is completed.
-const COMPLETION_GROWTH: u64 = 16;
+/// How much a running record grows when it is completed with a body.
+const COMPLETION_GROWTH: i64 = 11;
 
 impl<C: Cells> Table<C> {
     /// Opens the table of this plugin, or makes it; `random` becomes its salt if it is new.
@@ -100,17 +98,20 @@ impl<C: Cells> Table<C> {
 
     /// One operation, as one atomic step.
     pub fn apply(&self, mut call: Call, now_ms: u64) -> Verdict {
-        // The record carries the body's place, so the body goes first.
-        let (mut place, mut dropped) = (None, false);
+        // The record carries the body's place, so the body goes first, and pays for the record's growth.
+        let (mut place, mut prepaid, mut dropped) = (None, 0, false);
         if let Operation::Complete { response, .. } = &mut call.operation
             && let Some(body) = response.take()
         {
             place = self.put_body(&call.name, &body, now_ms).unwrap_or(None);
             *response = place.map(|place| place.to_le_bytes().to_vec());
+            prepaid = if place.is_some() { COMPLETION_GROWTH } else { 0 };
             dropped = place.is_none();
         }
-        let (verdict, written) = self.apply_to_bucket(&call, now_ms).unwrap_or_else(|f| (Verdict::Failed(f), false));
+        let applied = self.apply_to_bucket(&call, prepaid, now_ms);
+        let (verdict, written) = applied.unwrap_or_else(|failure| (Verdict::Failed(failure), false));
         if let Some(place) = place.filter(|_| !written) {
+            let _ = self.account_for(-prepaid);
             self.drop_body(place);
         }
         match verdict {
@@ -137,9 +138,10 @@ impl<C: Cells> Table<C> {
         self.account().map_or(0, |account| account.used())
     }
 
-    /// Tells also whether anything was written.
-    fn apply_to_bucket(&self, call: &Call, now_ms: u64) -> Result<(Verdict, bool), Failure> {
+    /// Tells also whether anything was written. `prepaid` bytes of growth are accounted for already.
+    fn apply_to_bucket(&self, call: &Call, prepaid: i64, now_ms: u64) -> Result<(Verdict, bool), Failure> {
         let key = self.key(b'r', self.bucket_of(&call.name));
+        let is_claim = matches!(call.operation, Operation::Claim { .. });
         for _ in 0..TRIES {
             let (bucket, version) = self.get(&key)?;
             let (place, found) = find(&bucket, &call.name)?;
@@ -148,32 +150,51 @@ impl<C: Cells> Table<C> {
             let Outcome { record, verdict } = model::apply(before, call, now_ms);
             let Some(record) = record else { return Ok((verdict, false)) };
             let after = put(&bucket, place, &call.name, &record.encode())?;
-            let growth = (after.len() as u64).saturating_sub(bucket.len() as u64);
-            let is_claim = matches!(call.operation, Operation::Claim { .. });
-            if growth > 0 && !self.make_room(growth, now_ms)? && is_claim {
+            let growth = after.len() as i64 - bucket.len() as i64 - prepaid;
+            // Only a claim can be refused: what exists may always end.
+            let reserved = growth > 0 && self.reserve(growth, now_ms, |_| ())?.is_some();
+            if growth > 0 && is_claim && !reserved {
                 return Err(Failure::Full);
             }
-            if self.write(&key, &after, bucket.len(), version)? {
-                if let Some(place) = body_before.filter(|place| body_place(&record) != Some(*place)) {
-                    self.drop_body(place);
-                }
-                if matches!(record.state, State::Open { .. }) {
-                    // Here is something that may go.
-                    self.change_account(|account| account.barren = 0)?;
-                }
-                return Ok((verdict, true));
+            if !self.swap(&key, &after, version)? {
+                self.account_for(if reserved { -growth } else { 0 })?;
+                continue;
             }
+            self.account_for(if reserved { 0 } else { growth })?;
+            if let Some(place) = body_before.filter(|place| body_place(&record) != Some(*place)) {
+                self.drop_body(place);
+            }
+            if matches!(record.state, State::Open { .. }) {
+                // Here is something that may go.
+                self.change_account(|account| account.barren = 0)?;
+            }
+            return Ok((verdict, true));
         }
         Err(Failure::Contention)
+    }
+
+    /// Accounts for this many more bytes and makes another change to the account, if there is or can be made room.
+    fn reserve<T>(&self, need: i64, now_ms: u64, change: impl Fn(&mut Account) -> T) -> Result<Option<T>, Failure> {
+        loop {
+            let reserved = self.change_account(|account| {
+                account.fits(need, self.max_bytes).then(|| {
+                    account.bytes += need;
+                    change(account)
+                })
+            })?;
+            if reserved.is_some() || !self.make_room(need, now_ms)? {
+                return Ok(reserved);
+            }
+        }
     }
 
     /// Whether `need` more bytes fit, after dropping what may go: expired, then released, then the oldest bodies.
     ///
     /// The hand takes the first two in strides, so in a large table a body may go before an expired record that the
     /// hand has not come to.
-    fn make_room(&self, need: u64, now_ms: u64) -> Result<bool, Failure> {
-        let fits = |account: &Account| account.used().saturating_add(need) <= self.max_bytes;
-        if need > self.max_bytes {
+    fn make_room(&self, need: i64, now_ms: u64) -> Result<bool, Failure> {
+        let fits = |account: &Account| account.fits(need, self.max_bytes);
+        if !Account::default().fits(need, self.max_bytes) {
             return Ok(false);
         }
         let steps = HAND_STEPS.min(self.buckets());
@@ -265,33 +286,35 @@ impl<C: Cells> Table<C> {
         Ok(visit)
     }
 
-    /// Keeps a body at the young end of the ring; none when there is no room for it.
+    /// Keeps a body at the young end of the ring; none when there is no room for it and for its record's growth.
     fn put_body(&self, name: &Name, response: &[u8], now_ms: u64) -> Result<Option<u64>, Failure> {
-        if !self.make_room(response.len() as u64 + BODY_HEAD + COMPLETION_GROWTH, now_ms)? {
-            return Ok(None);
-        }
-        let place = self.change_account(|account| {
+        let mut value = vec![0; 8];
+        value.extend(name.0);
+        value.extend(response);
+        let size = value.len() as i64;
+        let place = self.reserve(size + COMPLETION_GROWTH, now_ms, |account| {
             let place = account.next_body;
             account.next_body += 1;
             account.oldest_body = account.oldest_body.max(account.next_body.saturating_sub(self.bodies));
             place
         })?;
+        let Some(place) = place else { return Ok(None) };
+        value.splice(..8, place.to_le_bytes());
         let key = self.body_key(place);
-        let mut value = Vec::with_capacity(response.len() + BODY_HEAD as usize);
-        value.extend(place.to_le_bytes());
-        value.extend(name.0);
-        value.extend(response);
+        let mut cell = (Vec::new(), None);
         for _ in 0..TRIES {
-            let (before, version) = self.get(&key)?;
-            if Body::parse(&before).is_ok_and(|body| body.place > place) {
-                // The ring went round while we were on our way.
-                return Ok(None);
-            }
-            if self.write(&key, &value, before.len(), version)? {
+            if self.swap(&key, &value, cell.1)? {
+                self.account_for(-(cell.0.len() as i64))?;
                 return Ok(Some(place));
             }
+            cell = self.get(&key)?;
+            if Body::parse(&cell.0).is_ok_and(|body| body.place > place) {
+                // The ring went round while we were on our way.
+                break;
+            }
         }
-        Err(Failure::Contention)
+        self.account_for(-size - COMPLETION_GROWTH)?;
+        Ok(None)
     }
 
     /// The body that a record of this name carries the place of; none when it has left the ring.
@@ -320,11 +343,15 @@ impl<C: Cells> Table<C> {
         if !self.swap(key, value, version)? {
             return Ok(false);
         }
-        if value.len() != length_before {
-            let difference = value.len() as i64 - length_before as i64;
-            self.change_account(|account| account.bytes = account.bytes.saturating_add(difference))?;
-        }
+        self.account_for(value.len() as i64 - length_before as i64)?;
         Ok(true)
+    }
+
+    fn account_for(&self, difference: i64) -> Result<(), Failure> {
+        if difference == 0 {
+            return Ok(());
+        }
+        self.change_account(|account| account.bytes = account.bytes.saturating_add(difference))
     }
 
     fn account(&self) -> Result<Account, Failure> {
@@ -389,6 +416,10 @@ impl<C: Cells> Table<C> {
 impl Account {
     fn used(&self) -> u64 {
         self.bytes.try_into().unwrap_or(0)
+    }
+
+    fn fits(&self, need: i64, max_bytes: u64) -> bool {
+        self.used().saturating_add_signed(need) <= max_bytes
     }
 
     fn encode(&self) -> Vec<u8> {

@@ -19,6 +19,9 @@ pub struct Outcome {
 /// One operation on one record, as one atomic step. `record` is what is stored, expired or not.
 pub fn apply(record: Option<Record>, call: &Call, now_ms: u64) -> Outcome {
     let record = record.filter(|record| record.expires_ms > now_ms);
+    if call.deadline_ms.is_some_and(|deadline| deadline <= now_ms) {
+        return refuse(Verdict::Lost);
+    }
     match &call.operation {
         Operation::Claim { may_retry } => claim(record, call, *may_retry, now_ms),
         Operation::Complete { status, response } => complete(record, call, *status, response.clone(), now_ms),
@@ -63,10 +66,10 @@ fn claim(record: Option<Record>, call: &Call, may_retry: bool, now_ms: u64) -> O
 
 fn renew(record: Option<Record>, call: &Call, now_ms: u64) -> Outcome {
     match record {
-        None => settle(running(blank(call), call, now_ms)),
+        None => renewed(running(blank(call), call, now_ms)),
         // The ghost of a claim that was released does not run again.
         Some(record) if record.released.contains(&call.owner) => refuse(Verdict::Lost),
-        Some(record) if record.state.is_executed_by(call) => settle(running(record, call, now_ms)),
+        Some(record) if record.state.is_executed_by(call) => renewed(running(record, call, now_ms)),
         Some(_) => refuse(Verdict::Lost),
     }
 }
@@ -167,7 +170,13 @@ fn running(record: Record, call: &Call, now_ms: u64) -> Record {
 fn grant(record: Record, call: &Call, attempt: u32, now_ms: u64) -> Outcome {
     let upstream_key = record.upstream_key.or(call.upstream_key);
     let record = running(Record { attempt, upstream_key, ..record }, call, now_ms);
-    let verdict = Verdict::Granted { attempt, doubt: record.doubt, upstream_key: record.upstream_key };
+    let (doubt, expires_ms) = (record.doubt, record.expires_ms);
+    let verdict = Verdict::Granted { attempt, doubt, upstream_key, expires_ms };
+    Outcome { record: Some(record), verdict }
+}
+
+fn renewed(record: Record) -> Outcome {
+    let verdict = Verdict::Renewed { expires_ms: record.expires_ms };
     Outcome { record: Some(record), verdict }
 }
 
