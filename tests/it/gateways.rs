@@ -51,6 +51,7 @@ impl Gateways {
             upstream_key: Some(UpstreamKey(owner)),
             lease_ms: LEASE,
             ttl_ms,
+            deadline_ms: None,
             operation: operation.clone(),
         };
         match (self.0.get(&(deed.name, fresh.owner)), operation) {
@@ -112,4 +113,16 @@ pub fn bytes(text: &[u8]) -> [u8; 16] {
     let mut bytes = [0; 16];
     bytes.iter_mut().zip(text).for_each(|(place, byte)| *place = *byte);
     bytes
+}
+
+/// The answer without the time at which the record expires, which only the next operation's deadline needs; a renewal
+/// says nothing else.
+pub fn timeless(verdict: Verdict) -> Verdict {
+    match verdict {
+        Verdict::Granted { attempt, doubt, upstream_key, .. } => {
+            Verdict::Granted { attempt, doubt, upstream_key, expires_ms: 0 }
+        }
+        Verdict::Renewed { .. } => Verdict::Settled,
+        other => other,
+    }
 }

@@ -18,7 +18,7 @@ use envoy_idempotency::store::local::{Cells, Table};
 use envoy_idempotency::store::model;
 use proptest::prelude::*;
 
-use crate::gateways::{Gateways, LEASE, TTL, deeds};
+use crate::gateways::{Gateways, LEASE, TTL, deeds, timeless};
 
 /// Small enough that the clock hand sees the whole table at once: 64 buckets, 32 places for bodies.
 const SMALL: u64 = 16 * 1024;
@@ -182,7 +182,7 @@ fn claims_never_take_more_than_there_is_and_what_exists_may_still_end() {
     for (index, operation) in [Operation::Renew, Operation::MarkUnknown, complete(b"no room")].into_iter().enumerate() {
         let expected = if index == 2 { Verdict::Dropped } else { Verdict::Settled };
         for number in 0..count {
-            assert_eq!(table.apply(call(number, 0, operation.clone()), 0), expected);
+            assert_eq!(timeless(table.apply(call(number, 0, operation.clone()), 0)), expected);
         }
         assert_eq!(table.apply(call(count, 0, CLAIM), 0), FULL);
     }
@@ -202,7 +202,7 @@ fn workers_that_claim_at_once_exceed_the_bound_by_a_record_each_at_most() {
     let host = Host::default();
     let (one, two) = (host.open(SMALL), host.open(SMALL));
     let count = SMALL / CLAIMED;
-    (0..count - 1).for_each(|number| assert_eq!(one.apply(call(number, 0, CLAIM), 0), granted(1)));
+    (0..count - 1).for_each(|number| assert_eq!(timeless(one.apply(call(number, 0, CLAIM), 0)), granted(1)));
     host.meddle(move |access| {
         if access < 6 {
             two.apply(call(count + access, 0, CLAIM), 0);
@@ -224,7 +224,7 @@ fn a_full_table_is_usable_again_once_its_records_have_expired_or_are_released() 
     assert_eq!(table.apply(call(count, 0, CLAIM), TTL), FULL);
     (0..count).for_each(|number| assert_eq!(table.apply(call(number, 0, RELEASE), TTL), Verdict::Settled));
     for number in 0..count {
-        assert_eq!(table.apply(call(1000 + number, 0, CLAIM), TTL), granted(1));
+        assert_eq!(timeless(table.apply(call(1000 + number, 0, CLAIM), TTL)), granted(1));
     }
     assert_eq!(table.bytes(), host.bytes());
 }
@@ -238,7 +238,7 @@ fn a_key_released_a_moment_ago_makes_room_in_a_large_table_too() {
     for number in 0..20 {
         // A failure is said only when nothing can go, not when nothing could a moment ago.
         assert_eq!(table.apply(call(number, 0, RELEASE), 1), Verdict::Settled);
-        assert_eq!(table.apply(call(count + number, 0, CLAIM), 1), granted(1), "after {number}");
+        assert_eq!(timeless(table.apply(call(count + number, 0, CLAIM), 1)), granted(1), "after {number}");
         assert_eq!(table.apply(call(count + 100, 0, CLAIM), 1), FULL, "after {number}");
     }
 }
@@ -247,7 +247,7 @@ fn a_key_released_a_moment_ago_makes_room_in_a_large_table_too() {
 fn under_pressure_expired_records_go_before_released_ones() {
     let host = Host::default();
     let table = host.open(SMALL);
-    (0..40).for_each(|number| assert_eq!(table.apply(call(number, 0, CLAIM), 0), granted(1)));
+    (0..40).for_each(|number| assert_eq!(timeless(table.apply(call(number, 0, CLAIM), 0)), granted(1)));
     (40..50).for_each(|number| {
         table.apply(call(number, 0, CLAIM), LEASE);
         table.apply(call(number, 0, RELEASE), LEASE);
@@ -255,7 +255,7 @@ fn under_pressure_expired_records_go_before_released_ones() {
     (50..180).for_each(|number| drop(table.apply(call(number, 0, CLAIM), TTL)));
     // Forty have expired, which is more than enough; those released keep their numbers.
     for number in 40..50 {
-        assert_eq!(table.apply(call(number, 1, CLAIM), TTL), granted(2));
+        assert_eq!(timeless(table.apply(call(number, 1, CLAIM), TTL)), granted(2));
     }
 }
 
@@ -272,7 +272,7 @@ fn under_pressure_released_records_go_before_bodies_and_bodies_go_oldest_first()
         table.apply(call(number, 0, CLAIM), 0);
         table.apply(call(number, 0, RELEASE), 0);
     }
-    (60..100).for_each(|number| assert_eq!(table.apply(call(number, 0, CLAIM), 0), granted(1)));
+    (60..100).for_each(|number| assert_eq!(timeless(table.apply(call(number, 0, CLAIM), 0)), granted(1)));
     assert_eq!(bodies(&table), [true; 10]);
     let mut gone = 0;
     for number in 100..200 {
@@ -310,7 +310,7 @@ fn a_completion_that_drops_its_own_body_to_make_room_says_so() {
     let host = Host::default();
     let table = host.open(SMALL);
     let count = SMALL / CLAIMED - 1;
-    (0..count).for_each(|number| assert_eq!(table.apply(call(number, 0, CLAIM), 0), granted(1)));
+    (0..count).for_each(|number| assert_eq!(timeless(table.apply(call(number, 0, CLAIM), 0)), granted(1)));
     // Just enough for the body, its place and its name; nothing for the place in the record.
     let response = vec![7; (SMALL - count * CLAIMED - 40) as usize];
     let answer = table.apply(call(0, 0, complete(&response)), 0);
@@ -479,10 +479,10 @@ fn a_salt_that_is_not_one_is_an_error() {
 fn plugins_and_geometries_do_not_see_each_others_records_and_workers_do() {
     let host = Host::default();
     let open = |plugin: &[u8], max_bytes, random| Table::open(host.clone(), plugin, max_bytes, random).unwrap();
-    assert_eq!(open(b"one", SMALL, 1).apply(call(0, 0, CLAIM), 0), granted(1));
+    assert_eq!(timeless(open(b"one", SMALL, 1).apply(call(0, 0, CLAIM), 0)), granted(1));
     assert_eq!(open(b"one", SMALL, 2).apply(call(0, 1, CLAIM), 0), Verdict::InFlight { attempt: 1 });
-    assert_eq!(open(b"two", SMALL, 3).apply(call(0, 2, CLAIM), 0), granted(1));
-    assert_eq!(open(b"one", ROOMY, 4).apply(call(0, 3, CLAIM), 0), granted(1));
+    assert_eq!(timeless(open(b"two", SMALL, 3).apply(call(0, 2, CLAIM), 0)), granted(1));
+    assert_eq!(timeless(open(b"one", ROOMY, 4).apply(call(0, 3, CLAIM), 0)), granted(1));
 }
 
 #[test]
@@ -530,7 +530,7 @@ fn names_aimed_at_one_bucket_spread() {
         for number in 0..20_000_u64 {
             let mut name = [0; 32];
             name[..8].copy_from_slice(&(number << shift).to_le_bytes());
-            assert_eq!(table.apply(call_of(Name(name), 0, CLAIM), 0), granted(1));
+            assert_eq!(timeless(table.apply(call_of(Name(name), 0, CLAIM), 0)), granted(1));
         }
         let largest = host.sizes(b'r').into_iter().max().unwrap_or_default();
         assert!(largest <= 16 * CLAIMED as usize, "a bucket of {largest} bytes, shift {shift}");
@@ -548,7 +548,7 @@ fn complete(response: &[u8]) -> Operation {
 }
 
 fn granted(attempt: u32) -> Verdict {
-    Verdict::Granted { attempt, doubt: false, upstream_key: None }
+    Verdict::Granted { attempt, doubt: false, upstream_key: None, expires_ms: 0 }
 }
 
 fn call(number: u64, owner: u8, operation: Operation) -> Call {
@@ -564,6 +564,7 @@ fn call_of(name: Name, owner: u8, operation: Operation) -> Call {
         upstream_key: None,
         lease_ms: LEASE,
         ttl_ms: TTL,
+        deadline_ms: None,
         operation,
     }
 }

@@ -1,4 +1,11 @@
 //! Everything that can be checked without Envoy, as one binary.
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test that fails panics"
+)]
 
 mod config;
 mod gateways;

@@ -11,7 +11,7 @@ use envoy_idempotency::step::Operation;
 use envoy_idempotency::store::model;
 use proptest::prelude::*;
 
-use crate::gateways::{Deed, Gateways, LEASE, TTL, bytes, deeds};
+use crate::gateways::{Deed, Gateways, LEASE, TTL, bytes, deeds, timeless};
 
 const PAID: &[u8] = b"paid";
 
@@ -373,7 +373,7 @@ proptest! {
             gateways.hear(&call, &outcome.verdict);
             record = outcome.record.or(record);
             let claimed = matches!(outcome.verdict, Verdict::Granted { .. });
-            let renewed = call.operation == Operation::Renew && outcome.verdict == Verdict::Settled;
+            let renewed = matches!(outcome.verdict, Verdict::Renewed { .. });
             if claimed || renewed {
                 holders.insert(call.owner, now_ms + call.lease_ms);
                 let live = holders.values().filter(|end| **end > now_ms).count();
@@ -472,7 +472,7 @@ impl Book {
         let outcome = model::apply(self.record.clone(), &call, self.now_ms);
         self.gateways.hear(&call, &outcome.verdict);
         self.record = outcome.record.or(self.record.take());
-        outcome.verdict
+        timeless(outcome.verdict)
     }
 }
 
@@ -482,11 +482,11 @@ fn upstream_key(owner: &str) -> UpstreamKey {
 
 /// To the first claimant "a", whose key every later attempt gets.
 fn granted(attempt: u32) -> Verdict {
-    Verdict::Granted { attempt, doubt: false, upstream_key: Some(upstream_key("a")) }
+    Verdict::Granted { attempt, doubt: false, upstream_key: Some(upstream_key("a")), expires_ms: 0 }
 }
 
 fn in_doubt(attempt: u32) -> Verdict {
-    Verdict::Granted { attempt, doubt: true, upstream_key: Some(upstream_key("a")) }
+    Verdict::Granted { attempt, doubt: true, upstream_key: Some(upstream_key("a")), expires_ms: 0 }
 }
 
 fn replay(attempt: u32, age_ms: u64, ttl_ms: u64) -> Verdict {

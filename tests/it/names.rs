@@ -388,7 +388,7 @@ fn reference(key: Option<Result<&[u8], InvalidKey>>) -> Result<Option<ClientKey>
 fn name_of(policy: &Policy, hash_key: Option<&HashKey>, fields: &[(&str, &str)]) -> Name {
     let head = head(fields);
     let Ok(Some(key)) = ClientKey::read(&policy.key, &head) else { panic!("{fields:?} has a key") };
-    key::name(policy, hash_key, &head, &Caller::read(&policy.scope, &head, false), &key)
+    key::name(policy, hash_key, &head, &Caller::read(&policy.scope, &head, &|| false), &key)
 }
 
 fn fingerprint(policy: &Policy, fields: &[(&str, &str)], chunks: &[&[u8]]) -> Fingerprint {

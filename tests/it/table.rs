@@ -55,7 +55,7 @@ fn what_is_held_is_let_go_or_answered_by_the_last_word_of_the_store() {
 
 #[test]
 fn a_stream_that_closes_under_a_claim_always_tells_the_store() {
-    for state in ["claim", "response", "response-body"] {
+    for state in ["claim", "renewal", "response", "response-body"] {
         for origin in origins() {
             let step = in_state(state, REPLAY).handle(Event::Closed { now_ms: 9, origin });
             assert_eq!(step.calls.len(), 1, "{state} closed with {origin:?}");
@@ -97,8 +97,8 @@ fn the_lease_is_renewed_in_thirds_until_the_execution_ran_too_long() {
 
 const REPLAY: &str = "{}";
 const OBSERVE: &str = r#"{"policy": {"mode": "observe"}}"#;
-const STATES: [&str; 9] =
-    ["head", "body", "claim", "response", "response-body", "save", "unprotected", "answered", "done"];
+const STATES: [&str; 10] =
+    ["head", "body", "claim", "renewal", "response", "response-body", "save", "unprotected", "answered", "done"];
 const EVENTS: [&str; 10] = [
     "request head",
     "request body",
@@ -170,6 +170,7 @@ fn routes(state: &str) -> &'static [&'static [&'static str]] {
         "head" => &[&[]],
         "body" => &[&["head"]],
         "claim" => &[&["head", "end"], &["head alone"]],
+        "renewal" => &[&["head alone", "granted late"]],
         "response" => &[&["head alone", "granted"]],
         "response-body" => &[&["head alone", "granted", "201"]],
         "save" => &[&["head alone", "granted", "201 alone"], &["head alone", "granted", "503"]],
@@ -194,6 +195,9 @@ fn walk(policy: &str, route: &[&str]) -> Exchange {
             "bad key" => request(&mut exchange, &[("idempotency-key", "a,b")], false),
             "grpc" => request(&mut exchange, &[("content-type", "application/grpc")], false),
             "end" => exchange.handle(Event::RequestBody { now_ms: 0, chunk: b"x", crowded: false, end: true }),
+            "granted late" => {
+                exchange.handle(Event::StoreAnswered { now_ms: 1_000_000, asked: Asked::Claim, verdict: granted() })
+            }
             "granted" => answer(&mut exchange, Asked::Claim, granted()),
             "replay" => answer(&mut exchange, Asked::Claim, completed(Some(response(Some(b"")).encode()))),
             "201" => respond(&mut exchange, 201, false),
@@ -211,7 +215,7 @@ fn request(exchange: &mut Exchange, fields: &[(&str, &str)], end: bool) -> Step 
     exchange.handle(Event::RequestHeaders {
         now_ms: 0,
         head: &head,
-        client_certificate: false,
+        client_certificate: &|| false,
         owner: Owner([1; 16]),
         upstream_key: UpstreamKey([2; 16]),
         end,
@@ -246,7 +250,7 @@ fn each_event(kind: &str, mut feed: impl FnMut(Event<'_>)) {
                     feed(Event::RequestHeaders {
                         now_ms: 1,
                         head: &head,
-                        client_certificate: false,
+                        client_certificate: &|| false,
                         owner: Owner([1; 16]),
                         upstream_key: UpstreamKey([2; 16]),
                         end,
@@ -266,12 +270,20 @@ fn each_event(kind: &str, mut feed: impl FnMut(Event<'_>)) {
         }
         "claim verdict" => {
             for verdict in claim_verdicts() {
-                feed(Event::StoreAnswered { now_ms: 1, asked: Asked::Claim, verdict });
+                feed(Event::StoreAnswered { now_ms: 1, asked: Asked::Claim, verdict: verdict.clone() });
+                feed(Event::StoreAnswered { now_ms: 1_000_000, asked: Asked::Claim, verdict });
             }
         }
         "renew verdict" => {
-            for verdict in [Verdict::Settled, Verdict::Lost, Verdict::Failed(Failure::Contention)] {
-                feed(Event::StoreAnswered { now_ms: 1, asked: Asked::Renew, verdict });
+            for verdict in [
+                Verdict::Renewed { expires_ms: 5 },
+                Verdict::Lost,
+                Verdict::Failed(Failure::Contention),
+                Verdict::Failed(Failure::Timeout),
+            ] {
+                for now_ms in [1_000_001, 9_000_000] {
+                    feed(Event::StoreAnswered { now_ms, asked: Asked::Renew, verdict: verdict.clone() });
+                }
             }
         }
         "settle verdict" => {
@@ -325,6 +337,7 @@ fn claim_verdicts() -> Vec<Verdict> {
         completed(Some(response(None).encode())),
         completed(Some(response(Some(b"body")).encode())),
         Verdict::Failed(Failure::Full),
+        Verdict::Failed(Failure::Timeout),
         Verdict::InFlight { attempt: 1 },
         Verdict::Mismatch,
         Verdict::Stale,
@@ -353,7 +366,7 @@ fn origins() -> [Origin<'static>; 9] {
 }
 
 fn granted() -> Verdict {
-    Verdict::Granted { attempt: 1, doubt: false, upstream_key: None }
+    Verdict::Granted { attempt: 1, doubt: false, upstream_key: None, expires_ms: 1000 }
 }
 
 fn completed(response: Option<Vec<u8>>) -> Verdict {

@@ -1,0 +1,43 @@
+//! The contract on real Envoy: the filter as it is shipped, a service behind it, clients in front of it.
+//!
+//! Its one rule: only the public face counts. What is asserted is an HTTP answer, what the service saw, a metric, the
+//! access log or the log. `make build` comes first.
+//! It does not know how the filter is built.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "tests measure real time, and a panic is how they fail"
+)]
+
+/// What several tests ask of an answer.
+mod check;
+/// The gateways that tests share.
+mod worlds;
+
+/// Request and response bodies in every framing and size.
+mod bodies;
+/// Header values that are not UTF-8.
+mod bytes;
+/// What a client may send as a key, and where it may stand.
+mod keys;
+/// Configurations that are refused, taken, and replaced while requests run.
+mod lifecycle;
+/// What the module imports, and its size.
+mod module;
+/// Metrics, access log, log.
+mod observability;
+/// What becomes of the key, by what came back.
+mod outcomes;
+/// What operators can switch.
+mod policy;
+/// First execution and replay.
+mod replay;
+/// Duplicates that come while the first request runs, alone and in crowds.
+mod running;
+/// Who shares a key with whom.
+mod scope;
+/// Outcomes nobody knows, and the attempts that follow them.
+mod unknown;

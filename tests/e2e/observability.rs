@@ -1,0 +1,158 @@
+//! Metrics, access log, log.
+//!
+//! Its one rule: numbers are compared on a gateway of the test's own, words on a shared one.
+//! It does not know what the numbers are good for.
+
+use harness::{PATIENCE, World, wait_until};
+use serde_json::json;
+
+use crate::check::said;
+use crate::worlds::{plain, rules, start, troubled};
+
+#[test]
+fn everything_that_happens_is_counted_once() {
+    let world = World::start(json!({ "policy": { "lease_ms": 1000 } }));
+    let count = |what: &str| world.gateway.stat(&format!("wasmcustom.idempotency_{what}_total"));
+    let pay = |key: &str| world.post("/pay").key(key);
+
+    let mut first = start(&world, &pay("a"), "ten", "counted");
+    assert_eq!(pay("a").body("ten").send().status, 429);
+    wait_until("one runs", PATIENCE, || world.gateway.stat("wasmcustom.idempotency_running") == 1);
+    world.ledger.open("counted");
+    assert_eq!(first.response().status, 201);
+    for _ in 0..3 {
+        assert_eq!(pay("a").body("ten").send().status, 201);
+    }
+    for _ in 0..2 {
+        assert_eq!(pay("a").body("twenty").send().status, 409);
+    }
+    pay("b").header("x-test-status", "400").body("ten").send();
+    pay("c").header("x-test-status", "500").body("ten").send();
+    pay("d").header("x-test-status", "504").body("ten").send();
+    assert_eq!(pay("d").body("ten").send().status, 409);
+    wait_until("the lease is over", PATIENCE, || pay("d").body("ten").send().status == 201);
+    pay("e").header("x-test-body-size", "600000").body("ten").send();
+    assert_eq!(pay("e").body("ten").send().status, 409);
+    pay("f, g").body("ten").send();
+    pay("h").body(vec![b'x'; 600_000]).send();
+    world.post("/pay").body("ten").send();
+    world.post("/pay").key("i").header("cookie", "a=b").body("ten").send();
+    world.request("GET", "/pay").key("a").send();
+
+    let expected = [
+        ("executed", 6),
+        ("replayed", 3),
+        ("stored", 3),
+        ("released", 1),
+        ("retryable", 1),
+        ("unknown", 1),
+        ("takeover", 1),
+        ("refused_in_flight", 1),
+        ("refused_mismatch", 2),
+        ("refused_key_invalid", 1),
+        ("refused_not_replayable", 1),
+        ("refused_body_too_large", 1),
+        ("refused_key_missing", 0),
+        ("refused_store_unavailable", 0),
+        ("bypassed_no_key", 1),
+        ("bypassed_no_caller", 1),
+    ];
+    for (what, times) in expected {
+        assert_eq!(count(what), times, "{what} in\n{}", world.gateway.admin("/stats?filter=idempotency_.*_total"));
+    }
+    // Polling until the lease was over.
+    assert!(count("refused_outcome_unknown") >= 1);
+    assert!(count("store_operations") >= 20);
+    let failures = world.gateway.admin("/stats?filter=idempotency_store_failures_.*_total");
+    assert!(failures.lines().all(|line| line.ends_with(": 0")), "{failures}");
+    wait_until("nothing runs", PATIENCE, || world.gateway.stat("wasmcustom.idempotency_running") == 0);
+    world.gateway.wait_for_stat("wasmcustom.idempotency_store_bytes", 1);
+}
+
+#[test]
+fn nothing_is_left_running_by_any_ending() {
+    let world = World::start(json!({}));
+    let pay = world.post("/pay").body("ten");
+    let running = || world.gateway.stat("wasmcustom.idempotency_running");
+    let mut held = start(&world, &world.post("/held").key("a"), "ten", "held");
+    drop(start(&world, &world.post("/gone").key("a"), "ten", "never"));
+    for (key, place) in ["before", "before-rst", "after-headers", "mid-body"].iter().enumerate() {
+        let _ = pay.clone().key(key.to_string()).header("x-test-reset", place).try_send();
+    }
+    pay.clone().key("large").header("x-test-body-size", "600000").send();
+    pay.clone().key("failed").header("x-test-status", "500").send();
+    wait_until("only one runs", PATIENCE, || running() == 1);
+    world.ledger.open("held");
+    assert_eq!(held.response().status, 201);
+    wait_until("nothing runs", PATIENCE, || running() == 0);
+}
+
+#[test]
+fn the_access_log_holds_what_the_client_was_told() {
+    let world = rules();
+    let keyed = |path: &str| world.post(path).key("k").body("ten");
+    let cases = [
+        (keyed("/ietf/log"), 201, "via_upstream"),
+        (keyed("/ietf/log"), 201, "idempotency_replay"),
+        (keyed("/ietf/log").body("twenty"), 422, "idempotency_mismatch"),
+        (keyed("/ietf/log-invalid").key("l"), 400, "idempotency_key_invalid"),
+        (world.post("/required/log").body("ten"), 400, "idempotency_key_missing"),
+        (keyed("/known-only/log"), 401, "idempotency_caller_missing"),
+        (keyed("/conflict/log"), 201, "via_upstream"),
+        (keyed("/conflict/log"), 409, "idempotency_already_completed"),
+        (keyed("/small/log").body("0123456789a"), 413, "idempotency_body_too_large"),
+        (keyed("/small/log-response").header("x-test-body-size", "11"), 201, "via_upstream"),
+        (keyed("/small/log-response"), 409, "idempotency_not_replayable"),
+        (keyed("/hold/log").header("x-test-status", "504"), 504, "via_upstream"),
+        (keyed("/hold/log"), 409, "idempotency_outcome_unknown"),
+        (keyed("/observe/log"), 201, "via_upstream"),
+        (world.post("/ietf/log-keyless").body("ten"), 201, "via_upstream"),
+        (keyed("/ietf/log-failed").header("x-test-status", "500"), 500, "via_upstream"),
+    ];
+    for (request, status, details) in cases {
+        let answer = request.send();
+        assert_eq!(answer.status, status, "{}", request.path());
+        assert_ne!(said(&answer), "");
+        let (path, said) = (request.path(), said(&answer));
+        let line = world.gateway.wait_for_access_log(&format!("POST {path} {status} {details} "));
+        let told = world.gateway.access_log();
+        let matching = format!("POST {path} {status} {details} ");
+        let shown =
+            told.lines().any(|line| line.contains(&matching) && line.ends_with(&format!("idempotency=[{said}]")));
+        assert!(shown, "the client was told {said}, the access log holds {line}");
+    }
+    let mut first = start(&world, &world.post("/ietf/log-running").key("k"), "ten", "log-running");
+    assert_eq!(keyed("/ietf/log-running").send().status, 409);
+    world.gateway.wait_for_access_log("POST /ietf/log-running 409 idempotency_in_flight ");
+    world.ledger.open("log-running");
+    assert_eq!(first.response().status, 201);
+}
+
+#[test]
+fn an_unmatched_request_leaves_no_word_in_the_access_log() {
+    let world = plain();
+    world.request("GET", "/log/get").key("k").send();
+    let line = world.gateway.wait_for_access_log("GET /log/get 201");
+    assert!(line.ends_with("idempotency=[-]"), "{line}");
+}
+
+#[test]
+fn neither_keys_nor_bodies_are_logged() {
+    let world = troubled();
+    let (key, body) = ("secret-key-of-a-client", "secret body of a client");
+    let pay = world.post("/log/secrets").key(key).header("authorization", "Bearer secret-token").body(body);
+    pay.send();
+    pay.send();
+    pay.clone().body("another secret body").send();
+    pay.clone().key("another, secret key").send();
+    let unknown = world.post("/log/unknown").key(key).body(body);
+    unknown.clone().header("x-test-status", "504").send();
+    wait_until("the lease is over", PATIENCE, || unknown.send().status == 201);
+
+    // The operation is named by its first digits alone.
+    let operation = world.ledger.entries_for("/log/unknown").remove(0).operation.unwrap();
+    world.gateway.wait_for_log(&format!("operation {} runs as attempt 2", &operation[..12]));
+    for log in [world.gateway.log(), world.gateway.access_log()] {
+        assert!(!log.contains("secret-") && !log.contains("secret body") && !log.contains(&operation[..13]), "{log}");
+    }
+}

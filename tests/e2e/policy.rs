@@ -1,0 +1,133 @@
+//! What operators can switch, as far as no other file is about it.
+//!
+//! Its one rule: each switch is shown next to what happens without it.
+//! It does not know how a document is read.
+
+use harness::{PATIENCE, World, wait_until};
+use serde_json::json;
+
+use crate::check::{executed, not_stored, refused, replays, said};
+use crate::worlds::{plain, rules, start};
+
+#[test]
+fn observe_changes_nothing_but_the_status_line() {
+    let world = rules();
+    let pay = world
+        .post("/observe/pay")
+        .key("k")
+        .header("Idempotency-Operation", "theirs")
+        .header("x-test-header", "idempotency-status: theirs")
+        .header("x-test-header", "x-kept: 1")
+        .body("ten");
+    for (count, request) in [(1, pay.clone()), (2, pay.clone()), (3, pay.clone().body("twenty"))] {
+        let answer = request.send();
+        assert_eq!((answer.status, said(&answer)), (201, "bypassed;reason=observe"));
+        assert_eq!((answer.header("idempotent-replayed"), answer.header("x-kept")), (None, Some("1")));
+        let entries = world.ledger.entries_for("/observe/pay");
+        assert_eq!(entries.len(), count);
+        let last = entries.last().unwrap();
+        let seen = (last.key.as_deref(), last.operation.as_deref(), last.attempt);
+        assert_eq!(seen, (Some("k"), Some("theirs"), None));
+    }
+    for bad in [world.post("/observe/invalid").key("a, b"), world.post("/observe/keyless")] {
+        let answer = bad.body("ten").send();
+        assert_eq!((answer.status, said(&answer)), (201, "bypassed;reason=observe"));
+    }
+}
+
+#[test]
+fn observe_counts_what_it_would_have_done() {
+    let world = World::start(json!({ "policy": { "mode": "observe" } }));
+    let pay = world.post("/observed").key("k").body("ten");
+    let mut first = start(&world, &pay, "ten", "observed");
+    assert_eq!(pay.send().status, 201);
+    world.ledger.open("observed");
+    assert_eq!(first.response().status, 201);
+    pay.send();
+    pay.clone().body("twenty").send();
+    world.post("/observed").key("a, b").body("ten").send();
+    world.post("/observed").body("ten").send();
+
+    let observed = |what: &str| world.gateway.stat(&format!("wasmcustom.idempotency_observed_{what}_total"));
+    wait_until("all is counted", PATIENCE, || observed("bypassed_no_key") == 1);
+    let counted = ["executed", "stored", "refused_in_flight", "replayed", "refused_mismatch", "refused_key_invalid"]
+        .map(observed);
+    assert_eq!(counted, [1; 6], "{}", world.gateway.admin("/stats?filter=idempotency_.*total"));
+    for real in ["executed", "replayed", "refused_mismatch", "refused_in_flight", "stored"] {
+        assert_eq!(world.gateway.stat(&format!("wasmcustom.idempotency_{real}_total")), 0, "{real}");
+    }
+    assert_eq!(world.ledger.entries().len(), 6);
+    wait_until("nothing runs", PATIENCE, || world.gateway.stat("wasmcustom.idempotency_running") == 0);
+}
+
+#[test]
+fn under_conflict_a_completed_operation_is_told_and_not_repeated() {
+    let world = rules();
+    let pay = world.post("/conflict/pay").key("k").body("ten");
+    let first = pay.send();
+    executed(&first, 1);
+    let again = pay.send();
+    refused(&again, 409, "already-completed", None);
+    assert_eq!(said(&again), "refused;attempt=1;reason=already-completed");
+    assert_eq!(again.json()["original_status"], json!(201));
+    assert_eq!(again.headers("location"), first.headers("location"));
+    assert!(again.header("location").is_some());
+    refused(&pay.clone().body("twenty").send(), 409, "mismatch", None);
+
+    let failing = world.post("/conflict/failing").key("k").body("ten");
+    not_stored(&failing.clone().header("x-test-status", "400").send(), 400, 1);
+    let bare = failing.header("x-test-status", "204").header("x-test-header", "location:");
+    executed(&bare.send(), 2);
+    let again = bare.send();
+    refused(&again, 409, "already-completed", None);
+    assert_eq!((again.json()["original_status"].clone(), again.header("location")), (json!(204), None));
+    assert_eq!(world.ledger.entries_for("/conflict/pay").len(), 1);
+}
+
+#[test]
+fn under_conflict_a_large_response_is_completed_like_any_other() {
+    let world = rules();
+    let pay = world.post("/conflict/large").key("k").header("x-test-body-size", "600000").body("ten");
+    let first = pay.send();
+    assert_eq!((first.status, first.body.len()), (201, 600_000));
+    let again = pay.send();
+    refused(&again, 409, "already-completed", None);
+    assert_eq!(again.headers("location"), first.headers("location"));
+}
+
+#[test]
+fn browsers_may_be_let_to_read_our_headers() {
+    let names = ["Idempotency-Status", "Idempotent-Replayed", "Idempotency-Key", "Retry-After"];
+    let world = rules();
+    let pay =
+        world.post("/cors/pay").key("k").header("x-test-header", "access-control-expose-headers: x-theirs").body("ten");
+    let first = pay.send();
+    let again = pay.send();
+    replays(&again, &first);
+    let mismatch = pay.clone().body("twenty").send();
+    refused(&mismatch, 409, "mismatch", None);
+    let keyless = world.post("/cors/keyless").body("ten").send();
+    let failed = world.post("/cors/failed").key("k").header("x-test-status", "500").body("ten").send();
+    for answer in [&first, &again, &mismatch, &keyless, &failed] {
+        let exposed = exposed(answer);
+        for name in names {
+            assert_eq!(exposed.iter().filter(|exposed| exposed.eq_ignore_ascii_case(name)).count(), 1, "{exposed:?}");
+        }
+    }
+    for answer in [&first, &again] {
+        assert_eq!(exposed(answer).iter().filter(|name| *name == "x-theirs").count(), 1);
+    }
+    let world = plain();
+    let unexposed = world.post("/policy/no-cors").key("k").body("ten").send();
+    assert_eq!(unexposed.header("access-control-expose-headers"), None);
+}
+
+fn exposed(answer: &harness::Response) -> Vec<String> {
+    let lines = answer.headers("access-control-expose-headers");
+    lines
+        .iter()
+        .flat_map(|line| {
+            String::from_utf8_lossy(line).split(',').map(|name| name.trim().to_owned()).collect::<Vec<_>>()
+        })
+        .collect()
+}
