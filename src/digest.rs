@@ -52,17 +52,18 @@ impl Digest {
 
     /// Adds one part: its tag, its length, its bytes.
     pub fn part(&mut self, tag: &'static str, bytes: &[u8]) {
-        self.feed(&(tag.len() as u64).to_le_bytes());
+        // Tags are our own words, so one byte tells their length.
+        self.feed(&[tag.len() as u8]);
         self.feed(tag.as_bytes());
-        self.feed(&(bytes.len() as u64).to_le_bytes());
+        self.feed(&(bytes.len() as u32).to_le_bytes());
         self.feed(bytes);
     }
 
     /// Adds a list of parts under one tag: how many, then each with its length.
     pub fn list<'a>(&mut self, tag: &'static str, parts: impl Iterator<Item = &'a [u8]> + Clone) {
-        self.part(tag, &(parts.clone().count() as u64).to_le_bytes());
+        self.part(tag, &(parts.clone().count() as u32).to_le_bytes());
         for bytes in parts {
-            self.part("item", bytes);
+            self.part("", bytes);
         }
     }
 

@@ -49,8 +49,8 @@ pub enum Event<'a> {
         now_ms: u64,
         /// How many bytes of the body are held, these included.
         held: u64,
-        /// All that is held, at the end of the response; nothing before.
-        whole: &'a [u8],
+        /// Reads all that is held; asked once, when the body is whole.
+        whole: &'a dyn Fn() -> Vec<u8>,
         /// Whether too many bytes of bodies are held already.
         crowded: bool,
         /// Whether this is the end of the response.
@@ -90,6 +90,9 @@ pub enum Event<'a> {
     },
 }
 
+/// The details of a response that an upstream made.
+pub const VIA_UPSTREAM: &[u8] = b"via_upstream";
+
 /// The host's account of a response or of an ending.
 #[derive(Clone, Copy, Debug)]
 pub struct Origin<'a> {
@@ -119,7 +122,7 @@ impl Origin<'_> {
     pub fn source(&self) -> Source {
         let has = |word: &str| self.details.windows(word.len()).any(|window| window == word.as_bytes());
         match self.details {
-            b"via_upstream" => Source::Upstream,
+            VIA_UPSTREAM => Source::Upstream,
             details if details.starts_with(DETAILS.as_bytes()) => Source::Own,
             _ if !self.connected && self.attempts.unwrap_or(0) <= 1 => Source::Host(Ending::Unsent),
             details if details.starts_with(b"downstream") => Source::Host(Ending::Disconnect),

@@ -262,11 +262,14 @@ impl Exchange {
             ) => {
                 self.held = held;
                 let too_large = held > self.policy.max_response_bytes || crowded;
-                if !too_large && !end {
-                    return (State::ResponseBody { run, status, headers, ttl_ms }, hold());
+                if too_large {
+                    self.complete(run, status, &headers, Err(Some(Reason::TooLarge)), ttl_ms)
+                } else if end || content_length(&headers) == Some(held) {
+                    // As long as it was announced it is whole; Envoy may say so only in its next callback.
+                    self.complete(run, status, &headers, Ok(whole()), ttl_ms)
+                } else {
+                    (State::ResponseBody { run, status, headers, ttl_ms }, hold())
                 }
-                let body = if too_large { Err(Some(Reason::TooLarge)) } else { Ok(whole) };
-                self.complete(run, status, &headers, body, ttl_ms)
             }
             (State::ResponseBody { run, status, headers, ttl_ms }, Event::Unable { .. }) => {
                 let (state, step) = self.complete(run, status, &headers, Err(None), ttl_ms);
@@ -518,7 +521,7 @@ impl Exchange {
         match end {
             // A trial holds nothing back, so it has no body to keep.
             _ if self.policy.mode == Mode::Observe => self.complete(run, status, headers, Err(None), ttl_ms),
-            true => self.complete(run, status, headers, Ok(b""), ttl_ms),
+            true => self.complete(run, status, headers, Ok(Vec::new()), ttl_ms),
             false if too_large => self.complete(run, status, headers, Err(Some(Reason::TooLarge)), ttl_ms),
             false if endless => self.complete(run, status, headers, Err(None), ttl_ms),
             false => (State::ResponseBody { run, status, headers: headers.clone(), ttl_ms }, hold()),
@@ -531,22 +534,21 @@ impl Exchange {
         run: Run,
         status: u16,
         headers: &Headers,
-        body: Result<&[u8], Option<Reason>>,
+        body: Result<Vec<u8>, Option<Reason>>,
         ttl_ms: u64,
     ) -> (State, Step) {
+        let given_up = body.as_ref().err().copied();
         let response = match (self.policy.on_completed, body) {
             (OnCompleted::Conflict, _) => Some(Response { status, headers: headers.only("location"), body: None }),
-            (OnCompleted::Replay, Ok(body)) => {
-                Some(Response { status, headers: kept(headers), body: Some(body.to_vec()) })
-            }
+            (OnCompleted::Replay, Ok(body)) => Some(Response { status, headers: kept(headers), body: Some(body) }),
             (OnCompleted::Replay, Err(_)) => None,
         };
         let operation = Operation::Complete { status, response: response.map(|response| response.encode()) };
         let mut call = run.call(&self.policy, operation);
         call.ttl_ms = ttl_ms;
-        let (held, step) = match body {
-            Ok(_) => (Some(HeldResponse { removals: removals(headers), ttl_ms }), hold()),
-            Err(reason) => {
+        let (held, step) = match given_up {
+            None => (Some(HeldResponse { removals: removals(headers), ttl_ms }), hold()),
+            Some(reason) => {
                 let line = StatusLine { reason: reason.map(Reason::as_str), ..run.line(false) };
                 let remark = reason.is_some().then_some(Remark::BodyDropped(run.ticket.name));
                 (None, Step { remark, ..resume(self.response_edits(headers, line), line) })

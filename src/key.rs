@@ -100,7 +100,7 @@ pub fn name(policy: &Policy, hash_key: Option<&HashKey>, head: &RequestHead, cal
     let mut digest = Digest::new(purpose, hash_key);
     match caller {
         Caller::Known(parts) => {
-            digest.part("callers", &(parts.len() as u64).to_le_bytes());
+            digest.part("callers", &(parts.len() as u32).to_le_bytes());
             for lines in parts {
                 digest.list("caller", lines.iter().map(Vec::as_slice));
             }

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::Action;
 
-use crate::event::{Event, Origin};
+use crate::event::{Event, Origin, VIA_UPSTREAM};
 use crate::shell::host::{self, Buffer, Map};
 use crate::shell::root::{Verdict, Worker};
 
@@ -63,8 +63,8 @@ impl Door {
             return Action::Continue;
         }
         worker.body_was_shown();
-        let whole = if end { host::buffer(Buffer::ResponseBody, 0, size) } else { Vec::new() };
         let (now_ms, held, crowded) = (host::monotonic_ms(), size as u64, worker.is_crowded());
+        let whole = || host::buffer(Buffer::ResponseBody, 0, size);
         let event = Event::ResponseBody { now_ms, held, whole: &whole, crowded, end };
         let verdict = worker.feed(self.id, event, now_ms);
         drop(worker);
@@ -142,9 +142,8 @@ fn details() -> Vec<u8> {
 
 /// The host's account of the response or of the ending.
 fn origin(details: &[u8]) -> Origin<'_> {
-    Origin {
-        details,
-        attempts: host::number(&["upstream", "request_attempt_count"]),
-        connected: host::property(&["upstream", "local_address"]).is_some_and(|address| !address.is_empty()),
-    }
+    // What came from an upstream came over a connection; every question to the host costs.
+    let connected = details == VIA_UPSTREAM
+        || host::property(&["upstream", "local_address"]).is_some_and(|address| !address.is_empty());
+    Origin { details, attempts: host::number(&["upstream", "request_attempt_count"]), connected }
 }

@@ -311,7 +311,7 @@ fn each_event(kind: &str, mut feed: impl FnMut(Event<'_>)) {
             for (held, crowded, end) in
                 [(1, false, false), (1, false, true), (1, true, false), (9_999_999, false, false)]
             {
-                feed(Event::ResponseBody { now_ms: 1, held, whole: b"", crowded, end });
+                feed(Event::ResponseBody { now_ms: 1, held, whole: &Vec::new, crowded, end });
             }
         }
         "tick" => {
