@@ -1,6 +1,7 @@
 //! The machine: which processor is whose, and how much of its time a process has used.
 //!
-//! One rule: what is measured and what measures it never share a processor, where there is more than one.
+//! One rule: by default everything shares every processor, as on a gateway's own machine; with `PIN=1` what is measured
+//! and what measures it never share one, where there is more than one.
 //! It does not know which programs run.
 
 use std::fmt;
@@ -31,13 +32,19 @@ impl Machine {
 
     /// A command on the processors of those who measure.
     pub fn measuring(&self, program: &str) -> Command {
-        let mut command = Command::new("taskset");
-        command.args(["--cpu-list", &self.others(), program]).stdin(Stdio::null());
+        let mut command = Command::new(if is_pinned() { "taskset" } else { program });
+        if is_pinned() {
+            command.args(["--cpu-list", &self.others(), program]);
+        }
+        command.stdin(Stdio::null());
         command
     }
 
     /// Gives a running process, all its threads and those to come, the processor of what is measured.
     pub fn bind(&self, process: u32) -> Result<(), String> {
+        if !is_pinned() {
+            return Ok(());
+        }
         let status = Command::new("taskset")
             .args(["--all-tasks", "--cpu-list", "--pid", &self.first(), &process.to_string()])
             .stdout(Stdio::null())
@@ -69,12 +76,31 @@ impl Machine {
 impl fmt::Display for Machine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (model, first, others) = (&self.model, self.first(), self.others());
+        if !is_pinned() {
+            let workers = workers();
+            return write!(
+                f,
+                "{model}: Envoy with {workers} workers, wrk and nginx share all processors; load average {}.",
+                Machine::load()
+            );
+        }
         write!(f, "{model}: Envoy with one worker on processor {first}, wrk and nginx on {others}")?;
         if self.processors.len() < 2 {
             write!(f, " (the only one, so requests/s mean little here)")?;
         }
         write!(f, "; load average {}.", Machine::load())
     }
+}
+
+/// Whether Envoy gets a processor to itself: `PIN=1`.
+pub fn is_pinned() -> bool {
+    std::env::var("PIN").is_ok_and(|value| value == "1")
+}
+
+/// How many workers Envoy runs with: one a processor, as it does by itself, or one on the processor it is bound to.
+pub fn workers() -> u32 {
+    let processors = std::thread::available_parallelism().map_or(1, |count| count.get() as u32);
+    if is_pinned() { 1 } else { processors }
 }
 
 /// Microseconds of processor time that a process has used, in user space and in the kernel.

@@ -4,13 +4,14 @@
 //! two machines, are not compared. A target that is missed is told, not punished; a wrong answer ends the run.
 //! It does not know why something is slow.
 //!
-//! Envoy has one worker and, where the machine has two processors or more, one of them to itself; wrk and nginx share
-//! another, or the rest. The sides of a scenario run beside each other, and take turns under the same load. CPU time is
-//! what Envoy's whole process has used. At the end of each round all sides bear the load at once, on the one processor:
-//! on a busy or a virtual machine the ratio of their CPU times then is the figure to trust.
+//! Envoy has a worker for every processor and shares them with wrk and nginx. With `PIN=1` it has one worker and, where
+//! there are two processors or more, one of them to itself: then only Envoy's own work counts, not what a replay spares
+//! the upstream. The sides of a scenario run beside each other, and take turns under the same load. CPU time is what
+//! Envoy's whole process has used. At the end of each round all sides bear the load at once: on a busy or a virtual
+//! machine the ratio of their CPU times then is the figure to trust.
 //!
-//! Settings come from the environment: `ONLY` (letters of scenarios, as in `ONLY=bc`), `ROUNDS`, `ROUND_S`, `WARMUP_S`
-//! and `CONNECTIONS`.
+//! Settings come from the environment: `ONLY` (letters of scenarios, as in `ONLY=bc`), `ROUNDS`, `ROUND_S`, `WARMUP_S`,
+//! `CONNECTIONS` and `PIN`.
 
 use std::fs;
 use std::path::PathBuf;

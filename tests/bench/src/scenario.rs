@@ -10,9 +10,10 @@ use harness::gateway::{hcm, plugin};
 use harness::{Gateway, Options, Request, Response};
 use serde_json::{Value, json};
 
+use crate::machine::workers;
 use crate::nginx::body;
 use crate::target_folder;
-use crate::wrk::{Keys, Load};
+use crate::wrk::{CALLER, Keys, Load};
 
 /// One load, and the gateways that have to bear it.
 pub struct Scenario {
@@ -87,6 +88,7 @@ pub const ALL: [Scenario; 4] = [
         sides: |upstream| {
             Ok(vec![
                 Side::start(NO_FILTER, without_filter(upstream), PROXIED)?,
+                Side::start(UNMATCHED, with_filter(upstream, elsewhere()), UNTOUCHED)?,
                 Side::start(FILTER, with_filter(upstream, json!({})), REPLAYED)?,
             ])
         },
@@ -97,7 +99,11 @@ pub const ALL: [Scenario; 4] = [
                 _ => is_untouched(&send()?, 201),
             }
         },
-        comparisons: &[Comparison { subject: FILTER, reference: NO_FILTER, target: Some(1.3) }],
+        comparisons: &[
+            // The same Envoy with the same filter in it, proxying the same POST.
+            Comparison { subject: FILTER, reference: UNMATCHED, target: Some(1.3) },
+            Comparison { subject: FILTER, reference: NO_FILTER, target: None },
+        ],
     },
     Scenario {
         letter: 'c',
@@ -142,7 +148,7 @@ pub const ALL: [Scenario; 4] = [
 
 impl Side {
     fn start(name: &'static str, options: Options, expected: &'static [(&'static str, Share)]) -> Result<Side, String> {
-        let options = options.concurrency(1).log_level("warning").mutate(|tree| {
+        let options = options.concurrency(workers()).log_level("warning").mutate(|tree| {
             hcm(tree)["access_log"][0]["typed_config"]["path"] = json!("/dev/null");
         });
         Ok(Side { name, gateway: Gateway::try_start(options)?, expected })
@@ -150,7 +156,7 @@ impl Side {
 
     /// Sends what the load sends, once, with a key where the load has another every time.
     fn send(&self, load: &Load, fresh: Option<&str>) -> Result<Response, String> {
-        let mut request = Request::new(self.gateway.addr(), load.method, load.path);
+        let mut request = Request::new(self.gateway.addr(), load.method, load.path).header("Authorization", CALLER);
         if load.method == "POST" {
             request = request.header("Content-Type", "application/json").body(load.body());
         }
@@ -178,6 +184,11 @@ fn with_empty_filter(upstream: SocketAddr) -> Result<Options, String> {
     Ok(Options::new(upstream).mutate(move |tree| {
         plugin(tree)["vm_config"]["code"]["local"]["filename"] = json!(module);
     }))
+}
+
+/// A rule that leaves what is sent alone.
+fn elsewhere() -> Value {
+    json!({ "rules": [{ "match": { "path": { "prefix": "/elsewhere" } } }] })
 }
 
 /// Rules that all look at the path to its very end before they know that it is none of theirs.
@@ -213,6 +224,7 @@ fn is_verdict(response: &Response, verdict: &str) -> Result<(), String> {
 const NO_FILTER: &str = "no filter";
 const EMPTY: &str = "empty filter";
 const FILTER: &str = "the filter";
+const UNMATCHED: &str = "no rule matches";
 const ONE_RULE: &str = "1 rule";
 const FIFTY_RULES: &str = "50 rules";
 
