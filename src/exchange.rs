@@ -778,40 +778,21 @@ fn removals(headers: &Headers) -> Vec<Edit> {
 /// "Intermediaries ... MUST remove ... fields nominated by Connection" (RFC 9110, section 7.6.1).
 fn kept(headers: &Headers) -> Headers {
     let nominated: Vec<&[u8]> = headers.all("connection").flat_map(|line| line.split(|byte| *byte == b',')).collect();
-    let is_kept = |name: &[u8]| {
-        let hidden = NEVER_STORED.iter().any(|never| never.as_bytes() == name)
-            || NEVER_STORED_PREFIXES.iter().any(|prefix| name.starts_with(prefix.as_bytes()))
-            || nominated.iter().any(|token| token.trim_ascii().eq_ignore_ascii_case(name));
-        !hidden
-    };
-    headers.iter().filter(|(name, _)| is_kept(name)).collect()
+    let is_nominated = |name: &[u8]| nominated.iter().any(|token| token.trim_ascii().eq_ignore_ascii_case(name));
+    headers.iter().filter(|(name, _)| !is_about_one_delivery(name) && !is_nominated(name)).collect()
 }
 
-/// Fields about the connection, the framing, or this one delivery.
-const NEVER_STORED: [&str; 19] = [
-    "connection",
-    "content-length",
-    "date",
-    "idempotency-key",
-    "idempotency-status",
-    "idempotency-store",
-    "idempotency-ttl",
-    "idempotent-replayed",
-    "keep-alive",
-    "proxy-authenticate",
-    "proxy-connection",
-    "server",
-    "set-cookie",
-    "te",
-    "traceparent",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-    "x-request-id",
-];
-
-/// Pseudo-headers, and families about this one delivery.
-const NEVER_STORED_PREFIXES: [&str; 3] = [":", "ratelimit", "x-envoy-"];
+/// Pseudo-headers, and fields about the connection, the framing, or this one delivery.
+fn is_about_one_delivery(name: &[u8]) -> bool {
+    match name {
+        b"connection" | b"keep-alive" | b"proxy-authenticate" | b"proxy-connection" | b"te" | b"upgrade" => true,
+        b"content-length" | b"trailer" | b"transfer-encoding" => true,
+        b"date" | b"server" | b"set-cookie" | b"traceparent" | b"x-request-id" => true,
+        b"idempotency-key" | b"idempotency-status" | b"idempotency-store" | b"idempotency-ttl" => true,
+        b"idempotent-replayed" => true,
+        _ => [":", "ratelimit", "x-envoy-"].iter().any(|prefix| name.starts_with(prefix.as_bytes())),
+    }
+}
 
 fn hold() -> Step {
     Step { flow: Flow::Hold, ..Step::default() }
