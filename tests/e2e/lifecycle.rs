@@ -176,6 +176,39 @@ fn a_request_that_an_update_cuts_off_is_unknown_and_not_forgotten() {
 }
 
 #[test]
+fn a_new_vm_knows_what_the_old_one_stored_and_what_it_runs() {
+    let world = World::with(json!({}), |options| options.lds().drain_time_s(30));
+    let pay = world.post("/pay").key("k").body("ten");
+    let first = pay.send();
+    executed(&first, 1);
+    let running = world.post("/running").key("k");
+    let mut runs = start(&world, &running, "ten", "new vm");
+
+    // Another environment makes another VM of the same vm_id.
+    let vms = || world.gateway.stat("wasm.envoy.wasm.runtime.v8.created");
+    let before = vms();
+    let config = "/filter_chains/0/filters/0/typed_config/http_filters/0/typed_config/config";
+    world
+        .gateway
+        .update_listener(|listener| {
+            let plugin = listener.pointer_mut(config).unwrap();
+            plugin["vm_config"]["environment_variables"] = json!({ "key_values": { "GENERATION": "2" } });
+            plugin["configuration"]["value"] = json!(r#"{"policy": {"statuses": "ietf"}}"#);
+        })
+        .unwrap();
+    wait_until("every worker has a new VM", PATIENCE, || vms() > before);
+    let other = pay.clone().body("not ten");
+    wait_until("the workers use it", PATIENCE, || (0..10).all(|_| other.send().status == 422));
+
+    replays(&pay.send(), &first);
+    refused(&running.clone().body("ten").send(), 409, "in-flight", Some("1"));
+    world.ledger.open("new vm");
+    let first = runs.response();
+    executed(&first, 1);
+    replays(&running.body("ten").send(), &first);
+}
+
+#[test]
 fn a_refused_update_leaves_everything_as_it_was() {
     let world = World::with(json!({}), Options::lds);
     let pay = world.post("/pay").key("k").body("ten");
