@@ -53,6 +53,9 @@ const STEER_FATE: &str = "idempotency-store";
 /// The upstream's word on how long a completed record lives.
 const STEER_TTL: &str = "idempotency-ttl";
 
+/// Bodies up to here are held even in a worker that holds too much already: they are most of the traffic, and a few
+/// slow uploads must not shut it out.
+const SMALL_BODY: u64 = 16 << 10;
 /// A claim counts as fresh until this part of its lease is left.
 const LEASE_MARGIN: u64 = 5;
 /// How often a claim that took too long is renewed before the store counts as failed.
@@ -199,7 +202,7 @@ impl Exchange {
                 if self.held > self.policy.max_request_bytes {
                     return self.too_large();
                 }
-                if crowded {
+                if crowded && self.held > SMALL_BODY {
                     return self.store_failed(Failure::Crowded);
                 }
                 payload.body(chunk);
@@ -261,9 +264,10 @@ impl Exchange {
                 Event::ResponseBody { held, whole, crowded, end, .. },
             ) => {
                 self.held = held;
-                let too_large = held > self.policy.max_response_bytes || crowded;
-                if too_large {
+                if held > self.policy.max_response_bytes {
                     self.complete(run, status, &headers, Err(Some(Reason::TooLarge)), ttl_ms)
+                } else if crowded && held > SMALL_BODY {
+                    self.complete(run, status, &headers, Err(None), ttl_ms)
                 } else if end || content_length(&headers) == Some(held) {
                     // As long as it was announced it is whole; Envoy may say so only in its next callback.
                     self.complete(run, status, &headers, Ok(whole()), ttl_ms)
@@ -329,11 +333,12 @@ impl Exchange {
         if self.policy.mode == Mode::Off {
             return (State::Done, Step::default());
         }
-        if let Some(bypass) = never_protected(head) {
-            return (State::Done, Step { counts: vec![Count::Bypassed(bypass)], ..Step::default() });
-        }
         let forged = [OPERATION, ATTEMPT].into_iter().filter(|name| head.headers.has(name));
         self.forged = forged.map(Edit::Remove).collect();
+        if let Some(bypass) = never_protected(head) {
+            let flow = Flow::Resume(mem::take(&mut self.forged));
+            return (State::Done, Step { flow, counts: vec![Count::Bypassed(bypass)], ..Step::default() });
+        }
         let policy = Rc::clone(&self.policy);
         let key = match ClientKey::read(&policy.key, head) {
             Ok(Some(key)) => key,
@@ -738,7 +743,8 @@ fn never_protected(head: &RequestHead) -> Option<Bypass> {
         Some(Bypass::Connect)
     } else if head.headers.has("upgrade") && head.headers.all("connection").any(is_upgrade) {
         Some(Bypass::Upgrade)
-    } else if head.headers.first("content-type").is_some_and(|value| value.starts_with(b"application/grpc")) {
+    } else if head.headers.first("content-type").is_some_and(|value| media_type(value).starts_with(b"application/grpc"))
+    {
         Some(Bypass::Grpc)
     } else {
         None

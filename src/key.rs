@@ -75,7 +75,9 @@ pub enum Caller {
 impl Caller {
     /// Reads who is asking; `client_certificate` tells whether the connection showed one.
     pub fn read(scope: &Scope, head: &RequestHead, client_certificate: &dyn Fn() -> bool) -> Self {
-        let parts: Vec<_> = scope.caller.iter().map(|part| read_lines(part, head)).collect();
+        let mut parts: Vec<_> = scope.caller.iter().map(|part| read_lines(part, head)).collect();
+        // An empty credential shows nothing.
+        parts.iter_mut().for_each(|lines| lines.retain(|line| !line.trim_ascii().is_empty()));
         if parts.iter().any(|lines| !lines.is_empty()) {
             return Caller::Known(parts);
         }

@@ -194,7 +194,7 @@ impl Count {
 /// Something an operator may want to read of. Never holds a key, a body or a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Remark {
-    /// The response cannot be replayed because there is no room to hold it.
+    /// The response cannot be replayed: it is too large, or there was no room for it.
     BodyDropped(Name),
     /// An internal redirect took the request away.
     InternalRedirect(Name),
@@ -221,7 +221,11 @@ impl fmt::Display for Remark {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Remark::BodyDropped(name) => {
-                write!(f, "operation {} completed, its response is too large to be replayed", name.short())
+                write!(
+                    f,
+                    "operation {} completed, its response cannot be replayed: it is too large, or there was no room for it",
+                    name.short()
+                )
             }
             Remark::InternalRedirect(name) => write!(
                 f,
@@ -238,8 +242,8 @@ impl fmt::Display for Remark {
                 name.short()
             ),
             Remark::StoreFailed(Failure::MissingFlag) => f.write_str(
-                "Envoy shows no request bodies: set allow_on_headers_stop_iteration: true in this filter's \
-                 PluginConfig (Envoy 1.35 or later)",
+                "Envoy has not shown the body of a message that is held back: unless it is only slow, set \
+                 allow_on_headers_stop_iteration: true in this filter's PluginConfig (Envoy 1.35 or later)",
             ),
             Remark::StoreFailed(failure) => write!(f, "the store failed: {}", failure.as_str()),
             Remark::Takeover(name, attempt) => {

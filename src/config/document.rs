@@ -35,6 +35,7 @@ impl Config {
             })?;
             Ok(Config { max_bytes, hash_key, rules: rules.unwrap_or_else(|| vec![everywhere()]), warnings: Vec::new() })
         })?;
+        refuse_bodies_that_never_fit(&root.member("store").member("max_bytes"), &config)?;
         warn_of_unreachable(&root.member("rules"), &config.rules);
         config.warnings = warnings.into_inner();
         Ok(config)
@@ -299,6 +300,15 @@ fn statuses(at: &Place<'_>, value: &Value) -> Read<Statuses> {
         }
         Ok(statuses)
     })
+}
+
+/// A table that no response of the allowed size fits would keep none of them.
+fn refuse_bodies_that_never_fit(at: &Place<'_>, config: &Config) -> Read<()> {
+    let largest = config.rules.iter().map(|rule| rule.policy.max_response_bytes).max().unwrap_or(0);
+    match config.max_bytes < largest {
+        true => Err(at.error(format_args!("must be at least max_response_bytes ({largest}), is {}", config.max_bytes))),
+        false => Ok(()),
+    }
 }
 
 /// Says once that rules stand behind one that lets nothing past.

@@ -32,11 +32,13 @@ const ENTROPY_BYTES: usize = 4096;
 const SWEEP_STEPS: u32 = 64;
 /// How many ticks pass between two looks at the table's size.
 const GAUGE_TICKS: u32 = 10;
+/// How long a failure of the store that was logged is not logged again.
+const QUIET_MS: u64 = 1_000;
 /// How long a held request may wait for its first body callback before Envoy is taken not to show bodies, in a worker
 /// that has never seen one.
 const NO_REQUEST_BODY_MS: u64 = 15_000;
 /// The same for a response, whose size Envoy does not tell; one that is only slow is not kept for replay.
-const NO_RESPONSE_BODY_MS: u64 = 2_000;
+const NO_RESPONSE_BODY_MS: u64 = 10_000;
 
 /// The plugin in one worker, as the SDK has it.
 pub struct Root {
@@ -58,8 +60,8 @@ pub struct Worker {
     store_bytes: Option<u32>,
     /// Whether the host has shown a body to a filter that paused in the headers.
     shows_bodies: bool,
-    /// Whether it was logged that the host hides them.
-    said_hidden: bool,
+    /// When each failure of the store was logged last.
+    said_ms: HashMap<Failure, u64>,
     ticks: u32,
     draining: bool,
 }
@@ -184,7 +186,7 @@ impl Worker {
             running,
             store_bytes: host::define_metric(Metric::Gauge, "idempotency_store_bytes"),
             shows_bodies: false,
-            said_hidden: false,
+            said_ms: HashMap::new(),
             ticks: 0,
             draining: false,
         })
@@ -276,11 +278,15 @@ impl Worker {
                     if resumes {
                         host::continue_stream(map(side));
                     }
+                    in_hand.into_iter().for_each(host::set_effective_context);
                 }
-                // Every request would say so; once is enough.
-                Act::Log(Remark::StoreFailed(Failure::MissingFlag)) if self.said_hidden => {}
+                // Every request would say so; once a second is enough.
+                Act::Log(Remark::StoreFailed(failure))
+                    if self.said_ms.get(&failure).is_some_and(|said| now_ms < said + QUIET_MS) => {}
                 Act::Log(remark) => {
-                    self.said_hidden |= remark == Remark::StoreFailed(Failure::MissingFlag);
+                    if let Remark::StoreFailed(failure) = remark {
+                        self.said_ms.insert(failure, now_ms);
+                    }
                     let level = if remark.is_warning() { Level::Warn } else { Level::Info };
                     host::log(level, &format!("idempotency: {remark}"));
                 }

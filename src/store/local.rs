@@ -66,12 +66,16 @@ struct Account {
 
 /// How often a change is tried against other workers before it counts as failed.
 const TRIES: usize = 256;
-/// How many buckets one operation under pressure visits before the next kind of thing goes.
-const HAND_STEPS: u32 = 1024;
+/// How many buckets one operation under pressure visits before the next kind of thing goes. Few, because a table that
+/// is full of bodies is under pressure all the time.
+const HAND_STEPS: u32 = 16;
+/// How many buckets are visited at once where nothing but a whole round will do.
+const ROUND_STEPS: u32 = 1024;
 /// How many places of the ring one operation passes at most.
 const RING_STEPS: usize = 1024;
-/// How long a whole round that found nothing to drop counts at most as proof that there is nothing.
-const BARREN_MS: u64 = 1000;
+/// How long a whole round that found nothing to drop counts at most as proof that there is nothing. A round of the
+/// default table takes a worker some tenths of a second.
+const BARREN_MS: u64 = 10_000;
 /// How much a running record grows when it is completed with a body.
 const COMPLETION_GROWTH: i64 = 11;
 
@@ -160,13 +164,14 @@ impl<C: Cells> Table<C> {
                 self.account_for(if reserved { -growth } else { 0 })?;
                 continue;
             }
-            self.account_for(if reserved { 0 } else { growth })?;
+            // From here on it is so, whatever becomes of the book-keeping.
+            let _ = self.account_for(if reserved { 0 } else { growth });
             if let Some(place) = body_before.filter(|place| body_place(&record) != Some(*place)) {
                 self.drop_body(place);
             }
             if matches!(record.state, State::Open { .. }) {
                 // Here is something that may go.
-                self.change_account(|account| account.barren = 0)?;
+                let _ = self.change_account(|account| account.barren = 0);
             }
             return Ok((verdict, true));
         }
@@ -190,19 +195,23 @@ impl<C: Cells> Table<C> {
 
     /// Whether `need` more bytes fit, after dropping what may go: expired, then released, then the oldest bodies.
     ///
-    /// The hand takes the first two in strides, so in a large table a body may go before an expired record that the
-    /// hand has not come to.
+    /// The hand takes the first two in short strides, so a body may go before an expired or released record that the
+    /// hand has not come to; but nothing is refused before the hand has been everywhere.
     fn make_room(&self, need: i64, now_ms: u64) -> Result<bool, Failure> {
         let fits = |account: &Account| account.fits(need, self.max_bytes);
         if !Account::default().fits(need, self.max_bytes) {
             return Ok(false);
         }
-        let steps = HAND_STEPS.min(self.buckets());
+        let is_proven = |account: &Account| now_ms < account.barren_until_ms && account.barren >= self.buckets();
         for released in [false, true] {
-            if fits(&self.account()?) {
+            let account = self.account()?;
+            if fits(&account) {
                 return Ok(true);
             }
-            self.turn_hand(steps, now_ms, released);
+            if is_proven(&account) {
+                break;
+            }
+            self.turn_hand(HAND_STEPS.min(self.buckets()), now_ms, released);
         }
         for _ in 0..RING_STEPS {
             let account = self.account()?;
@@ -225,11 +234,10 @@ impl<C: Cells> Table<C> {
             if fits(&account) {
                 return Ok(true);
             }
-            let is_proven = now_ms < account.barren_until_ms && account.barren >= self.buckets();
-            if account.oldest_body != account.next_body || is_proven {
+            if account.oldest_body != account.next_body || is_proven(&account) {
                 return Ok(false);
             }
-            self.turn_hand(steps, now_ms, true);
+            self.turn_hand(ROUND_STEPS.min(self.buckets()), now_ms, true);
         }
     }
 

@@ -21,10 +21,14 @@ mod worlds;
 mod bodies;
 /// Header values that are not UTF-8.
 mod bytes;
+/// Clients that break rules, break off, or ask for what cannot be protected.
+mod hostile;
 /// What a client may send as a key, and where it may stand.
 mod keys;
 /// Configurations that are refused, taken, and replaced while requests run.
 mod lifecycle;
+/// A table that is far too small for the keys that come.
+mod memory;
 /// What the module imports, and its size.
 mod module;
 /// Metrics, access log, log.

@@ -56,7 +56,7 @@ fn an_empty_document_is_the_embedded_store_with_every_default() {
 #[test]
 fn every_field_is_read() {
     let config = parse(WHOLE).unwrap();
-    assert_eq!(config.max_bytes, 1_048_576);
+    assert_eq!(config.max_bytes, 134_217_728);
     assert_eq!(config.hash_key.as_deref(), Some(b"from the environment".as_slice()));
     assert_eq!(config.warnings, [""; 0]);
     assert_eq!(config.rules[0].name, "payments");
@@ -511,7 +511,7 @@ fn matched(config: &Config, head: &[(&str, &str)]) -> Option<String> {
 
 /// A document in which no field has its default.
 const WHOLE: &str = r#"{
-    "store": {"type": "local", "max_bytes": 1048576},
+    "store": {"type": "local", "max_bytes": 134217728},
     "secrets": {"hash_key": {"env": "HASH_KEY"}},
     "policy": {
         "mode": "observe",
@@ -644,6 +644,10 @@ const MISTAKES: &[(&str, &str)] = &[
     (
         r#"{"policy": {"lease_ms": 18446744073709551616}}"#,
         r#"/policy/lease_ms: must be at most 86400000, is 1.8446744073709552e+19"#,
+    ),
+    (
+        r#"{"store": {"max_bytes": 1048576}, "rules": [{}, {"policy": {"max_response_bytes": 1048577}}]}"#,
+        r#"/store/max_bytes: must be at least max_response_bytes (1048577), is 1048576"#,
     ),
     (r#"{"policy": {"max_running_ms": 999}}"#, r#"/policy/max_running_ms: must be at least 1000, is 999"#),
     (r#"{"policy": {"max_running_ms": 86400001}}"#, r#"/policy/max_running_ms: must be at most 86400000, is 86400001"#),
