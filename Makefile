@@ -6,7 +6,7 @@ FILTER_WASM := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/wasm32-wasip1/release/
 export ENVOY_BIN FILTER_WASM
 
 .DEFAULT_GOAL := help
-.PHONY: help run test build lint bench clean wasm-target bench-tools
+.PHONY: help run test build lint bench sim clean wasm-target bench-tools
 
 help: ## Prints this list.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ lint: wasm-target ## Checks format, lints (native and wasm32) and documentation;
 	cargo clippy --locked --workspace --all-targets -- --deny warnings
 	cargo clippy --locked --package envoy-idempotency --target wasm32-wasip1 -- --deny warnings
 	RUSTDOCFLAGS=-Dwarnings cargo doc --locked --workspace --no-deps --document-private-items
+
+sim: ## Simulates SEEDS runs of adversity (20000), shows that each broken safety rule is noticed, and what was covered.
+	SEEDS=$(or $(SEEDS),20000) cargo test --locked --release --features mutants --test sim -- --nocapture --test-threads 1
 
 bench: build bench-tools $(ENVOY_BIN) ## Measures throughput and latency on real Envoy (ONLY=bc: two scenarios of four).
 	cargo build --locked --release --target wasm32-wasip1 --package empty-filter

@@ -147,9 +147,11 @@ impl Origin<'_> {
 pub enum Asked {
     /// To claim the name.
     Claim,
+    /// To say that nobody knows whether it was executed: at its end, or while it runs too long.
+    Mark,
     /// To make the lease last.
     Renew,
-    /// To complete, release or mark unknown.
+    /// To complete or release.
     Settle,
 }
 

@@ -18,18 +18,18 @@
 //!
 //! A cell lists what may be awaited next. `=` is no change. `tests/it/table.rs` drives every cell.
 //!
-//! | awaited       | request head                          | request body                    | claim verdict                    | renew verdict | settle verdict | response head                    | response body        | tick          | closed     | unable               |
-//! |---------------|---------------------------------------|---------------------------------|----------------------------------|---------------|----------------|----------------------------------|----------------------|---------------|------------|----------------------|
-//! | head          | body, claim, unprotected, answered, done | =                            | =                                | =             | =              | done                             | =                    | =             | done       | =                    |
-//! | body          | =                                     | =, claim, unprotected, answered | =                                | =             | =              | answered, done                   | =                    | =             | done       | unprotected, answered |
-//! | claim         | =                                     | =                               | renewal, response, unprotected, answered, save, done | =             | =              | save                             | =                    | =             | save       | =                    |
-//! | renewal       | =                                     | =                               | =                                | =, response, answered, save | =       | save                             | =                    | =             | save       | =                    |
-//! | response      | =                                     | =                               | =                                | =             | =              | response-body, save              | =                    | =             | save       | =                    |
-//! | response-body | =                                     | =                               | =                                | =             | =              | =                                | =, save              | =             | save       | save                 |
-//! | save          | =                                     | =                               | =                                | =             | done           | =                                | =                    | =             | =          | =                    |
-//! | unprotected   | =                                     | =                               | =                                | =             | =              | done                             | =                    | =             | done       | =                    |
-//! | answered      | =                                     | =                               | =                                | =             | =              | =, done                          | =                    | =             | done       | =                    |
-//! | done          | =                                     | =                               | =                                | =             | =              | =                                | =                    | =             | =          | =                    |
+//! | awaited       | request head                          | request body                    | claim verdict                    | mark verdict | renew verdict | settle verdict | response head                    | response body        | tick          | closed     | unable               |
+//! |---------------|---------------------------------------|---------------------------------|----------------------------------|--------------|---------------|----------------|----------------------------------|----------------------|---------------|------------|----------------------|
+//! | head          | body, claim, unprotected, answered, done | =                            | =                                | =            | =             | =              | done                             | =                    | =             | done       | =                    |
+//! | body          | =                                     | =, claim, unprotected, answered | =                                | =            | =             | =              | answered, done                   | =                    | =             | done       | unprotected, answered |
+//! | claim         | =                                     | =                               | renewal, response, unprotected, answered, save, done | =            | =             | =              | save                             | =                    | =             | save       | =                    |
+//! | renewal       | =                                     | =                               | =                                | =            | =, response, answered, save | =       | save                             | =                    | =             | save       | =                    |
+//! | response      | =                                     | =                               | =                                | =            | =             | =              | response-body, save              | =                    | =             | save       | =                    |
+//! | response-body | =                                     | =                               | =                                | =            | =             | =              | =                                | =, save              | =             | save       | save                 |
+//! | save          | =                                     | =                               | =                                | =, done      | =             | =, done        | =                                | =                    | =             | =          | =                    |
+//! | unprotected   | =                                     | =                               | =                                | =            | =             | =              | done                             | =                    | =             | done       | =                    |
+//! | answered      | =                                     | =                               | =                                | =            | =             | =              | =, done                          | =                    | =             | done       | =                    |
+//! | done          | =                                     | =                               | =                                | =            | =             | =              | =                                | =                    | =             | =          | =                    |
 
 use std::mem;
 use std::rc::Rc;
@@ -40,6 +40,7 @@ use crate::event::{Asked, Event, Failure, Origin, Source, Verdict};
 use crate::fingerprint::{Fingerprint, Payload};
 use crate::key::{self, Caller, ClientKey, Name};
 use crate::message::{Edit, Headers, RequestHead, content_length, media_type};
+use crate::mutant::{self, Mutant};
 use crate::record::{Owner, Response, UpstreamKey};
 use crate::reply::{EXPOSE, EXPOSED, Facts, KEY, OUR_HEADERS, Reason, Reply, STATUS, StatusLine, Token};
 use crate::step::{Bypass, Call, Count, Flow, Operation, Remark, Step};
@@ -85,8 +86,8 @@ enum State {
     Response(Run),
     /// Awaits the rest of a response that is worth keeping.
     ResponseBody { run: Run, status: u16, headers: Headers, ttl_ms: u64 },
-    /// Awaits the store's word on the settlement; `held` is the response that waits for it.
-    Save { run: Run, fate: Fate, held: Option<HeldResponse> },
+    /// Awaits the store's word on the settlement that was `asked`; `held` is the response that waits for it.
+    Save { run: Run, asked: Asked, fate: Fate, held: Option<HeldResponse> },
     /// Awaits the head of a response that we only add our status to.
     Unprotected(StatusLine),
     /// Awaits our own answer on its way out, to undo what the host does to it.
@@ -296,11 +297,14 @@ impl Exchange {
                 (state, step)
             }
 
-            (State::Save { run, fate, held }, Event::StoreAnswered { asked: Asked::Settle, verdict, .. }) => {
+            // The answer to an earlier mark, made because it ran too long, tells nothing about the completion.
+            (State::Save { run, asked: awaited, fate, held }, Event::StoreAnswered { asked, verdict, .. })
+                if asked == awaited =>
+            {
                 (State::Done, self.settled(&run, fate, held, &verdict))
             }
-            (State::Save { run, fate, held: Some(held) }, Event::ResponseBody { .. }) => {
-                (State::Save { run, fate, held: Some(held) }, hold())
+            (State::Save { run, asked, fate, held: Some(held) }, Event::ResponseBody { .. }) => {
+                (State::Save { run, asked, fate, held: Some(held) }, hold())
             }
 
             (State::Unprotected(line), Event::ResponseHeaders { headers, .. }) => {
@@ -381,8 +385,12 @@ impl Exchange {
 
     /// Nobody waits for the claim's answer any more: whatever it is, the name is not ours to keep.
     fn withdraw(&self, run: Run) -> (State, Step) {
-        let call = run.call(&self.policy, Operation::Release { keep_fingerprint: false });
-        (State::Save { run, fate: Fate::Release, held: None }, Step { calls: vec![call], ..Step::default() })
+        // An attempt before this one may have kept the payload, and this one says nothing about it.
+        let call = run.call(&self.policy, Operation::Release { keep_fingerprint: run.attempt > 1 });
+        (
+            State::Save { run, asked: Asked::Settle, fate: Fate::Release, held: None },
+            Step { calls: vec![call], ..Step::default() },
+        )
     }
 
     /// The store's word on the claim.
@@ -417,7 +425,7 @@ impl Exchange {
     /// A worker that was stopped for longer than the lease must not wake up and execute.
     fn forward_if_fresh(&mut self, now_ms: u64, mut run: Run, renewals: u32) -> (State, Step) {
         let lease_ms = self.policy.lease_ms;
-        if now_ms < run.asked_ms + lease_ms - lease_ms / LEASE_MARGIN {
+        if now_ms < run.asked_ms + lease_ms - lease_ms / LEASE_MARGIN || mutant::is(Mutant::StaleClaimForwarded) {
             return self.forward(run);
         }
         if renewals == MAX_RENEWALS {
@@ -559,7 +567,7 @@ impl Exchange {
                 (None, Step { remark, ..resume(self.response_edits(headers, line), line) })
             }
         };
-        (State::Save { run, fate: Fate::Store, held }, Step { calls: vec![call], ..step })
+        (State::Save { run, asked: Asked::Settle, fate: Fate::Store, held }, Step { calls: vec![call], ..step })
     }
 
     /// The execution brought nothing to keep: tell the store what becomes of the key.
@@ -574,8 +582,9 @@ impl Exchange {
             }
             Fate::Store | Fate::Unknown => (Fate::Unknown, Operation::MarkUnknown),
         };
+        let asked = operation.asked();
         let call = run.call(&self.policy, operation);
-        (State::Save { run, fate, held: None }, Step { calls: vec![call], ..Step::default() })
+        (State::Save { run, asked, fate, held: None }, Step { calls: vec![call], ..Step::default() })
     }
 
     /// The store's word on the settlement.

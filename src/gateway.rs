@@ -167,6 +167,16 @@ impl Gateway {
         self.client.as_ref().map_or(0, Client::owed)
     }
 
+    /// About how many bytes what is owed takes.
+    pub fn owed_bytes(&self) -> usize {
+        self.client.as_ref().map_or(0, Client::owed_bytes)
+    }
+
+    /// How many operations wait to be sent to the store.
+    pub fn waiting(&self) -> usize {
+        self.client.as_ref().map_or(0, Client::waiting)
+    }
+
     /// Whether nothing is under way or owed.
     pub fn is_idle(&self) -> bool {
         self.exchanges.is_empty() && self.client.as_ref().is_none_or(Client::is_idle)

@@ -16,6 +16,8 @@
 
 #![deny(unsafe_code, missing_docs)]
 
+pub mod mutant;
+
 pub mod message;
 
 pub mod config;

@@ -101,8 +101,9 @@ impl Operation {
     pub fn asked(&self) -> Asked {
         match self {
             Operation::Claim { .. } => Asked::Claim,
+            Operation::MarkUnknown => Asked::Mark,
             Operation::Renew => Asked::Renew,
-            Operation::Complete { .. } | Operation::MarkUnknown | Operation::Release { .. } => Asked::Settle,
+            Operation::Complete { .. } | Operation::Release { .. } => Asked::Settle,
         }
     }
 }

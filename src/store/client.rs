@@ -16,6 +16,7 @@ use std::rc::Rc;
 
 use crate::event::{Asked, Failure, Verdict};
 use crate::key::Name;
+use crate::mutant::{self, Mutant};
 use crate::step::{Call, Operation};
 
 /// A random token that one try of one operation carries, and that its answer must bring back.
@@ -78,11 +79,12 @@ pub struct Told {
 pub struct Client {
     limits: Limits,
     queue: VecDeque<Job>,
-    under_way: HashMap<u64, Sent>,
+    under_way: BTreeMap<u64, Sent>,
     /// By age.
     owed: BTreeMap<u64, Owed>,
-    /// How many of what is owed each name has.
-    owed_names: HashMap<Name, usize>,
+    /// What of it each name has that the store has not heard at all.
+    owed_by_name: HashMap<Name, Vec<u64>>,
+    owed_bytes: usize,
     next_id: u64,
     failures_in_row: u32,
     /// While the breaker is open: until when.
@@ -117,15 +119,30 @@ struct Sent {
 /// An operation that the store must still hear of.
 struct Owed {
     call: Rc<Call>,
+    cause: Cause,
     due_ms: u64,
     backoff_ms: u64,
     /// When the record it is about must be gone.
     until_ms: u64,
     /// Whether a try of it is queued or under way.
     trying: bool,
-    /// Whether the store has heard it once: the release of a claim that was never answered is said twice.
-    heard: bool,
 }
+
+/// Why an operation is owed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Cause {
+    /// It is the completion of an execution whose claim lapsed, and another's claim stands in its way: whoever holds
+    /// that one may never execute, and then a known success would be forgotten. So often it is offered again.
+    Contested(u8),
+    /// An earlier try of a claim that is over may be on its way still, and be granted when nobody is there to run.
+    LateTries,
+    /// No answer came: until the store has heard it nothing else of its name may begin here.
+    Unheard,
+}
+
+/// How often a contested completion is offered again, each time after a third of a lease: past one lease whoever stood
+/// in its way is executing, and will tell.
+const CONTESTS: u8 = 3;
 
 /// The first pause of the outbox; it doubles up to the last.
 const BACKOFF_MS: (u64, u64) = (100, 5_000);
@@ -136,9 +153,10 @@ impl Client {
         Client {
             limits,
             queue: VecDeque::new(),
-            under_way: HashMap::new(),
+            under_way: BTreeMap::new(),
             owed: BTreeMap::new(),
-            owed_names: HashMap::new(),
+            owed_by_name: HashMap::new(),
+            owed_bytes: 0,
             next_id: 0,
             failures_in_row: 0,
             open_until_ms: None,
@@ -149,9 +167,12 @@ impl Client {
     pub fn submit(&mut self, exchange: u32, call: Call, now_ms: u64) -> Option<Told> {
         let asked = call.operation.asked();
         let told = |verdict| Some(Told { exchange, asked, verdict });
-        let failure = if asked == Asked::Claim && self.owed_names.contains_key(&call.name) {
-            return told(Verdict::InFlight { attempt: call.attempt });
-        } else if self.is_open(now_ms) {
+        if asked == Asked::Claim
+            && let Some(verdict) = self.in_the_way(&call)
+        {
+            return told(verdict);
+        }
+        let failure = if self.is_open(now_ms) {
             Failure::Breaker
         } else if self.queue.len() >= self.limits.max_queued {
             Failure::Queue
@@ -162,8 +183,8 @@ impl Client {
             self.queue.push_back(Job { asker, call: Rc::new(call), tries_left, due_ms: now_ms, until_ms });
             return None;
         };
-        if asked == Asked::Settle {
-            self.owe(Rc::new(call), now_ms, false);
+        if matches!(asked, Asked::Mark | Asked::Settle) {
+            self.owe_unheard(Rc::new(call), now_ms);
         }
         told(Verdict::Failed(failure))
     }
@@ -219,8 +240,10 @@ impl Client {
         let mut told = Vec::new();
         for (nonce, job) in sent.jobs {
             told.extend(match answers.next() {
-                Some((echoed, Verdict::Failed(failure))) if echoed == nonce => self.failed(nonce, job, failure, now_ms),
-                Some((echoed, verdict)) if echoed == nonce => self.answered(job, verdict, now_ms),
+                Some((echoed, Verdict::Failed(failure))) if is_echo(echoed, nonce) => {
+                    self.failed(nonce, job, failure, now_ms)
+                }
+                Some((echoed, verdict)) if is_echo(echoed, nonce) => self.answered(job, verdict, now_ms),
                 // An answer to another question, to another try, or none.
                 _ => self.failed(nonce, job, Failure::Nonce, now_ms),
             });
@@ -244,12 +267,24 @@ impl Client {
         told.extend(over.into_iter().filter_map(|job| self.gave_up(job, failure, now_ms)));
         let gone: Vec<u64> = self.owed.iter().filter(|(_, owed)| owed.until_ms <= now_ms).map(|(id, _)| *id).collect();
         gone.into_iter().for_each(|id| self.forget(id));
+        let owed = &self.owed;
+        self.queue.retain(|job| !matches!(job.asker, Asker::Outbox(id) if !owed.contains_key(&id)));
         told
     }
 
     /// How many operations the store must still hear of.
     pub fn owed(&self) -> usize {
-        self.owed_names.values().sum()
+        self.owed_by_name.values().map(Vec::len).sum()
+    }
+
+    /// How many operations wait to be sent.
+    pub fn waiting(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// About how many bytes what is owed takes.
+    pub fn owed_bytes(&self) -> usize {
+        self.owed_bytes
     }
 
     /// Whether nothing waits, is under way or is owed.
@@ -284,8 +319,8 @@ impl Client {
                 None
             }
             Asker::Exchange(exchange) => {
-                if asked == Asked::Settle {
-                    self.owe(job.call, now_ms, false);
+                if matches!(asked, Asked::Mark | Asked::Settle) {
+                    self.owe_unheard(job.call, now_ms);
                 }
                 Some(Told { exchange, asked, verdict: Verdict::Failed(failure) })
             }
@@ -294,56 +329,99 @@ impl Client {
 
     fn answered(&mut self, job: Job, verdict: Verdict, now_ms: u64) -> Option<Told> {
         let asked = job.call.operation.asked();
-        let heard_before = match job.asker {
+        let lease_ms = job.call.lease_ms;
+        let cause = match job.asker {
+            Asker::Exchange(_) => Cause::Unheard,
             Asker::Outbox(id) => {
-                let heard = self.owed.get(&id).is_none_or(|owed| owed.heard);
+                let cause = self.owed.get(&id).map(|owed| owed.cause);
                 self.forget(id);
-                heard
+                cause.unwrap_or(Cause::LateTries)
             }
-            Asker::Exchange(_) => false,
         };
-        if !heard_before && is_withdrawal(&job.call) {
-            self.owe(Rc::clone(&job.call), now_ms, true);
+        let is_contested = verdict == Verdict::Lost && is_completion(&job.call);
+        let (again, wait_ms) = match cause {
+            Cause::Unheard if is_withdrawal(&job.call) => (Some(Cause::LateTries), lease_ms / 2),
+            Cause::Unheard if is_contested => (Some(Cause::Contested(CONTESTS)), lease_ms / 3),
+            Cause::Contested(left @ 1..) if is_contested => (Some(Cause::Contested(left - 1)), lease_ms / 3),
+            _ => (None, 0),
+        };
+        if let Some(cause) = again {
+            self.owe(Rc::clone(&job.call), cause, now_ms, wait_ms);
         }
-        match job.asker {
-            Asker::Outbox(_) => None,
-            Asker::Exchange(exchange) => Some(Told { exchange, asked, verdict }),
+        let Asker::Exchange(exchange) = job.asker else { return None };
+        let is_refused = !matches!(verdict, Verdict::Granted { .. } | Verdict::Completed { .. });
+        if asked == Asked::Claim && is_refused && job.tries_left < self.limits.attempts {
+            let operation = Operation::Release { keep_fingerprint: false };
+            let withdrawal = Call { operation, ..Call::clone(&job.call) };
+            self.owe(Rc::new(withdrawal), Cause::LateTries, now_ms, BACKOFF_MS.0);
         }
+        Some(Told { exchange, asked, verdict })
     }
 
-    /// Puts an operation into the outbox, and keeps the outbox within its bound.
-    fn owe(&mut self, call: Rc<Call>, now_ms: u64, heard: bool) {
-        // A claim that was never answered may be on its way still: its second release comes within the lease.
-        let due_ms = now_ms + if heard { call.lease_ms / 2 } else { BACKOFF_MS.0 };
-        let until_ms = now_ms + call.ttl_ms.max(call.lease_ms);
-        if !heard {
-            *self.owed_names.entry(call.name).or_default() += 1;
-        }
+    /// Puts an operation that no answer came to into the outbox.
+    fn owe_unheard(&mut self, call: Rc<Call>, now_ms: u64) {
+        self.owe(call, Cause::Unheard, now_ms, BACKOFF_MS.0);
+    }
+
+    /// Puts an operation into the outbox, for as long as its record may live, and keeps the outbox within its bound.
+    fn owe(&mut self, call: Rc<Call>, cause: Cause, now_ms: u64, wait_ms: u64) {
+        let due_ms = now_ms + wait_ms;
+        let life_ms = if mutant::is(Mutant::OutboxDiesWithLease) { call.lease_ms } else { call.ttl_ms };
+        let until_ms = now_ms + life_ms.max(call.lease_ms);
         let id = self.next_id();
-        self.owed.insert(id, Owed { call, due_ms, backoff_ms: BACKOFF_MS.0, until_ms, trying: false, heard });
-        while self.owed.values().map(|owed| size(&owed.call)).sum::<usize>() > self.limits.max_owed_bytes {
-            let withdrawal = self.owed.iter().find(|(_, owed)| is_withdrawal(&owed.call)).map(|(id, _)| *id);
-            if let Some(id) = withdrawal {
-                self.forget(id);
-                continue;
-            }
-            let Some(owed) = self.owed.values_mut().find(|owed| body_len(&owed.call) > 0) else { return };
-            let mut bare = Call::clone(&owed.call);
-            if let Operation::Complete { response, .. } = &mut bare.operation {
-                *response = None;
-            }
-            owed.call = Rc::new(bare);
+        if cause == Cause::Unheard {
+            self.owed_by_name.entry(call.name).or_default().push(id);
         }
+        self.owed_bytes += size(&call);
+        self.owed.insert(id, Owed { call, cause, due_ms, backoff_ms: BACKOFF_MS.0, until_ms, trying: false });
+        while self.owed_bytes > self.limits.max_owed_bytes && self.shed() {}
+    }
+
+    /// Gives up a part of what is owed: what leaves the least behind first.
+    fn shed(&mut self) -> bool {
+        let oldest =
+            |fits: &dyn Fn(&Call) -> bool| self.owed.iter().find(|(_, owed)| fits(&owed.call)).map(|(id, _)| *id);
+        let with_body = oldest(&|call| body_len(call) > 0);
+        match (oldest(&is_withdrawal), with_body) {
+            (Some(id), _) => self.forget(id),
+            (None, Some(id)) => {
+                let Some(owed) = self.owed.get_mut(&id) else { return false };
+                let mut bare = Call::clone(&owed.call);
+                if let Operation::Complete { response, .. } = &mut bare.operation {
+                    *response = None;
+                }
+                self.owed_bytes -= body_len(&owed.call);
+                owed.call = Rc::new(bare);
+            }
+            // Whatever else is not said leaves a claim that lapses; a success would be lost.
+            (None, None) => match oldest(&|call: &Call| !is_completion(call)).or_else(|| oldest(&|_| true)) {
+                Some(id) => self.forget(id),
+                None => return false,
+            },
+        }
+        true
     }
 
     fn forget(&mut self, id: u64) {
-        let Some(owed) = self.owed.remove(&id).filter(|owed| !owed.heard) else { return };
-        if let Some(count) = self.owed_names.get_mut(&owed.call.name) {
-            *count -= 1;
-            if *count == 0 {
-                self.owed_names.remove(&owed.call.name);
+        let Some(owed) = self.owed.remove(&id) else { return };
+        self.owed_bytes -= size(&owed.call);
+        if let Some(ids) = self.owed_by_name.get_mut(&owed.call.name) {
+            ids.retain(|other| *other != id);
+            if ids.is_empty() {
+                self.owed_by_name.remove(&owed.call.name);
             }
         }
+    }
+
+    /// What a claim is told while the store must still hear of an earlier one of its name.
+    fn in_the_way(&self, call: &Call) -> Option<Verdict> {
+        let ids = self.owed_by_name.get(&call.name)?;
+        let owed = || ids.iter().filter_map(|id| self.owed.get(id)).map(|owed| &owed.call);
+        let keeps = |owed: &Call| !matches!(owed.operation, Operation::Release { keep_fingerprint: false });
+        if owed().any(|owed| keeps(owed) && owed.fingerprint != call.fingerprint) {
+            return Some(Verdict::Mismatch);
+        }
+        Some(Verdict::InFlight { attempt: owed().map(|owed| owed.attempt).max().unwrap_or(0) })
     }
 
     fn next_id(&mut self) -> u64 {
@@ -363,9 +441,18 @@ impl Client {
     }
 }
 
+/// Whether an answer is the one to this very try.
+fn is_echo(echoed: Nonce, nonce: Nonce) -> bool {
+    echoed == nonce || mutant::is(Mutant::NonceIgnored)
+}
+
 /// The release of a claim that was never granted, as far as its asker knows.
 fn is_withdrawal(call: &Call) -> bool {
     call.attempt == 0 && matches!(call.operation, Operation::Release { .. })
+}
+
+fn is_completion(call: &Call) -> bool {
+    matches!(call.operation, Operation::Complete { .. })
 }
 
 /// About how many bytes an operation takes in the outbox and on the wire.

@@ -4,7 +4,8 @@
 //! It does not know where records are kept, nor what time it is: the store's own clock is handed in.
 
 use crate::event::Verdict;
-use crate::record::{RELEASED_KEPT, Record, State};
+use crate::mutant::{self, Mutant};
+use crate::record::{Owner, RELEASED_KEPT, Record, State};
 use crate::step::{Call, Operation};
 
 /// What is kept instead of the record before, and what is answered.
@@ -19,7 +20,7 @@ pub struct Outcome {
 /// One operation on one record, as one atomic step. `record` is what is stored, expired or not.
 pub fn apply(record: Option<Record>, call: &Call, now_ms: u64) -> Outcome {
     let record = record.filter(|record| record.expires_ms > now_ms);
-    if call.deadline_ms.is_some_and(|deadline| deadline <= now_ms) {
+    if call.deadline_ms.is_some_and(|deadline| deadline <= now_ms) && !mutant::is(Mutant::DeadlineIgnored) {
         return refuse(Verdict::Lost);
     }
     match &call.operation {
@@ -33,10 +34,11 @@ pub fn apply(record: Option<Record>, call: &Call, now_ms: u64) -> Outcome {
 
 fn claim(record: Option<Record>, call: &Call, may_retry: bool, now_ms: u64) -> Outcome {
     let Some(record) = record else { return grant(blank(call), call, 1, now_ms) };
-    if record.released.contains(&call.owner) {
+    if record.released.contains(&call.owner) && !mutant::is(Mutant::GhostGranted) {
         return refuse(Verdict::Stale);
     }
-    if record.state.fingerprint().is_some_and(|fingerprint| *fingerprint != call.fingerprint) {
+    let is_judged = !mutant::is(Mutant::MismatchLast) || matches!(record.state, State::Completed { .. });
+    if is_judged && record.state.fingerprint().is_some_and(|fingerprint| *fingerprint != call.fingerprint) {
         return refuse(Verdict::Mismatch);
     }
     let attempt = record.attempt;
@@ -48,7 +50,7 @@ fn claim(record: Option<Record>, call: &Call, may_retry: bool, now_ms: u64) -> O
         }
         State::Running { lease_end_ms, .. } if now_ms < lease_end_ms => refuse(Verdict::InFlight { attempt }),
         State::Running { lease_end_ms: retry_at_ms, .. } | State::Unknown { retry_at_ms, .. } => {
-            if may_retry && retry_at_ms <= now_ms {
+            if (may_retry && retry_at_ms <= now_ms) || mutant::is(Mutant::UnknownFree) {
                 grant(Record { doubt: true, ..record }, call, attempt.saturating_add(1), now_ms)
             } else {
                 refuse(Verdict::Unknown { attempt, wait_ms: retry_at_ms.saturating_sub(now_ms) })
@@ -78,11 +80,11 @@ fn complete(record: Option<Record>, call: &Call, status: u16, response: Option<V
     let record = record.unwrap_or_else(|| blank(call));
     match record.state {
         // That one is executing and will tell.
-        State::Running { owner, lease_end_ms, .. } if owner != call.owner && now_ms < lease_end_ms => {
+        State::Running { owner, lease_end_ms, .. } if !is_own(owner, call) && now_ms < lease_end_ms => {
             refuse(Verdict::Lost)
         }
         State::Completed { owner, .. } if owner == call.owner => refuse(Verdict::Settled),
-        State::Completed { .. } => refuse(Verdict::Lost),
+        State::Completed { .. } if !mutant::is(Mutant::CompletedReplaced) => refuse(Verdict::Lost),
         // A known success is never forgotten while nobody executes.
         _ => {
             let (fingerprint, owner) = (call.fingerprint, call.owner);
@@ -107,12 +109,14 @@ fn release(record: Option<Record>, call: &Call, keep_fingerprint: bool, now_ms: 
         }
         record.released.push(call.owner);
     }
+    // Who withdraws a claim says nothing about the attempts before it, and one of them may have kept the payload.
+    let keep_fingerprint = keep_fingerprint || (call.attempt == 0 && record.attempt > 1);
     let expires_ms = now_ms.saturating_add(call.ttl_ms);
     match record.state {
         State::Running { fingerprint, owner, .. } | State::Unknown { fingerprint, owner, .. }
-            if known && owner == call.owner =>
+            if known && is_own(owner, call) =>
         {
-            let state = match record.doubt {
+            let state = match record.doubt && !mutant::is(Mutant::DoubtForgotten) {
                 true => State::Unknown { fingerprint, owner, retry_at_ms: now_ms },
                 false => State::Open { fingerprint: keep_fingerprint.then_some(fingerprint) },
             };
@@ -130,7 +134,7 @@ fn release(record: Option<Record>, call: &Call, keep_fingerprint: bool, now_ms: 
 fn mark_unknown(record: Option<Record>, call: &Call, now_ms: u64) -> Outcome {
     let lease_end = match &record {
         None => now_ms.saturating_add(call.lease_ms),
-        Some(Record { state: State::Running { owner, lease_end_ms, .. }, .. }) if *owner == call.owner => *lease_end_ms,
+        Some(Record { state: State::Running { owner, lease_end_ms, .. }, .. }) if is_own(*owner, call) => *lease_end_ms,
         Some(Record { state: State::Unknown { owner, .. }, .. }) if *owner == call.owner => {
             return refuse(Verdict::Settled);
         }
@@ -200,6 +204,11 @@ impl State {
     }
 
     fn is_executed_by(&self, call: &Call) -> bool {
-        matches!(self, State::Running { owner, .. } | State::Unknown { owner, .. } if *owner == call.owner)
+        matches!(self, State::Running { owner, .. } | State::Unknown { owner, .. } if is_own(*owner, call))
     }
+}
+
+/// Whether the record is this caller's to change.
+fn is_own(owner: Owner, call: &Call) -> bool {
+    owner == call.owner || mutant::is(Mutant::OwnerIgnored)
 }

@@ -59,7 +59,7 @@ fn a_stream_that_closes_under_a_claim_always_tells_the_store() {
         for origin in origins() {
             let step = in_state(state, REPLAY).handle(Event::Closed { now_ms: 9, origin });
             assert_eq!(step.calls.len(), 1, "{state} closed with {origin:?}");
-            assert_eq!(step.calls[0].operation.asked(), Asked::Settle);
+            assert!(matches!(step.calls[0].operation.asked(), Asked::Mark | Asked::Settle));
         }
     }
 }
@@ -99,10 +99,11 @@ const REPLAY: &str = "{}";
 const OBSERVE: &str = r#"{"policy": {"mode": "observe"}}"#;
 const STATES: [&str; 10] =
     ["head", "body", "claim", "renewal", "response", "response-body", "save", "unprotected", "answered", "done"];
-const EVENTS: [&str; 10] = [
+const EVENTS: [&str; 11] = [
     "request head",
     "request body",
     "claim verdict",
+    "mark verdict",
     "renew verdict",
     "settle verdict",
     "response head",
@@ -173,7 +174,11 @@ fn routes(state: &str) -> &'static [&'static [&'static str]] {
         "renewal" => &[&["head alone", "granted late"]],
         "response" => &[&["head alone", "granted"]],
         "response-body" => &[&["head alone", "granted", "201"]],
-        "save" => &[&["head alone", "granted", "201 alone"], &["head alone", "granted", "503"]],
+        "save" => &[
+            &["head alone", "granted", "201 alone"],
+            &["head alone", "granted", "503"],
+            &["head alone", "granted", "502"],
+        ],
         "unprotected" => &[&["no key"]],
         "answered" => &[&["bad key"], &["head alone", "replay"]],
         _ => &[&["grpc"]],
@@ -202,6 +207,7 @@ fn walk(policy: &str, route: &[&str]) -> Exchange {
             "replay" => answer(&mut exchange, Asked::Claim, completed(Some(response(Some(b"")).encode()))),
             "201" => respond(&mut exchange, 201, false),
             "201 alone" => respond(&mut exchange, 201, true),
+            "502" => respond(&mut exchange, 502, false),
             "503" => respond(&mut exchange, 503, false),
             other => panic!("no such step: {other}"),
         };
@@ -284,6 +290,11 @@ fn each_event(kind: &str, mut feed: impl FnMut(Event<'_>)) {
                 for now_ms in [1_000_001, 9_000_000] {
                     feed(Event::StoreAnswered { now_ms, asked: Asked::Renew, verdict: verdict.clone() });
                 }
+            }
+        }
+        "mark verdict" => {
+            for verdict in settle_verdicts() {
+                feed(Event::StoreAnswered { now_ms: 1, asked: Asked::Mark, verdict });
             }
         }
         "settle verdict" => {

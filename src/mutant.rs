@@ -1,0 +1,72 @@
+//! Breaches of single safety rules, for tests that show that the simulator notices each of them.
+//!
+//! Its one rule: without the feature `mutants` nothing in here can happen, and the compiler removes it.
+//! It does not know what a rule protects; the guard that asks does.
+
+/// One safety rule, not kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mutant {
+    /// A completed record is replaced by a later completion.
+    CompletedReplaced,
+    /// Owed operations write although the record they are about has expired.
+    DeadlineIgnored,
+    /// A released attempt forgets that an earlier one may have executed.
+    DoubtForgotten,
+    /// A late try of a released claim is granted.
+    GhostGranted,
+    /// Leases are judged by the clock of whoever asks.
+    LeaseByAskersClock,
+    /// Another payload is noticed only once the operation is completed.
+    MismatchLast,
+    /// An answer counts whatever its nonce.
+    NonceIgnored,
+    /// What is owed is forgotten with the lease.
+    OutboxDiesWithLease,
+    /// A record changes for whoever asks.
+    OwnerIgnored,
+    /// The request goes upstream however old its claim is.
+    StaleClaimForwarded,
+    /// An attempt may follow one of unknown outcome at once.
+    UnknownFree,
+}
+
+impl Mutant {
+    /// All of them.
+    pub const ALL: [Mutant; 11] = [
+        Mutant::CompletedReplaced,
+        Mutant::DeadlineIgnored,
+        Mutant::DoubtForgotten,
+        Mutant::GhostGranted,
+        Mutant::LeaseByAskersClock,
+        Mutant::MismatchLast,
+        Mutant::NonceIgnored,
+        Mutant::OutboxDiesWithLease,
+        Mutant::OwnerIgnored,
+        Mutant::StaleClaimForwarded,
+        Mutant::UnknownFree,
+    ];
+}
+
+#[cfg(feature = "mutants")]
+thread_local! {
+    static BREACHED: std::cell::Cell<Option<Mutant>> = const { std::cell::Cell::new(None) };
+}
+
+/// Has this thread not keep one rule from now on, or keep them all.
+#[cfg(feature = "mutants")]
+pub fn breach(mutant: Option<Mutant>) {
+    BREACHED.set(mutant);
+}
+
+/// Whether this rule is not kept.
+#[cfg(feature = "mutants")]
+pub fn is(mutant: Mutant) -> bool {
+    BREACHED.get() == Some(mutant)
+}
+
+/// Whether this rule is not kept: all are.
+#[cfg(not(feature = "mutants"))]
+#[inline(always)]
+pub const fn is(_mutant: Mutant) -> bool {
+    false
+}

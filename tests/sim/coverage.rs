@@ -1,0 +1,118 @@
+//! What a run has covered, in numbers.
+//!
+//! Its one rule: it only counts.
+
+use std::collections::BTreeMap;
+
+use envoy_idempotency::event::Verdict;
+use envoy_idempotency::step::{Count, Operation};
+
+use crate::plan::Fault;
+use crate::world::Answer;
+
+#[derive(Clone, Default)]
+pub struct Coverage {
+    pub requests: u64,
+    pub calls: u64,
+    pub forwards: u64,
+    pub executions: u64,
+    pub takeovers: u64,
+    pub unprotected: u64,
+    pub weaker: u64,
+    faults: BTreeMap<Fault, u64>,
+    met: BTreeMap<(&'static str, &'static str), u64>,
+    verdicts: BTreeMap<(&'static str, &'static str), u64>,
+    answers: BTreeMap<String, u64>,
+}
+
+impl Coverage {
+    pub fn injected(&mut self, fault: Fault) {
+        *self.faults.entry(fault).or_default() += 1;
+    }
+
+    pub fn met(&mut self, state: &'static str, event: &'static str) {
+        *self.met.entry((state, event)).or_default() += 1;
+    }
+
+    pub fn counted(&mut self, count: Count) {
+        match count {
+            Count::Takeover => self.takeovers += 1,
+            Count::Bypassed(_) => self.unprotected += 1,
+            _ => {}
+        }
+    }
+
+    pub fn verdict(&mut self, operation: &Operation, verdict: &Verdict) {
+        let asked = match operation {
+            Operation::Claim { .. } => "claim",
+            Operation::Complete { .. } => "complete",
+            Operation::MarkUnknown => "mark unknown",
+            Operation::Release { .. } => "release",
+            Operation::Renew => "renew",
+        };
+        let told = match verdict {
+            Verdict::Completed { .. } => "completed",
+            Verdict::Dropped => "dropped",
+            Verdict::Failed(_) => "failed",
+            Verdict::Granted { doubt: true, .. } => "granted in doubt",
+            Verdict::Granted { .. } => "granted",
+            Verdict::InFlight { .. } => "in flight",
+            Verdict::Lost => "lost",
+            Verdict::Mismatch => "mismatch",
+            Verdict::Renewed { .. } => "renewed",
+            Verdict::Settled => "settled",
+            Verdict::Stale => "stale",
+            Verdict::Unknown { .. } => "unknown",
+        };
+        *self.verdicts.entry((asked, told)).or_default() += 1;
+    }
+
+    pub fn answered(&mut self, answer: &Answer) {
+        let token = answer.line().split(';').next().unwrap_or_default();
+        let what = match answer.parameter("reason") {
+            Some(reason) => format!("{token} {reason}"),
+            None => token.to_owned(),
+        };
+        *self.answers.entry(what).or_default() += 1;
+    }
+
+    pub fn add(&mut self, other: &Coverage) {
+        self.requests += other.requests;
+        self.calls += other.calls;
+        self.forwards += other.forwards;
+        self.executions += other.executions;
+        self.takeovers += other.takeovers;
+        self.unprotected += other.unprotected;
+        self.weaker += other.weaker;
+        other.faults.iter().for_each(|(fault, count)| *self.faults.entry(*fault).or_default() += count);
+        other.met.iter().for_each(|(key, count)| *self.met.entry(*key).or_default() += count);
+        other.verdicts.iter().for_each(|(key, count)| *self.verdicts.entry(*key).or_default() += count);
+        other.answers.iter().for_each(|(key, count)| *self.answers.entry(key.clone()).or_default() += count);
+    }
+
+    /// Faults that never struck.
+    pub fn missing(&self) -> Vec<Fault> {
+        Fault::ALL.into_iter().filter(|fault| !self.faults.contains_key(fault)).collect()
+    }
+
+    pub fn print(&self) {
+        println!(
+            "{} requests, {} let go upstream ({} unprotected), {} executions, {} takeovers, {} calls to the store",
+            self.requests, self.forwards, self.unprotected, self.executions, self.takeovers, self.calls
+        );
+        println!(
+            "{} pairs of executions judged by the weaker promise, because acknowledged writes were lost between them",
+            self.weaker
+        );
+        println!("\nfaults injected");
+        for fault in Fault::ALL {
+            println!("  {:>10}  {fault:?}", self.faults.get(&fault).copied().unwrap_or(0));
+        }
+        println!("\nanswers");
+        self.answers.iter().for_each(|(what, count)| println!("  {count:>10}  {what}"));
+        println!("\nwhat the store said");
+        self.verdicts.iter().for_each(|((asked, told), count)| println!("  {count:>10}  {asked}: {told}"));
+        println!("\nstates × events");
+        self.met.iter().for_each(|((state, event), count)| println!("  {count:>10}  {state} × {event}"));
+    }
+}

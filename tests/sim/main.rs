@@ -1,0 +1,17 @@
+//! The simulator: gateways as they are, in a world that does to them whatever can be done, from one seed.
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test that fails panics"
+)]
+
+mod coverage;
+mod oracle;
+mod plan;
+mod random;
+mod seeds;
+mod store;
+mod stories;
+mod world;

@@ -1,0 +1,319 @@
+//! The judge: what design.md promises (I1 to I9), held against the ledger and what clients were told.
+//!
+//! Its one rule: it does not look into a gateway. Of the store it knows the clock, and when it lost what it had
+//! acknowledged: where that came between two events, the promises about them do not hold, and none is judged.
+
+use std::collections::BTreeMap;
+
+use crate::plan::{Client, Plan};
+use crate::world::{Answer, ByOperation, Forward, Known, Request, World};
+
+/// A whole run: adversity, calm, one probe of every operation, judgement.
+pub fn judge(plan: &Plan, transcribe: bool) -> (World, Vec<String>) {
+    let mut world = World::new(plan.clone(), true);
+    world.transcript = transcribe.then(Vec::new);
+    world.run();
+    let mut wrong = Vec::new();
+    let calm_for = world.settling_ms() + world.store.set_back_ms();
+    world.run_until(world.calm_from + calm_for);
+    if !world.is_idle() {
+        wrong.push(format!("I9: a gateway is not idle {calm_for} ms after the last fault; owed: {}", world.owed()));
+    }
+    let mut payloads: BTreeMap<(u8, u8), u8> = BTreeMap::new();
+    for request in &world.requests {
+        payloads.entry((request.tenant, request.key)).or_insert(request.payload);
+    }
+    for forward in world.forwards.iter().filter(|forward| forward.attempt.is_some()) {
+        payloads.insert(forward.who, forward.payload);
+    }
+    world.note("calm; every operation is asked for once more".to_owned());
+    let first_probe = world.requests.len();
+    for ((tenant, key), payload) in payloads {
+        let who = Client { tenant, key, payload, start_ms: 0, tries: 1, insists: false };
+        let node = usize::from(key) % plan.gateways;
+        world.send(&format!("probe k{key}"), usize::MAX, who, node);
+        world.run_until(world.now + 30);
+    }
+    world.run_until(world.now + 2_000);
+    wrong.append(&mut world.broken_bounds.clone());
+    answers(&world, &mut wrong);
+    let weaker = executions(&world, &mut wrong);
+    world.coverage.weaker = weaker;
+    sightings(&world, &mut wrong);
+    probes(&world, first_probe, &mut wrong);
+    (world, wrong)
+}
+
+/// I2, I3, I5 and I6: what each client was told.
+fn answers(world: &World, wrong: &mut Vec<String>) {
+    let limits = world.plan.limits;
+    let timeout = limits.timeout_ms;
+    let operation_ms = 2 * u64::from(limits.attempts) * timeout + timeout + 300;
+    for request in &world.requests {
+        let name = shown(request);
+        let Some(answer) = &request.answer else {
+            if !request.is_broken {
+                wrong.push(format!("I6: {name} was never answered"));
+            }
+            continue;
+        };
+        // A claim, up to three renewals of it, and a settlement.
+        let bound = 5 * operation_ms + request.excused_ms;
+        let took = request.answered_ms.unwrap_or(0) - request.sent_ms;
+        if took > bound {
+            wrong.push(format!("I6: {name} was answered after {took} ms; {bound} ms are the bound"));
+        }
+        let forward = request.forward.map(|forward| &world.forwards[forward]);
+        let is_executed = answer.is("executed") || (answer.is("bypassed") && world.plan.forwards);
+        if forward.is_some() != is_executed {
+            let upstream = if forward.is_some() { "reached" } else { "never reached" };
+            wrong.push(format!("I3: {name} was told {:?} and {upstream} the upstream", answer.line()));
+        }
+        match forward {
+            Some(forward) if forward.attempt.is_none() && !world.plan.forwards => {
+                wrong.push(format!("I5: {name} ran without a claim"));
+            }
+            Some(forward)
+                if forward.is_whole
+                    && (answer.status, &answer.body) != (forward.status, &forward.body)
+                    && answer.headers.has("x-execution") =>
+            {
+                wrong.push(format!("I2: {name} got another answer than its own execution's"));
+            }
+            _ => {}
+        }
+        if answer.is("replayed") {
+            match replayed(world, answer) {
+                None => wrong.push(format!("I2: {name} got a replay of nothing that was executed")),
+                Some(source) => {
+                    let is_same = source.who == (request.tenant, request.key)
+                        && source.payload == request.payload
+                        && source.status == answer.status
+                        && source.body == answer.body
+                        && source.is_whole
+                        && source.heard.is_some_and(|(_, known)| known == Known::Success);
+                    if !is_same || world.plan.conflicts {
+                        wrong.push(format!("I2: {name} got a replay of something else"));
+                    }
+                }
+            }
+        }
+        let stands_in_the_way = matches!(answer.parameter("reason"), Some("in-flight" | "outcome-unknown"));
+        let is_alone = || {
+            !world.requests.iter().any(|other| {
+                !std::ptr::eq(other, request)
+                    && (other.tenant, other.key, other.payload) == (request.tenant, request.key, request.payload)
+                    && other.sent_ms <= request.answered_ms.unwrap_or(0)
+            })
+        };
+        // Withdrawals and releases that a gateway owes say in-flight to every payload.
+        let is_owed = || {
+            world.requests.iter().any(|other| {
+                let forward = other.forward.and_then(|forward| world.forwards[forward].heard);
+                (other.tenant, other.key, other.node) == (request.tenant, request.key, request.node)
+                    && other.payload != request.payload
+                    && other.sent_ms <= request.answered_ms.unwrap_or(0)
+                    && (other.forward.is_none() || forward.is_some_and(|(_, known)| known == Known::Release))
+            })
+        };
+        // A gateway that slept longer than its claim's record lived cannot tell expiry from another's claim.
+        let until = request.answered_ms.unwrap_or(0);
+        let has_slept = world.store.peak(request.sent_ms, until)
+            >= world.store.trough(request.sent_ms, until) + 1000 * world.plan.ttl_s;
+        if stands_in_the_way && is_alone() && !is_owed() && !has_slept {
+            wrong.push(format!("I3: {name} was told {:?}, and it is the only one of its payload", answer.line()));
+        }
+    }
+}
+
+/// I1: every two executions of one operation, the later one let go while the earlier one's record lives.
+///
+/// Returns how many pairs could not be judged because the store had lost what it had acknowledged.
+fn executions(world: &World, wrong: &mut Vec<String>) -> u64 {
+    let mut by_operation: ByOperation<&Forward> = BTreeMap::new();
+    for forward in world.forwards.iter().filter(|forward| forward.attempt.is_some()) {
+        by_operation.entry(forward.who).or_default().push(forward);
+    }
+    let mut weaker = 0;
+    for (who, forwards) in by_operation {
+        for (place, later) in forwards.iter().enumerate() {
+            for earlier in &forwards[..place] {
+                // The one that was let go later may have asked first, and slept through the loss of its claim.
+                if world.store.lost_between(earlier.asked_ms.min(later.asked_ms), later.forwarded_ms) {
+                    weaker += 1;
+                } else if let Some(why) = forbidden(world, earlier, later, &forwards[..place]) {
+                    wrong.push(format!("I1: k{} of tenant {}: {why}", who.1, who.0));
+                }
+            }
+        }
+    }
+    weaker
+}
+
+/// Why the later of two executions should not have been.
+fn forbidden(world: &World, earlier: &Forward, later: &Forward, before: &[&Forward]) -> Option<String> {
+    let (first, second) = (earlier.attempt.unwrap_or(0), later.attempt.unwrap_or(0));
+    let pair = |what: &str| {
+        let (from, to) = (earlier.forwarded_ms, later.forwarded_ms);
+        Some(format!("attempt {second}, let go at {to}, after attempt {first}, let go at {from}: {what}"))
+    };
+    let store = &world.store;
+    let peak = store.peak(earlier.asked_ms, later.forwarded_ms);
+    // Leases and lives may have begun at any time in between.
+    let trough = store.trough(earlier.asked_ms, later.forwarded_ms);
+    let known = earlier.heard.filter(|(at, _)| *at <= later.forwarded_ms);
+    if let Some((at, Known::Success)) = known {
+        let request = &world.requests[earlier.request];
+        let told = request.answer.as_ref().filter(|_| request.answered_ms <= Some(later.forwarded_ms));
+        let is_stored = told.is_some_and(|answer| answer.parameter("stored") == Some("?1"));
+        if is_stored && peak < store.trough(at, request.answered_ms.unwrap_or(at)) + earlier.ttl_ms {
+            return pair("the earlier one had completed and was stored");
+        }
+    }
+    if peak >= trough + earlier.ttl_ms {
+        return None;
+    }
+    if first == second {
+        return pair("the same number twice");
+    }
+    if first > second && !store.jumped(earlier.asked_ms, later.forwarded_ms) {
+        return pair("the number did not grow");
+    }
+    let known = known.map_or(Known::Doubt, |(_, known)| known);
+    // The same payload was tried again in between, and that attempt freed the key.
+    let is_freed = known == Known::Retry
+        && before.iter().any(|other| {
+            let freed = other.heard.is_some_and(|(at, known)| known == Known::Release && at <= later.forwarded_ms);
+            freed && other.payload == earlier.payload && other.forwarded_ms > earlier.forwarded_ms
+        });
+    if earlier.payload != later.payload && known != Known::Release && !is_freed {
+        return pair("another payload, although the earlier one may have executed");
+    }
+    if matches!(known, Known::Release | Known::Retry) {
+        return None;
+    }
+    if world.plan.holds {
+        return pair("the policy holds, and the earlier one may have executed");
+    }
+    if peak < trough + earlier.lease_ms {
+        return pair("within the earlier one's lease, and nothing says that it did not execute");
+    }
+    None
+}
+
+/// I4: who was seen completed stays so until the record expires, whoever comes late.
+fn sightings(world: &World, wrong: &mut Vec<String>) {
+    struct Sighting<'a> {
+        forward: &'a Forward,
+        asked_ms: u64,
+        seen_ms: u64,
+        /// On the store's clock, at least.
+        until: u64,
+    }
+    let mut by_operation: ByOperation<Sighting<'_>> = BTreeMap::new();
+    for request in &world.requests {
+        let (Some(answer), Some(seen_ms), Some(asked_ms)) = (&request.answer, request.answered_ms, request.asked_ms)
+        else {
+            continue;
+        };
+        let own = request.forward.map(|forward| &world.forwards[forward]);
+        let (forward, from) = match own {
+            Some(own) if answer.parameter("stored") == Some("?1") => (Some(own), own.heard.map_or(seen_ms, |h| h.0)),
+            None if answer.is("replayed") => (replayed(world, answer), asked_ms),
+            _ => (None, 0),
+        };
+        let Some(forward) = forward else { continue };
+        let since = world.store.clock(asked_ms).saturating_sub(1000 * (answer.number("age").unwrap_or(0) + 1));
+        let life = world.store.lives.get(&forward.owner).copied().unwrap_or(u64::MAX);
+        if answer.is("replayed") && forward.attempt.is_some() && since > life {
+            wrong.push(format!("I4: {} got a replay of a record that had expired before it completed", shown(request)));
+        }
+        let until = world.store.trough(from, seen_ms) + 1000 * answer.number("ttl").unwrap_or(0);
+        by_operation.entry(forward.who).or_default().push(Sighting { forward, asked_ms: from, seen_ms, until });
+    }
+    for sightings in by_operation.values() {
+        for first in sightings {
+            for second in sightings.iter().filter(|second| second.asked_ms > first.seen_ms) {
+                let is_same = std::ptr::eq(first.forward, second.forward);
+                let is_over = world.store.peak(first.asked_ms, second.seen_ms) >= first.until;
+                if !is_same && !is_over && !world.store.lost_between(first.forward.asked_ms, second.seen_ms) {
+                    wrong.push(format!(
+                        "I4: k{} was seen completed at {} and as something else at {}",
+                        first.forward.who.1, first.seen_ms, second.seen_ms
+                    ));
+                }
+            }
+        }
+    }
+}
+
+/// I9: after one lease and one backoff of calm every operation is told for what it is.
+fn probes(world: &World, first_probe: usize, wrong: &mut Vec<String>) {
+    let store = &world.store;
+    // A full outbox gives up what it owes, and then such a claim lapses instead of being released.
+    let is_cramped = world.plan.limits.max_owed_bytes < 10_000;
+    for probe in &world.requests[first_probe..] {
+        let Some(answer) = &probe.answer else { continue };
+        let who = (probe.tenant, probe.key);
+        let is_orphaned = world.orphans.iter().any(|request| {
+            let request = &world.requests[*request];
+            (request.tenant, request.key) == who
+        });
+        let forwards: Vec<&Forward> =
+            world.forwards.iter().filter(|forward| forward.who == who && forward.request < first_probe).collect();
+        let reason = answer.parameter("reason");
+        let is_completed = answer.is("replayed") || matches!(reason, Some("already-completed" | "not-replayable"));
+        let alive = |forward: &Forward| {
+            let told = world.requests[forward.request].answer.as_ref();
+            forward.crashed_ms.is_none() || told.is_some_and(|answer| answer.parameter("stored") == Some("?1"))
+        };
+        // A success from before a loss that lands after it is a truth too, and what is completed is not replaced.
+        let is_preceded = |last: &Forward| {
+            let succeeded = |other: &&&Forward| other.heard.is_some_and(|(_, known)| known == Known::Success);
+            let mut others = forwards.iter().filter(succeeded).filter(|other| other.payload != last.payload);
+            others.any(|other| store.lost_between(other.asked_ms, last.asked_ms))
+        };
+        let last = forwards.last().filter(|last| {
+            last.attempt.is_some()
+                && !is_preceded(last)
+                && last.heard.is_some_and(|(_, known)| known == Known::Success)
+                && alive(last)
+                && !is_cramped
+                && !store.lost_between(last.asked_ms, world.now)
+                && store.peak(last.asked_ms, world.now) < store.trough(last.asked_ms, world.now) + last.ttl_ms
+        });
+        if let Some(last) = last
+            && !is_completed
+        {
+            let attempt = last.attempt.unwrap_or(0);
+            wrong.push(format!(
+                "I9: {} was told {:?}, but attempt {attempt} is known to have succeeded",
+                shown(probe),
+                answer.line()
+            ));
+        }
+        let in_doubt =
+            |forward: &&Forward| !matches!(forward.heard, Some((_, Known::Release | Known::Retry))) || !alive(forward);
+        let may_be_unknown = world.plan.holds
+            && (is_cramped || is_orphaned || !store.losses.is_empty() || forwards.iter().any(in_doubt));
+        let others =
+            world.requests.iter().any(|other| (other.tenant, other.key) == who && other.payload != probe.payload);
+        let is_fine = answer.is("executed")
+            || is_completed
+            || (reason == Some("outcome-unknown") && may_be_unknown)
+            || (reason == Some("mismatch") && others);
+        if !is_fine {
+            wrong.push(format!("I9: {} was told {:?} although all is calm", shown(probe), answer.line()));
+        }
+    }
+}
+
+fn replayed<'a>(world: &'a World, answer: &Answer) -> Option<&'a Forward> {
+    let number = std::str::from_utf8(answer.headers.first("x-execution")?).ok()?.parse::<usize>().ok()?;
+    world.forwards.get(number.checked_sub(1)?)
+}
+
+fn shown(request: &Request) -> String {
+    let Request { tenant, key, payload, sent_ms, .. } = request;
+    format!("a request for k{key} p{payload} of tenant {tenant} sent at {sent_ms}")
+}

@@ -1,0 +1,219 @@
+//! What one seed asks of the world: which faults may strike, what the operator configured, who sends what.
+//!
+//! Its one rule: a plan follows from its seed alone, and any part of it can be left out without changing the rest.
+
+use envoy_idempotency::store::client::Limits;
+
+use crate::random::Random;
+
+/// One kind of adversity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Fault {
+    AnswersAnother,
+    CallDelayed,
+    CallDuplicated,
+    CallLost,
+    ClientHangsUp,
+    ClientLies,
+    ClientReusesKey,
+    ClockBack,
+    ClockForward,
+    GatewayCrashes,
+    GatewayPauses,
+    GatewayReloads,
+    OperationFails,
+    ReplyCrossed,
+    ReplyDelayed,
+    ReplyDuplicated,
+    ReplyGarbage,
+    ReplyLost,
+    ReplyTruncated,
+    RouterRetries,
+    StoreCrashes,
+    StoreFailsOver,
+    StoreFlushed,
+    StoreFull,
+    StoreLosesWrites,
+    StoreRefuses,
+    StoreStops,
+    UpstreamDiesInBody,
+    UpstreamFails,
+    UpstreamRefuses,
+    UpstreamResets,
+    UpstreamSlow,
+    UpstreamTimesOut,
+    UpstreamUnreached,
+}
+
+impl Fault {
+    pub const ALL: [Fault; 34] = [
+        Fault::AnswersAnother,
+        Fault::CallDelayed,
+        Fault::CallDuplicated,
+        Fault::CallLost,
+        Fault::ClientHangsUp,
+        Fault::ClientLies,
+        Fault::ClientReusesKey,
+        Fault::ClockBack,
+        Fault::ClockForward,
+        Fault::GatewayCrashes,
+        Fault::GatewayPauses,
+        Fault::GatewayReloads,
+        Fault::OperationFails,
+        Fault::ReplyCrossed,
+        Fault::ReplyDelayed,
+        Fault::ReplyDuplicated,
+        Fault::ReplyGarbage,
+        Fault::ReplyLost,
+        Fault::ReplyTruncated,
+        Fault::RouterRetries,
+        Fault::StoreCrashes,
+        Fault::StoreFailsOver,
+        Fault::StoreFlushed,
+        Fault::StoreFull,
+        Fault::StoreLosesWrites,
+        Fault::StoreRefuses,
+        Fault::StoreStops,
+        Fault::UpstreamDiesInBody,
+        Fault::UpstreamFails,
+        Fault::UpstreamRefuses,
+        Fault::UpstreamResets,
+        Fault::UpstreamSlow,
+        Fault::UpstreamTimesOut,
+        Fault::UpstreamUnreached,
+    ];
+
+    /// Those that strike now and then by themselves; the others strike a message.
+    pub const SUDDEN: [Fault; 12] = [
+        Fault::ClockBack,
+        Fault::ClockForward,
+        Fault::GatewayCrashes,
+        Fault::GatewayPauses,
+        Fault::GatewayReloads,
+        Fault::StoreCrashes,
+        Fault::StoreFailsOver,
+        Fault::StoreFlushed,
+        Fault::StoreFull,
+        Fault::StoreLosesWrites,
+        Fault::StoreRefuses,
+        Fault::StoreStops,
+    ];
+
+    /// After these the store has forgotten what it had acknowledged.
+    pub fn loses_writes(self) -> bool {
+        matches!(self, Fault::StoreFailsOver | Fault::StoreFlushed | Fault::StoreLosesWrites)
+    }
+}
+
+/// A set of faults.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Faults(pub u64);
+
+impl Faults {
+    pub const NONE: Faults = Faults(0);
+
+    pub fn has(self, fault: Fault) -> bool {
+        self.0 & (1 << fault as u8) != 0
+    }
+
+    pub fn without(self, fault: Fault) -> Faults {
+        Faults(self.0 & !(1 << fault as u8))
+    }
+
+    pub fn with(self, fault: Fault) -> Faults {
+        Faults(self.0 | (1 << fault as u8))
+    }
+
+    pub fn list(self) -> Vec<Fault> {
+        Fault::ALL.into_iter().filter(|fault| self.has(*fault)).collect()
+    }
+}
+
+/// Who sends one operation, and how stubbornly.
+#[derive(Clone, Copy, Debug)]
+pub struct Client {
+    pub tenant: u8,
+    pub key: u8,
+    pub payload: u8,
+    pub start_ms: u64,
+    pub tries: u64,
+    /// Whether it goes on although it knows.
+    pub insists: bool,
+}
+
+/// What one seed asks of the world.
+#[derive(Clone)]
+pub struct Plan {
+    pub seed: u64,
+    pub faults: Faults,
+    /// How often a message is struck, in a thousand, by each kind of fault there is.
+    pub strikes: u64,
+    /// How long between two sudden faults, on average.
+    pub calm_ms: u64,
+    pub gateways: usize,
+    pub workers: usize,
+    pub forwards: bool,
+    pub holds: bool,
+    pub conflicts: bool,
+    /// The second is for gateways that were reloaded.
+    pub leases_ms: [u64; 2],
+    pub ttl_s: u64,
+    pub limits: Limits,
+    pub clients: Vec<Client>,
+}
+
+impl Plan {
+    pub fn new(seed: u64) -> Plan {
+        let mut random = Random::new(seed, 1);
+        let share = random.pick(&[150, 300, 500, 800]);
+        let mut faults = Faults::NONE;
+        for fault in Fault::ALL {
+            // Lost writes excuse much; most runs are without.
+            let share = if fault.loses_writes() { share / 4 } else { share };
+            if random.chance(share) {
+                faults = faults.with(fault);
+            }
+        }
+        let lease = random.pick(&[1000, 1000, 1500, 3000]);
+        let limits = Limits {
+            attempts: random.between(1, 3) as u32,
+            timeout_ms: random.pick(&[50, 100, 250, 400]),
+            max_calls: random.between(1, 2) as usize,
+            max_batch: random.pick(&[1, 2, 8, 64]),
+            max_batch_bytes: random.pick(&[256, 4096]),
+            max_queued: random.pick(&[2, 16, 1000]),
+            max_owed_bytes: random.pick(&[700, 1 << 20, 1 << 20, 1 << 20]),
+            breaker_failures: random.pick(&[2, 5, 1000]),
+            breaker_open_ms: random.pick(&[200, 1000]),
+        };
+        let ttl_s = random.pick(&[4, 10, 60, 60]).max(lease / 1000 + 1);
+        let (tenants, keys) = (random.between(1, 2) as u8, random.between(1, 4) as u8);
+        let span_ms = random.pick(&[5_000, 15_000, 30_000]);
+        let mut clients = Random::new(seed, 2);
+        let clients = (0..random.between(14, 30)).map(|_| Client {
+            tenant: clients.between(1, tenants.into()) as u8,
+            key: clients.between(1, keys.into()) as u8,
+            payload: if clients.chance(200) { 2 } else { 1 },
+            start_ms: clients.between(0, span_ms),
+            tries: clients.between(1, 6),
+            insists: clients.chance(500),
+        });
+        let clients = clients.collect();
+        Plan {
+            seed,
+            faults,
+            strikes: random.pick(&[20, 60, 150]),
+            calm_ms: random.pick(&[700, 2000, 6000]),
+            gateways: random.between(1, 3) as usize,
+            workers: random.between(1, 2) as usize,
+            forwards: random.chance(150),
+            holds: random.chance(300),
+            conflicts: random.chance(150),
+            leases_ms: [lease, random.pick(&[lease, 2 * lease])],
+            ttl_s: ttl_s.max(2 * lease / 1000 + 1),
+            limits,
+            clients,
+        }
+    }
+}

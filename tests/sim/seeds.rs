@@ -1,0 +1,130 @@
+//! Many seeds, and what a failing one is made of.
+//!
+//! Its one rule: a failing seed is printed with the smallest plan that still fails, and its transcript.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+
+use crate::coverage::Coverage;
+use crate::oracle::judge;
+use crate::plan::Plan;
+
+/// Without `SEEDS`, so that it can be part of every test run.
+const FEW: u64 = 150;
+
+#[test]
+fn many_seeds_break_no_promise() {
+    let count = std::env::var("SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(FEW);
+    let first = std::env::var("FIRST_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(0);
+    let next = AtomicU64::new(first);
+    let failed = AtomicBool::new(false);
+    let work = || {
+        let mut coverage = Coverage::default();
+        let mut failure = None;
+        while !failed.load(Ordering::Relaxed) {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= first + count {
+                break;
+            }
+            let (world, wrong) = judge(&Plan::new(seed), false);
+            coverage.add(&world.coverage);
+            if !wrong.is_empty() {
+                failed.store(true, Ordering::Relaxed);
+                failure = Some(seed);
+            }
+        }
+        (coverage, failure)
+    };
+    let mut coverage = Coverage::default();
+    let mut failures = Vec::new();
+    thread::scope(|scope| {
+        let threads: Vec<_> = (0..2).map(|_| scope.spawn(work)).collect();
+        for thread in threads {
+            let (part, failure) = thread.join().expect("a worker panicked");
+            coverage.add(&part);
+            failures.extend(failure);
+        }
+    });
+    if let Some(seed) = failures.into_iter().min() {
+        report(&shrunk(Plan::new(seed)));
+        panic!("seed {seed} breaks a promise: see the transcript above");
+    }
+    println!("{count} seeds, 0 violations");
+    coverage.print();
+    if count >= 10 * FEW {
+        assert_eq!(coverage.missing(), [], "faults that never struck");
+    }
+}
+
+/// Every safety rule matters: without it the oracle finds something wrong within so many seeds.
+#[cfg(feature = "mutants")]
+#[test]
+fn every_mutant_is_caught() {
+    use envoy_idempotency::mutant::{Mutant, breach};
+    const MOST: u64 = 2000;
+    let caught_after = |mutant| {
+        breach(Some(mutant));
+        let caught = (0..MOST).find_map(|seed| Some((seed, judge(&Plan::new(seed), false).1.into_iter().next()?)));
+        breach(None);
+        caught
+    };
+    let mut missed = Vec::new();
+    for mutant in Mutant::ALL {
+        match caught_after(mutant) {
+            Some((seed, wrong)) => println!("{mutant:?}: caught after {} seeds: {wrong}", seed + 1),
+            None => missed.push(mutant),
+        }
+    }
+    assert_eq!(missed, [], "not caught within {MOST} seeds");
+}
+
+/// Leaves out faults, clients, gateways and workers for as long as something still goes wrong.
+fn shrunk(mut plan: Plan) -> Plan {
+    // The same promise, or else it could become another story.
+    let promise = judge(&plan, false).1[0][..2].to_owned();
+    let fails = |plan: &Plan| judge(plan, false).1.iter().any(|wrong| wrong.starts_with(&promise));
+    loop {
+        let before = (plan.faults, plan.clients.len());
+        for fault in plan.faults.list() {
+            let smaller = Plan { faults: plan.faults.without(fault), ..plan.clone() };
+            if fails(&smaller) {
+                plan = smaller;
+            }
+        }
+        for client in (0..plan.clients.len()).rev() {
+            let mut smaller = plan.clone();
+            smaller.clients.remove(client);
+            if fails(&smaller) {
+                plan = smaller;
+                continue;
+            }
+            while plan.clients[client].tries > 1 {
+                let mut smaller = plan.clone();
+                smaller.clients[client].tries -= 1;
+                if !fails(&smaller) {
+                    break;
+                }
+                plan = smaller;
+            }
+        }
+        for smaller in [Plan { gateways: 1, ..plan.clone() }, Plan { workers: 1, ..plan.clone() }] {
+            if fails(&smaller) {
+                plan = smaller;
+            }
+        }
+        if before == (plan.faults, plan.clients.len()) {
+            return plan;
+        }
+    }
+}
+
+fn report(plan: &Plan) {
+    let (world, wrong) = judge(plan, true);
+    println!("seed {}, shrunk to {} clients and {:?}", plan.seed, plan.clients.len(), plan.faults.list());
+    println!(
+        "{} gateways of {} workers, forwards: {}, holds: {}, conflicts: {}, leases {:?} ms, ttl {} s, {:?}",
+        plan.gateways, plan.workers, plan.forwards, plan.holds, plan.conflicts, plan.leases_ms, plan.ttl_s, plan.limits
+    );
+    world.transcript.iter().flatten().for_each(|line| println!("{line}"));
+    wrong.iter().for_each(|line| println!("WRONG {line}"));
+}

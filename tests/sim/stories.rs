@@ -1,0 +1,858 @@
+//! Stories: a short script of requests and faults in, what happened out.
+//!
+//! Its one rule: a script says what strikes and when; everything else is as the simulator always has it.
+//!
+//! A line of a script is one of:
+//! - `policy: retry|hold, forward|reject, replay|conflict` and `lease 1s`, `ttl 60s`, first of all;
+//! - `a: POST k1 p1`, with `t2` for another tenant and `g2` for another gateway; `a: hangs up`;
+//! - `upstream: 201` (or another status, `reset`, `dies in body`, `unreached`, `times out`), and `after 3s`, of the
+//!   next request;
+//! - `store: lose call|lose reply|cross|garbage|truncate|refuse|fail|again 500ms|delay 2s`, or `ok`, of the next call;
+//!   `store: down 2s|stops 2s|flush`;
+//! - `g1: stops 3s|crashes|reloads`; `wait 5s`; `record: k1 p1`.
+
+use std::collections::HashMap;
+
+use expect_test::{Expect, expect};
+
+use envoy_idempotency::store::client::Limits;
+
+use crate::plan::{Client, Faults, Plan};
+use crate::world::{Carriage, End, Handling, Treatment, World};
+
+#[test]
+fn a_retry_after_success_replays() {
+    check(
+        "a: POST k1 p1
+         wait 1s
+         b: POST k1 p1 g2",
+        expect![[r#"
+            0      a → g1  POST k1 p1
+            1        g1 → store  claim (a k1)
+            2        store  granted attempt 1 (a k1)
+            3      a → upstream  attempt 1
+            5              upstream executes k1 p1 as #1
+            10       g1 → store  complete 201 (a k1)
+            11       store  settled (a k1)
+            12     a ← 201  executed;stored=?1;attempt=1;ttl=60  execution #1
+            1000   b → g2  POST k1 p1
+            1001     g2 → store  claim (b k1)
+            1002     store  completed 201 by attempt 1 (b k1)
+            1003   b ← 201  replayed;attempt=1;age=0;ttl=59  execution #1
+        "#]],
+    );
+}
+
+#[test]
+fn a_claim_whose_reply_was_lost_is_withdrawn_and_the_retry_runs() {
+    check(
+        "store: lose reply
+         store: lose reply
+         a: POST k1 p1
+         wait 2s
+         b: POST k1 p1",
+        expect![[r#"
+            0      a → g1  POST k1 p1
+            1        g1 → store  claim (a k1)
+            2        store  granted attempt 1 (a k1)
+            2             the reply is lost
+            400      g1 → store  claim (a k1)
+            401      store  granted attempt 1 (a k1)
+            401           the reply is lost
+            700      g1 → store  withdraw (a k1)
+            700    a ← 503  refused;reason=store-unavailable
+            701      store  settled (a k1)
+            1300     g1 → store  withdraw (a k1)
+            1301     store  settled (a k1)
+            2000   b → g1  POST k1 p1
+            2001     g1 → store  claim (b k1)
+            2002     store  granted attempt 2 (b k1)
+            2003   b → upstream  attempt 2
+            2005           upstream executes k1 p1 as #1
+            2010     g1 → store  complete 201 (b k1)
+            2011     store  settled (b k1)
+            2012   b ← 201  executed;stored=?1;attempt=2;ttl=60  execution #1
+        "#]],
+    );
+}
+
+#[test]
+fn a_completion_that_is_owed_lands_when_the_store_is_back() {
+    check(
+        "upstream: 201 after 100ms
+         a: POST k1 p1
+         wait 50ms
+         store: down 3s
+         wait 2s
+         b: POST k1 p1 g1
+         c: POST k1 p1 g2
+         wait 6s
+         d: POST k1 p1 g2",
+        expect![[r#"
+            0      a → g1  POST k1 p1
+            1        g1 → store  claim (a k1)
+            2        store  granted attempt 1 (a k1)
+            3      a → upstream  attempt 1
+            5              upstream executes k1 p1 as #1
+            105      g1 → store  complete 201 (a k1)
+            107           the call fails: transport
+            200      g1 → store  complete 201 (a k1)
+            202           the call fails: transport
+            202    a ← 201  executed;stored=?0;attempt=1  execution #1
+            400      g1 → store  complete 201 (a k1)
+            402           the call fails: transport
+            600      g1 → store  complete 201 (a k1)
+            602           the call fails: transport
+            900      g1 → store  complete 201 (a k1)
+            902           the call fails: transport
+            2000     g1 → store  complete 201 (a k1)
+            2002          the call fails: transport
+            2050   b → g1  POST k1 p1
+            2050   c → g2  POST k1 p1
+            2051   b ← 429  refused;attempt=1;reason=in-flight
+            2051     g2 → store  claim (c k1)
+            2053          the call fails: transport
+            2107     g2 → store  claim (c k1)
+            2109          the call fails: transport
+            2109     g2 → store  withdraw (c k1)
+            2109   c ← 503  refused;reason=store-unavailable
+            2111          the call fails: transport
+            2207     g2 → store  withdraw (c k1)
+            2209          the call fails: transport
+            2407     g2 → store  withdraw (c k1)
+            2409          the call fails: transport
+            3100     g1 → store  complete 201 (a k1)
+            3101     store  settled (a k1)
+            3507     g2 → store  withdraw (c k1)
+            3508     store  lost (c k1)
+            4107     g2 → store  withdraw (c k1)
+            4108     store  lost (c k1)
+            8050   d → g2  POST k1 p1
+            8051     g2 → store  claim (d k1)
+            8052     store  completed 201 by attempt 1 (d k1)
+            8053   d ← 201  replayed;attempt=1;age=4;ttl=55  execution #1
+        "#]],
+    );
+}
+
+#[test]
+fn a_gateway_that_wakes_up_late_does_not_execute_on_a_dead_claim() {
+    check(
+        "a: POST k1 p1
+         wait 1ms
+         g1: stops 3s
+         wait 2s
+         b: POST k1 p1 g2
+         wait 3s",
+        expect![[r#"
+            0      a → g1  POST k1 p1
+            1        g1 → store  claim (a k1)
+            1      g1 stops for 3000 ms
+            2        store  granted attempt 1 (a k1)
+            2001   b → g2  POST k1 p1
+            2002     g2 → store  claim (b k1)
+            2003     store  granted attempt 2, in doubt (b k1)
+            2004   b → upstream  attempt 2
+            2006           upstream executes k1 p1 as #1
+            2011     g2 → store  complete 201 (b k1)
+            2012     store  settled (b k1)
+            2013   b ← 201  executed;stored=?1;attempt=2;ttl=60  execution #1
+            3001     g1 → store  renew (a k1)
+            3002     store  lost (a k1)
+            3003   a ← 429  refused;attempt=1;reason=in-flight
+        "#]],
+    );
+}
+
+#[test]
+fn a_late_owner_cannot_complete_after_a_takeover() {
+    check(
+        "upstream: 201 after 500ms
+         a: POST k1 p1
+         wait 100ms
+         g1: stops 3s
+         wait 1500ms
+         upstream: 201 after 1800ms
+         b: POST k1 p1 g2
+         wait 3s
+         record: k1",
+        expect![[r#"
+            0      a → g1  POST k1 p1
+            1        g1 → store  claim (a k1)
+            2        store  granted attempt 1 (a k1)
+            3      a → upstream  attempt 1
+            5              upstream executes k1 p1 as #1
+            100    g1 stops for 3000 ms
+            1600   b → g2  POST k1 p1
+            1601     g2 → store  claim (b k1)
+            1602     store  granted attempt 2, in doubt (b k1)
+            1603   b → upstream  attempt 2
+            1605           upstream executes k1 p1 as #2
+            2007     g2 → store  renew (b k1)
+            2008     store  renewed (b k1)
+            2407     g2 → store  renew (b k1)
+            2408     store  renewed (b k1)
+            2807     g2 → store  renew (b k1)
+            2808     store  renewed (b k1)
+            3100     g1 → store  mark unknown (a k1)
+            3100     g1 → store  complete 201 (a k1)
+            3101     store  lost (a k1)
+            3101     store  lost (a k1)
+            3102   a ← 201  executed;stored=?0;attempt=1  execution #1
+            3207     g2 → store  renew (b k1)
+            3208     store  renewed (b k1)
+            3405     g2 → store  complete 201 (b k1)
+            3406     store  settled (b k1)
+            3407   b ← 201  executed;stored=?1;attempt=2;ttl=60  execution #2
+            3500     g1 → store  complete 201 (a k1)
+            3501     store  lost (a k1)
+            3900     g1 → store  complete 201 (a k1)
+            3901     store  lost (a k1)
+            4300     g1 → store  complete 201 (a k1)
+            4301     store  lost (a k1)
+            4600   k1 is completed 201, attempt 2, in doubt
+            4700     g1 → store  complete 201 (a k1)
+            4701     store  lost (a k1)
+        "#]],
+    );
+}
+
+#[test]
+fn a_late_success_is_kept_when_the_claim_that_took_over_never_executed() {
+    check(
+        "upstream: 201 after 500ms
+         a: POST k1 p1
+         wait 100ms
+         g1: stops 1600ms
+         wait 1400ms
+         store: lose reply
+         store: lose call
+         b: POST k1 p1 g2
+         wait 50ms
+         b: hangs up
+         wait 4s
+         c: POST k1 p1 g2",
+        expect![[r#"
+            0      a → g1  POST k1 p1
+            1        g1 → store  claim (a k1)
+            2        store  granted attempt 1 (a k1)
+            3      a → upstream  attempt 1
+            5              upstream executes k1 p1 as #1
+            100    g1 stops for 1600 ms
+            1500   b → g2  POST k1 p1
+            1501     g2 → store  claim (b k1)
+            1502     store  granted attempt 2, in doubt (b k1)
+            1502          the reply is lost
+            1550   b hangs up
+            1550   b ← connection closed
+            1550     g2 → store  withdraw (b k1)
+            1550          the call is lost
+            1700     g1 → store  renew (a k1)
+            1700     g1 → store  complete 201 (a k1)
+            1701     store  lost (a k1)
+            1701     store  lost (a k1)
+            1702   a ← 201  executed;stored=?0;attempt=1  execution #1
+            1907     g2 → store  withdraw (b k1)
+            1907     g2 → store  claim (b k1)
+            1908     store  settled (b k1)
+            1908     store  stale (b k1)
+            2100     g1 → store  complete 201 (a k1)
+            2101     store  settled (a k1)
+            2107     g2 → store  withdraw (b k1)
+            2108     store  lost (b k1)
+            2507     g2 → store  withdraw (b k1)
+            2508     store  lost (b k1)
+            5550   c → g2  POST k1 p1
+            5551     g2 → store  claim (c k1)
+            5552     store  completed 201 by attempt 2 (c k1)
+            5553   c ← 201  replayed;attempt=2;age=3;ttl=56  execution #1
+        "#]],
+    );
+}
+
+#[test]
+fn a_reply_to_another_question_is_a_failure() {
+    check(
+        "store: cross
+         store: cross
+         a: POST k1 p1
+         b: POST k2 p2 g2
+         wait 2s",
+        expect![[r#"
+            0      a → g1  POST k1 p1
+            0      b → g2  POST k2 p2
+            1        g1 → store  claim (a k1)
+            1        g2 → store  claim (b k2)
+            2        store  granted attempt 1 (a k1)
+            2        store  granted attempt 1 (b k2)
+            2             the reply goes to another caller
+            100      g1 → store  claim (a k1)
+            101      store  granted attempt 1 (a k1)
+            102    a → upstream  attempt 1
+            104            upstream executes k1 p1 as #1
+            107      g2 → store  claim (b k2)
+            108      store  granted attempt 1 (b k2)
+            109    b → upstream  attempt 1
+            109      g1 → store  complete 201 (a k1)
+            110      store  settled (a k1)
+            111            upstream executes k2 p2 as #2
+            111    a ← 201  executed;stored=?1;attempt=1;ttl=60  execution #1
+            116      g2 → store  complete 201 (b k2)
+            117      store  settled (b k2)
+            118    b ← 201  executed;stored=?1;attempt=1;ttl=60  execution #2
+        "#]],
+    );
+}
+
+#[test]
+fn a_mismatch_is_told_before_in_flight_unknown_and_replay() {
+    check(
+        "upstream: reset after 500ms
+         a: POST k1 p1
+         wait 100ms
+         b: POST k1 p2 g2
+         wait 1s
+         c: POST k1 p2 g2
+         wait 1s
+         d: POST k1 p1 g2
+         wait 100ms
+         e: POST k1 p2",
+        expect![[r#"
+            0      a → g1  POST k1 p1
+            1        g1 → store  claim (a k1)
+            2        store  granted attempt 1 (a k1)
+            3      a → upstream  attempt 1
+            5              upstream executes k1 p1 as #1
+            100    b → g2  POST k1 p2
+            101      g2 → store  claim (b k1)
+            102      store  mismatch (b k1)
+            103    b ← 409  refused;reason=mismatch
+            400      g1 → store  renew (a k1)
+            401      store  renewed (a k1)
+            505      g1 → store  mark unknown (a k1)
+            505    a ← 503  executed;stored=?0;attempt=1
+            506      store  settled (a k1)
+            1100   c → g2  POST k1 p2
+            1101     g2 → store  claim (c k1)
+            1102     store  mismatch (c k1)
+            1103   c ← 409  refused;reason=mismatch
+            2100   d → g2  POST k1 p1
+            2101     g2 → store  claim (d k1)
+            2102     store  granted attempt 2, in doubt (d k1)
+            2103   d → upstream  attempt 2
+            2105           upstream executes k1 p1 as #2
+            2110     g2 → store  complete 201 (d k1)
+            2111     store  settled (d k1)
+            2112   d ← 201  executed;stored=?1;attempt=2;ttl=60  execution #2
+            2200   e → g1  POST k1 p2
+            2201     g1 → store  claim (e k1)
+            2202     store  mismatch (e k1)
+            2203   e ← 409  refused;reason=mismatch
+        "#]],
+    );
+}
+
+#[test]
+fn a_definite_failure_after_a_doubtful_attempt_leaves_the_doubt() {
+    check(
+        "upstream: reset
+         a: POST k1 p1
+         wait 1100ms
+         upstream: 404
+         b: POST k1 p1
+         wait 10ms
+         record: k1
+         c: POST k1 p2
+         wait 10ms
+         d: POST k1 p1",
+        expect![[r#"
+            0      a → g1  POST k1 p1
+            1        g1 → store  claim (a k1)
+            2        store  granted attempt 1 (a k1)
+            3      a → upstream  attempt 1
+            5              upstream executes k1 p1 as #1
+            10       g1 → store  mark unknown (a k1)
+            10     a ← 503  executed;stored=?0;attempt=1
+            11       store  settled (a k1)
+            1100   b → g1  POST k1 p1
+            1101     g1 → store  claim (b k1)
+            1102     store  granted attempt 2, in doubt (b k1)
+            1103   b → upstream  attempt 2
+            1105           upstream executes k1 p1 as #2
+            1110     g1 → store  release (b k1)
+            1110   b ← 404  executed;stored=?0;attempt=2  execution #2
+            1110   k1 is running, attempt 2, in doubt
+            1110   c → g1  POST k1 p2
+            1111     store  settled (b k1)
+            1111     g1 → store  claim (c k1)
+            1112     store  mismatch (c k1)
+            1113   c ← 409  refused;reason=mismatch
+            1120   d → g1  POST k1 p1
+            1121     g1 → store  claim (d k1)
+            1122     store  granted attempt 3, in doubt (d k1)
+            1123   d → upstream  attempt 3
+            1125           upstream executes k1 p1 as #3
+            1130     g1 → store  complete 201 (d k1)
+            1131     store  settled (d k1)
+            1132   d ← 201  executed;stored=?1;attempt=3;ttl=60  execution #3
+        "#]],
+    );
+}
+
+#[test]
+fn what_is_owed_does_not_revive_an_expired_record() {
+    check(
+        "policy: lease 1s, ttl 2s
+         upstream: 201 after 100ms
+         a: POST k1 p1
+         wait 50ms
+         g1: stops 2500ms
+         wait 2200ms
+         record: k1
+         wait 1s
+         record: k1",
+        expect![[r#"
+            0      a → g1  POST k1 p1
+            1        g1 → store  claim (a k1)
+            2        store  granted attempt 1 (a k1)
+            3      a → upstream  attempt 1
+            5              upstream executes k1 p1 as #1
+            50     g1 stops for 2500 ms
+            2250   k1 is absent
+            2550     g1 → store  mark unknown (a k1)
+            2550     g1 → store  complete 201 (a k1)
+            2551     store  lost (a k1)
+            2551     store  lost (a k1)
+            2552   a ← 201  executed;stored=?0;attempt=1  execution #1
+            2900     g1 → store  complete 201 (a k1)
+            2901     store  lost (a k1)
+            3250   k1 is absent
+            3300     g1 → store  complete 201 (a k1)
+            3301     store  lost (a k1)
+            3700     g1 → store  complete 201 (a k1)
+            3701     store  lost (a k1)
+            4100     g1 → store  complete 201 (a k1)
+            4101     store  lost (a k1)
+        "#]],
+    );
+}
+
+#[test]
+fn under_forward_a_request_runs_unprotected_and_its_success_is_kept() {
+    check(
+        "policy: forward
+         store: down 1s
+         a: POST k1 p1
+         wait 4s
+         b: POST k1 p1",
+        expect![[r#"
+            0      a → g1  POST k1 p1
+            1        g1 → store  claim (a k1)
+            3             the call fails: transport
+            100      g1 → store  claim (a k1)
+            102           the call fails: transport
+            102    a → upstream  unprotected
+            104            upstream executes k1 p1 as #1
+            109      g1 → store  complete 201 (a k1)
+            111           the call fails: transport
+            200      g1 → store  complete 201 (a k1)
+            202           the call fails: transport
+            202    a ← 201  bypassed;reason=store-failure  execution #1
+            400      g1 → store  complete 201 (a k1)
+            402           the call fails: transport
+            1500     g1 → store  complete 201 (a k1)
+            1501     store  settled (a k1)
+            4000   b → g1  POST k1 p1
+            4001     g1 → store  claim (b k1)
+            4002     store  completed 201 by attempt 0 (b k1)
+            4003   b ← 201  replayed;attempt=0;age=2;ttl=57  execution #1
+        "#]],
+    );
+}
+
+#[test]
+fn under_hold_nobody_follows_an_attempt_of_unknown_outcome() {
+    check(
+        "policy: hold
+         upstream: 201 after 500ms
+         a: POST k1 p1
+         wait 100ms
+         g1: crashes
+         wait 5s
+         b: POST k1 p1 g2",
+        expect![[r#"
+            0      a → g1  POST k1 p1
+            1        g1 → store  claim, no retry (a k1)
+            2        store  granted attempt 1 (a k1)
+            3      a → upstream  attempt 1
+            5              upstream executes k1 p1 as #1
+            100    g1 crashes
+            100    a ← connection closed
+            200    g1 is back
+            5100   b → g2  POST k1 p1
+            5101     g2 → store  claim, no retry (b k1)
+            5102     store  unknown, attempt 1, wait 0 ms (b k1)
+            5103   b ← 409  refused;attempt=1;reason=outcome-unknown
+        "#]],
+    );
+}
+
+#[test]
+fn a_client_that_hangs_up_does_not_lose_the_outcome_of_a_response_that_came() {
+    check(
+        "upstream: 201
+         a: POST k1 p1
+         wait 10ms
+         a: hangs up
+         wait 100ms
+         b: POST k1 p1",
+        expect![[r#"
+            0      a → g1  POST k1 p1
+            1        g1 → store  claim (a k1)
+            2        store  granted attempt 1 (a k1)
+            3      a → upstream  attempt 1
+            5              upstream executes k1 p1 as #1
+            10       g1 → store  complete 201 (a k1)
+            10     a hangs up
+            10     a ← connection closed
+            11       store  settled (a k1)
+            110    b → g1  POST k1 p1
+            111      g1 → store  claim (b k1)
+            112      store  completed 201 by attempt 1 (b k1)
+            113    b ← 201  replayed;attempt=1;age=0;ttl=59  execution #1
+        "#]],
+    );
+}
+
+#[test]
+fn the_answer_to_a_mark_is_not_taken_for_the_completions() {
+    check(
+        "upstream: 201 after 2420ms
+         a: POST k1 p1
+         wait 2390ms
+         store: delay 60ms
+         store: lose call
+         wait 1s
+         record: k1
+         b: POST k1 p1 g2",
+        expect![[r#"
+            0      a → g1  POST k1 p1
+            1        g1 → store  claim (a k1)
+            2        store  granted attempt 1 (a k1)
+            3      a → upstream  attempt 1
+            5              upstream executes k1 p1 as #1
+            400      g1 → store  renew (a k1)
+            401      store  renewed (a k1)
+            800      g1 → store  renew (a k1)
+            801      store  renewed (a k1)
+            1200     g1 → store  renew (a k1)
+            1201     store  renewed (a k1)
+            1600     g1 → store  renew (a k1)
+            1601     store  renewed (a k1)
+            2000     g1 → store  renew (a k1)
+            2001     store  renewed (a k1)
+            2400     g1 → store  mark unknown (a k1)
+            2425     g1 → store  complete 201 (a k1)
+            2425          the call is lost
+            2460     store  settled (a k1)
+            2800     g1 → store  complete 201 (a k1)
+            2801     store  settled (a k1)
+            2802   a ← 201  executed;stored=?1;attempt=1;ttl=60  execution #1
+            3390   k1 is completed 201, attempt 1
+            3390   b → g2  POST k1 p1
+            3391     g2 → store  claim (b k1)
+            3392     store  completed 201 by attempt 1 (b k1)
+            3393   b ← 201  replayed;attempt=1;age=0;ttl=59  execution #1
+        "#]],
+    );
+}
+
+#[test]
+fn a_late_try_of_a_claim_that_was_refused_is_not_granted() {
+    check(
+        "policy: hold
+         upstream: 404 after 500ms
+         a: POST k1 p1 g2
+         wait 100ms
+         store: delay 2s
+         store: ok
+         b: POST k1 p1
+         wait 4s
+         record: k1",
+        expect![[r#"
+            0      a → g2  POST k1 p1
+            1        g2 → store  claim, no retry (a k1)
+            2        store  granted attempt 1 (a k1)
+            3      a → upstream  attempt 1
+            5              upstream executes k1 p1 as #1
+            100    b → g1  POST k1 p1
+            101      g1 → store  claim, no retry (b k1)
+            407      g2 → store  renew (a k1)
+            408      store  renewed (a k1)
+            500      g1 → store  claim, no retry (b k1)
+            501      store  in flight, attempt 1 (b k1)
+            502    b ← 429  refused;attempt=1;reason=in-flight
+            505      g2 → store  release (a k1)
+            505    a ← 404  executed;stored=?0;attempt=1  execution #1
+            506      store  settled (a k1)
+            700      g1 → store  withdraw (b k1)
+            701      store  lost (b k1)
+            2101     store  stale (b k1)
+            4100   k1 is open, attempt 1
+        "#]],
+    );
+}
+
+#[test]
+fn a_withdrawn_claim_does_not_free_the_key_for_another_payload() {
+    check(
+        "upstream: 503
+         a: POST k1 p1
+         wait 100ms
+         store: lose reply
+         store: lose reply
+         b: POST k1 p1
+         wait 2s
+         c: POST k1 p2",
+        expect![[r#"
+            0      a → g1  POST k1 p1
+            1        g1 → store  claim (a k1)
+            2        store  granted attempt 1 (a k1)
+            3      a → upstream  attempt 1
+            5              upstream executes k1 p1 as #1
+            10       g1 → store  release for the same payload (a k1)
+            10     a ← 503  executed;stored=?0;attempt=1  execution #1
+            11       store  settled (a k1)
+            100    b → g1  POST k1 p1
+            101      g1 → store  claim (b k1)
+            102      store  granted attempt 2 (b k1)
+            102           the reply is lost
+            500      g1 → store  claim (b k1)
+            501      store  granted attempt 2 (b k1)
+            501           the reply is lost
+            800      g1 → store  withdraw (b k1)
+            800    b ← 503  refused;reason=store-unavailable
+            801      store  settled (b k1)
+            1400     g1 → store  withdraw (b k1)
+            1401     store  settled (b k1)
+            2100   c → g1  POST k1 p2
+            2101     g1 → store  claim (c k1)
+            2102     store  mismatch (c k1)
+            2103   c ← 409  refused;reason=mismatch
+        "#]],
+    );
+}
+
+#[test]
+fn another_payload_is_a_mismatch_while_a_completion_is_owed() {
+    check(
+        "upstream: 201 after 100ms
+         a: POST k1 p1
+         wait 50ms
+         store: down 1s
+         wait 900ms
+         b: POST k1 p2
+         c: POST k1 p1
+         wait 2s",
+        expect![[r#"
+            0      a → g1  POST k1 p1
+            1        g1 → store  claim (a k1)
+            2        store  granted attempt 1 (a k1)
+            3      a → upstream  attempt 1
+            5              upstream executes k1 p1 as #1
+            105      g1 → store  complete 201 (a k1)
+            107           the call fails: transport
+            200      g1 → store  complete 201 (a k1)
+            202           the call fails: transport
+            202    a ← 201  executed;stored=?0;attempt=1  execution #1
+            400      g1 → store  complete 201 (a k1)
+            402           the call fails: transport
+            600      g1 → store  complete 201 (a k1)
+            602           the call fails: transport
+            900      g1 → store  complete 201 (a k1)
+            902           the call fails: transport
+            950    b → g1  POST k1 p2
+            950    c → g1  POST k1 p1
+            951    b ← 409  refused;reason=mismatch
+            951    c ← 429  refused;attempt=1;reason=in-flight
+            2000     g1 → store  complete 201 (a k1)
+            2001     store  settled (a k1)
+        "#]],
+    );
+}
+
+#[test]
+fn a_drained_gateway_keeps_what_it_owes() {
+    check(
+        "upstream: 201 after 100ms
+         a: POST k1 p1
+         wait 50ms
+         g1: reloads
+         store: down 2s
+         wait 6s
+         b: POST k1 p1",
+        expect![[r#"
+            0      a → g1  POST k1 p1
+            1        g1 → store  claim (a k1)
+            2        store  granted attempt 1 (a k1)
+            3      a → upstream  attempt 1
+            5              upstream executes k1 p1 as #1
+            50     g1 reloads its configuration
+            105      g1 → store  complete 201 (a k1)
+            107           the call fails: transport
+            200      g1 → store  complete 201 (a k1)
+            202           the call fails: transport
+            202    a ← 201  executed;stored=?0;attempt=1  execution #1
+            400      g1 → store  complete 201 (a k1)
+            402           the call fails: transport
+            600      g1 → store  complete 201 (a k1)
+            602           the call fails: transport
+            900      g1 → store  complete 201 (a k1)
+            902           the call fails: transport
+            2000     g1 → store  complete 201 (a k1)
+            2002          the call fails: transport
+            3100     g1 → store  complete 201 (a k1)
+            3101     store  settled (a k1)
+            6050   b → g1  POST k1 p1
+            6051     g1 → store  claim (b k1)
+            6052     store  completed 201 by attempt 1 (b k1)
+            6053   b ← 201  replayed;attempt=1;age=2;ttl=57  execution #1
+        "#]],
+    );
+}
+
+fn check(script: &str, transcript: Expect) {
+    let mut lines = script.lines().map(str::trim).peekable();
+    let mut plan = quiet();
+    if let Some(policy) = lines.next_if(|line| line.starts_with("policy: ")) {
+        for setting in policy.trim_start_matches("policy: ").split(", ") {
+            match setting.split_once(' ').unwrap_or((setting, "")) {
+                ("hold", _) => plan.holds = true,
+                ("forward", _) => plan.forwards = true,
+                ("conflict", _) => plan.conflicts = true,
+                ("lease", time) => plan.leases_ms = [millis(time); 2],
+                ("ttl", time) => plan.ttl_s = millis(time) / 1000,
+                other => panic!("no such setting: {other:?}"),
+            }
+        }
+    }
+    let mut world = World::new(plan, false);
+    world.transcript = Some(Vec::new());
+    let mut requests = HashMap::new();
+    for line in lines {
+        obey(&mut world, &mut requests, line);
+    }
+    world.run_until(world.now + 1_000);
+    assert!(world.carriages.is_empty() && world.treatments.is_empty(), "part of the script never came to pass");
+    let lines: Vec<String> = world.transcript.into_iter().flatten().collect();
+    transcript.assert_eq(&(lines.join("\n") + "\n"));
+}
+
+fn obey(world: &mut World, requests: &mut HashMap<String, usize>, line: &str) {
+    if let Some(time) = line.strip_prefix("wait ") {
+        return world.run_until(world.now + millis(time));
+    }
+    let (who, what) = line.split_once(": ").unwrap_or_else(|| panic!("no such line: {line}"));
+    let words: Vec<&str> = what.split(' ').collect();
+    match (who, words.as_slice()) {
+        ("upstream", [what @ .., "after", time]) => {
+            world.treatments.push_back(Treatment { end: end(&what.join(" ")), work_ms: millis(time) });
+        }
+        ("upstream", _) => world.treatments.push_back(Treatment { end: end(what), work_ms: 5 }),
+        ("store", ["down", time]) => world.store.down_until = world.now + millis(time),
+        ("store", ["stops", time]) => world.store.stopped_until = world.now + millis(time),
+        ("store", ["flush"]) => world.store.flush(world.now),
+        ("store", _) => world.carriages.push_back(carriage(&words)),
+        ("record", [key]) => {
+            let shown = world.shown((1, digit(key)));
+            world.note(format!("{key} is {shown}"));
+        }
+        (_, ["hangs", "up"]) => world.hang_up(requests[who]),
+        (_, ["POST", key, payload, rest @ ..]) => {
+            let numbered =
+                |letter: char| rest.iter().find(|word| word.starts_with(letter)).map_or(1, |word| digit(word));
+            let client = Client {
+                tenant: numbered('t'),
+                key: digit(key),
+                payload: digit(payload),
+                start_ms: 0,
+                tries: 1,
+                insists: false,
+            };
+            let node = usize::from(numbered('g')) - 1;
+            requests.insert(who.to_owned(), world.send(who, usize::MAX, client, node));
+        }
+        (_, ["stops", time]) => world.pause(usize::from(digit(who)) - 1, millis(time)),
+        (_, ["crashes"]) => world.crash(usize::from(digit(who)) - 1, 100),
+        (_, ["reloads"]) => world.reload(usize::from(digit(who)) - 1, 0),
+        _ => panic!("no such line: {line}"),
+    }
+}
+
+fn carriage(words: &[&str]) -> Carriage {
+    let plain = Carriage { there_ms: 1, back_ms: 1, ..Carriage::default() };
+    match words {
+        ["ok"] => plain,
+        ["lose", "call"] => Carriage { is_lost: true, ..plain },
+        ["lose", "reply"] => Carriage { reply: Handling::Lost, ..plain },
+        ["cross"] => Carriage { reply: Handling::Crossed, ..plain },
+        ["garbage"] => Carriage { reply: Handling::Garbage, ..plain },
+        ["truncate"] => Carriage { reply: Handling::Truncated, ..plain },
+        ["refuse"] => Carriage { is_refused: true, ..plain },
+        ["fail"] => Carriage { fails: true, ..plain },
+        ["again", time] => Carriage { again_after_ms: Some(millis(time)), ..plain },
+        ["delay", time] => Carriage { there_ms: millis(time), ..plain },
+        other => panic!("no such call: {other:?}"),
+    }
+}
+
+fn end(words: &str) -> End {
+    match words {
+        "reset" => End::ResetsAfter,
+        "dies in body" => End::DiesInBody,
+        "unreached" => End::Unreached,
+        "times out" => End::TimesOut,
+        status => End::Answers(status.parse().unwrap_or_else(|_| panic!("no such end: {status}"))),
+    }
+}
+
+fn millis(text: &str) -> u64 {
+    let (number, unit) = match text.strip_suffix("ms") {
+        Some(number) => (number, 1),
+        None => (text.trim_end_matches('s'), 1000),
+    };
+    unit * number.parse::<u64>().unwrap_or_else(|_| panic!("no such time: {text}"))
+}
+
+fn digit(word: &str) -> u8 {
+    word.trim_start_matches(|letter: char| letter.is_alphabetic()).parse().unwrap_or_else(|_| panic!("{word}"))
+}
+
+/// Two gateways of one worker each, and nothing that strikes.
+fn quiet() -> Plan {
+    Plan {
+        seed: 0,
+        faults: Faults::NONE,
+        strikes: 0,
+        calm_ms: 1,
+        gateways: 2,
+        workers: 1,
+        forwards: false,
+        holds: false,
+        conflicts: false,
+        leases_ms: [1000; 2],
+        ttl_s: 60,
+        limits: Limits {
+            attempts: 2,
+            timeout_ms: 250,
+            max_calls: 2,
+            max_batch: 64,
+            max_batch_bytes: 4096,
+            max_queued: 1000,
+            max_owed_bytes: 1 << 20,
+            breaker_failures: 5,
+            breaker_open_ms: 1000,
+        },
+        clients: Vec::new(),
+    }
+}

@@ -1,0 +1,1303 @@
+//! The world: gateways, the store, the network between them, an upstream with a ledger, and clients; under one clock.
+//!
+//! Its one rule: gateways are the real ones and see nothing but events; all that happens around them is here, follows
+//! from the plan or the script, and is written down for the oracle.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
+use std::rc::Rc;
+
+use envoy_idempotency::config::{Config, Policy};
+use envoy_idempotency::event::{Event, Failure, Origin, Verdict};
+use envoy_idempotency::exchange::Exchange;
+use envoy_idempotency::gateway::{Act, Gateway, Side};
+use envoy_idempotency::key::Name;
+use envoy_idempotency::message::{Edit, Headers, RequestHead};
+use envoy_idempotency::record::{Owner, RELEASED_KEPT, UpstreamKey};
+use envoy_idempotency::reply::Reply as Own;
+use envoy_idempotency::step::{Call, Flow, Operation};
+use envoy_idempotency::store::client::{Batch, Nonce, Reply};
+
+use crate::coverage::Coverage;
+use crate::plan::{Client, Fault, Plan};
+use crate::random::Random;
+use crate::store::Store;
+
+/// How often a gateway with something under way looks at what is due.
+const TICK_MS: u64 = 100;
+/// The longest pause of the outbox.
+pub const BACKOFF_MS: u64 = 5_000;
+
+/// One HTTP request of a client, and all that became of it.
+pub struct Request {
+    /// Whether its client speaks in the gateway's name.
+    pub lies: bool,
+    pub client: usize,
+    pub label: String,
+    pub tenant: u8,
+    pub key: u8,
+    pub payload: u8,
+    pub node: usize,
+    pub sent_ms: u64,
+    /// When its gateway had all of it.
+    pub asked_ms: Option<u64>,
+    pub answer: Option<Answer>,
+    pub answered_ms: Option<u64>,
+    /// Its gateway crashed, or its client hung up: nobody waits for an answer.
+    pub is_broken: bool,
+    pub forward: Option<usize>,
+    /// How long its gateway was stopped, and its upstream worked, meanwhile.
+    pub excused_ms: u64,
+    owner: Owner,
+    place: Option<(usize, u32)>,
+    incoming: Option<Incoming>,
+}
+
+/// What a client was told.
+pub struct Answer {
+    pub status: u16,
+    pub headers: Headers,
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    pub fn line(&self) -> &str {
+        self.headers.first("idempotency-status").and_then(|line| std::str::from_utf8(line).ok()).unwrap_or_default()
+    }
+
+    pub fn is(&self, token: &str) -> bool {
+        self.line().split(';').next() == Some(token)
+    }
+
+    pub fn parameter(&self, name: &str) -> Option<&str> {
+        self.line().split(';').skip(1).find_map(|part| part.strip_prefix(name)?.strip_prefix('='))
+    }
+
+    pub fn number(&self, name: &str) -> Option<u64> {
+        self.parameter(name)?.parse().ok()
+    }
+}
+
+/// A request that a gateway let go upstream.
+pub struct Forward {
+    pub request: usize,
+    pub who: (u8, u8),
+    pub payload: u8,
+    pub owner: Owner,
+    /// The fencing number; none where it went unprotected.
+    pub attempt: Option<u32>,
+    pub asked_ms: u64,
+    pub forwarded_ms: u64,
+    pub lease_ms: u64,
+    pub ttl_ms: u64,
+    /// How often the upstream executed it.
+    pub executions: u32,
+    pub status: u16,
+    pub body: Vec<u8>,
+    pub end: End,
+    /// When its living gateway heard how it ended, and what that tells.
+    pub heard: Option<(u64, Known)>,
+    /// Whether the gateway that let it go crashed before everything was settled.
+    pub crashed_ms: Option<u64>,
+    /// Whether the whole response came.
+    pub is_whole: bool,
+    connected_ms: u64,
+    arrives_ms: u64,
+}
+
+/// What a gateway can know of an execution.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Known {
+    Doubt,
+    Release,
+    Retry,
+    Success,
+}
+
+/// How the upstream treats one request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    Answers(u16),
+    DiesInBody,
+    ResetsBefore,
+    ResetsAfter,
+    /// The router tries twice; both may execute.
+    Retried(u16),
+    TimesOut,
+    Unreached,
+}
+
+/// What the upstream does with one request: connection, arrival and work each take so long.
+#[derive(Clone, Copy, Debug)]
+pub struct Treatment {
+    pub end: End,
+    pub work_ms: u64,
+}
+
+/// What the network does with one call to the store.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Carriage {
+    pub there_ms: u64,
+    pub back_ms: u64,
+    pub is_lost: bool,
+    pub is_refused: bool,
+    pub again_after_ms: Option<u64>,
+    pub fails: bool,
+    pub reply: Handling,
+}
+
+/// What the network does with one reply.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Handling {
+    Another,
+    Crossed,
+    Doubled,
+    Garbage,
+    #[default]
+    Kept,
+    Lost,
+    Truncated,
+}
+
+struct Incoming {
+    status: u16,
+    headers: Headers,
+    body: Vec<u8>,
+    details: &'static str,
+    is_held: bool,
+    is_whole: bool,
+}
+
+struct Worker {
+    gateway: Gateway,
+    node: usize,
+    policy: Rc<Policy>,
+    is_alive: bool,
+    paused_until: u64,
+    ticks: bool,
+    next_stream: u32,
+    streams: HashMap<u32, usize>,
+}
+
+#[derive(Default)]
+struct Node {
+    workers: Vec<usize>,
+    down_until: u64,
+    clock_offset: u64,
+}
+
+/// A call on its way.
+struct Flight {
+    worker: usize,
+    batch: Batch,
+    carriage: Carriage,
+}
+
+enum Happening {
+    Arrives { request: usize },
+    AtStore { flight: Rc<Flight>, again: bool },
+    AtUpstream { forward: usize },
+    BodyEnds { worker: usize, stream: u32 },
+    BodyOfResponse { worker: usize, stream: u32 },
+    Gone { request: usize, place: (usize, u32) },
+    HangsUp { request: usize },
+    Replied { worker: usize, batch: u64, reply: Reply },
+    Responds { worker: usize, stream: u32 },
+    Restarts { node: usize },
+    Strikes,
+    Tick { worker: usize },
+    Tries { client: usize },
+}
+
+pub struct World {
+    pub now: u64,
+    pub plan: Plan,
+    pub store: Store,
+    pub requests: Vec<Request>,
+    pub forwards: Vec<Forward>,
+    pub coverage: Coverage,
+    /// Broken bounds, seen while running.
+    pub broken_bounds: Vec<String>,
+    /// When faults stopped.
+    pub calm_from: u64,
+    /// Requests whose claim may be granted with nobody there to withdraw it: their gateway crashed, or the network's
+    /// copy of the claim was granted, or the record no longer knows of their release.
+    pub orphans: Vec<usize>,
+    /// What happened, line by line, where somebody wants to read it.
+    pub transcript: Option<Vec<String>>,
+    /// What the network does with the next calls, where a script says so.
+    pub carriages: VecDeque<Carriage>,
+    /// What the upstream does with the next requests, where a script says so.
+    pub treatments: VecDeque<Treatment>,
+    policies: [Rc<Policy>; 2],
+    queue: BinaryHeap<Reverse<(u64, u64)>>,
+    happenings: HashMap<u64, Happening>,
+    seq: u64,
+    workers: Vec<Worker>,
+    nodes: Vec<Node>,
+    tries_left: Vec<u64>,
+    pending_tries: usize,
+    crossed: Option<(usize, u64, Reply)>,
+    by_owner: HashMap<Owner, usize>,
+    net: Random,
+    up: Random,
+    fate: Random,
+    tokens: Random,
+    is_wild: bool,
+}
+
+impl World {
+    pub fn new(plan: Plan, is_wild: bool) -> World {
+        let policies = plan.leases_ms.map(|lease_ms| policy(&plan, lease_ms));
+        let mut fate = Random::new(plan.seed, 5);
+        let nodes = (0..plan.gateways).map(|_| {
+            let clock_offset = if is_wild { fate.between(0, 10_000_000) } else { 0 };
+            Node { clock_offset, ..Node::default() }
+        });
+        let nodes = nodes.collect();
+        let tries_left = plan.clients.iter().map(|client| client.tries).collect();
+        let mut world = World {
+            now: 0,
+            store: Store::default(),
+            requests: Vec::new(),
+            forwards: Vec::new(),
+            coverage: Coverage::default(),
+            broken_bounds: Vec::new(),
+            calm_from: 0,
+            orphans: Vec::new(),
+            transcript: None,
+            carriages: VecDeque::new(),
+            treatments: VecDeque::new(),
+            policies,
+            queue: BinaryHeap::new(),
+            happenings: HashMap::new(),
+            seq: 0,
+            workers: Vec::new(),
+            nodes,
+            tries_left,
+            pending_tries: 0,
+            crossed: None,
+            by_owner: HashMap::new(),
+            net: Random::new(plan.seed, 3),
+            up: Random::new(plan.seed, 4),
+            fate,
+            tokens: Random::new(plan.seed, 6),
+            is_wild,
+            plan,
+        };
+        for node in 0..world.nodes.len() {
+            world.start(node, 0);
+        }
+        if is_wild {
+            for client in 0..world.plan.clients.len() {
+                world.at(world.plan.clients[client].start_ms, Happening::Tries { client });
+            }
+            let first = world.fate.between(0, world.plan.calm_ms);
+            world.at(first, Happening::Strikes);
+        }
+        world
+    }
+
+    /// Lets time pass until nothing is left to happen, or until then.
+    pub fn run_until(&mut self, until: u64) {
+        while let Some(Reverse((at, seq))) = self.queue.peek().copied() {
+            if at > until {
+                break;
+            }
+            self.queue.pop();
+            self.now = self.now.max(at);
+            if let Some(happening) = self.happenings.remove(&seq) {
+                self.happens(happening);
+            }
+        }
+        if until < u64::MAX {
+            self.now = self.now.max(until);
+        }
+    }
+
+    /// Random adversity until all clients are done; then calm, and one probe of every operation.
+    pub fn run(&mut self) {
+        while !self.clients_are_done() {
+            self.run_until(self.now + 200);
+        }
+        let paused = self.workers.iter().filter(|worker| worker.is_alive).map(|worker| worker.paused_until);
+        let down = self.nodes.iter().map(|node| node.down_until);
+        let healed = paused.chain(down).max().unwrap_or(0).max(self.now) + 1;
+        self.run_until(healed);
+        self.calm_from = self.now;
+        self.is_wild = false;
+        self.plan.faults = crate::plan::Faults::NONE;
+        self.store.down_until = 0;
+        self.store.stopped_until = 0;
+        self.store.full_until = 0;
+    }
+
+    /// Whether every client has its last answer, and no upstream works any more.
+    fn clients_are_done(&self) -> bool {
+        self.pending_tries == 0
+            && self
+                .requests
+                .iter()
+                .all(|request| (request.answer.is_some() || request.is_broken) && request.place.is_none())
+    }
+
+    /// How long after the last fault everything must be well: one lease, one backoff, and the calls these take.
+    pub fn settling_ms(&self) -> u64 {
+        let limits = self.plan.limits;
+        let calls = 2 * u64::from(limits.attempts) * limits.timeout_ms + limits.breaker_open_ms + 20 * TICK_MS;
+        self.plan.leases_ms[0].max(self.plan.leases_ms[1]) + BACKOFF_MS + calls
+    }
+
+    pub fn is_idle(&self) -> bool {
+        self.workers.iter().all(|worker| !worker.is_alive || worker.gateway.is_idle())
+    }
+
+    pub fn owed(&self) -> usize {
+        self.workers.iter().filter(|worker| worker.is_alive).map(|worker| worker.gateway.owed()).sum()
+    }
+
+    /// Sends one request to a gateway.
+    pub fn send(&mut self, label: &str, client: usize, who: Client, node: usize) -> usize {
+        let request = self.requests.len();
+        let owner = Owner(self.tokens.bytes());
+        self.by_owner.insert(owner, request);
+        self.requests.push(Request {
+            lies: false,
+            client,
+            label: label.to_owned(),
+            tenant: who.tenant,
+            key: who.key,
+            payload: who.payload,
+            node,
+            sent_ms: self.now,
+            asked_ms: None,
+            answer: None,
+            answered_ms: None,
+            is_broken: false,
+            forward: None,
+            excused_ms: 0,
+            owner,
+            place: None,
+            incoming: None,
+        });
+        self.coverage.requests += 1;
+        self.say(|w| {
+            let tenant = if who.tenant == 1 { String::new() } else { format!(" t{}", who.tenant) };
+            let label = &w.requests[request].label;
+            format!("{label} → g{}  POST k{} p{}{tenant}", node + 1, who.key, who.payload)
+        });
+        self.after(1, Happening::Arrives { request });
+        if self.is_wild && self.strikes(Fault::ClientHangsUp, 120) {
+            let patience = self.fate.between(1, 2500);
+            self.after(patience, Happening::HangsUp { request });
+        }
+        request
+    }
+
+    pub fn hang_up(&mut self, request: usize) {
+        self.happens(Happening::HangsUp { request });
+    }
+
+    /// Stops a gateway's process for so long; its clock goes on.
+    pub fn pause(&mut self, node: usize, for_ms: u64) {
+        let until = self.now + for_ms;
+        self.say(|_| format!("g{} stops for {for_ms} ms", node + 1));
+        for worker in self.workers.iter_mut().filter(|worker| worker.is_alive && worker.node == node) {
+            worker.paused_until = worker.paused_until.max(until);
+        }
+        for request in self.requests.iter_mut().filter(|request| request.node == node && request.answer.is_none()) {
+            request.excused_ms += for_ms;
+        }
+    }
+
+    /// Ends a gateway's process; another takes its place later.
+    pub fn crash(&mut self, node: usize, down_ms: u64) {
+        self.say(|_| format!("g{} crashes", node + 1));
+        for worker in self.workers.iter_mut().filter(|worker| worker.node == node) {
+            worker.is_alive = false;
+        }
+        for request in 0..self.requests.len() {
+            if self.requests[request].node == node {
+                self.orphans.push(request);
+            }
+            let Some((worker, _)) = self.requests[request].place else { continue };
+            if self.workers[worker].node == node {
+                self.requests[request].place = None;
+                self.breaks(request);
+            }
+        }
+        for forward in &mut self.forwards {
+            if self.requests[forward.request].node == node {
+                forward.crashed_ms.get_or_insert(self.now);
+            }
+        }
+        self.nodes[node].workers.clear();
+        self.nodes[node].down_until = self.now + down_ms;
+        self.after(down_ms, Happening::Restarts { node });
+    }
+
+    /// Gives a gateway another configuration: what is under way stays with the old one.
+    pub fn reload(&mut self, node: usize, policy: usize) {
+        if self.nodes[node].workers.is_empty() {
+            return;
+        }
+        self.say(|_| format!("g{} reloads its configuration", node + 1));
+        let paused_until = self.workers[self.nodes[node].workers[0]].paused_until;
+        self.nodes[node].workers.clear();
+        self.start(node, policy);
+        for worker in &self.nodes[node].workers {
+            self.workers[*worker].paused_until = paused_until;
+        }
+    }
+
+    pub fn note(&mut self, line: String) {
+        self.say(|_| line);
+    }
+
+    /// The record of an operation, in words.
+    pub fn shown(&self, who: (u8, u8)) -> String {
+        let policy = &self.policies[0];
+        let head = head(who.0, who.1);
+        let caller = envoy_idempotency::key::Caller::read(&policy.scope, &head, &|| false);
+        match envoy_idempotency::key::ClientKey::read(&policy.key, &head) {
+            Ok(Some(key)) => {
+                let name: Name = envoy_idempotency::key::name(policy, None, &head, &caller, &key);
+                self.store.shown(&name, self.now)
+            }
+            _ => String::new(),
+        }
+    }
+
+    fn start(&mut self, node: usize, policy: usize) {
+        for _ in 0..self.plan.workers {
+            let worker = Worker {
+                gateway: Gateway::new(Some(self.plan.limits)),
+                node,
+                policy: Rc::clone(&self.policies[policy]),
+                is_alive: true,
+                paused_until: 0,
+                ticks: false,
+                next_stream: 0,
+                streams: HashMap::new(),
+            };
+            self.nodes[node].workers.push(self.workers.len());
+            self.workers.push(worker);
+        }
+    }
+
+    fn at(&mut self, at: u64, happening: Happening) {
+        self.pending_tries += usize::from(matches!(happening, Happening::Tries { .. }));
+        self.seq += 1;
+        self.queue.push(Reverse((at, self.seq)));
+        self.happenings.insert(self.seq, happening);
+    }
+
+    fn after(&mut self, delay: u64, happening: Happening) {
+        self.at(self.now + delay, happening);
+    }
+
+    fn say(&mut self, line: impl FnOnce(&World) -> String) {
+        if self.transcript.is_some() {
+            let line = format!("{:<6} {}", self.now, line(self));
+            self.transcript.get_or_insert_default().push(line);
+        }
+    }
+
+    /// Whether this fault strikes this message.
+    fn strikes(&mut self, fault: Fault, permille: u64) -> bool {
+        let strikes = self.is_wild && self.plan.faults.has(fault) && self.net.chance(permille);
+        if strikes {
+            self.coverage.injected(fault);
+        }
+        strikes
+    }
+
+    fn happens(&mut self, happening: Happening) {
+        let worker = match &happening {
+            Happening::BodyEnds { worker, .. }
+            | Happening::BodyOfResponse { worker, .. }
+            | Happening::Gone { place: (worker, _), .. }
+            | Happening::Replied { worker, .. }
+            | Happening::Responds { worker, .. }
+            | Happening::Tick { worker } => Some(*worker),
+            _ => None,
+        };
+        if let Some(worker) = worker {
+            let worker = &self.workers[worker];
+            if !worker.is_alive {
+                return;
+            }
+            if self.now < worker.paused_until {
+                let until = worker.paused_until;
+                return self.at(until, happening);
+            }
+        }
+        match happening {
+            Happening::Arrives { request } => self.arrives(request),
+            Happening::AtStore { flight, again } => self.at_store(&flight, again),
+            Happening::AtUpstream { forward } => self.at_upstream(forward),
+            Happening::BodyEnds { worker, stream } => self.body_ends(worker, stream),
+            Happening::BodyOfResponse { worker, stream } => self.body_of_response(worker, stream),
+            Happening::Gone { request, place } => self.gone(request, place),
+            Happening::HangsUp { request } => {
+                let Some(place) = self.requests[request].place else { return };
+                if self.requests[request].answer.is_none() && !self.requests[request].is_broken {
+                    self.say(|w| format!("{} hangs up", w.requests[request].label));
+                    self.breaks(request);
+                    self.happens(Happening::Gone { request, place });
+                }
+            }
+            Happening::Replied { worker, batch, reply } => self.replied(worker, batch, reply),
+            Happening::Responds { worker, stream } => self.responds(worker, stream),
+            Happening::Restarts { node } => {
+                if self.nodes[node].workers.is_empty() {
+                    self.say(|_| format!("g{} is back", node + 1));
+                    self.start(node, 0);
+                }
+            }
+            Happening::Strikes => self.strike(),
+            Happening::Tick { worker } => self.tick(worker),
+            Happening::Tries { client } => self.tries(client),
+        }
+    }
+
+    fn tries(&mut self, client: usize) {
+        let who = self.plan.clients[client];
+        let who = match who.payload {
+            2 if !self.plan.faults.has(Fault::ClientReusesKey) => Client { payload: 1, ..who },
+            _ => who,
+        };
+        if who.payload == 2 {
+            self.coverage.injected(Fault::ClientReusesKey);
+        }
+        self.tries_left[client] -= 1;
+        self.pending_tries -= 1;
+        let node = self.fate.between(0, self.nodes.len() as u64 - 1) as usize;
+        let label = if self.transcript.is_some() {
+            format!("c{client}.{}", who.tries - self.tries_left[client])
+        } else {
+            String::new()
+        };
+        self.send(&label, client, who, node);
+    }
+
+    fn arrives(&mut self, request: usize) {
+        let node = self.requests[request].node;
+        if self.requests[request].is_broken {
+            return;
+        }
+        let workers = &self.nodes[node].workers;
+        let Some(worker) = workers.get(self.tokens.next() as usize % workers.len().max(1)).copied() else {
+            return self.breaks(request);
+        };
+        if self.now < self.workers[worker].paused_until {
+            let until = self.workers[worker].paused_until;
+            self.requests[request].excused_ms += until - self.now;
+            return self.at(until, Happening::Arrives { request });
+        }
+        let now_ms = self.clock(worker);
+        let place = &mut self.workers[worker];
+        place.next_stream += 1;
+        let stream = place.next_stream;
+        place.streams.insert(stream, request);
+        place.gateway.begin(stream, Exchange::new(Rc::clone(&place.policy), None));
+        self.requests[request].place = Some((worker, stream));
+        self.requests[request].lies = self.strikes(Fault::ClientLies, 300);
+        let head = self.requests[request].head();
+        let event = Event::RequestHeaders {
+            now_ms,
+            head: &head,
+            client_certificate: &|| false,
+            owner: self.requests[request].owner,
+            upstream_key: UpstreamKey([0; 16]),
+            end: false,
+        };
+        self.feed(worker, stream, event, "request head");
+        let travels = if self.is_wild { self.net.between(0, 20) } else { 0 };
+        self.after(travels, Happening::BodyEnds { worker, stream });
+    }
+
+    fn body_ends(&mut self, worker: usize, stream: u32) {
+        let Some(request) = self.workers[worker].streams.get(&stream).copied() else { return };
+        self.requests[request].asked_ms = Some(self.now);
+        let body = [b'p', b'0' + self.requests[request].payload];
+        let event = Event::RequestBody { now_ms: self.clock(worker), chunk: &body, crowded: false, end: true };
+        self.feed(worker, stream, event, "request body");
+    }
+
+    fn clock(&self, worker: usize) -> u64 {
+        self.now + self.nodes[self.workers[worker].node].clock_offset
+    }
+
+    fn feed(&mut self, worker: usize, stream: u32, event: Event<'_>, kind: &'static str) {
+        let now_ms = self.clock(worker);
+        let gateway = &mut self.workers[worker].gateway;
+        if let Some(exchange) = gateway.exchange(stream) {
+            self.coverage.met(exchange.awaits(), kind);
+        }
+        let acts = gateway.feed(stream, event, now_ms);
+        self.obey(worker, acts);
+        self.pump(worker);
+    }
+
+    fn obey(&mut self, worker: usize, acts: Vec<Act>) {
+        for act in acts {
+            match act {
+                Act::Flow { exchange: stream, side, flow } => {
+                    let Some(request) = self.workers[worker].streams.get(&stream).copied() else { continue };
+                    match (side, flow) {
+                        (Side::Request, Flow::Resume(edits)) => self.forward(request, worker, stream, &edits),
+                        (_, Flow::Answer(reply)) => self.own_answer(request, worker, stream, *reply),
+                        (Side::Response, Flow::Resume(edits)) => {
+                            let Some(incoming) = &mut self.requests[request].incoming else { continue };
+                            incoming.headers = edited(&incoming.headers, &edits);
+                            incoming.is_held = false;
+                            self.deliver(request, worker, stream);
+                        }
+                        (Side::Response, Flow::Hold) => {
+                            if let Some(incoming) = &mut self.requests[request].incoming {
+                                incoming.is_held = true;
+                            }
+                        }
+                        (_, Flow::Hold | Flow::Pass) => {}
+                    }
+                }
+                Act::Count { count, .. } => self.coverage.counted(count),
+                Act::Ask { .. } | Act::Log(_) | Act::Status { .. } => {}
+            }
+        }
+    }
+
+    /// Sends what waits, and sees to it that the gateway is woken while anything is under way.
+    fn pump(&mut self, worker: usize) {
+        let now_ms = self.clock(worker);
+        loop {
+            let tokens = &mut self.tokens;
+            let Some(batch) = self.workers[worker].gateway.next_batch(now_ms, || Nonce(tokens.bytes())) else { break };
+            self.departs(worker, batch);
+        }
+        let place = &mut self.workers[worker];
+        if !place.ticks && !place.gateway.is_idle() {
+            place.ticks = true;
+            let phase = worker as u64 * 7 % TICK_MS;
+            let next = (self.now + TICK_MS - phase) / TICK_MS * TICK_MS + phase;
+            self.at(next.max(self.now + 1), Happening::Tick { worker });
+        }
+    }
+
+    fn tick(&mut self, worker: usize) {
+        self.workers[worker].ticks = false;
+        let now_ms = self.clock(worker);
+        let acts = self.workers[worker].gateway.tick(now_ms);
+        self.obey(worker, acts);
+        self.pump(worker);
+        let limits = &self.plan.limits;
+        let (waiting, owed_bytes) = (self.workers[worker].gateway.waiting(), self.workers[worker].gateway.owed_bytes());
+        // Tries of what is owed, and second tries of what was under way, come on top of what was let in.
+        let under_way = limits.max_calls * limits.max_batch;
+        let tried = owed_bytes / 128;
+        if waiting > limits.max_queued + under_way + tried {
+            self.broken_bounds.push(format!(
+                "I8: {waiting} operations wait, {} may, {under_way} more are under way and {tried} owed",
+                limits.max_queued
+            ));
+        }
+        if owed_bytes > limits.max_owed_bytes {
+            self.broken_bounds.push(format!("I8: {owed_bytes} bytes are owed, {} may be", limits.max_owed_bytes));
+        }
+    }
+
+    fn departs(&mut self, worker: usize, batch: Batch) {
+        let carriage = self.carriage();
+        self.coverage.calls += 1;
+        if self.transcript.is_some() {
+            for (_, call) in &batch.tries {
+                let line = self.operation(worker, call);
+                self.say(|_| line);
+            }
+        }
+        let is_doubled = carriage.again_after_ms;
+        let flight = Rc::new(Flight { worker, batch, carriage });
+        if let Some(later) = is_doubled {
+            self.after(later, Happening::AtStore { flight: Rc::clone(&flight), again: true });
+        }
+        if carriage.is_lost {
+            return self.say(|_| "       the call is lost".to_owned());
+        }
+        if carriage.is_refused {
+            let reply = Reply::Failed(Failure::Transport);
+            return self.after(1, Happening::Replied { worker, batch: flight.batch.id, reply });
+        }
+        self.after(carriage.there_ms, Happening::AtStore { flight, again: false });
+    }
+
+    fn carriage(&mut self) -> Carriage {
+        if let Some(carriage) = self.carriages.pop_front() {
+            return carriage;
+        }
+        if !self.is_wild {
+            return Carriage { there_ms: 1, back_ms: 1, ..Carriage::default() };
+        }
+        let permille = self.plan.strikes;
+        let mut carriage =
+            Carriage { there_ms: self.net.between(0, 4), back_ms: self.net.between(0, 4), ..Carriage::default() };
+        if self.strikes(Fault::CallDelayed, permille) {
+            carriage.there_ms = self.net.between(1, 5000);
+        }
+        if self.strikes(Fault::ReplyDelayed, permille) {
+            carriage.back_ms = self.net.between(1, 3000);
+        }
+        if self.strikes(Fault::CallDuplicated, permille) {
+            carriage.again_after_ms = Some(self.net.between(0, 5000));
+        }
+        carriage.is_lost = self.strikes(Fault::CallLost, permille);
+        carriage.fails = self.strikes(Fault::OperationFails, permille);
+        let handlings = [
+            (Fault::ReplyLost, Handling::Lost),
+            (Fault::ReplyDuplicated, Handling::Doubled),
+            (Fault::ReplyGarbage, Handling::Garbage),
+            (Fault::ReplyTruncated, Handling::Truncated),
+            (Fault::ReplyCrossed, Handling::Crossed),
+            (Fault::AnswersAnother, Handling::Another),
+        ];
+        for (fault, handling) in handlings {
+            if self.strikes(fault, permille) {
+                carriage.reply = handling;
+            }
+        }
+        carriage
+    }
+
+    fn at_store(&mut self, flight: &Rc<Flight>, again: bool) {
+        if self.now < self.store.stopped_until {
+            return self.at(self.store.stopped_until, Happening::AtStore { flight: Rc::clone(flight), again });
+        }
+        let (worker, batch) = (flight.worker, flight.batch.id);
+        if self.now < self.store.down_until {
+            let reply = Reply::Failed(Failure::Transport);
+            return self.after(1, Happening::Replied { worker, batch, reply });
+        }
+        let asker_ms = self.clock(worker);
+        let mut answers = Vec::new();
+        let claims = flight.batch.tries.iter().any(|(_, call)| matches!(call.operation, Operation::Claim { .. }));
+        if claims && self.strikes(Fault::GatewayPauses, self.plan.strikes / 3) {
+            let (node, lease) = (self.workers[worker].node, self.plan.leases_ms[1]);
+            let pause = self.fate.between(lease / 2, 3 * lease);
+            self.pause(node, pause);
+        }
+        for (place, (nonce, call)) in flight.batch.tries.iter().enumerate() {
+            let fails = flight.carriage.fails && !again && place == 0;
+            let verdict = match fails {
+                true => Verdict::Failed(Failure::Full),
+                false => self.store.apply(call, self.now, asker_ms),
+            };
+            self.coverage.verdict(&call.operation, &verdict);
+            if matches!(verdict, Verdict::Granted { .. }) {
+                let released = self.store.released.get(&call.name);
+                let released_ms = released.and_then(|owners| owners.get(&call.owner)).copied();
+                let is_released = released_ms.is_some();
+                let is_forgotten = released.is_some_and(|owners| owners.len() > RELEASED_KEPT);
+                // Where nothing can have expired yet, and nothing was lost.
+                let (trough, peak) = (self.store.trough(0, self.now), self.store.peak(0, self.now));
+                let is_whole = peak < trough + call.ttl_ms && !self.store.lost_between(0, self.now);
+                let is_remembered = is_released && is_whole;
+                if is_remembered && !is_forgotten {
+                    self.broken_bounds.push("I4: a claim was granted after its release".to_owned());
+                }
+                if (again && !is_released) || is_forgotten || (is_released && !is_remembered) {
+                    self.orphans.extend(self.by_owner.get(&call.owner));
+                }
+            }
+            if self.transcript.is_some() {
+                let label = self.whose(call);
+                let again = if again { " (a duplicate)" } else { "" };
+                let line = format!("  store  {} ({label}){again}", told(&verdict));
+                self.say(|_| line);
+            }
+            answers.push((*nonce, verdict));
+        }
+        if again {
+            return;
+        }
+        let back = flight.carriage.back_ms;
+        let mut reply = Reply::Answers(answers);
+        match flight.carriage.reply {
+            Handling::Kept => {}
+            Handling::Lost => return self.say(|_| "       the reply is lost".to_owned()),
+            Handling::Doubled => self.after(back + 50, Happening::Replied { worker, batch, reply: reply.clone() }),
+            Handling::Garbage => reply = Reply::Failed(Failure::Nonce),
+            Handling::Truncated => {
+                if let Reply::Answers(answers) = &mut reply {
+                    answers.truncate(answers.len() / 2);
+                }
+            }
+            // An answer to an earlier try of somebody, kept by whoever stands between.
+            Handling::Another => {
+                if let Reply::Answers(answers) = &mut reply {
+                    answers.iter_mut().for_each(|(nonce, _)| nonce.0[0] ^= 1);
+                }
+            }
+            Handling::Crossed => match self.crossed.take() {
+                Some((other_worker, other_batch, other)) => {
+                    self.say(|_| "       the reply goes to another caller".to_owned());
+                    self.after(back, Happening::Replied { worker: other_worker, batch: other_batch, reply });
+                    reply = other;
+                }
+                None => {
+                    self.crossed = Some((worker, batch, reply));
+                    return;
+                }
+            },
+        }
+        self.after(back, Happening::Replied { worker, batch, reply });
+    }
+
+    fn replied(&mut self, worker: usize, batch: u64, reply: Reply) {
+        let now_ms = self.clock(worker);
+        if let Reply::Failed(failure) = &reply {
+            let line = format!("       the call fails: {}", failure.as_str());
+            self.say(|_| line);
+        }
+        let acts = self.workers[worker].gateway.replied(batch, reply, now_ms);
+        self.obey(worker, acts);
+        self.pump(worker);
+    }
+
+    fn forward(&mut self, request: usize, worker: usize, stream: u32, edits: &[Edit]) {
+        let text = |name: &str| {
+            edits.iter().find_map(|edit| match edit {
+                Edit::Set(set, value) if *set == name => String::from_utf8(value.clone()).ok(),
+                _ => None,
+            })
+        };
+        let attempt = text("idempotency-attempt").and_then(|text| text.parse().ok());
+        let upstream = edited(&self.requests[request].head().headers, edits);
+        for name in FORGED {
+            let lines: Vec<_> = upstream.all(name).collect();
+            if lines.len() != usize::from(attempt.is_some()) || lines.contains(&b"99".as_slice()) {
+                self.broken_bounds.push(format!("the upstream was told a client's {name}"));
+            }
+        }
+        let treatment = self.treatment();
+        let forward = self.forwards.len();
+        let connects = 1;
+        let sent = &mut self.requests[request];
+        let status = match treatment.end {
+            End::Answers(status) | End::Retried(status) => status,
+            End::DiesInBody => 201,
+            End::TimesOut => 504,
+            End::ResetsBefore | End::ResetsAfter | End::Unreached => 503,
+        };
+        if sent.forward.is_some() {
+            self.broken_bounds.push("I1: one request was let go twice".to_owned());
+        }
+        sent.forward = Some(forward);
+        sent.excused_ms += treatment.work_ms + 10;
+        self.forwards.push(Forward {
+            request,
+            who: (sent.tenant, sent.key),
+            payload: sent.payload,
+            owner: sent.owner,
+            attempt,
+            asked_ms: sent.asked_ms.unwrap_or(sent.sent_ms),
+            forwarded_ms: self.now,
+            lease_ms: self.workers[worker].policy.lease_ms,
+            ttl_ms: self.workers[worker].policy.ttl_ms,
+            executions: 0,
+            status,
+            body: Vec::new(),
+            end: treatment.end,
+            heard: None,
+            crashed_ms: None,
+            is_whole: false,
+            connected_ms: self.now + connects,
+            arrives_ms: self.now + connects + 1,
+        });
+        self.coverage.forwards += 1;
+        self.say(|w| {
+            let attempt = attempt.map_or("unprotected".to_owned(), |attempt: u32| format!("attempt {attempt}"));
+            format!("{} → upstream  {attempt}", w.requests[request].label)
+        });
+        match treatment.end {
+            End::Unreached => {}
+            _ => self.at(self.forwards[forward].arrives_ms, Happening::AtUpstream { forward }),
+        }
+        self.after(2 + treatment.work_ms, Happening::Responds { worker, stream });
+    }
+
+    fn treatment(&mut self) -> Treatment {
+        if let Some(treatment) = self.treatments.pop_front() {
+            return treatment;
+        }
+        if !self.is_wild {
+            return Treatment { end: End::Answers(201), work_ms: 5 };
+        }
+        let lease = self.plan.leases_ms[0];
+        let mut end = End::Answers(201);
+        for (fault, ends) in [
+            (Fault::UpstreamRefuses, End::Answers(404)),
+            (Fault::UpstreamFails, End::Answers(503)),
+            (Fault::UpstreamTimesOut, End::TimesOut),
+            (Fault::UpstreamResets, End::ResetsAfter),
+            (Fault::UpstreamDiesInBody, End::DiesInBody),
+            (Fault::UpstreamUnreached, End::Unreached),
+        ] {
+            if self.strikes(fault, 150) {
+                end = ends;
+            }
+        }
+        if end == End::ResetsAfter && self.up.chance(500) {
+            end = End::ResetsBefore;
+        }
+        if end == End::Answers(503) && self.up.chance(300) {
+            end = End::Answers(502);
+        }
+        if let End::Answers(status) = end
+            && self.strikes(Fault::RouterRetries, 100)
+        {
+            end = End::Retried(status);
+        }
+        let work_ms = if self.strikes(Fault::UpstreamSlow, 250) {
+            self.up.between(lease / 2, 3 * lease)
+        } else {
+            self.up.between(0, 150)
+        };
+        Treatment { end, work_ms }
+    }
+
+    fn at_upstream(&mut self, forward: usize) {
+        let number = forward + 1;
+        let entry = &mut self.forwards[forward];
+        // A client that left before there was a connection took its request along.
+        if entry.heard.is_some() && entry.heard.is_some_and(|(_, known)| known == Known::Release) {
+            return;
+        }
+        entry.executions = match entry.end {
+            End::ResetsBefore | End::Unreached => 0,
+            End::Retried(_) => 2,
+            _ => 1,
+        };
+        entry.body = format!("execution {number} {}", "x".repeat(number * 37 % 300)).into_bytes();
+        self.coverage.executions += u64::from(entry.executions);
+        if entry.executions > 0 {
+            self.say(|w| {
+                let entry = &w.forwards[forward];
+                format!("        upstream executes k{} p{} as #{number}", entry.who.1, entry.payload)
+            });
+        }
+    }
+
+    /// What the upstream, or Envoy in its place, has to say reaches the gateway.
+    fn responds(&mut self, worker: usize, stream: u32) {
+        let Some(request) = self.workers[worker].streams.get(&stream).copied() else { return };
+        let Some(number) = self.requests[request].forward else { return };
+        let reset = "upstream_reset_before_response_started{connection_termination}";
+        let entry = &mut self.forwards[number];
+        let (details, attempts, connected) = match entry.end {
+            End::Answers(_) | End::DiesInBody => ("via_upstream", 1, true),
+            End::Retried(_) => ("via_upstream", 2, true),
+            End::ResetsBefore | End::ResetsAfter => (reset, 1, true),
+            End::TimesOut => ("response_timeout", 1, true),
+            End::Unreached => ("upstream_reset_before_response_started{connection_failure}", 1, false),
+        };
+        let known = match (entry.end, entry.status) {
+            (End::Unreached, _) => Known::Release,
+            (End::Answers(_) | End::Retried(_) | End::DiesInBody, 200..300) => Known::Success,
+            (End::Answers(_), 404) => Known::Release,
+            (End::Answers(_), 503) => Known::Retry,
+            _ => Known::Doubt,
+        };
+        entry.heard = Some((self.now, known));
+        let number_text = (number + 1).to_string();
+        let is_theirs = details == "via_upstream";
+        let headers: Headers = match is_theirs {
+            true => [(":status", entry.status.to_string()), ("x-execution", number_text)].into_iter().collect(),
+            false => [(":status", entry.status.to_string())].into_iter().collect(),
+        };
+        let body = if is_theirs { entry.body.clone() } else { b"upstream connect error".to_vec() };
+        let (status, dies) = (entry.status, entry.end == End::DiesInBody);
+        self.requests[request].incoming =
+            Some(Incoming { status, headers: headers.clone(), body, details, is_held: false, is_whole: false });
+        let origin = Origin { details: details.as_bytes(), attempts: Some(attempts), connected };
+        let event =
+            Event::ResponseHeaders { now_ms: self.clock(worker), headers: &headers, status, origin, end: false };
+        self.feed(worker, stream, event, "response head");
+        let travels = if self.is_wild { self.net.between(0, 30) } else { 0 };
+        if dies {
+            self.after(travels, Happening::Gone { request, place: (worker, stream) });
+        } else {
+            self.after(travels, Happening::BodyOfResponse { worker, stream });
+        }
+    }
+
+    fn body_of_response(&mut self, worker: usize, stream: u32) {
+        let Some(request) = self.workers[worker].streams.get(&stream).copied() else { return };
+        let Some(incoming) = &mut self.requests[request].incoming else { return };
+        incoming.is_whole = true;
+        let body = incoming.body.clone();
+        if let Some(forward) = self.requests[request].forward {
+            self.forwards[forward].is_whole = true;
+        }
+        let now_ms = self.clock(worker);
+        if self.workers[worker].gateway.exchange(stream).is_some_and(Exchange::awaits_response_body) {
+            let held = body.len() as u64;
+            let event = Event::ResponseBody { now_ms, held, whole: &|| body.clone(), crowded: false, end: true };
+            self.feed(worker, stream, event, "response body");
+        }
+        self.deliver(request, worker, stream);
+    }
+
+    /// Lets the client have the response, if all of it is there and nobody holds it back.
+    fn deliver(&mut self, request: usize, worker: usize, stream: u32) {
+        let ready = |incoming: &mut Incoming| incoming.is_whole && !incoming.is_held;
+        let Some(incoming) = self.requests[request].incoming.take_if(ready) else { return };
+        let Incoming { status, headers, body, details, .. } = incoming;
+        self.hears(request, Answer { status, headers, body });
+        self.closes(request, worker, stream, details, true);
+    }
+
+    fn own_answer(&mut self, request: usize, worker: usize, stream: u32, reply: Own) {
+        let Own { status, headers, body, details } = reply;
+        if self.workers[worker].gateway.exchange(stream).is_some() {
+            let origin = Origin { details: details.as_bytes(), attempts: None, connected: false };
+            let now_ms = self.clock(worker);
+            let event = Event::ResponseHeaders { now_ms, headers: &headers, status, origin, end: false };
+            self.feed(worker, stream, event, "response head");
+        }
+        self.hears(request, Answer { status, headers, body });
+        self.closes(request, worker, stream, details, false);
+    }
+
+    fn closes(&mut self, request: usize, worker: usize, stream: u32, details: &str, connected: bool) {
+        self.requests[request].place = None;
+        self.workers[worker].streams.remove(&stream);
+        let origin = Origin { details: details.as_bytes(), attempts: Some(1), connected };
+        let event = Event::Closed { now_ms: self.clock(worker), origin };
+        self.feed(worker, stream, event, "closed");
+    }
+
+    fn hears(&mut self, request: usize, answer: Answer) {
+        let asked = &mut self.requests[request];
+        if asked.is_broken || asked.answer.is_some() {
+            return;
+        }
+        self.coverage.answered(&answer);
+        asked.answer = Some(answer);
+        asked.answered_ms = Some(self.now);
+        self.say(|w| {
+            let asked = &w.requests[request];
+            let answer = asked.answer.as_ref().unwrap();
+            let body: String = match answer.body.starts_with(b"execution") {
+                true => String::from_utf8_lossy(&answer.body).split(' ').take(2).collect::<Vec<_>>().join(" #"),
+                false => String::new(),
+            };
+            format!("{} ← {}  {}  {body}", asked.label, answer.status, answer.line()).trim_end().to_owned()
+        });
+        self.retries(request);
+    }
+
+    /// The client's connection is gone before it had an answer.
+    fn breaks(&mut self, request: usize) {
+        if self.requests[request].answer.is_none() && !self.requests[request].is_broken {
+            self.requests[request].is_broken = true;
+            self.say(|w| format!("{} ← connection closed", w.requests[request].label));
+            self.retries(request);
+        }
+    }
+
+    fn retries(&mut self, request: usize) {
+        let client = self.requests[request].client;
+        let Some(plan) = self.plan.clients.get(client) else { return };
+        let is_told = self.requests[request].answer.as_ref().is_some_and(|answer| {
+            answer.is("replayed") || (answer.is("executed") && answer.status < 500) || answer.status == 409
+        });
+        if !self.is_wild || self.tries_left[client] == 0 || (is_told && !plan.insists) {
+            return;
+        }
+        let pause = if self.fate.chance(300) { self.fate.between(1, 50) } else { self.fate.between(50, 2500) };
+        self.after(pause, Happening::Tries { client });
+    }
+
+    /// The stream is over before the response was.
+    fn gone(&mut self, request: usize, place: (usize, u32)) {
+        let (worker, stream) = place;
+        if self.workers[worker].streams.remove(&stream).is_none() {
+            return;
+        }
+        self.breaks(request);
+        self.requests[request].place = None;
+        let has_head = self.requests[request].incoming.take().is_some();
+        let forward = self.requests[request].forward;
+        let mut origin = Origin { details: b"downstream_remote_disconnect", attempts: None, connected: false };
+        if let Some(forward) = forward {
+            let entry = &mut self.forwards[forward];
+            origin.attempts = Some(1);
+            origin.connected = entry.end != End::Unreached && self.now >= entry.connected_ms;
+            if !has_head {
+                let known = if origin.connected { Known::Doubt } else { Known::Release };
+                entry.heard.get_or_insert((self.now, known));
+            }
+        }
+        let event = Event::Closed { now_ms: self.clock(worker), origin };
+        self.feed(worker, stream, event, "closed");
+    }
+
+    /// One of the sudden faults.
+    fn strike(&mut self) {
+        let clients_left = self.tries_left.iter().any(|left| *left > 0);
+        let latest = self.plan.clients.iter().map(|client| client.start_ms).max().unwrap_or(0) + 10_000;
+        if !clients_left || self.now > latest {
+            return;
+        }
+        let enabled: Vec<Fault> = Fault::SUDDEN.into_iter().filter(|fault| self.plan.faults.has(*fault)).collect();
+        let calm = self.plan.calm_ms;
+        let next = self.fate.between(calm / 4, 2 * calm);
+        self.after(next.max(1), Happening::Strikes);
+        if enabled.is_empty() {
+            return;
+        }
+        let fault = self.fate.pick(&enabled);
+        self.coverage.injected(fault);
+        let node = self.fate.between(0, self.nodes.len() as u64 - 1) as usize;
+        let lease = self.plan.leases_ms[0];
+        let now = self.now;
+        match fault {
+            Fault::ClockBack => {
+                let by = self.fate.between(100, 2 * lease) as i64;
+                self.store.jump(now, -by);
+            }
+            Fault::ClockForward => {
+                let by = self.fate.between(100, 2 * lease) as i64;
+                self.store.jump(now, by);
+            }
+            Fault::GatewayCrashes => {
+                let down = self.fate.between(50, 2000);
+                self.crash(node, down);
+            }
+            Fault::GatewayPauses => {
+                let pause = self.fate.between(50, 3 * lease);
+                self.pause(node, pause);
+            }
+            Fault::GatewayReloads => {
+                let policy = self.fate.between(0, 1) as usize;
+                self.reload(node, policy);
+            }
+            Fault::StoreCrashes | Fault::StoreRefuses => {
+                self.store.down_until = now + self.fate.between(50, 3 * lease);
+            }
+            Fault::StoreFull => self.store.full_until = now + self.fate.between(100, 2000),
+            Fault::StoreStops => self.store.stopped_until = now + self.fate.between(50, 2 * lease),
+            Fault::StoreFlushed => self.store.flush(now),
+            Fault::StoreLosesWrites => {
+                let since = now.saturating_sub(self.fate.between(1, 1000));
+                self.store.lose_writes_since(since, now);
+                self.store.down_until = now + self.fate.between(50, lease);
+            }
+            Fault::StoreFailsOver => {
+                let since = now.saturating_sub(self.fate.between(1, 4000));
+                self.store.lose_writes_since(since, now);
+            }
+            _ => {}
+        }
+        self.say(|_| format!("fault: {fault:?}"));
+    }
+
+    /// Of whose request an operation is, and about which key.
+    fn whose(&self, call: &Call) -> String {
+        let Some(request) = self.by_owner.get(&call.owner) else { return String::new() };
+        let Request { label, tenant, key, .. } = &self.requests[*request];
+        if *tenant == 1 { format!("{label} k{key}") } else { format!("{label} k{key} t{tenant}") }
+    }
+
+    fn operation(&self, worker: usize, call: &Call) -> String {
+        let what = match &call.operation {
+            Operation::Claim { may_retry: true } => "claim".to_owned(),
+            Operation::Claim { may_retry: false } => "claim, no retry".to_owned(),
+            Operation::Complete { status, response: Some(_) } => format!("complete {status}"),
+            Operation::Complete { status, response: None } => format!("complete {status} without its response"),
+            Operation::MarkUnknown => "mark unknown".to_owned(),
+            Operation::Release { keep_fingerprint: true } => "release for the same payload".to_owned(),
+            Operation::Release { keep_fingerprint: false } if call.attempt == 0 => "withdraw".to_owned(),
+            Operation::Release { keep_fingerprint: false } => "release".to_owned(),
+            Operation::Renew => "renew".to_owned(),
+        };
+        let whose = self.whose(call);
+        format!("  g{} → store  {what} ({whose})", self.workers[worker].node + 1)
+    }
+}
+
+/// What only the gateway may tell the upstream.
+const FORGED: [&str; 2] = ["idempotency-attempt", "idempotency-operation"];
+
+impl Request {
+    fn head(&self) -> RequestHead {
+        let mut head = head(self.tenant, self.key);
+        FORGED.iter().filter(|_| self.lies).for_each(|name| head.headers.push(name.as_bytes(), b"99"));
+        head
+    }
+}
+
+/// Only what a request's head says about whose it is.
+fn head(tenant: u8, key: u8) -> RequestHead {
+    let fields: [(&str, String); 5] = [
+        (":method", "POST".to_owned()),
+        (":path", "/pay".to_owned()),
+        (":authority", "api".to_owned()),
+        ("authorization", format!("tenant {tenant}")),
+        ("idempotency-key", format!("k{key}")),
+    ];
+    RequestHead { headers: fields.into_iter().collect() }
+}
+
+fn policy(plan: &Plan, lease_ms: u64) -> Rc<Policy> {
+    let document = format!(
+        r#"{{"policy": {{"lease_ms": {lease_ms}, "ttl_s": {}, "max_running_ms": {}, "on_store_failure": "{}",
+            "on_unknown": "{}", "on_completed": "{}"}}}}"#,
+        plan.ttl_s,
+        2 * lease_ms,
+        if plan.forwards { "forward" } else { "reject" },
+        if plan.holds { "hold" } else { "retry" },
+        if plan.conflicts { "conflict" } else { "replay" },
+    );
+    let config = Config::parse(document.as_bytes(), &|_| None).expect("the plan's policy is right");
+    Rc::clone(&config.rules[0].policy)
+}
+
+fn edited(headers: &Headers, edits: &[Edit]) -> Headers {
+    let mut fields: Vec<(Vec<u8>, Vec<u8>)> = headers.iter().map(|(n, v)| (n.to_vec(), v.to_vec())).collect();
+    for edit in edits {
+        match edit {
+            Edit::Add(name, value) => fields.push((name.as_bytes().to_vec(), value.clone())),
+            Edit::Remove(name) => fields.retain(|(found, _)| found != name.as_bytes()),
+            Edit::Set(name, value) => {
+                fields.retain(|(found, _)| found != name.as_bytes());
+                fields.push((name.as_bytes().to_vec(), value.clone()));
+            }
+        }
+    }
+    fields.into_iter().collect()
+}
+
+fn told(verdict: &Verdict) -> String {
+    match verdict {
+        Verdict::Completed { attempt, status, response, .. } => {
+            let kept = if response.is_some() { "" } else { ", not replayable" };
+            format!("completed {status} by attempt {attempt}{kept}")
+        }
+        Verdict::Dropped => "dropped".to_owned(),
+        Verdict::Failed(failure) => format!("failed: {}", failure.as_str()),
+        Verdict::Granted { attempt, doubt, .. } => {
+            format!("granted attempt {attempt}{}", if *doubt { ", in doubt" } else { "" })
+        }
+        Verdict::InFlight { attempt } => format!("in flight, attempt {attempt}"),
+        Verdict::Lost => "lost".to_owned(),
+        Verdict::Mismatch => "mismatch".to_owned(),
+        Verdict::Renewed { .. } => "renewed".to_owned(),
+        Verdict::Settled => "settled".to_owned(),
+        Verdict::Stale => "stale".to_owned(),
+        Verdict::Unknown { attempt, wait_ms } => format!("unknown, attempt {attempt}, wait {wait_ms} ms"),
+    }
+}
+
+/// Keeps the oracle's groups in a fixed order.
+pub type ByOperation<T> = BTreeMap<(u8, u8), Vec<T>>;
