@@ -158,9 +158,10 @@ fn forbidden(world: &World, earlier: &Forward, later: &Forward, before: &[&Forwa
         Some(format!("attempt {second}, let go at {to}, after attempt {first}, let go at {from}: {what}"))
     };
     let store = &world.store;
-    let peak = store.peak(earlier.asked_ms, later.forwarded_ms);
-    // Leases and lives may have begun at any time in between.
-    let trough = store.trough(earlier.asked_ms, later.forwarded_ms);
+    // Leases and lives may have begun at any time in between, and the one let go later may have asked first.
+    let asked_ms = earlier.asked_ms.min(later.asked_ms);
+    let peak = store.peak(asked_ms, later.forwarded_ms);
+    let trough = store.trough(asked_ms, later.forwarded_ms);
     let known = earlier.heard.filter(|(at, _)| *at <= later.forwarded_ms);
     if let Some((at, Known::Success)) = known {
         let request = &world.requests[earlier.request];
@@ -176,7 +177,7 @@ fn forbidden(world: &World, earlier: &Forward, later: &Forward, before: &[&Forwa
     if first == second {
         return pair("the same number twice");
     }
-    if first > second && !store.jumped(earlier.asked_ms, later.forwarded_ms) {
+    if first > second && !store.jumped(asked_ms, later.forwarded_ms) {
         return pair("the number did not grow");
     }
     let known = known.map_or(Known::Doubt, |(_, known)| known);
@@ -223,7 +224,9 @@ fn sightings(world: &World, wrong: &mut Vec<String>) {
             _ => (None, 0),
         };
         let Some(forward) = forward else { continue };
-        let since = world.store.clock(asked_ms).saturating_sub(1000 * (answer.number("age").unwrap_or(0) + 1));
+        // The clock may be set back while the question is on its way.
+        let since =
+            world.store.trough(asked_ms, seen_ms).saturating_sub(1000 * (answer.number("age").unwrap_or(0) + 1));
         let life = world.store.lives.get(&forward.owner).copied().unwrap_or(u64::MAX);
         if answer.is("replayed") && forward.attempt.is_some() && since > life {
             wrong.push(format!("I4: {} got a replay of a record that had expired before it completed", shown(request)));
