@@ -367,7 +367,11 @@ impl Client {
     fn owe(&mut self, call: Rc<Call>, cause: Cause, now_ms: u64, wait_ms: u64) {
         let due_ms = now_ms + wait_ms;
         let life_ms = if mutant::is(Mutant::OutboxDiesWithLease) { call.lease_ms } else { call.ttl_ms };
-        let until_ms = now_ms + life_ms.max(call.lease_ms);
+        let until_ms = match cause {
+            // A store that stood still may grant the claim whenever it goes on, and the record's life begins then.
+            Cause::Unheard if is_withdrawal(&call) => u64::MAX,
+            _ => now_ms + life_ms.max(call.lease_ms),
+        };
         let id = self.next_id();
         if cause == Cause::Unheard {
             self.owed_by_name.entry(call.name).or_default().push(id);
