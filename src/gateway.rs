@@ -206,6 +206,8 @@ fn obey(id: u32, entry: &mut Entry, step: Step, acts: &mut Vec<Act>) -> Vec<Call
             acts.push(Act::Flow { exchange: id, side: entry.side, flow: step.flow });
         }
     }
+    let count = Act::Count { count: Count::StoreOperation, observed: step.observed };
+    acts.extend(step.calls.iter().map(|_| count.clone()));
     step.calls
 }
 

@@ -266,7 +266,6 @@ impl Worker {
                 Act::Ask { exchange, call } => {
                     let asked = call.operation.asked();
                     let answer = self.table.apply(call, now_ms);
-                    self.count(Count::StoreOperation, false);
                     acts.extend(self.gateway.answered(exchange, asked, answer, now_ms));
                 }
                 Act::Count { count, observed } => self.count(count, observed),
