@@ -111,7 +111,7 @@ fn release(record: Option<Record>, call: &Call, keep_fingerprint: bool, now_ms: 
     }
     // Who withdraws a claim says nothing about the attempts before it, and one of them may have kept the payload.
     let keep_fingerprint = keep_fingerprint || (call.attempt == 0 && record.attempt > 1);
-    let expires_ms = now_ms.saturating_add(call.ttl_ms);
+    let expires_ms = expires_ms(&record, call, now_ms);
     match record.state {
         State::Running { fingerprint, owner, .. } | State::Unknown { fingerprint, owner, .. }
             if known && is_own(owner, call) =>
@@ -143,7 +143,7 @@ fn mark_unknown(record: Option<Record>, call: &Call, now_ms: u64) -> Outcome {
     let record = record.unwrap_or_else(|| blank(call));
     let (fingerprint, owner) = (call.fingerprint, call.owner);
     settle(Record {
-        expires_ms: now_ms.saturating_add(call.ttl_ms).max(lease_end),
+        expires_ms: expires_ms(&record, call, now_ms).max(lease_end),
         state: State::Unknown { fingerprint, owner, retry_at_ms: lease_end },
         ..record
     })
@@ -161,11 +161,19 @@ fn blank(call: &Call) -> Record {
     }
 }
 
+/// When a record that is not completed is forgotten after this call.
+///
+/// Never before an owner was told: its completion is welcome until then, and must find the record still there though
+/// the clock was set back in between.
+fn expires_ms(record: &Record, call: &Call, now_ms: u64) -> u64 {
+    now_ms.saturating_add(call.ttl_ms).max(record.expires_ms)
+}
+
 fn running(record: Record, call: &Call, now_ms: u64) -> Record {
     let lease_end_ms = now_ms.saturating_add(call.lease_ms);
     Record {
         // No record expires before its lease ends.
-        expires_ms: now_ms.saturating_add(call.ttl_ms).max(lease_end_ms),
+        expires_ms: expires_ms(&record, call, now_ms).max(lease_end_ms),
         state: State::Running { fingerprint: call.fingerprint, owner: call.owner, lease_end_ms },
         ..record
     }

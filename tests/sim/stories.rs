@@ -8,7 +8,7 @@
 //! - `upstream: 201` (or another status, `reset`, `dies in body`, `unreached`, `times out`), and `after 3s`, of the
 //!   next request;
 //! - `store: lose call|lose reply|cross|garbage|truncate|refuse|fail|again 500ms|delay 2s`, or `ok`, of the next call;
-//!   `store: down 2s|stops 2s|flush`;
+//!   `store: down 2s|stops 2s|flush|clock back 2s|clock forward 2s`;
 //! - `g1: stops 3s|crashes|reloads`; `wait 5s`; `record: k1 p1`.
 
 use std::collections::HashMap;
@@ -438,6 +438,45 @@ fn what_is_owed_does_not_revive_an_expired_record() {
 }
 
 #[test]
+fn a_record_lives_for_as_long_as_its_owner_was_told_though_the_stores_clock_goes_back() {
+    check(
+        "policy: lease 1s, ttl 2s
+         upstream: 201 after 900ms
+         a: POST k1 p1
+         wait 500ms
+         store: clock back 1500ms
+         wait 250ms
+         store: lose reply
+         wait 60ms
+         g1: stops 2200ms
+         wait 2140ms
+         record: k1
+         wait 1s
+         record: k1",
+        expect![[r#"
+            0      a → g1  POST k1 p1
+            1        g1 → store  claim (a k1)
+            2        store  granted attempt 1 (a k1)
+            3      a → upstream  attempt 1
+            5              upstream executes k1 p1 as #1
+            400      g1 → store  renew (a k1)
+            401      store  renewed (a k1)
+            800      g1 → store  renew (a k1)
+            801      store  renewed (a k1)
+            801           the reply is lost
+            810    g1 stops for 2200 ms
+            2950   k1 is running, lapsed, attempt 1
+            3010     g1 → store  mark unknown (a k1)
+            3010     g1 → store  complete 201 (a k1)
+            3011     store  settled (a k1)
+            3011     store  settled (a k1)
+            3012   a ← 201  executed;stored=?1;attempt=1;ttl=2  execution #1
+            3950   k1 is completed 201, attempt 1
+        "#]],
+    );
+}
+
+#[test]
 fn under_forward_a_request_runs_unprotected_and_its_success_is_kept() {
     check(
         "policy: forward
@@ -762,6 +801,8 @@ fn obey(world: &mut World, requests: &mut HashMap<String, usize>, line: &str) {
         ("store", ["down", time]) => world.store.down_until = world.now + millis(time),
         ("store", ["stops", time]) => world.store.stopped_until = world.now + millis(time),
         ("store", ["flush"]) => world.store.flush(world.now),
+        ("store", ["clock", "back", time]) => world.store.jump(world.now, -(millis(time) as i64)),
+        ("store", ["clock", "forward", time]) => world.store.jump(world.now, millis(time) as i64),
         ("store", _) => world.carriages.push_back(carriage(&words)),
         ("record", [key]) => {
             let shown = world.shown((1, digit(key)));
