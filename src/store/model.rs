@@ -71,7 +71,11 @@ fn renew(record: Option<Record>, call: &Call, now_ms: u64) -> Outcome {
         None => renewed(running(blank(call), call, now_ms)),
         // The ghost of a claim that was released does not run again.
         Some(record) if record.released.contains(&call.owner) => refuse(Verdict::Lost),
-        Some(record) if record.state.is_executed_by(call) => renewed(running(record, call, now_ms)),
+        // A late try of the same claim may have been granted under a larger number, after others had executed: who
+        // goes on does so under the number it knows, or not at all.
+        Some(record) if record.state.is_executed_by(call) && record.attempt == call.attempt => {
+            renewed(running(record, call, now_ms))
+        }
         Some(_) => refuse(Verdict::Lost),
     }
 }

@@ -165,6 +165,49 @@ fn a_gateway_that_wakes_up_late_does_not_execute_on_a_dead_claim() {
 }
 
 #[test]
+fn a_late_try_of_a_claim_that_was_taken_over_does_not_revive_the_number_it_had() {
+    check(
+        "store: delay 5s
+         store: ok
+         a: POST k1 p1
+         wait 401ms
+         g1: stops 7s
+         wait 1600ms
+         upstream: reset
+         b: POST k1 p1 g2
+         wait 7s
+         c: POST k1 p1 g2",
+        expect![[r#"
+            0      a → g1  POST k1 p1
+            1        g1 → store  claim (a k1)
+            400      g1 → store  claim (a k1)
+            401      store  granted attempt 1 (a k1)
+            401    g1 stops for 7000 ms
+            2001   b → g2  POST k1 p1
+            2002     g2 → store  claim (b k1)
+            2003     store  granted attempt 2, in doubt (b k1)
+            2004   b → upstream  attempt 2
+            2006           upstream executes k1 p1 as #1
+            2011     g2 → store  mark unknown (b k1)
+            2011   b ← 503  executed;stored=?0;attempt=2
+            2012     store  settled (b k1)
+            5001     store  granted attempt 3, in doubt (a k1)
+            7401     g1 → store  renew (a k1)
+            7402     store  lost (a k1)
+            7403   a ← 429  refused;attempt=1;reason=in-flight
+            9001   c → g2  POST k1 p1
+            9002     g2 → store  claim (c k1)
+            9003     store  granted attempt 4, in doubt (c k1)
+            9004   c → upstream  attempt 4
+            9006           upstream executes k1 p1 as #2
+            9011     g2 → store  complete 201 (c k1)
+            9012     store  settled (c k1)
+            9013   c ← 201  executed;stored=?1;attempt=4;ttl=60  execution #2
+        "#]],
+    );
+}
+
+#[test]
 fn a_late_owner_cannot_complete_after_a_takeover() {
     check(
         "upstream: 201 after 500ms
