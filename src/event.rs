@@ -171,6 +171,8 @@ pub enum Verdict {
         /// Until the record is forgotten.
         ttl_ms: u64,
     },
+    /// To a claim: it is completed, but too much else came back with it to carry the response too; ask again.
+    Deferred,
     /// To a completion: it is so, but there was no room for the response.
     Dropped,
     /// To anything: the store could not do it, for this reason.
@@ -226,6 +228,8 @@ pub enum Failure {
     Crowded,
     /// The table is full of records that must not go.
     Full,
+    /// What came back is not an answer at all.
+    Garbage,
     /// The host refused a call.
     Host,
     /// `allow_on_headers_stop_iteration` is missing from the filter's configuration.
@@ -234,6 +238,8 @@ pub enum Failure {
     Nonce,
     /// Too many operations wait.
     Queue,
+    /// Redis refused a command.
+    Redis(RedisError),
     /// A claim was answered as released although it had not been.
     Stale,
     /// No answer came in time.
@@ -242,26 +248,116 @@ pub enum Failure {
     Transport,
 }
 
+/// Why Redis refuses a command: the first word of its error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RedisError {
+    /// The slot is being moved, and the key is at the other node.
+    Ask,
+    /// Another script has run for too long.
+    Busy,
+    /// A part of the cluster is missing.
+    ClusterDown,
+    /// The keys of one call live in different slots of a cluster: `batching` must be false.
+    CrossSlot,
+    /// Nothing more exact: a script that cannot run, a command that is not known.
+    Err,
+    /// It is reading its data set.
+    Loading,
+    /// A replica has lost its primary.
+    MasterDown,
+    /// It cannot persist, and is told not to take writes then.
+    Misconf,
+    /// The key lives at another node of a cluster.
+    Moved,
+    /// Nobody has logged in.
+    NoAuth,
+    /// Whoever logged in may not do this.
+    NoPerm,
+    /// Too few replicas are there to take a write.
+    NoReplicas,
+    /// It does not keep the script.
+    NoScript,
+    /// No memory is left, and nothing may go.
+    Oom,
+    /// A word that is not one of these.
+    Other,
+    /// It is a replica.
+    ReadOnly,
+    /// The keys of one call are being moved.
+    TryAgain,
+    /// The key holds something that is no record.
+    WrongType,
+}
+
+impl RedisError {
+    /// All of them with their words, in lower case.
+    const ALL: [(RedisError, &'static str); 18] = [
+        (RedisError::Ask, "ask"),
+        (RedisError::Busy, "busy"),
+        (RedisError::ClusterDown, "clusterdown"),
+        (RedisError::CrossSlot, "crossslot"),
+        (RedisError::Err, "err"),
+        (RedisError::Loading, "loading"),
+        (RedisError::MasterDown, "masterdown"),
+        (RedisError::Misconf, "misconf"),
+        (RedisError::Moved, "moved"),
+        (RedisError::NoAuth, "noauth"),
+        (RedisError::NoPerm, "noperm"),
+        (RedisError::NoReplicas, "noreplicas"),
+        (RedisError::NoScript, "noscript"),
+        (RedisError::Oom, "oom"),
+        (RedisError::Other, "other"),
+        (RedisError::ReadOnly, "readonly"),
+        (RedisError::TryAgain, "tryagain"),
+        (RedisError::WrongType, "wrongtype"),
+    ];
+
+    /// The error whose message begins with this word.
+    pub fn of(word: &[u8]) -> Self {
+        let known = Self::ALL.into_iter().find(|(_, known)| word.eq_ignore_ascii_case(known.as_bytes()));
+        known.map_or(RedisError::Other, |(error, _)| error)
+    }
+
+    fn as_str(self) -> &'static str {
+        let known = Self::ALL.into_iter().find(|(error, _)| *error == self);
+        known.map_or("other", |(_, word)| word)
+    }
+}
+
 impl Failure {
     /// All of them.
-    pub const ALL: [Failure; 12] = [
-        Failure::Breaker,
-        Failure::Contention,
-        Failure::Corrupt,
-        Failure::Crowded,
-        Failure::Full,
-        Failure::Host,
-        Failure::MissingFlag,
-        Failure::Nonce,
-        Failure::Queue,
-        Failure::Stale,
-        Failure::Timeout,
-        Failure::Transport,
-    ];
+    pub fn all() -> Vec<Failure> {
+        let plain = [
+            Failure::Breaker,
+            Failure::Contention,
+            Failure::Corrupt,
+            Failure::Crowded,
+            Failure::Full,
+            Failure::Garbage,
+            Failure::Host,
+            Failure::MissingFlag,
+            Failure::Nonce,
+            Failure::Queue,
+            Failure::Stale,
+            Failure::Timeout,
+            Failure::Transport,
+        ];
+        plain.into_iter().chain(RedisError::ALL.map(|(error, _)| Failure::Redis(error))).collect()
+    }
 
     /// Whether the store may have done what it was asked all the same.
     pub fn is_doubtful(self) -> bool {
-        matches!(self, Failure::Nonce | Failure::Timeout | Failure::Transport)
+        match self {
+            // Whoever stands between us and Redis may say so too, about a call that went through.
+            Failure::Redis(error) => matches!(error, RedisError::Err | RedisError::Other),
+            Failure::Nonce => true,
+            failure => failure.is_transport(),
+        }
+    }
+
+    /// Whether no word of the store's came back at all.
+    pub fn is_transport(self) -> bool {
+        matches!(self, Failure::Garbage | Failure::Timeout | Failure::Transport)
     }
 
     /// As it stands in metric names and logs.
@@ -272,10 +368,12 @@ impl Failure {
             Failure::Corrupt => "corrupt",
             Failure::Crowded => "crowded",
             Failure::Full => "full",
+            Failure::Garbage => "garbage",
             Failure::Host => "host",
             Failure::MissingFlag => "missing_flag",
             Failure::Nonce => "nonce",
             Failure::Queue => "queue",
+            Failure::Redis(error) => error.as_str(),
             Failure::Stale => "stale",
             Failure::Timeout => "timeout",
             Failure::Transport => "transport",

@@ -34,7 +34,7 @@
 use std::mem;
 use std::rc::Rc;
 
-use crate::config::{Fate, Mode, OnCompleted, OnStoreFailure, OnTooLarge, OnUnknown, Policy, Slug};
+use crate::config::{Config, Fate, Mode, OnCompleted, OnStoreFailure, OnTooLarge, OnUnknown, Policy, Save, Slug};
 use crate::digest::HashKey;
 use crate::event::{Asked, Event, Failure, Origin, Source, Verdict};
 use crate::fingerprint::{Fingerprint, Payload};
@@ -43,6 +43,7 @@ use crate::message::{Edit, Headers, RequestHead, content_length, media_type};
 use crate::mutant::{self, Mutant};
 use crate::record::{Owner, Response, UpstreamKey};
 use crate::reply::{EXPOSE, EXPOSED, Facts, KEY, OUR_HEADERS, Reason, Reply, STATUS, StatusLine, Token};
+use crate::seal::Vault;
 use crate::step::{Bypass, Call, Count, Flow, Operation, Remark, Step};
 
 /// The fencing number, for the upstream.
@@ -62,10 +63,26 @@ const LEASE_MARGIN: u64 = 5;
 /// How often a claim that took too long is renewed before the store counts as failed.
 const MAX_RENEWALS: u32 = 3;
 
+/// What the operator keeps secret.
+#[derive(Default)]
+pub struct Secrets {
+    /// Keys the hashes of names and payloads.
+    pub hash_key: Option<HashKey>,
+    /// Seals stored responses.
+    pub vault: Vault,
+}
+
+impl Secrets {
+    /// As the operator's document has them.
+    pub fn new(config: &Config) -> Self {
+        Secrets { hash_key: config.hash_key.as_deref().map(HashKey::new), vault: Vault::new(&config.encryption) }
+    }
+}
+
 /// One request that a rule matched, and its response.
 pub struct Exchange {
     policy: Rc<Policy>,
-    hash_key: Option<HashKey>,
+    secrets: Rc<Secrets>,
     state: State,
     /// Bytes of bodies that the host holds back for us.
     held: u64,
@@ -129,8 +146,8 @@ struct HeldResponse {
 
 impl Exchange {
     /// An exchange that awaits the request's head.
-    pub fn new(policy: Rc<Policy>, hash_key: Option<HashKey>) -> Self {
-        Exchange { policy, hash_key, state: State::Head, held: 0, forged: Vec::new() }
+    pub fn new(policy: Rc<Policy>, secrets: Rc<Secrets>) -> Self {
+        Exchange { policy, secrets, state: State::Head, held: 0, forged: Vec::new() }
     }
 
     /// Feeds one event; obey the step.
@@ -359,10 +376,10 @@ impl Exchange {
         if head.content_length().is_some_and(|length| length > policy.max_request_bytes) {
             return self.too_large();
         }
-        let name = key::name(&policy, self.hash_key.as_ref(), head, &caller, &key);
+        let name = key::name(&policy, self.secrets.hash_key.as_ref(), head, &caller, &key);
         let upstream_key = (!key::is_sent_as_is(&policy.key, head)).then_some(upstream_key);
         let ticket = Ticket { name, owner, upstream_key };
-        let payload = Payload::new(&policy.fingerprint, self.hash_key.as_ref(), head);
+        let payload = Payload::new(&policy.fingerprint, self.secrets.hash_key.as_ref(), head);
         if end { self.claim(now_ms, ticket, payload) } else { (State::Body { ticket, payload }, hold()) }
     }
 
@@ -401,7 +418,7 @@ impl Exchange {
                 self.forward_if_fresh(now_ms, Run { attempt, doubt, expires_ms: Some(expires_ms), ..run }, 0)
             }
             Verdict::Completed { attempt, status, response, age_ms, ttl_ms } => {
-                self.replay(attempt, status, response.as_deref(), age_ms, ttl_ms)
+                self.replay(&run.ticket.name, attempt, status, response.as_deref(), age_ms, ttl_ms)
             }
             Verdict::InFlight { attempt } => self.in_flight(attempt),
             Verdict::Mismatch => self.refuse(Slug::Mismatch, Facts::default()),
@@ -414,9 +431,12 @@ impl Exchange {
             Verdict::Failed(failure) if failure.is_doubtful() => self.claim_failed(run, failure),
             Verdict::Failed(failure) => self.store_failed(failure),
             // None is an answer to a claim that was asked and not withdrawn.
-            Verdict::Dropped | Verdict::Lost | Verdict::Renewed { .. } | Verdict::Settled | Verdict::Stale => {
-                self.store_failed(Failure::Stale)
-            }
+            Verdict::Deferred
+            | Verdict::Dropped
+            | Verdict::Lost
+            | Verdict::Renewed { .. }
+            | Verdict::Settled
+            | Verdict::Stale => self.store_failed(Failure::Stale),
         }
     }
 
@@ -475,13 +495,15 @@ impl Exchange {
     /// A completed operation, once more.
     fn replay(
         &mut self,
+        name: &Name,
         attempt: u32,
         status: u16,
         response: Option<&[u8]>,
         age_ms: u64,
         ttl_ms: u64,
     ) -> (State, Step) {
-        let Ok(response) = response.map(Response::decode).transpose() else {
+        let opened = response.map(|sealed| Response::decode(&self.secrets.vault.open(name, sealed)?));
+        let Ok(response) = opened.transpose() else {
             return self.store_failed(Failure::Corrupt);
         };
         let facts = Facts { attempt: Some(attempt), original_status: Some(status), ..Facts::default() };
@@ -556,11 +578,19 @@ impl Exchange {
             (OnCompleted::Replay, Ok(body)) => Some(Response { status, headers: kept(headers), body: Some(body) }),
             (OnCompleted::Replay, Err(_)) => None,
         };
-        let operation = Operation::Complete { status, response: response.map(|response| response.encode()) };
+        let Ticket { name, owner, .. } = &run.ticket;
+        let sealed = response.and_then(|response| self.secrets.vault.seal(name, *owner, &response.encode()));
+        let operation = Operation::Complete { status, response: sealed };
         let mut call = run.call(&self.policy, operation);
         call.ttl_ms = ttl_ms;
         let (held, step) = match given_up {
-            None => (Some(HeldResponse { removals: removals(headers), ttl_ms }), hold()),
+            None if self.policy.save == Save::BeforeReply => {
+                (Some(HeldResponse { removals: removals(headers), ttl_ms }), hold())
+            }
+            None => {
+                let line = StatusLine { stored: None, ..run.line(false) };
+                (None, resume(self.response_edits(headers, line), line))
+            }
             Some(reason) => {
                 let line = StatusLine { reason: reason.map(Reason::as_str), ..run.line(false) };
                 let remark = reason.is_some().then_some(Remark::BodyDropped(run.ticket.name));

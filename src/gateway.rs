@@ -3,23 +3,18 @@
 //! Its one rule: an exchange lives until nothing can come of it any more, whether or not its client is still there.
 //! It does not know what an exchange decides, nor who carries out the acts.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 use crate::event::{Asked, Event, Verdict};
 use crate::exchange::Exchange;
 use crate::step::{Call, Count, Flow, Remark, Step};
-use crate::store::client::{Batch, Client, Limits, Nonce, Reply, Told};
+use crate::store::client::{Batch, Client, Nonce, Reply, Told};
+use crate::store::local::Cells;
+use crate::store::{Asking, Store};
 
 /// One thing to do, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Act {
-    /// Ask the embedded store, and feed its answer at once.
-    Ask {
-        /// For which exchange.
-        exchange: u32,
-        /// What.
-        call: Call,
-    },
     /// Raise a counter by one.
     Count {
         /// Which.
@@ -56,11 +51,10 @@ pub enum Side {
     Response,
 }
 
-/// One worker's exchanges and store client.
-pub struct Gateway {
+/// One worker's exchanges and their store.
+pub struct Gateway<C> {
     exchanges: HashMap<u32, Entry>,
-    /// None with the embedded store, which answers at once.
-    client: Option<Client>,
+    store: Store<C>,
     /// Bytes of bodies that the host holds back for all exchanges.
     held: u64,
     running: u64,
@@ -75,10 +69,10 @@ struct Entry {
     closed: bool,
 }
 
-impl Gateway {
-    /// A gateway with nothing under way; with limits its store is asked by messages.
-    pub fn new(limits: Option<Limits>) -> Self {
-        Gateway { exchanges: HashMap::new(), client: limits.map(Client::new), held: 0, running: 0 }
+impl<C: Cells> Gateway<C> {
+    /// A gateway with nothing under way.
+    pub fn new(store: Store<C>) -> Self {
+        Gateway { exchanges: HashMap::new(), store, held: 0, running: 0 }
     }
 
     /// Takes an exchange in; its number is its stream's.
@@ -100,16 +94,25 @@ impl Gateway {
         if matches!(event, Event::ResponseHeaders { .. }) {
             entry.side = Side::Response;
         }
-        let mut answers = Vec::new();
-        let mut step = Some(entry.exchange.handle(event));
-        while let Some(next) = step.take() {
-            for call in obey(id, entry, next, &mut acts) {
-                match &mut self.client {
-                    None => acts.push(Act::Ask { exchange: id, call }),
-                    Some(client) => answers.extend(client.submit(id, call, now_ms)),
-                }
+        let mut steps = VecDeque::from([(entry.exchange.handle(event), false)]);
+        while let Some((step, remembered)) = steps.pop_front() {
+            let observed = step.observed;
+            if remembered && step.counts.contains(&Count::Replayed) {
+                acts.push(Act::Count { count: Count::ReplayedCached, observed });
             }
-            step = answers.pop().map(|told: Told| entry.exchange.handle(answer(told.asked, told.verdict, now_ms)));
+            for call in obey(id, entry, step, &mut acts) {
+                let asked = call.operation.asked();
+                let (verdict, remembered) = match self.store.ask(id, call, now_ms) {
+                    Asking::Remembered(verdict) => (Some(verdict), true),
+                    Asking::Answered(verdict) => (Some(verdict), false),
+                    Asking::Waiting => (None, false),
+                };
+                if !remembered {
+                    acts.push(Act::Count { count: Count::StoreOperation, observed });
+                }
+                let step = verdict.map(|verdict| entry.exchange.handle(answer(asked, verdict, now_ms)));
+                steps.extend(step.map(|step| (step, remembered)));
+            }
         }
         self.held = (self.held + entry.held_bytes()).saturating_sub(held);
         self.running = (self.running + u64::from(entry.exchange.is_running())).saturating_sub(running.into());
@@ -119,20 +122,15 @@ impl Gateway {
         acts
     }
 
-    /// Feeds the embedded store's answer to an [`Act::Ask`].
-    pub fn answered(&mut self, id: u32, asked: Asked, verdict: Verdict, now_ms: u64) -> Vec<Act> {
-        self.feed(id, answer(asked, verdict, now_ms), now_ms)
-    }
-
     /// The next call to the store to send, if one may be sent and anything waits.
     pub fn next_batch(&mut self, now_ms: u64, nonce: impl FnMut() -> Nonce) -> Option<Batch> {
-        self.client.as_mut()?.next_batch(now_ms, nonce)
+        self.store.next_batch(now_ms, nonce)
     }
 
     /// Feeds what came back from a call to the store.
     pub fn replied(&mut self, batch: u64, reply: Reply, now_ms: u64) -> Vec<Act> {
-        let told = self.client.as_mut().map(|client| client.replied(batch, reply, now_ms));
-        self.tell(told.unwrap_or_default(), now_ms)
+        let told = self.store.replied(batch, reply, now_ms);
+        self.tell(told, now_ms)
     }
 
     /// Wakes whoever wanted to be woken by now.
@@ -147,8 +145,8 @@ impl Gateway {
             }
             acts.extend(self.feed(id, Event::Tick { now_ms }, now_ms));
         }
-        let told = self.client.as_mut().map(|client| client.tick(now_ms));
-        acts.extend(self.tell(told.unwrap_or_default(), now_ms));
+        let told = self.store.tick(now_ms);
+        acts.extend(self.tell(told, now_ms));
         acts
     }
 
@@ -162,29 +160,19 @@ impl Gateway {
         self.running
     }
 
-    /// How many operations the store must still hear of.
-    pub fn owed(&self) -> usize {
-        self.client.as_ref().map_or(0, Client::owed)
-    }
-
-    /// About how many bytes what is owed takes.
-    pub fn owed_bytes(&self) -> usize {
-        self.client.as_ref().map_or(0, Client::owed_bytes)
-    }
-
-    /// How many operations wait to be sent to the store.
-    pub fn waiting(&self) -> usize {
-        self.client.as_ref().map_or(0, Client::waiting)
+    /// The store of this worker.
+    pub fn store(&self) -> &Store<C> {
+        &self.store
     }
 
     /// Whether nothing is under way or owed.
     pub fn is_idle(&self) -> bool {
-        self.exchanges.is_empty() && self.client.as_ref().is_none_or(Client::is_idle)
+        self.exchanges.is_empty() && self.store.client().is_none_or(Client::is_idle)
     }
 
     fn tell(&mut self, told: Vec<Told>, now_ms: u64) -> Vec<Act> {
-        let told = told.into_iter();
-        told.flat_map(|told| self.answered(told.exchange, told.asked, told.verdict, now_ms)).collect()
+        let event = |told: Told| Some((told.exchange?, answer(told.asked(), told.verdict, now_ms)));
+        told.into_iter().filter_map(event).flat_map(|(id, event)| self.feed(id, event, now_ms)).collect()
     }
 }
 
@@ -206,8 +194,6 @@ fn obey(id: u32, entry: &mut Entry, step: Step, acts: &mut Vec<Act>) -> Vec<Call
             acts.push(Act::Flow { exchange: id, side: entry.side, flow: step.flow });
         }
     }
-    let count = Act::Count { count: Count::StoreOperation, observed: step.observed };
-    acts.extend(step.calls.iter().map(|_| count.clone()));
     step.calls
 }
 

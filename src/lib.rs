@@ -30,6 +30,8 @@ pub mod fingerprint;
 
 pub mod record;
 
+pub mod seal;
+
 pub mod reply;
 
 pub mod event;

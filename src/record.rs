@@ -248,7 +248,7 @@ impl<'a> Input<'a> {
     }
 
     /// A byte that is 0 or 1; anything else shows that we are not where we think we are.
-    fn flag(&mut self) -> Result<bool, Corrupt> {
+    pub(crate) fn flag(&mut self) -> Result<bool, Corrupt> {
         match self.byte()? {
             0 => Ok(false),
             1 => Ok(true),
@@ -256,7 +256,7 @@ impl<'a> Input<'a> {
         }
     }
 
-    fn option<const N: usize>(&mut self) -> Result<Option<[u8; N]>, Corrupt> {
+    pub(crate) fn option<const N: usize>(&mut self) -> Result<Option<[u8; N]>, Corrupt> {
         if self.flag()? { self.array().map(Some) } else { Ok(None) }
     }
 
@@ -266,7 +266,7 @@ impl<'a> Input<'a> {
         self.take(len as usize)
     }
 
-    fn rest(&mut self) -> &'a [u8] {
+    pub(crate) fn rest(&mut self) -> &'a [u8] {
         std::mem::take(&mut self.0)
     }
 

@@ -121,10 +121,14 @@ pub enum Count {
     Released,
     /// Requests answered from the store.
     Replayed,
+    /// Of those, the ones answered from what this Envoy remembers, without a call to the store.
+    ReplayedCached,
     /// Executions after which the same payload may run again.
     Retryable,
     /// Failures of the store, by reason.
     StoreFailed(Failure),
+    /// Calls to the store; each carries one operation or more.
+    StoreCall,
     /// Operations asked of the store.
     StoreOperation,
     /// Executions whose outcome was stored.
@@ -157,7 +161,9 @@ impl Count {
             Count::Executed,
             Count::Released,
             Count::Replayed,
+            Count::ReplayedCached,
             Count::Retryable,
+            Count::StoreCall,
             Count::StoreOperation,
             Count::Stored,
             Count::Takeover,
@@ -165,7 +171,7 @@ impl Count {
         ];
         let bypassed = reasons.into_iter().map(Bypass::Said).chain(bypasses).map(Count::Bypassed);
         let by_slug = Slug::ALL.into_iter().map(Count::Refused);
-        let by_failure = Failure::ALL.into_iter().map(Count::StoreFailed);
+        let by_failure = Failure::all().into_iter().map(Count::StoreFailed);
         plain.into_iter().chain(bypassed).chain(by_slug).chain(by_failure).collect()
     }
 
@@ -180,8 +186,10 @@ impl Count {
             Count::Refused(slug) => format!("refused_{}", slug.as_str().replace('-', "_")),
             Count::Released => "released".to_owned(),
             Count::Replayed => "replayed".to_owned(),
+            Count::ReplayedCached => "replayed_cached".to_owned(),
             Count::Retryable => "retryable".to_owned(),
             Count::StoreFailed(failure) => format!("store_failures_{}", failure.as_str()),
+            Count::StoreCall => "store_calls".to_owned(),
             Count::StoreOperation => "store_operations".to_owned(),
             Count::Stored => "stored".to_owned(),
             Count::Takeover => "takeover".to_owned(),

@@ -5,15 +5,17 @@
 //! It does not know how JSON is walked or how requests are matched.
 
 use std::cell::RefCell;
+use std::ops::RangeInclusive;
 use std::rc::Rc;
 
+use base64ct::{Base64, Encoding};
 use serde_json::{Map, Value};
 
 use super::rules::{Match, header_name, is_token, plain};
-use super::walk::{ConfigError, Place, Read, flag, merge, parse_text};
+use super::walk::{ConfigError, Fields, Place, Read, flag, merge, parse_text};
 use super::{
-    Anonymous, Config, Fate, FingerprintPolicy, KeyPolicy, Mode, OnCompleted, OnStoreFailure, OnTooLarge, OnUnknown,
-    Outcomes, Part, Policy, Rule, Scope, Slug, Statuses,
+    Anonymous, Breaker, CacheBounds, Config, EncryptionKey, Fate, FingerprintPolicy, KeyPolicy, Mode, OnCompleted,
+    OnStoreFailure, OnTooLarge, OnUnknown, Outcomes, Part, Policy, Redis, Rule, Save, Scope, Slug, Statuses, Store,
 };
 
 impl Config {
@@ -22,41 +24,154 @@ impl Config {
         let warnings = RefCell::default();
         let root = Place::root(&warnings);
         let mut config = root.object(&parse_text(document, root)?, |fields| {
-            let max_bytes = fields.nested("store", store)?;
-            let hash_key = fields.nested("secrets", |at, value| secrets(&at.as_secret(), value, env))?;
+            let store = fields.nested("store", |at, value| store(at, value, env))?;
+            let (hash_key, encryption) = fields.nested("secrets", |at, value| secrets(&at.as_secret(), value, env))?;
             let problem_base = fields.read("problem_base", "urn:envoy-idempotency:".into(), problem_base)?;
+            let frame = Frame { problem_base, ttl_s: if matches!(store, Store::Redis(_)) { DAY_S } else { 1800 } };
             // The defaults are right by themselves, so that what is wrong with a rule is the rule's fault.
-            let (defaults, common) = fields
-                .nested("policy", |at, value| Ok((value.clone(), Rc::new(policy(at, value, value, &problem_base)?))))?;
+            let (defaults, common) =
+                fields.nested("policy", |at, value| Ok((value.clone(), Rc::new(policy(at, value, value, &frame)?))))?;
             let everywhere =
                 || Rule { name: "default".into(), matches: Match::unsafe_methods(), policy: common.clone() };
             let rules = fields.read("rules", None, |at, value| {
-                at.filled_list(value, |at, value| rule(at, value, &defaults, &common)).map(Some)
+                at.filled_list(value, |at, value| rule(at, value, &defaults, &common, &frame)).map(Some)
             })?;
-            Ok(Config { max_bytes, hash_key, rules: rules.unwrap_or_else(|| vec![everywhere()]), warnings: Vec::new() })
+            let rules = rules.unwrap_or_else(|| vec![everywhere()]);
+            Ok(Config { store, hash_key, encryption, rules, warnings: Vec::new() })
         })?;
-        refuse_bodies_that_never_fit(&root.member("store").member("max_bytes"), &config)?;
+        refuse_bodies_that_never_fit(&root.member("store"), &config)?;
+        if matches!(config.store, Store::Redis(_)) && config.encryption.is_empty() {
+            root.member("store").warn("keeps responses in Redis in clear; give secrets.encryption");
+        }
         warn_of_unreachable(&root.member("rules"), &config.rules);
         config.warnings = warnings.into_inner();
         Ok(config)
     }
 }
 
-/// Reads `store`: the bound of the embedded store's table.
-fn store(at: &Place<'_>, value: &Value) -> Read<u64> {
+/// What a policy takes from the rest of the document.
+struct Frame {
+    problem_base: String,
+    /// The default of `ttl_s`, which hangs on the store.
+    ttl_s: u64,
+}
+
+type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// Reads `store`. A field of the other type is as unknown as any that there is not.
+fn store(at: &Place<'_>, value: &Value, env: Environment<'_>) -> Read<Store> {
     at.object(value, |fields| {
-        fields.read("type", (), |at, value| at.choice(value, &[("local", ())]))?;
-        fields.read("max_bytes", 64 * MIB, |at, value| at.whole(value, MIB..=16 * 1024 * MIB))
+        match fields.read("type", false, |at, value| at.choice(value, &[("local", false), ("redis", true)]))? {
+            false => {
+                let max_bytes = fields.read("max_bytes", 64 * MIB, |at, value| at.whole(value, MIB..=16 * GIB))?;
+                Ok(Store::Local { max_bytes })
+            }
+            true => redis(fields, env).map(|redis| Store::Redis(Box::new(redis))),
+        }
     })
 }
 
-/// Reads `secrets`: the key of names.
-fn secrets(at: &Place<'_>, value: &Value, env: &dyn Fn(&str) -> Option<String>) -> Read<Option<Vec<u8>>> {
-    at.object(value, |fields| fields.read("hash_key", None, |at, value| secret(at, value, env).map(Some)))
+fn redis(fields: &mut Fields<'_>, env: Environment<'_>) -> Read<Redis> {
+    let cluster = fields.required("cluster", plain)?;
+    fields.read("dialect", (), |at, value| at.choice(value, &[("webdis", ())]))?;
+    Ok(Redis {
+        authority: fields.read("authority", cluster.clone(), |at, value| visible(at, value, 1..=255))?,
+        cluster,
+        path: fields.read("path", "/".to_owned(), |at, value| {
+            let fits = |text: &str| text.starts_with('/') && is_visible(text, &(1..=255)) && !text.contains(['?', '#']);
+            let path =
+                at.text(value, "a path of visible ASCII characters that begins with /, without ? and #", fits)?;
+            Ok(format!("{}/", path.trim_end_matches('/')))
+        })?,
+        authorization: fields.read("authorization", None, |at, value| {
+            let value = secret(&at.as_secret(), value, env)?;
+            match String::from_utf8(value) {
+                Ok(text) if text.bytes().all(|byte| (b' '..=b'~').contains(&byte)) => Ok(Some(text)),
+                _ => Err(at.error("must be ASCII without control characters")),
+            }
+        })?,
+        timeout_ms: fields.read("timeout_ms", 250, |at, value| at.whole(value, 10..=60_000))?,
+        attempts: fields.read("attempts", 2, |at, value| at.whole(value, 1..=10))? as u32,
+        prefix: fields.read("prefix", "idem:".to_owned(), |at, value| visible(at, value, 1..=128))?,
+        batching: fields.read("batching", true, flag)?,
+        breaker: fields.nested("breaker", |at, value| {
+            at.object(value, |fields| {
+                Ok(Breaker {
+                    failures: fields.read("failures", 5, |at, value| at.whole(value, 1..=1000))? as u32,
+                    open_ms: fields.read("open_ms", 1000, |at, value| at.whole(value, 10..=60_000))?,
+                })
+            })
+        })?,
+        cache: fields.nested("cache", |at, value| match value {
+            Value::Null => Ok(None),
+            value => cache(at, value).map(Some),
+        })?,
+    })
+}
+
+fn cache(at: &Place<'_>, value: &Value) -> Read<CacheBounds> {
+    let bounds = at.object(value, |fields| {
+        Ok(CacheBounds {
+            max_bytes: fields.read("max_bytes", 16 * MIB, |at, value| at.whole(value, MIB..=16 * GIB))?,
+            max_entry_bytes: fields.read("max_entry_bytes", 16_384, |at, value| at.whole(value, 1..=16 * MIB))?,
+            ttl_ms: 1000 * fields.read("ttl_s", 60, |at, value| at.whole(value, 1..=DAY_S))?,
+        })
+    })?;
+    // Half of the bytes are for large entries, and a few of these there should be.
+    match bounds.max_entry_bytes > bounds.max_bytes / 8 {
+        true => Err(at.member("max_entry_bytes").error(format_args!(
+            "must be at most an eighth of max_bytes ({}), is {}",
+            bounds.max_bytes / 8,
+            bounds.max_entry_bytes
+        ))),
+        false => Ok(bounds),
+    }
+}
+
+fn visible(at: &Place<'_>, value: &Value, lengths: RangeInclusive<usize>) -> Read<String> {
+    let wanted = format!("{} to {} visible ASCII characters", lengths.start(), lengths.end());
+    at.text(value, &wanted, |text| is_visible(text, &lengths)).map(str::to_owned)
+}
+
+fn is_visible(text: &str, lengths: &RangeInclusive<usize>) -> bool {
+    lengths.contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+/// Reads `secrets`: the key of names, and those of stored responses.
+fn secrets(at: &Place<'_>, value: &Value, env: Environment<'_>) -> Read<(Option<Vec<u8>>, Vec<EncryptionKey>)> {
+    at.object(value, |fields| {
+        let hash_key = fields.read("hash_key", None, |at, value| secret(at, value, env).map(Some))?;
+        let encryption = fields.read("encryption", Vec::new(), |at, value| {
+            let keys = at.filled_list(value, |at, value| encryption_key(at, value, env))?;
+            for (index, key) in keys.iter().enumerate() {
+                if keys.iter().take(index).any(|other| other.id == key.id) {
+                    return Err(at.item(index).member("id").error("is the id of another key too"));
+                }
+            }
+            Ok(keys)
+        })?;
+        Ok((hash_key, encryption))
+    })
+}
+
+fn encryption_key(at: &Place<'_>, value: &Value, env: Environment<'_>) -> Read<EncryptionKey> {
+    at.object(value, |fields| {
+        Ok(EncryptionKey {
+            id: fields.required("id", |at, value| visible(at, value, 1..=32))?,
+            key: fields.required("key", |at, value| {
+                let text = secret(at, value, env)?;
+                let mut key = [0; 32];
+                match Base64::decode(text.trim_ascii(), &mut key).map(<[u8]>::len) {
+                    Ok(32) => Ok(key),
+                    _ => Err(at.error("must be 32 bytes in base64: openssl rand -base64 32")),
+                }
+            })?,
+        })
+    })
 }
 
 /// Reads a secret that stands here or, better, in the environment.
-fn secret(at: &Place<'_>, value: &Value, env: &dyn Fn(&str) -> Option<String>) -> Read<Vec<u8>> {
+fn secret(at: &Place<'_>, value: &Value, env: Environment<'_>) -> Read<Vec<u8>> {
     let text = match value {
         Value::Object(_) => at.object(value, |fields| {
             fields.required("env", |at, value| {
@@ -75,30 +190,29 @@ fn secret(at: &Place<'_>, value: &Value, env: &dyn Fn(&str) -> Option<String>) -
 }
 
 fn problem_base(at: &Place<'_>, value: &Value) -> Read<String> {
-    let fits = |text: &str| !text.is_empty() && text.len() <= 1024 && text.bytes().all(|byte| byte.is_ascii_graphic());
-    at.text(value, "1 to 1024 visible ASCII characters", fits).map(str::to_owned)
+    visible(at, value, 1..=1024)
 }
 
 /// Reads one of `rules`; the document's own policy is given as it was written and as it was read.
-fn rule(at: &Place<'_>, value: &Value, defaults: &Value, common: &Rc<Policy>) -> Read<Rule> {
+fn rule(at: &Place<'_>, value: &Value, defaults: &Value, common: &Rc<Policy>, frame: &Frame) -> Read<Rule> {
     at.object(value, |fields| {
         Ok(Rule {
             name: fields.read("name", at.to_string().trim_start_matches('/').to_owned(), plain)?,
             matches: fields.nested("match", Match::read)?,
             policy: fields.read("policy", common.clone(), |at, patch| {
                 // By itself first: so each value of the patch is judged, and warned of, where it was written.
-                policy(&at.as_patch(), patch, patch, &common.problem_base)?;
+                policy(&at.as_patch(), patch, patch, frame)?;
                 let mut merged = defaults.clone();
                 merge(&mut merged, patch);
                 let said_before = RefCell::default();
-                Ok(Rc::new(policy(&at.warning_to(&said_before), &merged, patch, &common.problem_base)?))
+                Ok(Rc::new(policy(&at.warning_to(&said_before), &merged, patch, frame)?))
             })?,
         })
     })
 }
 
 /// Reads a policy. `written` is the part of it that was written here, for contradictions to point at.
-fn policy(at: &Place<'_>, value: &Value, written: &Value, problem_base: &str) -> Read<Policy> {
+fn policy(at: &Place<'_>, value: &Value, written: &Value, frame: &Frame) -> Read<Policy> {
     let policy = at.object(value, |fields| {
         Ok(Policy {
             mode: fields.read("mode", Mode::Enforce, |at, value| {
@@ -119,13 +233,16 @@ fn policy(at: &Place<'_>, value: &Value, written: &Value, problem_base: &str) ->
             })?,
             lease_ms: fields.read("lease_ms", 60_000, |at, value| at.whole(value, 1000..=DAY_MS))?,
             max_running_ms: fields.read("max_running_ms", 300_000, |at, value| at.whole(value, 1000..=DAY_MS))?,
-            ttl_ms: 1000 * fields.read("ttl_s", 1800, |at, value| at.whole(value, 1..=YEAR_S))?,
+            ttl_ms: 1000 * fields.read("ttl_s", frame.ttl_s, |at, value| at.whole(value, 1..=YEAR_S))?,
             max_request_bytes: fields.read("max_request_bytes", 524_288, |at, value| at.whole(value, 1..=64 * MIB))?,
             max_response_bytes: fields
                 .read("max_response_bytes", 524_288, |at, value| at.whole(value, 1..=64 * MIB))?,
             outcomes: fields.nested("outcomes", outcomes)?,
+            save: fields.read("save", Save::BeforeReply, |at, value| {
+                at.choice(value, &[("before_reply", Save::BeforeReply), ("after_reply", Save::AfterReply)])
+            })?,
             statuses: fields.read("statuses", Statuses::classic(), statuses)?,
-            problem_base: problem_base.to_owned(),
+            problem_base: frame.problem_base.clone(),
             expose_cors: fields.read("expose_cors", false, flag)?,
         })
     })?;
@@ -302,12 +419,18 @@ fn statuses(at: &Place<'_>, value: &Value) -> Read<Statuses> {
     })
 }
 
-/// A table that no response of the allowed size fits would keep none of them.
-fn refuse_bodies_that_never_fit(at: &Place<'_>, config: &Config) -> Read<()> {
+/// A table that no response of the allowed size fits would keep none of them, and Envoy does not carry a larger one
+/// back from Redis than it takes from a callout.
+fn refuse_bodies_that_never_fit(store: &Place<'_>, config: &Config) -> Read<()> {
     let largest = config.rules.iter().map(|rule| rule.policy.max_response_bytes).max().unwrap_or(0);
-    match config.max_bytes < largest {
-        true => Err(at.error(format_args!("must be at least max_response_bytes ({largest}), is {}", config.max_bytes))),
-        false => Ok(()),
+    match config.store {
+        Store::Local { max_bytes } if max_bytes < largest => Err(store
+            .member("max_bytes")
+            .error(format_args!("must be at least max_response_bytes ({largest}), is {max_bytes}"))),
+        Store::Redis(_) if largest > REDIS_RESPONSE_MAX => Err(store.error(format_args!(
+            "carries responses of at most {REDIS_RESPONSE_MAX} bytes in Redis, and max_response_bytes is {largest}"
+        ))),
+        _ => Ok(()),
     }
 }
 
@@ -328,6 +451,10 @@ const CLASSES: [&str; 4] = ["2xx", "3xx", "4xx", "5xx"];
 /// In the order of [`Outcomes::endings`].
 const ENDINGS: [&str; 4] = ["disconnect", "reset", "timeout", "unsent"];
 
+/// Envoy gives up a callout whose response is over 32 MiB.
+const REDIS_RESPONSE_MAX: u64 = 16 * MIB;
 const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+const DAY_S: u64 = 24 * 60 * 60;
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 const YEAR_S: u64 = 365 * 24 * 60 * 60;

@@ -16,14 +16,88 @@ pub use walk::ConfigError;
 /// The whole document.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Bound of the embedded store's table, in bytes of records.
-    pub max_bytes: u64,
+    /// Where records are kept.
+    pub store: Store,
     /// Keys the HMAC that names records; without it names are plain SHA-256.
     pub hash_key: Option<Vec<u8>>,
+    /// Keys of stored responses: the first encrypts, all decrypt. Without any they are kept in clear.
+    pub encryption: Vec<EncryptionKey>,
     /// Tried in order; the first that matches decides.
     pub rules: Vec<Rule>,
     /// Risky but legal settings, one sentence each with the place in front.
     pub warnings: Vec<String>,
+}
+
+/// `store`: where records are kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Store {
+    /// In this Envoy, in a table of at most so many bytes of records.
+    Local {
+        /// The bound.
+        max_bytes: u64,
+    },
+    /// In Redis behind HTTP, shared by all gateways.
+    Redis(Box<Redis>),
+}
+
+/// `store` with `"type": "redis"`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Redis {
+    /// The Envoy cluster of the HTTP service.
+    pub cluster: String,
+    /// `:authority` of the calls.
+    pub authority: String,
+    /// In front of the path of every call; begins and ends with a slash.
+    pub path: String,
+    /// Value of the `authorization` header.
+    pub authorization: Option<String>,
+    /// How long one call may take.
+    pub timeout_ms: u64,
+    /// Tries of one operation within the request's path.
+    pub attempts: u32,
+    /// In front of every Redis key.
+    pub prefix: String,
+    /// Whether one call may carry many operations.
+    pub batching: bool,
+    /// When operations fail at once.
+    pub breaker: Breaker,
+    /// What this Envoy remembers of the store.
+    pub cache: Option<CacheBounds>,
+}
+
+/// `store.breaker`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Breaker {
+    /// After so many transport failures in a row,
+    pub failures: u32,
+    /// for so long.
+    pub open_ms: u64,
+}
+
+/// `store.cache`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CacheBounds {
+    /// Bytes of all entries.
+    pub max_bytes: u64,
+    /// Bytes of one response.
+    pub max_entry_bytes: u64,
+    /// How long an entry counts.
+    pub ttl_ms: u64,
+}
+
+/// One of `secrets.encryption`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct EncryptionKey {
+    /// Stands in every record that this key encrypted.
+    pub id: String,
+    /// Of XChaCha20-Poly1305.
+    pub key: [u8; 32],
+}
+
+impl std::fmt::Debug for EncryptionKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "EncryptionKey({})", self.id)
+    }
 }
 
 /// One entry of `rules`.
@@ -68,6 +142,8 @@ pub struct Policy {
     pub max_response_bytes: u64,
     /// What becomes of the key, by what came back.
     pub outcomes: Outcomes,
+    /// When the client gets a response that is to be stored.
+    pub save: Save,
     /// Status of each answer of the gateway itself.
     pub statuses: Statuses,
     /// Prefix of problem types; the document's `problem_base`.
@@ -184,6 +260,15 @@ pub enum OnTooLarge {
     Bypass,
     /// The answer is `body-too-large`.
     Reject,
+}
+
+/// `save`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Save {
+    /// At once; a crash right then forgets a success that the client saw.
+    AfterReply,
+    /// When the store has it.
+    BeforeReply,
 }
 
 /// What becomes of a key when its execution is over.

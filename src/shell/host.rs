@@ -5,6 +5,7 @@
 #![expect(unsafe_code, reason = "the host's functions are foreign, and hand over memory that they had us allocate")]
 
 use std::ptr::null_mut;
+use std::time::Duration;
 
 use crate::event::Failure;
 use crate::message::Headers;
@@ -19,6 +20,8 @@ pub enum Map {
     Request = 0,
     /// Legal in response headers, and until the response is let go.
     Response = 2,
+    /// Legal in the root's callback about a callout.
+    CallResponse = 6,
 }
 
 /// Which buffer.
@@ -29,6 +32,8 @@ pub enum Buffer {
     RequestBody = 0,
     /// Legal in response body and trailers.
     ResponseBody = 1,
+    /// Legal in the root's callback about a callout.
+    CallResponseBody = 4,
     /// Legal in the root's configure callback.
     PluginConfiguration = 7,
 }
@@ -53,6 +58,8 @@ pub enum Metric {
     Counter = 0,
     /// Goes up and down.
     Gauge = 1,
+    /// Is told one value after another.
+    Histogram = 2,
 }
 
 const OK: u32 = 0;
@@ -61,6 +68,8 @@ const CAS_MISMATCH: u32 = 8;
 /// A version no cell has: makes `proxy_set_shared_data` an insert-if-absent, because Envoy looks at the version only
 /// where there is a value.
 const NO_VERSION: u32 = u32::MAX;
+/// The version that makes it write whatever was there.
+const ANY_VERSION: u32 = 0;
 const MONOTONIC: u32 = 1;
 
 #[link(wasm_import_module = "env")]
@@ -74,7 +83,9 @@ unsafe extern "C" {
     ) -> u32;
     fn proxy_continue_stream(stream: u32) -> u32;
     fn proxy_define_metric(kind: u32, name: *const u8, name_len: usize, id: *mut u32) -> u32;
+    fn proxy_dequeue_shared_queue(queue: u32, data: *mut *mut u8, size: *mut usize) -> u32;
     fn proxy_done() -> u32;
+    fn proxy_enqueue_shared_queue(queue: u32, data: *const u8, len: usize) -> u32;
     fn proxy_get_buffer_bytes(buffer: u32, start: usize, len: usize, data: *mut *mut u8, size: *mut usize) -> u32;
     fn proxy_get_header_map_pairs(map: u32, data: *mut *mut u8, size: *mut usize) -> u32;
     fn proxy_get_header_map_value(
@@ -94,6 +105,7 @@ unsafe extern "C" {
     ) -> u32;
     fn proxy_increment_metric(id: u32, offset: i64) -> u32;
     fn proxy_log(level: u32, text: *const u8, len: usize) -> u32;
+    fn proxy_register_shared_queue(name: *const u8, name_len: usize, queue: *mut u32) -> u32;
     fn proxy_record_metric(id: u32, value: u64) -> u32;
     fn proxy_remove_header_map_value(map: u32, name: *const u8, name_len: usize) -> u32;
     fn proxy_replace_header_map_value(
@@ -125,12 +137,17 @@ unsafe extern "C" {
     fn random_get(buffer: *mut u8, len: usize) -> u32;
 }
 
-/// Milliseconds of a clock that all workers share and that never goes back.
-pub fn monotonic_ms() -> u64 {
+/// Microseconds of a clock that all workers share and that never goes back.
+pub fn monotonic_us() -> u64 {
     let mut nanoseconds = 0;
     // SAFETY: the host writes one u64 where we point.
     unsafe { clock_time_get(MONOTONIC, 0, &raw mut nanoseconds) };
-    nanoseconds / 1_000_000
+    nanoseconds / 1000
+}
+
+/// Milliseconds of the same clock.
+pub fn monotonic_ms() -> u64 {
+    monotonic_us() / 1000
 }
 
 /// Bytes from the host's own generator of random numbers, which cannot fail: its only error is an address that is none.
@@ -226,10 +243,7 @@ pub fn send_local_response(status: u16, headers: &Headers, body: &[u8], details:
 
 /// Lets go of the message held in this direction. Legal outside the callbacks of that message.
 pub fn continue_stream(map: Map) {
-    let stream = match map {
-        Map::Request => 0,
-        Map::Response => 1,
-    };
+    let stream = if map == Map::Request { 0 } else { 1 };
     // SAFETY: no memory is involved.
     unsafe { proxy_continue_stream(stream) };
 }
@@ -272,6 +286,38 @@ pub fn record_metric(id: u32, value: u64) {
     unsafe { proxy_record_metric(id, value) };
 }
 
+/// Sends an HTTP request and gives its token; none where the host refuses, because the cluster is unknown or empty.
+/// Legal in the root's callbacks: from anywhere else the SDK would look for the caller when the response comes.
+pub fn http_call(cluster: &str, headers: Vec<(&str, &str)>, body: &[u8], timeout_ms: u64) -> Option<u32> {
+    let timeout = Duration::from_millis(timeout_ms);
+    proxy_wasm::hostcalls::dispatch_http_call(cluster, headers, Some(body), Vec::new(), timeout).ok()
+}
+
+/// A queue whose bell wakes the root that registered its name last.
+pub struct Bell(u32);
+
+impl Bell {
+    /// Registers a queue for the root whose callback this is; none where the host refuses.
+    pub fn register(name: &str) -> Option<Self> {
+        let mut queue = 0;
+        // SAFETY: the host reads the name as long as we say it is, and writes one u32 where we point.
+        let status = unsafe { proxy_register_shared_queue(name.as_ptr(), name.len(), &raw mut queue) };
+        (status == OK).then_some(Bell(queue))
+    }
+
+    /// Has the root called once what is being done now is done.
+    pub fn ring(&self) {
+        // SAFETY: no byte is read.
+        unsafe { proxy_enqueue_shared_queue(self.0, [].as_ptr(), 0) };
+    }
+
+    /// Takes one ring off the queue.
+    pub fn hear(&self) {
+        // SAFETY: as `take` wants it.
+        take(|data, size| unsafe { proxy_dequeue_shared_queue(self.0, data, size) });
+    }
+}
+
 /// Envoy's shared data: one map for all workers of one Envoy.
 pub struct SharedData;
 
@@ -292,13 +338,20 @@ impl Cells for SharedData {
     }
 
     fn swap(&self, key: &[u8], value: &[u8], version: Option<u32>) -> Result<bool, Failure> {
-        let version = version.unwrap_or(NO_VERSION);
-        // SAFETY: the host reads as many bytes as we say are there.
-        match unsafe { proxy_set_shared_data(key.as_ptr(), key.len(), value.as_ptr(), value.len(), version) } {
-            OK => Ok(true),
-            CAS_MISMATCH => Ok(false),
-            _ => Err(Failure::Host),
-        }
+        set_shared_data(key, value, version.unwrap_or(NO_VERSION))
+    }
+
+    fn put(&self, key: &[u8], value: &[u8]) -> Result<(), Failure> {
+        set_shared_data(key, value, ANY_VERSION).map(|_| ())
+    }
+}
+
+fn set_shared_data(key: &[u8], value: &[u8], version: u32) -> Result<bool, Failure> {
+    // SAFETY: the host reads as many bytes as we say are there.
+    match unsafe { proxy_set_shared_data(key.as_ptr(), key.len(), value.as_ptr(), value.len(), version) } {
+        OK => Ok(true),
+        CAS_MISMATCH => Ok(false),
+        _ => Err(Failure::Host),
     }
 }
 

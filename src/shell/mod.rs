@@ -5,6 +5,8 @@
 
 mod host;
 
+mod calls;
+
 mod root;
 
 mod http;

@@ -4,22 +4,26 @@
 //! It does not know what an exchange decides; it feeds events and carries out acts.
 
 use std::cell::RefCell;
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::rc::Rc;
 
 use proxy_wasm::traits::{Context, HttpContext, RootContext};
 use proxy_wasm::types::ContextType;
 
-use crate::config::{Config, Mode};
-use crate::digest::{Digest, HashKey};
+use crate::config::{Config, Mode, Store as StoreConfig};
+use crate::digest::{Digest, hex};
 use crate::event::{Event, Failure};
-use crate::exchange::Exchange;
+use crate::exchange::{Exchange, Secrets};
 use crate::gateway::{Act, Gateway, Side};
 use crate::message::{Edit, RequestHead};
 use crate::record::{Owner, UpstreamKey};
+use crate::shell::calls::Calls;
 use crate::shell::host::{self, Buffer, Level, Map, Metric, SharedData};
 use crate::shell::http::Door;
 use crate::step::{Count, Flow, Remark};
+use crate::store::Store;
+use crate::store::cache::Cache;
+use crate::store::client::{Client, Limits, Nonce, Reply};
 use crate::store::local::{Cells, Table};
 
 /// How often the root looks at what is due.
@@ -49,21 +53,24 @@ pub struct Root {
 /// What all streams of one plugin in one worker share.
 pub struct Worker {
     config: Config,
-    hash_key: Option<HashKey>,
-    table: Table<SharedData>,
-    gateway: Gateway,
+    secrets: Rc<Secrets>,
+    gateway: Gateway<SharedData>,
+    /// None with the embedded store.
+    calls: Option<Calls>,
     /// Messages held in their heads, until the host has shown one body to a filter that does so.
     unseen: HashMap<u32, Unseen>,
     counters: HashMap<(Count, bool), u32>,
     entropy: Entropy,
-    running: RunningGauge,
+    running: SharedGauge,
+    outbox: SharedGauge,
     store_bytes: Option<u32>,
     /// Whether the host has shown a body to a filter that paused in the headers.
     shows_bodies: bool,
     /// When each failure of the store was logged last.
     said_ms: HashMap<Failure, u64>,
     ticks: u32,
-    draining: bool,
+    /// Once the plugin is to go: until when it may stay for what it has under way.
+    drains_until_ms: Option<u64>,
 }
 
 /// A message held in its head.
@@ -91,7 +98,7 @@ impl Entropy {
 }
 
 /// A gauge that all workers share, told only of this worker's differences.
-struct RunningGauge {
+struct SharedGauge {
     id: Option<u32>,
     told: i64,
 }
@@ -117,8 +124,16 @@ impl Context for Root {
         let Some(worker) = &self.worker else { return true };
         let mut worker = worker.borrow_mut();
         worker.tell_gauges();
-        worker.draining = !worker.gateway.is_idle();
-        !worker.draining
+        // At most one lease: what is still owed then is another's to find out.
+        let leases = worker.config.rules.iter().map(|rule| rule.policy.lease_ms);
+        worker.drains_until_ms = Some(host::monotonic_ms() + leases.max().unwrap_or(0));
+        worker.is_drained()
+    }
+
+    fn on_http_call_response(&mut self, token: u32, headers: usize, body_size: usize, _trailers: usize) {
+        if let Some(worker) = &self.worker {
+            worker.borrow_mut().call_ended(token, headers > 0, body_size);
+        }
     }
 }
 
@@ -142,9 +157,16 @@ impl RootContext for Root {
         let mut worker = worker.borrow_mut();
         worker.tick();
         host::set_effective_context(self.id);
-        if worker.draining && worker.gateway.is_idle() {
-            worker.draining = false;
+        if worker.drains_until_ms.is_some() && worker.is_drained() {
+            worker.drains_until_ms = None;
+            worker.tell_gauges();
             host::done();
+        }
+    }
+
+    fn on_queue_ready(&mut self, _queue: u32) {
+        if let Some(worker) = &self.worker {
+            worker.borrow_mut().was_rung_for();
         }
     }
 
@@ -162,8 +184,19 @@ impl Worker {
         let config = Config::parse(document, &|name| std::env::var(name).ok()).map_err(|error| error.to_string())?;
         let plugin = host::property(&["plugin_name"]).unwrap_or_default();
         let mut entropy = Entropy::default();
-        let table = Table::open(SharedData, &plugin, config.max_bytes, u64::from_le_bytes(entropy.draw()))
-            .map_err(|failure| format!("the embedded store cannot be opened: {}", failure.as_str()))?;
+        let (store, calls) = match &config.store {
+            StoreConfig::Local { max_bytes } => {
+                let table = Table::open(SharedData, &plugin, *max_bytes, u64::from_le_bytes(entropy.draw()));
+                let refused = |failure: Failure| format!("the embedded store cannot be opened: {}", failure.as_str());
+                (Store::Embedded(table.map_err(refused)?), None)
+            }
+            StoreConfig::Redis(redis) => {
+                let whose = format!("{} {} {}", redis.cluster, redis.path, redis.prefix);
+                let cache = redis.cache.map(|bounds| Cache::new(SharedData, &plugin, &whose, bounds));
+                let store = Store::Remote(Client::new(Limits::new(redis)), cache);
+                (store, Some(Calls::new(redis, &hex(&entropy.draw::<16>()))?))
+            }
+        };
         warn_once(&config, &plugin, document);
         let observes = config.rules.iter().any(|rule| rule.policy.mode == Mode::Observe);
         let counts = Count::all().into_iter().flat_map(|count| [(count, false), (count, true)]);
@@ -174,21 +207,22 @@ impl Worker {
                 Some(((count, observed), id))
             })
             .collect();
-        let running = RunningGauge { id: host::define_metric(Metric::Gauge, "idempotency_running"), told: 0 };
+        let gauge = |name| SharedGauge { id: host::define_metric(Metric::Gauge, name), told: 0 };
         Ok(Worker {
-            hash_key: config.hash_key.as_deref().map(HashKey::new),
+            secrets: Rc::new(Secrets::new(&config)),
             config,
-            table,
-            gateway: Gateway::new(None),
+            gateway: Gateway::new(store),
+            calls,
             unseen: HashMap::new(),
             counters,
             entropy,
-            running,
+            running: gauge("idempotency_running"),
+            outbox: gauge("idempotency_outbox"),
             store_bytes: host::define_metric(Metric::Gauge, "idempotency_store_bytes"),
             shows_bodies: false,
             said_ms: HashMap::new(),
             ticks: 0,
-            draining: false,
+            drains_until_ms: None,
         })
     }
 
@@ -208,7 +242,7 @@ impl Worker {
         let metadata =
             |namespace: &str, key: &str| host::property(&["xds", "route_metadata", "filter_metadata", namespace, key]);
         let policy = Rc::clone(&self.config.rule_for(&head, &metadata)?.policy);
-        self.gateway.begin(id, Exchange::new(policy, self.hash_key.clone()));
+        self.gateway.begin(id, Exchange::new(policy, Rc::clone(&self.secrets)));
         let now_ms = host::monotonic_ms();
         let event = Event::RequestHeaders {
             now_ms,
@@ -254,20 +288,60 @@ impl Worker {
     /// Feeds one event about the message in hand, and tells whether that message goes on.
     pub fn feed(&mut self, id: u32, event: Event<'_>, now_ms: u64) -> Verdict {
         let acts = self.gateway.feed(id, event, now_ms);
-        self.carry_out(acts, Some(id), now_ms)
+        let verdict = self.carry_out(acts, Some(id), now_ms);
+        // Calls belong to the root: they are sent when it is its turn.
+        let waits = self.gateway.store().client().is_some_and(|client| client.may_call(now_ms));
+        if let Some(calls) = self.calls.as_mut().filter(|_| waits) {
+            calls.ring();
+        }
+        verdict
+    }
+
+    /// Sends what waits, after a stream has rung for it.
+    fn was_rung_for(&mut self) {
+        if let Some(calls) = &mut self.calls {
+            calls.hear();
+        }
+        self.send(host::monotonic_ms());
+    }
+
+    /// Takes what came back from a call; the next one goes out before anybody is told.
+    fn call_ended(&mut self, token: u32, responded: bool, body_size: usize) {
+        let now_ms = host::monotonic_ms();
+        let Some((batch, reply)) = self.calls.as_mut().and_then(|calls| calls.ended(token, responded, body_size))
+        else {
+            return;
+        };
+        let acts = self.gateway.replied(batch, reply, now_ms);
+        self.send(now_ms);
+        self.carry_out(acts, None, now_ms);
+        self.send(now_ms);
+    }
+
+    /// Sends as many calls as may be under way at once. Called in the root's callbacks.
+    fn send(&mut self, now_ms: u64) {
+        let Some(calls) = &mut self.calls else { return };
+        let mut acts = Vec::new();
+        while let Some(batch) = self.gateway.next_batch(now_ms, || Nonce(self.entropy.draw())) {
+            let id = batch.id;
+            if calls.send(batch) {
+                acts.push(Act::Count { count: Count::StoreCall, observed: false });
+            } else {
+                acts.extend(self.gateway.replied(id, Reply::Failed(Failure::Transport), now_ms));
+            }
+        }
+        self.carry_out(acts, None, now_ms);
+    }
+
+    fn is_drained(&self) -> bool {
+        self.gateway.is_idle() || self.drains_until_ms.is_some_and(|until| until <= host::monotonic_ms())
     }
 
     /// Carries out acts in order, and tells whether the message in hand, of the stream `in_hand`, goes on.
     fn carry_out(&mut self, acts: Vec<Act>, in_hand: Option<u32>, now_ms: u64) -> Verdict {
         let mut verdict = Verdict::Goes;
-        let mut acts = VecDeque::from(acts);
-        while let Some(act) = acts.pop_front() {
+        for act in acts {
             match act {
-                Act::Ask { exchange, call } => {
-                    let asked = call.operation.asked();
-                    let answer = self.table.apply(call, now_ms);
-                    acts.extend(self.gateway.answered(exchange, asked, answer, now_ms));
-                }
                 Act::Count { count, observed } => self.count(count, observed),
                 Act::Flow { exchange, side, flow } if in_hand == Some(exchange) => verdict = let_flow(side, flow),
                 Act::Flow { exchange, side, flow } => {
@@ -307,7 +381,10 @@ impl Worker {
         if !self.shows_bodies {
             self.find_unshown(now_ms);
         }
-        self.table.sweep(SWEEP_STEPS, now_ms);
+        if let Some(table) = self.gateway.store().table() {
+            table.sweep(SWEEP_STEPS, now_ms);
+        }
+        self.send(now_ms);
         self.ticks = self.ticks.wrapping_add(1);
         self.tell_gauges();
     }
@@ -338,15 +415,16 @@ impl Worker {
 
     fn tell_gauges(&mut self) {
         self.running.tell(self.gateway.running() as i64);
+        self.outbox.tell(self.gateway.store().client().map_or(0, Client::owed) as i64);
         if self.ticks.is_multiple_of(GAUGE_TICKS)
-            && let Some(gauge) = self.store_bytes
+            && let (Some(gauge), Some(table)) = (self.store_bytes, self.gateway.store().table())
         {
-            host::record_metric(gauge, self.table.bytes());
+            host::record_metric(gauge, table.bytes());
         }
     }
 }
 
-impl RunningGauge {
+impl SharedGauge {
     fn tell(&mut self, now: i64) {
         if let Some(id) = self.id
             && now != self.told

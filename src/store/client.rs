@@ -14,6 +14,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::rc::Rc;
 
+use crate::config::Redis;
 use crate::event::{Asked, Failure, Verdict};
 use crate::key::Name;
 use crate::mutant::{self, Mutant};
@@ -46,6 +47,24 @@ pub struct Limits {
     pub breaker_open_ms: u64,
 }
 
+impl Limits {
+    /// As the operator's document has them.
+    pub fn new(redis: &Redis) -> Self {
+        Limits {
+            attempts: redis.attempts,
+            timeout_ms: redis.timeout_ms,
+            // Two calls take turns: while one is under way, the next one fills.
+            max_calls: if redis.batching { 2 } else { 128 },
+            max_batch: if redis.batching { 64 } else { 1 },
+            max_batch_bytes: 1 << 20,
+            max_queued: 4096,
+            max_owed_bytes: 16 << 20,
+            breaker_failures: redis.breaker.failures,
+            breaker_open_ms: redis.breaker.open_ms,
+        }
+    }
+}
+
 /// One call to the store: operations in order, each with its nonce.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Batch {
@@ -64,13 +83,15 @@ pub enum Reply {
     Failed(Failure),
 }
 
-/// An answer for the exchange that asked.
+/// What came of an operation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Told {
-    /// Which exchange.
-    pub exchange: u32,
-    /// What it had asked.
-    pub asked: Asked,
+    /// Who had asked; none where nobody waits for it any more.
+    pub exchange: Option<u32>,
+    /// What was asked.
+    pub call: Rc<Call>,
+    /// When.
+    pub asked_ms: u64,
     /// The answer.
     pub verdict: Verdict,
 }
@@ -95,11 +116,25 @@ pub struct Client {
 struct Job {
     asker: Asker,
     call: Rc<Call>,
+    /// When it was asked for.
+    asked_ms: u64,
     tries_left: u32,
+    /// Whether a try of it may have been heard although it brought no answer.
+    in_doubt: bool,
     /// Not to be sent before.
     due_ms: u64,
     /// Not to wait in the queue any longer.
     until_ms: u64,
+}
+
+impl Job {
+    fn told(self, verdict: Verdict) -> Told {
+        let exchange = match self.asker {
+            Asker::Exchange(exchange) => Some(exchange),
+            Asker::Outbox(_) => None,
+        };
+        Told { exchange, call: self.call, asked_ms: self.asked_ms, verdict }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -164,13 +199,12 @@ impl Client {
     }
 
     /// Takes an operation; the answer comes later, or at once when it is clear.
-    pub fn submit(&mut self, exchange: u32, call: Call, now_ms: u64) -> Option<Told> {
+    pub fn submit(&mut self, exchange: u32, call: Rc<Call>, now_ms: u64) -> Option<Told> {
         let asked = call.operation.asked();
-        let told = |verdict| Some(Told { exchange, asked, verdict });
         if asked == Asked::Claim
             && let Some(verdict) = self.in_the_way(&call)
         {
-            return told(verdict);
+            return Some(Told { exchange: Some(exchange), call, asked_ms: now_ms, verdict });
         }
         let failure = if self.is_open(now_ms) {
             Failure::Breaker
@@ -180,28 +214,28 @@ impl Client {
             let tries_left = self.limits.attempts;
             let until_ms = now_ms + 2 * u64::from(tries_left) * self.limits.timeout_ms;
             let asker = Asker::Exchange(exchange);
-            self.queue.push_back(Job { asker, call: Rc::new(call), tries_left, due_ms: now_ms, until_ms });
+            let (asked_ms, due_ms) = (now_ms, now_ms);
+            self.queue.push_back(Job { asker, call, asked_ms, tries_left, in_doubt: false, due_ms, until_ms });
             return None;
         };
         if matches!(asked, Asked::Mark | Asked::Settle) {
-            self.owe_unheard(Rc::new(call), now_ms);
+            self.owe_unheard(Rc::clone(&call), now_ms);
         }
-        told(Verdict::Failed(failure))
+        Some(Told { exchange: Some(exchange), call, asked_ms: now_ms, verdict: Verdict::Failed(failure) })
     }
 
     /// The next call to send, if one may be sent and anything waits; what is owed goes first.
     pub fn next_batch(&mut self, now_ms: u64, mut nonce: impl FnMut() -> Nonce) -> Option<Batch> {
-        let probing = self.open_until_ms.is_some();
-        let may_call = if probing { self.under_way.is_empty() } else { self.under_way.len() < self.limits.max_calls };
-        if self.is_open(now_ms) || !may_call {
+        if !self.has_line(now_ms) {
             return None;
         }
         for (id, owed) in self.owed.iter_mut().rev().filter(|(_, owed)| !owed.trying && owed.due_ms <= now_ms) {
             owed.trying = true;
             let (asker, call) = (Asker::Outbox(*id), Rc::clone(&owed.call));
-            self.queue.push_front(Job { asker, call, tries_left: 1, due_ms: now_ms, until_ms: u64::MAX });
+            let (asked_ms, due_ms, until_ms) = (now_ms, now_ms, u64::MAX);
+            self.queue.push_front(Job { asker, call, asked_ms, tries_left: 1, in_doubt: false, due_ms, until_ms });
         }
-        let room = if probing { 1 } else { self.limits.max_batch };
+        let room = if self.open_until_ms.is_some() { 1 } else { self.limits.max_batch };
         let (mut jobs, mut left, mut bytes) = (Vec::new(), VecDeque::new(), 0);
         for job in self.queue.drain(..) {
             let size = size(&job.call);
@@ -232,7 +266,10 @@ impl Client {
                 answers.into_iter()
             }
             Reply::Failed(failure) => {
-                self.transport_failed(now_ms);
+                match failure.is_transport() {
+                    true => self.transport_failed(now_ms),
+                    false => (self.failures_in_row, self.open_until_ms) = (0, None),
+                }
                 let jobs = sent.jobs.into_iter();
                 return jobs.filter_map(|(nonce, job)| self.failed(nonce, job, failure, now_ms)).collect();
             }
@@ -240,10 +277,14 @@ impl Client {
         let mut told = Vec::new();
         for (nonce, job) in sent.jobs {
             told.extend(match answers.next() {
+                Some((echoed, Verdict::Deferred)) if is_echo(echoed, nonce) => {
+                    self.queue.push_front(job);
+                    None
+                }
                 Some((echoed, Verdict::Failed(failure))) if is_echo(echoed, nonce) => {
                     self.failed(nonce, job, failure, now_ms)
                 }
-                Some((echoed, verdict)) if is_echo(echoed, nonce) => self.answered(job, verdict, now_ms),
+                Some((echoed, verdict)) if is_echo(echoed, nonce) => Some(self.answered(job, verdict, now_ms)),
                 // An answer to another question, to another try, or none.
                 _ => self.failed(nonce, job, Failure::Nonce, now_ms),
             });
@@ -264,7 +305,7 @@ impl Client {
         let over: VecDeque<Job> = over;
         self.queue = left;
         let failure = if is_open { Failure::Breaker } else { Failure::Queue };
-        told.extend(over.into_iter().filter_map(|job| self.gave_up(job, failure, now_ms)));
+        told.extend(over.into_iter().map(|job| self.gave_up(job, failure, now_ms)));
         let gone: Vec<u64> = self.owed.iter().filter(|(_, owed)| owed.until_ms <= now_ms).map(|(id, _)| *id).collect();
         gone.into_iter().for_each(|id| self.forget(id));
         let owed = &self.owed;
@@ -275,6 +316,11 @@ impl Client {
     /// How many operations the store must still hear of.
     pub fn owed(&self) -> usize {
         self.owed_by_name.values().map(Vec::len).sum()
+    }
+
+    /// Whether something waits that may be sent at once.
+    pub fn may_call(&self, now_ms: u64) -> bool {
+        !self.queue.is_empty() && self.has_line(now_ms)
     }
 
     /// How many operations wait to be sent.
@@ -293,9 +339,10 @@ impl Client {
     }
 
     /// One try brought no answer: the next, or the end.
-    fn failed(&mut self, nonce: Nonce, job: Job, failure: Failure, now_ms: u64) -> Option<Told> {
+    fn failed(&mut self, nonce: Nonce, mut job: Job, failure: Failure, now_ms: u64) -> Option<Told> {
+        job.in_doubt |= failure.is_doubtful();
         if job.tries_left <= 1 {
-            return self.gave_up(job, failure, now_ms);
+            return Some(self.gave_up(job, failure, now_ms));
         }
         // The nonce is random and has done its work: it spreads the tries of many gateways.
         let [jitter, ..] = nonce.0;
@@ -304,10 +351,9 @@ impl Client {
     }
 
     /// No try brought an answer.
-    fn gave_up(&mut self, job: Job, failure: Failure, now_ms: u64) -> Option<Told> {
-        // A try that was sent may have been heard, whatever became of the next.
-        let was_sent = job.tries_left < self.limits.attempts;
-        let failure = if was_sent && !failure.is_doubtful() { Failure::Timeout } else { failure };
+    fn gave_up(&mut self, job: Job, failure: Failure, now_ms: u64) -> Told {
+        // An earlier try may have been heard, whatever became of the last.
+        let failure = if job.in_doubt && !failure.is_doubtful() { Failure::Timeout } else { failure };
         let asked = job.call.operation.asked();
         match job.asker {
             Asker::Outbox(id) => {
@@ -316,18 +362,16 @@ impl Client {
                     owed.due_ms = now_ms + owed.backoff_ms;
                     owed.backoff_ms = (2 * owed.backoff_ms).min(BACKOFF_MS.1);
                 }
-                None
             }
-            Asker::Exchange(exchange) => {
-                if matches!(asked, Asked::Mark | Asked::Settle) {
-                    self.owe_unheard(job.call, now_ms);
-                }
-                Some(Told { exchange, asked, verdict: Verdict::Failed(failure) })
+            Asker::Exchange(_) if matches!(asked, Asked::Mark | Asked::Settle) => {
+                self.owe_unheard(Rc::clone(&job.call), now_ms);
             }
+            Asker::Exchange(_) => {}
         }
+        job.told(Verdict::Failed(failure))
     }
 
-    fn answered(&mut self, job: Job, verdict: Verdict, now_ms: u64) -> Option<Told> {
+    fn answered(&mut self, job: Job, verdict: Verdict, now_ms: u64) -> Told {
         let asked = job.call.operation.asked();
         let lease_ms = job.call.lease_ms;
         let cause = match job.asker {
@@ -348,14 +392,13 @@ impl Client {
         if let Some(cause) = again {
             self.owe(Rc::clone(&job.call), cause, now_ms, wait_ms);
         }
-        let Asker::Exchange(exchange) = job.asker else { return None };
         let is_refused = !matches!(verdict, Verdict::Granted { .. } | Verdict::Completed { .. });
-        if asked == Asked::Claim && is_refused && job.tries_left < self.limits.attempts {
+        if asked == Asked::Claim && is_refused && job.in_doubt {
             let operation = Operation::Release { keep_fingerprint: false };
             let withdrawal = Call { operation, ..Call::clone(&job.call) };
             self.owe(Rc::new(withdrawal), Cause::LateTries, now_ms, BACKOFF_MS.0);
         }
-        Some(Told { exchange, asked, verdict })
+        job.told(verdict)
     }
 
     /// Puts an operation that no answer came to into the outbox.
@@ -431,6 +474,13 @@ impl Client {
     fn next_id(&mut self) -> u64 {
         self.next_id += 1;
         self.next_id
+    }
+
+    /// Whether one more call may be under way; one alone, a probe, after the breaker was open.
+    fn has_line(&self, now_ms: u64) -> bool {
+        let probing = self.open_until_ms.is_some();
+        let max_calls = if probing { 1 } else { self.limits.max_calls };
+        !self.is_open(now_ms) && self.under_way.len() < max_calls
     }
 
     fn is_open(&self, now_ms: u64) -> bool {

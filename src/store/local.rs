@@ -11,7 +11,7 @@
 //! Bodies leave the ring oldest first, and a record whose body has left says "not replayable". A clock hand goes round
 //! the buckets a few at a time and drops what has expired, and under pressure what was released.
 
-use crate::digest::Digest;
+use crate::digest::{Digest, checksum};
 use crate::event::{Failure, Verdict};
 use crate::key::Name;
 use crate::record::{Corrupt, FORMAT, Input, Record, State};
@@ -31,6 +31,12 @@ pub trait Cells {
     /// # Errors
     /// The host refused the call.
     fn swap(&self, key: &[u8], value: &[u8], version: Option<u32>) -> Result<bool, Failure>;
+
+    /// Writes, whatever was there.
+    ///
+    /// # Errors
+    /// The host refused the call.
+    fn put(&self, key: &[u8], value: &[u8]) -> Result<(), Failure>;
 }
 
 /// The table of one plugin in one Envoy.
@@ -383,7 +389,7 @@ impl<C: Cells> Table<C> {
     fn get(&self, key: &[u8]) -> Result<(Vec<u8>, Option<u32>), Failure> {
         let Some((mut cell, version)) = self.cells.get(key)? else { return Ok((Vec::new(), None)) };
         let (value, seal) = cell.split_last_chunk().ok_or(Failure::Corrupt)?;
-        if seal_of(value) != *seal {
+        if checksum(value) != *seal {
             return Err(Failure::Corrupt);
         }
         cell.truncate(value.len());
@@ -394,7 +400,7 @@ impl<C: Cells> Table<C> {
     fn swap(&self, key: &[u8], value: &[u8], version: Option<u32>) -> Result<bool, Failure> {
         let mut cell = Vec::with_capacity(value.len() + 4);
         cell.extend(value);
-        cell.extend(seal_of(value));
+        cell.extend(checksum(value));
         self.cells.swap(key, &cell, version)
     }
 
@@ -533,11 +539,6 @@ fn put(bucket: &[u8], place: std::ops::Range<usize>, name: &Name, record: &[u8])
     out.extend(record);
     out.extend(bucket.get(place.end..).ok_or(Corrupt)?);
     Ok(out)
-}
-
-/// A checksum under which zeroes are not an empty value.
-fn seal_of(value: &[u8]) -> [u8; 4] {
-    (!crc32fast::hash(value)).to_le_bytes()
 }
 
 /// The place of the body that a record carries.

@@ -8,3 +8,106 @@ pub mod model;
 pub mod local;
 
 pub mod client;
+
+pub mod cache;
+
+pub mod redis;
+
+pub mod webdis;
+
+use std::rc::Rc;
+
+use crate::event::{Asked, Verdict};
+use crate::step::{Call, Operation};
+use cache::Cache;
+use client::{Batch, Client, Nonce, Reply, Told};
+use local::{Cells, Table};
+
+/// The store as one worker reaches it.
+pub enum Store<C> {
+    /// The table in this Envoy, which answers at once.
+    Embedded(Table<C>),
+    /// One that is asked by messages, and what this Envoy remembers of its answers.
+    Remote(Client, Option<Cache<C>>),
+}
+
+/// What came of an operation that was handed to a store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Asking {
+    /// It is answered, by the store or in its place.
+    Answered(Verdict),
+    /// It is answered from what this Envoy remembers.
+    Remembered(Verdict),
+    /// The answer comes later, as [`Told`].
+    Waiting,
+}
+
+impl<C: Cells> Store<C> {
+    /// Hands one operation of one exchange to the store.
+    pub fn ask(&mut self, exchange: u32, call: Call, now_ms: u64) -> Asking {
+        let (client, cache) = match self {
+            Store::Embedded(table) => return Asking::Answered(table.apply(call, now_ms)),
+            Store::Remote(client, cache) => (client, cache),
+        };
+        if let Operation::Claim { .. } = call.operation
+            && let Some(verdict) = cache.as_ref().and_then(|cache| cache.look(&call, now_ms))
+        {
+            return Asking::Remembered(verdict);
+        }
+        match client.submit(exchange, Rc::new(call), now_ms) {
+            Some(told) => Asking::Answered(told.verdict),
+            None => Asking::Waiting,
+        }
+    }
+
+    /// The next call to send, if one may be sent and anything waits.
+    pub fn next_batch(&mut self, now_ms: u64, nonce: impl FnMut() -> Nonce) -> Option<Batch> {
+        match self {
+            Store::Embedded(_) => None,
+            Store::Remote(client, _) => client.next_batch(now_ms, nonce),
+        }
+    }
+
+    /// Takes what came back from a call.
+    pub fn replied(&mut self, batch: u64, reply: Reply, now_ms: u64) -> Vec<Told> {
+        self.hear(now_ms, |client| client.replied(batch, reply, now_ms))
+    }
+
+    /// Ends calls and operations whose time is over.
+    pub fn tick(&mut self, now_ms: u64) -> Vec<Told> {
+        self.hear(now_ms, |client| client.tick(now_ms))
+    }
+
+    /// The client of a store that is asked by messages.
+    pub fn client(&self) -> Option<&Client> {
+        match self {
+            Store::Embedded(_) => None,
+            Store::Remote(client, _) => Some(client),
+        }
+    }
+
+    /// The table of the embedded store.
+    pub fn table(&self) -> Option<&Table<C>> {
+        match self {
+            Store::Embedded(table) => Some(table),
+            Store::Remote(..) => None,
+        }
+    }
+
+    /// Has the cache remember what the client was told.
+    fn hear(&mut self, now_ms: u64, hear: impl FnOnce(&mut Client) -> Vec<Told>) -> Vec<Told> {
+        let Store::Remote(client, cache) = self else { return Vec::new() };
+        let told = hear(client);
+        if let Some(cache) = cache {
+            told.iter().for_each(|told| cache.learn(&told.call, told.asked_ms, &told.verdict, now_ms));
+        }
+        told
+    }
+}
+
+impl Told {
+    /// What the exchange had asked.
+    pub fn asked(&self) -> Asked {
+        self.call.operation.asked()
+    }
+}

@@ -7,7 +7,7 @@ use std::cell::RefCell;
 
 use envoy_idempotency::config::{
     Anonymous, Config, ConfigError, Ending, Fate, FingerprintPolicy, KeyPolicy, Mode, OnCompleted, OnStoreFailure,
-    OnTooLarge, OnUnknown, Outcomes, Part, PathMatch, Policy, Scope, Slug, Statuses, Template,
+    OnTooLarge, OnUnknown, Outcomes, Part, PathMatch, Policy, Scope, Slug, Statuses, Store, Template,
 };
 use envoy_idempotency::message::{Headers, RequestHead};
 
@@ -15,7 +15,7 @@ use envoy_idempotency::message::{Headers, RequestHead};
 fn an_empty_document_is_the_embedded_store_with_every_default() {
     for document in ["", " \r\n\t", "{}", r#"{"store": {}, "secrets": {}, "policy": {}}"#] {
         let config = parse(document).unwrap();
-        assert_eq!(config.max_bytes, 67_108_864);
+        assert_eq!(config.store, Store::Local { max_bytes: 67_108_864 });
         assert_eq!(config.hash_key, None);
         assert_eq!(config.warnings, [""; 0]);
         assert_eq!(config.rules.len(), 1);
@@ -56,7 +56,7 @@ fn an_empty_document_is_the_embedded_store_with_every_default() {
 #[test]
 fn every_field_is_read() {
     let config = parse(WHOLE).unwrap();
-    assert_eq!(config.max_bytes, 134_217_728);
+    assert_eq!(config.store, Store::Local { max_bytes: 134_217_728 });
     assert_eq!(config.hash_key.as_deref(), Some(b"from the environment".as_slice()));
     assert_eq!(config.warnings, [""; 0]);
     assert_eq!(config.rules[0].name, "payments");
@@ -571,8 +571,14 @@ const MISTAKES: &[(&str, &str)] = &[
     (r#"{"a\nb": 1}"#, r#"/a\nb: is not a known field; known here: store, secrets, problem_base, policy, rules"#),
     (r#"{"": 1}"#, r#"/: is not a known field; known here: store, secrets, problem_base, policy, rules"#),
     (r#"{"store": null}"#, r#"/store: must be an object, is null"#),
-    (r#"{"store": {"type": "redis"}}"#, r#"/store/type: must be "local", is "redis""#),
-    (r#"{"store": {"type": 7}}"#, r#"/store/type: must be "local", is 7"#),
+    (r#"{"store": {"type": "disk"}}"#, r#"/store/type: must be "local" or "redis", is "disk""#),
+    (r#"{"store": {"type": "redis"}}"#, r#"/store: must have cluster"#),
+    (r#"{"store": {"cluster": "webdis"}}"#, r#"/store/cluster: is not a known field; known here: type, max_bytes"#),
+    (
+        r#"{"store": {"type": "redis", "cluster": "webdis", "max_bytes": 1048576}}"#,
+        r#"/store/max_bytes: is not a known field; known here: type, cluster, dialect, authority, path, authorization, timeout_ms, attempts, prefix, batching, breaker, cache"#,
+    ),
+    (r#"{"store": {"type": 7}}"#, r#"/store/type: must be "local" or "redis", is 7"#),
     (r#"{"store": {"max_bytes": 0}}"#, r#"/store/max_bytes: must be at least 1048576, is 0"#),
     (r#"{"store": {"max_bytes": 1048575}}"#, r#"/store/max_bytes: must be at least 1048576, is 1048575"#),
     (r#"{"store": {"max_bytes": 17179869185}}"#, r#"/store/max_bytes: must be at most 17179869184, is 17179869185"#),
@@ -611,7 +617,7 @@ const MISTAKES: &[(&str, &str)] = &[
     (r#"{"policy": []}"#, r#"/policy: must be an object, is a list"#),
     (
         r#"{"policy": {"lease": 60000}}"#,
-        r#"/policy/lease: is not a known field; known here: mode, key, scope, fingerprint, on_completed, on_unknown, on_store_failure, on_too_large, lease_ms, max_running_ms, ttl_s, max_request_bytes, max_response_bytes, outcomes, statuses, expose_cors"#,
+        r#"/policy/lease: is not a known field; known here: mode, key, scope, fingerprint, on_completed, on_unknown, on_store_failure, on_too_large, lease_ms, max_running_ms, ttl_s, max_request_bytes, max_response_bytes, outcomes, save, statuses, expose_cors"#,
     ),
     (r#"{"policy": {"mode": "inject"}}"#, r#"/policy/mode: must be "enforce" or "observe" or "off", is "inject""#),
     (r#"{"policy": {"mode": true}}"#, r#"/policy/mode: must be "enforce" or "observe" or "off", is true"#),
@@ -841,7 +847,7 @@ const MISTAKES: &[(&str, &str)] = &[
     ),
     (
         r#"{"rules": [{"policy": {"leese_ms": null}}]}"#,
-        r#"/rules/0/policy/leese_ms: is not a known field; known here: mode, key, scope, fingerprint, on_completed, on_unknown, on_store_failure, on_too_large, lease_ms, max_running_ms, ttl_s, max_request_bytes, max_response_bytes, outcomes, statuses, expose_cors"#,
+        r#"/rules/0/policy/leese_ms: is not a known field; known here: mode, key, scope, fingerprint, on_completed, on_unknown, on_store_failure, on_too_large, lease_ms, max_running_ms, ttl_s, max_request_bytes, max_response_bytes, outcomes, save, statuses, expose_cors"#,
     ),
     (
         r#"{"rules": [{"policy": {"key": {"inject": null}}}]}"#,
@@ -1035,10 +1041,7 @@ const MISTAKES: &[(&str, &str)] = &[
 /// Documents with a field that the contract has and this version does not, and its place.
 const LATER: &[(&str, &str)] = &[
     (r#"{"status_path": null}"#, "/status_path"),
-    (r#"{"store": {"cluster": "webdis"}}"#, "/store/cluster"),
-    (r#"{"secrets": {"encryption": []}}"#, "/secrets/encryption"),
     (r#"{"policy": {"execution": {"kind": "inline"}}}"#, "/policy/execution"),
-    (r#"{"policy": {"save": "after_reply"}}"#, "/policy/save"),
     (r#"{"policy": {"on_in_flight": {"action": "wait"}}}"#, "/policy/on_in_flight"),
     (r#"{"policy": {"on_mismatch": "separate"}}"#, "/policy/on_mismatch"),
     (r#"{"policy": {"key": {"inject": {"kind": "uuid"}}}}"#, "/policy/key/inject"),

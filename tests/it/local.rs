@@ -720,4 +720,10 @@ impl Cells for Host {
         cells.insert(key.to_vec(), (value.to_vec(), self.0.version.get()));
         Ok(true)
     }
+
+    fn put(&self, key: &[u8], value: &[u8]) -> Result<(), Failure> {
+        self.0.version.set(self.0.version.get() + 1);
+        self.0.cells.borrow_mut().insert(key.to_vec(), (value.to_vec(), self.0.version.get()));
+        Ok(())
+    }
 }

@@ -8,8 +8,10 @@ use std::rc::Rc;
 use envoy_idempotency::config::Config;
 use envoy_idempotency::event::{Asked, Event, Failure, Origin, Verdict};
 use envoy_idempotency::exchange::Exchange;
+use envoy_idempotency::key::Name;
 use envoy_idempotency::message::{Headers, RequestHead};
 use envoy_idempotency::record::{Owner, Response, UpstreamKey};
+use envoy_idempotency::seal::Vault;
 use envoy_idempotency::step::{Flow, Operation, Step};
 
 const SOURCE: &str = include_str!("../../src/exchange.rs");
@@ -191,7 +193,7 @@ fn in_state(state: &str, policy: &str) -> Exchange {
 
 fn walk(policy: &str, route: &[&str]) -> Exchange {
     let config = Config::parse(policy.as_bytes(), &|_| None).expect("the policy is right");
-    let mut exchange = Exchange::new(Rc::clone(&config.rules[0].policy), None);
+    let mut exchange = Exchange::new(Rc::clone(&config.rules[0].policy), Rc::default());
     for step in route {
         let _: Step = match *step {
             "head" => request(&mut exchange, &[("idempotency-key", "k")], false),
@@ -204,7 +206,7 @@ fn walk(policy: &str, route: &[&str]) -> Exchange {
                 exchange.handle(Event::StoreAnswered { now_ms: 1_000_000, asked: Asked::Claim, verdict: granted() })
             }
             "granted" => answer(&mut exchange, Asked::Claim, granted()),
-            "replay" => answer(&mut exchange, Asked::Claim, completed(Some(response(Some(b"")).encode()))),
+            "replay" => answer(&mut exchange, Asked::Claim, completed(Some(sealed(Some(b""))))),
             "201" => respond(&mut exchange, 201, false),
             "201 alone" => respond(&mut exchange, 201, true),
             "502" => respond(&mut exchange, 502, false),
@@ -345,8 +347,8 @@ fn claim_verdicts() -> Vec<Verdict> {
         granted(),
         completed(None),
         completed(Some(b"garbage".to_vec())),
-        completed(Some(response(None).encode())),
-        completed(Some(response(Some(b"body")).encode())),
+        completed(Some(sealed(None))),
+        completed(Some(sealed(Some(b"body")))),
         Verdict::Failed(Failure::Full),
         Verdict::Failed(Failure::Timeout),
         Verdict::InFlight { attempt: 1 },
@@ -384,6 +386,9 @@ fn completed(response: Option<Vec<u8>>) -> Verdict {
     Verdict::Completed { attempt: 1, status: 201, response, age_ms: 5, ttl_ms: 50 }
 }
 
-fn response(body: Option<&[u8]>) -> Response {
-    Response { status: 201, headers: [("location", "/p/1")].into_iter().collect(), body: body.map(<[u8]>::to_vec) }
+/// A response as a gateway without keys seals it.
+fn sealed(body: Option<&[u8]>) -> Vec<u8> {
+    let headers = [("location", "/p/1")].into_iter().collect();
+    let response = Response { status: 201, headers, body: body.map(<[u8]>::to_vec) };
+    Vault::default().seal(&Name([0; 32]), Owner([1; 16]), &response.encode()).expect("it is small")
 }

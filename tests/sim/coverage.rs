@@ -52,6 +52,7 @@ impl Coverage {
         };
         let told = match verdict {
             Verdict::Completed { .. } => "completed",
+            Verdict::Deferred => "deferred",
             Verdict::Dropped => "dropped",
             Verdict::Failed(_) => "failed",
             Verdict::Granted { doubt: true, .. } => "granted in doubt",

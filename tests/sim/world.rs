@@ -16,7 +16,9 @@ use envoy_idempotency::message::{Edit, Headers, RequestHead};
 use envoy_idempotency::record::{Owner, RELEASED_KEPT, UpstreamKey};
 use envoy_idempotency::reply::Reply as Own;
 use envoy_idempotency::step::{Call, Flow, Operation};
-use envoy_idempotency::store::client::{Batch, Nonce, Reply};
+use envoy_idempotency::store as stores;
+use envoy_idempotency::store::client::{self, Batch, Nonce, Reply};
+use envoy_idempotency::store::local::Cells;
 
 use crate::coverage::Coverage;
 use crate::plan::{Client, Fault, Plan};
@@ -169,7 +171,7 @@ struct Incoming {
 }
 
 struct Worker {
-    gateway: Gateway,
+    gateway: Gateway<Memory>,
     node: usize,
     policy: Rc<Policy>,
     is_alive: bool,
@@ -353,7 +355,11 @@ impl World {
     }
 
     pub fn owed(&self) -> usize {
-        self.workers.iter().filter(|worker| worker.is_alive).map(|worker| worker.gateway.owed()).sum()
+        self.workers
+            .iter()
+            .filter(|worker| worker.is_alive)
+            .map(|worker| worker.gateway.store().client().map_or(0, client::Client::owed))
+            .sum()
     }
 
     /// Sends one request to a gateway.
@@ -471,7 +477,7 @@ impl World {
     fn start(&mut self, node: usize, policy: usize) {
         for _ in 0..self.plan.workers {
             let worker = Worker {
-                gateway: Gateway::new(Some(self.plan.limits)),
+                gateway: Gateway::new(stores::Store::Remote(client::Client::new(self.plan.limits), None)),
                 node,
                 policy: Rc::clone(&self.policies[policy]),
                 is_alive: true,
@@ -600,7 +606,7 @@ impl World {
         place.next_stream += 1;
         let stream = place.next_stream;
         place.streams.insert(stream, request);
-        place.gateway.begin(stream, Exchange::new(Rc::clone(&place.policy), None));
+        place.gateway.begin(stream, Exchange::new(Rc::clone(&place.policy), Rc::default()));
         self.requests[request].place = Some((worker, stream));
         self.requests[request].lies = self.strikes(Fault::ClientLies, 300);
         let head = self.requests[request].head();
@@ -663,7 +669,7 @@ impl World {
                     }
                 }
                 Act::Count { count, .. } => self.coverage.counted(count),
-                Act::Ask { .. } | Act::Log(_) | Act::Status { .. } => {}
+                Act::Log(_) | Act::Status { .. } => {}
             }
         }
     }
@@ -692,7 +698,8 @@ impl World {
         self.obey(worker, acts);
         self.pump(worker);
         let limits = &self.plan.limits;
-        let (waiting, owed_bytes) = (self.workers[worker].gateway.waiting(), self.workers[worker].gateway.owed_bytes());
+        let client = self.workers[worker].gateway.store().client();
+        let (waiting, owed_bytes) = client.map_or((0, 0), |client| (client.waiting(), client.owed_bytes()));
         // Tries of what is owed, and second tries of what was under way, come on top of what was let in.
         let under_way = limits.max_calls * limits.max_batch;
         let tried = owed_bytes / 128;
@@ -1284,6 +1291,7 @@ fn told(verdict: &Verdict) -> String {
             let kept = if response.is_some() { "" } else { ", not replayable" };
             format!("completed {status} by attempt {attempt}{kept}")
         }
+        Verdict::Deferred => "deferred".to_owned(),
         Verdict::Dropped => "dropped".to_owned(),
         Verdict::Failed(failure) => format!("failed: {}", failure.as_str()),
         Verdict::Granted { attempt, doubt, .. } => {
@@ -1296,6 +1304,23 @@ fn told(verdict: &Verdict) -> String {
         Verdict::Settled => "settled".to_owned(),
         Verdict::Stale => "stale".to_owned(),
         Verdict::Unknown { attempt, wait_ms } => format!("unknown, attempt {attempt}, wait {wait_ms} ms"),
+    }
+}
+
+/// Envoy's shared data, of which these gateways keep nothing.
+struct Memory;
+
+impl Cells for Memory {
+    fn get(&self, _: &[u8]) -> Result<Option<(Vec<u8>, u32)>, Failure> {
+        Ok(None)
+    }
+
+    fn swap(&self, _: &[u8], _: &[u8], _: Option<u32>) -> Result<bool, Failure> {
+        Err(Failure::Host)
+    }
+
+    fn put(&self, _: &[u8], _: &[u8]) -> Result<(), Failure> {
+        Err(Failure::Host)
     }
 }
 

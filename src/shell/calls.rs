@@ -1,0 +1,90 @@
+//! The calls to a store behind HTTP: which are under way, and the bell by which a stream asks for the next.
+//!
+//! Its one rule: a call ends once, with a reply or with a reason.
+//! It does not know what a call carries, nor what becomes of its reply.
+
+use std::collections::HashMap;
+
+use crate::config::Redis;
+use crate::event::{Failure, RedisError};
+use crate::shell::host::{self, Bell, Buffer, Map, Metric};
+use crate::store::client::{Batch, Reply};
+use crate::store::webdis::{self, Answer, Named};
+
+/// The calls of one worker.
+pub struct Calls {
+    redis: Redis,
+    under_way: HashMap<u32, Sent>,
+    bell: Bell,
+    /// Whether the bell was rung and not heard yet.
+    rung: bool,
+    call_us: Option<u32>,
+}
+
+struct Sent {
+    batch: Batch,
+    named: Named,
+    at_us: u64,
+}
+
+impl Calls {
+    /// None under way. `name` is this worker's alone: a bell wakes the root that registered its name last.
+    ///
+    /// # Errors
+    /// The host refuses a bell.
+    pub fn new(redis: &Redis, name: &str) -> Result<Self, String> {
+        let bell = Bell::register(&format!("idempotency {name}")).ok_or("Envoy refuses a shared queue")?;
+        let call_us = host::define_metric(Metric::Histogram, "idempotency_store_call_us");
+        Ok(Calls { redis: redis.clone(), under_way: HashMap::new(), bell, rung: false, call_us })
+    }
+
+    /// Has the root called soon.
+    pub fn ring(&mut self) {
+        if !self.rung {
+            self.rung = true;
+            self.bell.ring();
+        }
+    }
+
+    /// Notes that the root was called.
+    pub fn hear(&mut self) {
+        self.bell.hear();
+        self.rung = false;
+    }
+
+    /// Sends a batch; tells whether the host took it.
+    pub fn send(&mut self, batch: Batch) -> bool {
+        self.send_as(batch, Named::Hash)
+    }
+
+    /// The end of a call: which batch it carried, and what came back. None where the call goes on.
+    pub fn ended(&mut self, token: u32, responded: bool, body_size: usize) -> Option<(u64, Reply)> {
+        let sent = self.under_way.remove(&token)?;
+        if let Some(id) = self.call_us {
+            host::record_metric(id, host::monotonic_us().saturating_sub(sent.at_us));
+        }
+        let status = responded.then(|| host::header(Map::CallResponse, ":status")).flatten();
+        let status = status.and_then(|text| std::str::from_utf8(&text).ok()?.parse().ok());
+        let body = host::buffer(Buffer::CallResponseBody, 0, body_size);
+        let id = sent.batch.id;
+        match (webdis::read(status, &body), sent.named) {
+            (Answer::Reply(reply), _) => Some((id, reply)),
+            (Answer::NoScript, Named::Text) => Some((id, Reply::Failed(Failure::Redis(RedisError::NoScript)))),
+            (Answer::NoScript, Named::Hash) => match self.send_as(sent.batch, Named::Text) {
+                true => None,
+                false => Some((id, Reply::Failed(Failure::Transport))),
+            },
+        }
+    }
+
+    fn send_as(&mut self, batch: Batch, named: Named) -> bool {
+        let Redis { cluster, authority, path, authorization, prefix, timeout_ms, .. } = &self.redis;
+        let put = webdis::put(path, prefix, &batch, named);
+        let mut headers = vec![(":method", "PUT"), (":path", put.path.as_str()), (":authority", authority)];
+        headers.extend(authorization.as_deref().map(|value| ("authorization", value)));
+        let at_us = host::monotonic_us();
+        let Some(token) = host::http_call(cluster, headers, &put.body, *timeout_ms) else { return false };
+        self.under_way.insert(token, Sent { batch, named, at_us });
+        true
+    }
+}

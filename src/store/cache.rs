@@ -1,0 +1,151 @@
+//! What this Envoy remembers of a shared store: completed records, and which operations run here right now.
+//!
+//! Its one rule: it only ever spares a call. A completed record never changes before it expires, and a running mark can
+//! only refuse; whatever is forgotten, overwritten or broken is asked of the store.
+//! It does not know how the store is asked. Its clock is the monotonic one that all workers share.
+//!
+//! # The shape
+//!
+//! Cells are never deleted, so there are two fixed sets of them, each taking half of the bytes: *small* ones, and
+//! *large* ones for what does not fit there. A name has one cell of each, and takes it from whoever had it.
+
+use crate::config::CacheBounds;
+use crate::digest::Digest;
+use crate::event::Verdict;
+use crate::key::Name;
+use crate::record::{Corrupt, FORMAT, Input, Record, State};
+use crate::step::{Call, Operation};
+use crate::store::local::Cells;
+use crate::store::model;
+
+/// The cache of one plugin in one Envoy.
+pub struct Cache<C> {
+    cells: C,
+    bounds: CacheBounds,
+    /// What tells its cells from others: plugin, store, geometry, format version.
+    prefix: [u8; 8],
+    /// How many small and how many large cells there are.
+    counts: [u64; 2],
+}
+
+/// How many bytes a small cell holds.
+const SMALL_BYTES: u64 = 1024;
+/// How many bytes of an entry are not response, at most.
+const HEAD_BYTES: u64 = 128;
+/// How long after a settlement found no store its name is shown as running: longer than any pause between its tries.
+const OWED_MS: u64 = 10_000;
+
+impl<C: Cells> Cache<C> {
+    /// The cache of this plugin for the records of `store`.
+    pub fn new(cells: C, plugin: &[u8], store: &str, bounds: CacheBounds) -> Self {
+        let mut digest = Digest::new("cache", None);
+        digest.part("plugin", plugin);
+        digest.part("store", store.as_bytes());
+        digest.part("bytes", &bounds.max_bytes.to_le_bytes());
+        digest.part("entry", &bounds.max_entry_bytes.to_le_bytes());
+        digest.part("format", &[FORMAT]);
+        let [a, b, c, d, e, f, g, h, ..] = digest.finish();
+        let half = bounds.max_bytes / 2;
+        let counts = [half / SMALL_BYTES, half / (HEAD_BYTES + bounds.max_entry_bytes)].map(|count| count.max(1));
+        Cache { cells, bounds, prefix: [a, b, c, d, e, f, g, h], counts }
+    }
+
+    /// The answer to a claim, where it is remembered.
+    pub fn look(&self, call: &Call, now_ms: u64) -> Option<Verdict> {
+        let mut entry = self.get(SMALL, &call.name)?;
+        if entry.is_empty() {
+            entry = self.get(LARGE, &call.name)?;
+        }
+        let record = parse(&entry, now_ms).ok()??;
+        if matches!(record.state, State::Running { lease_end_ms, .. } if lease_end_ms <= now_ms) {
+            return None;
+        }
+        let verdict = model::apply(Some(record), call, now_ms).verdict;
+        matches!(verdict, Verdict::Completed { .. } | Verdict::InFlight { .. } | Verdict::Mismatch).then_some(verdict)
+    }
+
+    /// Remembers what the store said to a call that was asked for at `asked_ms`, and forgets what is not so any more.
+    pub fn learn(&self, call: &Call, asked_ms: u64, verdict: &Verdict, now_ms: u64) {
+        match (&call.operation, verdict) {
+            (Operation::Claim { .. }, Verdict::Granted { attempt, .. }) => {
+                self.put(call, *attempt, running(call, asked_ms + call.lease_ms), now_ms + call.ttl_ms, now_ms);
+            }
+            (Operation::Renew, Verdict::Renewed { .. }) => {
+                self.put(call, call.attempt, running(call, asked_ms + call.lease_ms), now_ms + call.ttl_ms, now_ms);
+            }
+            (Operation::Claim { .. }, Verdict::Completed { attempt, status, response, age_ms, ttl_ms }) => {
+                let state = completed(call, *status, response.clone(), now_ms.saturating_sub(*age_ms));
+                self.put(call, *attempt, state, now_ms + ttl_ms, now_ms);
+            }
+            (Operation::Complete { status, response }, Verdict::Settled) => {
+                let state = completed(call, *status, response.clone(), now_ms);
+                self.put(call, call.attempt, state, now_ms + call.ttl_ms, now_ms);
+            }
+            (Operation::Claim { .. } | Operation::Renew, Verdict::Failed(_)) => {}
+            // The store must still hear of it, and on this Envoy nothing else of its name may begin before.
+            (_, Verdict::Failed(_)) if call.attempt > 0 => {
+                let until_ms = now_ms + OWED_MS.max(call.lease_ms);
+                self.put(call, call.attempt, running(call, until_ms), until_ms, now_ms);
+            }
+            (Operation::Claim { .. }, _) => {}
+            (_, _) => self.set(SMALL, &call.name, &[0; 8]),
+        }
+    }
+
+    fn put(&self, call: &Call, attempt: u32, state: State, expires_ms: u64, now_ms: u64) {
+        let record = Record { attempt, upstream_key: None, doubt: false, released: Vec::new(), expires_ms, state };
+        let mut entry = (now_ms + self.bounds.ttl_ms).to_le_bytes().to_vec();
+        entry.extend(record.encode());
+        let len = entry.len() as u64;
+        if len + 32 <= SMALL_BYTES {
+            self.set(SMALL, &call.name, &entry);
+        } else if len <= HEAD_BYTES + self.bounds.max_entry_bytes {
+            self.set(LARGE, &call.name, &entry);
+            self.set(SMALL, &call.name, &[]);
+        } else {
+            self.set(SMALL, &call.name, &[0; 8]);
+        }
+    }
+
+    /// The entry of this name in its cell of this size; none where the cell is another's.
+    fn get(&self, size: usize, name: &Name) -> Option<Vec<u8>> {
+        let (mut cell, _) = self.cells.get(&self.key(size, name)).ok()??;
+        (cell.get(..32)? == name.0).then(|| cell.split_off(32))
+    }
+
+    fn set(&self, size: usize, name: &Name, entry: &[u8]) {
+        let cell = [&name.0, entry].concat();
+        // What cannot be remembered is asked of the store.
+        let _ = self.cells.put(&self.key(size, name), &cell);
+    }
+
+    fn key(&self, size: usize, name: &Name) -> [u8; 17] {
+        let [.., a, b, c, d, e, f, g, h] = name.0;
+        let count = self.counts.get(size).copied().unwrap_or(1);
+        let place = u64::from_le_bytes([a, b, c, d, e, f, g, h]) % count;
+        let mut key = [size as u8; 17];
+        let bytes = self.prefix.into_iter().chain(place.to_le_bytes());
+        key.iter_mut().zip(bytes).for_each(|(to, from)| *to = from);
+        key
+    }
+}
+
+const SMALL: usize = 0;
+const LARGE: usize = 1;
+
+/// The record of an entry that still counts: until when it does, then the record.
+fn parse(entry: &[u8], now_ms: u64) -> Result<Option<Record>, Corrupt> {
+    let mut input = Input(entry);
+    match u64::from_le_bytes(input.array()?) > now_ms {
+        true => Record::decode(input.rest()).map(Some),
+        false => Ok(None),
+    }
+}
+
+fn running(call: &Call, lease_end_ms: u64) -> State {
+    State::Running { fingerprint: call.fingerprint, owner: call.owner, lease_end_ms }
+}
+
+fn completed(call: &Call, status: u16, response: Option<Vec<u8>>, since_ms: u64) -> State {
+    State::Completed { fingerprint: call.fingerprint, owner: call.owner, status, since_ms, response }
+}

@@ -1,0 +1,204 @@
+-- The rules of a record's life on Redis, as src/store/model.rs has them and on Redis's own clock.
+-- KEYS: the records, one an operation. ARGV[1]: the operations, as src/store/redis.rs packs them.
+-- Returns one packed answer an operation. A record is one string, in the form that src/record.rs gives it.
+
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+
+local FORMAT, KEPT, BODIES_MAX = 1, 8, 4194304
+local OPEN, RUNNING, UNKNOWN, COMPLETED = 0, 1, 2, 3
+local op, record, bodies
+
+local function check(right)
+  if not right then error({ err = 'CORRUPT' }, 0) end
+end
+
+-- A command that fails leaves its first word behind, and ends the operation.
+local function call(...)
+  local reply = redis.pcall(...)
+  if type(reply) == 'table' and reply.err then error({ err = reply.err }, 0) end
+  return reply
+end
+
+local function option(data, at)
+  local flag = struct.unpack('B', data, at)
+  check(flag <= 1)
+  if flag == 0 then return nil, at + 1 end
+  return true, at + 1
+end
+
+local function parse(data)
+  local r, at, some = {}, nil, nil
+  r.format, r.state, r.doubt, r.attempt, r.expires, at = struct.unpack('<BBBI4I8', data)
+  check(r.format == FORMAT and r.doubt <= 1)
+  some, at = option(data, at)
+  if some then r.key, at = struct.unpack('c16', data, at) end
+  local count
+  count, at = struct.unpack('B', data, at)
+  check(count <= KEPT and #data >= at + 16 * count - 1)
+  r.released, at = data:sub(at, at + 16 * count - 1), at + 16 * count
+  if r.state == OPEN then
+    some, at = option(data, at)
+    if some then r.fingerprint, at = struct.unpack('c32', data, at) end
+  elseif r.state == COMPLETED then
+    r.fingerprint, r.owner, r.status, r.since, at = struct.unpack('<c32c16I2I8', data, at)
+    some, at = option(data, at)
+    if some then r.response, at = data:sub(at), #data + 1 end
+  else
+    check(r.state == RUNNING or r.state == UNKNOWN)
+    r.fingerprint, r.owner, r.till, at = struct.unpack('<c32c16I8', data, at)
+  end
+  check(at == #data + 1)
+  return r
+end
+
+local function optional(value)
+  return value and '\1' .. value or '\0'
+end
+
+local function write(r)
+  local tail
+  if r.state == OPEN then
+    tail = optional(r.fingerprint)
+  elseif r.state == COMPLETED then
+    tail = r.fingerprint .. r.owner .. struct.pack('<I2I8', r.status, r.since) .. optional(r.response)
+  else
+    tail = r.fingerprint .. r.owner .. struct.pack('<I8', r.till)
+  end
+  local head = struct.pack('<BBBI4I8', FORMAT, r.state, r.doubt, r.attempt, r.expires)
+  local data = head .. optional(r.key) .. struct.pack('B', #r.released / 16) .. r.released .. tail
+  call('SET', op.record, data, 'PXAT', string.format('%.0f', r.expires))
+end
+
+local function is_released()
+  for at = 1, #record.released, 16 do
+    if record.released:sub(at, at + 15) == op.owner then return true end
+  end
+  return false
+end
+
+-- Running or unknown, and of whoever asks.
+local function is_own()
+  return (record.state == RUNNING or record.state == UNKNOWN) and record.owner == op.owner
+end
+
+-- The record of an operation that Redis has no other word of than this.
+local function blank()
+  return { attempt = op.attempt, key = op.key, doubt = 0, released = '', state = OPEN, expires = 0 }
+end
+
+-- Never before an owner was told, though the clock was set back in between.
+local function expires(r)
+  return math.max(now + op.ttl, r.expires)
+end
+
+local function run(r)
+  r.state, r.fingerprint, r.owner, r.till = RUNNING, op.fingerprint, op.owner, now + op.lease
+  r.expires = math.max(expires(r), r.till)
+  write(r)
+end
+
+local function grant(r, attempt)
+  r.attempt, r.key = math.min(attempt, 4294967295), r.key or op.key
+  run(r)
+  return 'G' .. struct.pack('<I4B', r.attempt, r.doubt) .. optional(r.key) .. struct.pack('<I8', r.expires)
+end
+
+local function settle(r, state, expires)
+  r.state, r.expires = state, expires
+  write(r)
+  return 'O'
+end
+
+local operations = {}
+
+function operations.c() -- claim
+  if not record then return grant(blank(), 1) end
+  if is_released() then return 'S' end
+  if record.fingerprint and record.fingerprint ~= op.fingerprint then return 'M' end
+  local attempt = record.attempt
+  if record.state == OPEN then return grant(record, attempt + 1) end
+  if is_own() then return grant(record, attempt) end
+  if record.state == COMPLETED then
+    local response = record.response or ''
+    if bodies > 0 and bodies + #response > BODIES_MAX then return 'A' end
+    bodies = bodies + #response
+    local age = math.max(now - record.since, 0)
+    return 'D' .. struct.pack('<I4I2I8I8', attempt, record.status, age, record.expires - now) .. optional(record.response)
+  end
+  if record.state == RUNNING and now < record.till then return 'I' .. struct.pack('<I4', attempt) end
+  if op.flag == 1 and record.till <= now then
+    record.doubt = 1
+    return grant(record, attempt + 1)
+  end
+  return 'U' .. struct.pack('<I4I8', attempt, math.max(record.till - now, 0))
+end
+
+function operations.n() -- renew
+  if record and (is_released() or not is_own() or record.attempt ~= op.attempt) then return 'L' end
+  local r = record or blank()
+  run(r)
+  return 'N' .. struct.pack('<I8', r.expires)
+end
+
+function operations.d() -- complete
+  local r = record or blank()
+  if r.state == RUNNING and r.owner ~= op.owner and now < r.till then return 'L' end
+  if r.state == COMPLETED then return r.owner == op.owner and 'O' or 'L' end
+  r.attempt, r.fingerprint, r.owner = math.max(r.attempt, op.attempt), op.fingerprint, op.owner
+  r.status, r.since, r.response = op.status, now, op.flag == 1 and op.response or nil
+  return settle(r, COMPLETED, now + op.ttl)
+end
+
+function operations.f() -- release
+  local known = record ~= nil
+  record = record or blank()
+  local is_repeat = is_released()
+  if not is_repeat then record.released = (record.released .. op.owner):sub(-16 * KEPT) end
+  local keep = op.flag == 1 or (op.attempt == 0 and record.attempt > 1)
+  if known and is_own() then
+    if record.doubt == 1 then
+      record.till = now
+      return settle(record, UNKNOWN, expires(record))
+    end
+    record.fingerprint = keep and record.fingerprint or nil
+    return settle(record, OPEN, expires(record))
+  end
+  if not known then
+    record.fingerprint = keep and op.fingerprint or nil
+    return settle(record, OPEN, expires(record))
+  end
+  if record.state == OPEN and is_repeat then return 'O' end
+  write(record)
+  return 'L'
+end
+
+function operations.u() -- mark unknown
+  if record and record.owner ~= op.owner then return 'L' end
+  if record and record.state == UNKNOWN then return 'O' end
+  if record and record.state ~= RUNNING then return 'L' end
+  local r = record or blank()
+  r.till, r.fingerprint, r.owner = r.till or now + op.lease, op.fingerprint, op.owner
+  return settle(r, UNKNOWN, math.max(expires(r), r.till))
+end
+
+local function apply()
+  if op.deadline > 0 and op.deadline <= now then return 'L' end
+  local data = call('GET', op.record)
+  record = data and parse(data) or nil
+  if record and record.expires <= now then record = nil end
+  return operations[op.kind]()
+end
+
+local answers, at = {}, 1
+bodies = 0
+for i, key in ipairs(KEYS) do
+  op = { record = key }
+  op.kind, op.nonce, op.owner, op.fingerprint, op.attempt, op.key, op.flag, op.lease, op.ttl, op.deadline, op.status,
+    op.response, at = struct.unpack('<c1c16c16c32I4Bc0BI8I8I8I2I4c0', ARGV[1], at)
+  if op.key == '' then op.key = nil end
+  local done, answer = pcall(apply)
+  if not done then answer = 'E' .. (type(answer) == 'table' and answer.err:match('^%S+') or 'CORRUPT') end
+  answers[i] = op.nonce .. answer
+end
+return answers

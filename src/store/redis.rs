@@ -1,0 +1,93 @@
+//! Operations and answers as Redis sees them: the script that carries them out, and the packed form of both.
+//!
+//! Its one rule: an answer that is not exactly one of the script's own is never taken for a word of the store.
+//! It does not know how Redis is reached.
+
+use crate::event::{Failure, RedisError, Verdict};
+use crate::record::{Corrupt, Input, UpstreamKey};
+use crate::step::{Call, Operation};
+use crate::store::client::{Batch, Nonce};
+
+/// Carries out a batch: one key and one packed operation each.
+pub const SCRIPT: &str = include_str!("redis.lua");
+
+/// The SHA-1 of [`SCRIPT`] in hex, under which Redis keeps it; `tests/it/redis.rs` asks Redis whether it is right.
+pub const SCRIPT_SHA1: &str = "2acb2bf2a456299897859470b2140fc7248047ca";
+
+/// The operations of a batch, packed one after the other, numbers in little-endian.
+pub fn pack(batch: &Batch) -> Vec<u8> {
+    let mut out = Vec::new();
+    batch.tries.iter().for_each(|(nonce, call)| pack_call(*nonce, call, &mut out));
+    out
+}
+
+fn pack_call(nonce: Nonce, call: &Call, out: &mut Vec<u8>) {
+    let (kind, flag, status, response) = match &call.operation {
+        Operation::Claim { may_retry } => (b'c', *may_retry, 0, None),
+        Operation::Complete { status, response } => (b'd', response.is_some(), *status, response.as_ref()),
+        Operation::MarkUnknown => (b'u', false, 0, None),
+        Operation::Release { keep_fingerprint } => (b'f', *keep_fingerprint, 0, None),
+        Operation::Renew => (b'n', false, 0, None),
+    };
+    out.push(kind);
+    out.extend(nonce.0);
+    out.extend(call.owner.0);
+    out.extend(call.fingerprint.0);
+    out.extend(call.attempt.to_le_bytes());
+    let key = call.upstream_key.map(|key| key.0);
+    out.push(key.map_or(0, |key| key.len() as u8));
+    out.extend(key.iter().flatten());
+    out.push(flag.into());
+    out.extend(call.lease_ms.to_le_bytes());
+    out.extend(call.ttl_ms.to_le_bytes());
+    // 0 is no deadline, so one at the beginning of time is as good as one a millisecond later.
+    out.extend(call.deadline_ms.map_or(0, |deadline| deadline.max(1)).to_le_bytes());
+    out.extend(status.to_le_bytes());
+    out.extend((response.map_or(0, Vec::len) as u32).to_le_bytes());
+    out.extend(response.into_iter().flatten());
+}
+
+/// Reads one answer of the script: the nonce of the operation, then a letter and what goes with it.
+///
+/// # Errors
+/// The bytes are not exactly one answer.
+pub fn unpack(answer: &[u8]) -> Result<(Nonce, Verdict), Corrupt> {
+    let mut input = Input(answer);
+    let nonce = Nonce(input.array()?);
+    let [kind] = input.array()?;
+    let verdict = match kind {
+        b'A' => Verdict::Deferred,
+        b'D' => Verdict::Completed {
+            attempt: u32::from_le_bytes(input.array()?),
+            status: u16::from_le_bytes(input.array()?),
+            age_ms: u64::from_le_bytes(input.array()?),
+            ttl_ms: u64::from_le_bytes(input.array()?),
+            response: if input.flag()? { Some(input.rest().to_vec()) } else { None },
+        },
+        b'E' if input.0 == b"CORRUPT" => failed(&mut input, |_| Failure::Corrupt),
+        b'E' => failed(&mut input, |word| Failure::Redis(RedisError::of(word))),
+        b'G' => Verdict::Granted {
+            attempt: u32::from_le_bytes(input.array()?),
+            doubt: input.flag()?,
+            upstream_key: input.option()?.map(UpstreamKey),
+            expires_ms: u64::from_le_bytes(input.array()?),
+        },
+        b'I' => Verdict::InFlight { attempt: u32::from_le_bytes(input.array()?) },
+        b'L' => Verdict::Lost,
+        b'M' => Verdict::Mismatch,
+        b'N' => Verdict::Renewed { expires_ms: u64::from_le_bytes(input.array()?) },
+        b'O' => Verdict::Settled,
+        b'S' => Verdict::Stale,
+        b'U' => Verdict::Unknown {
+            attempt: u32::from_le_bytes(input.array()?),
+            wait_ms: u64::from_le_bytes(input.array()?),
+        },
+        _ => return Err(Corrupt),
+    };
+    input.end()?;
+    Ok((nonce, verdict))
+}
+
+fn failed(input: &mut Input<'_>, why: impl FnOnce(&[u8]) -> Failure) -> Verdict {
+    Verdict::Failed(why(input.rest()))
+}
