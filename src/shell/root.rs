@@ -193,7 +193,7 @@ impl Worker {
             StoreConfig::Redis(redis) => {
                 let whose = format!("{} {} {}", redis.cluster, redis.path, redis.prefix);
                 let cache = redis.cache.map(|bounds| Cache::new(SharedData, &plugin, &whose, bounds));
-                let store = Store::Remote(Client::new(Limits::new(redis)), cache);
+                let store = Store::Remote(Box::new(Client::new(Limits::new(redis))), cache);
                 (store, Some(Calls::new(redis, &hex(&entropy.draw::<16>()))?))
             }
         };

@@ -28,7 +28,7 @@ pub enum Store<C> {
     /// The table in this Envoy, which answers at once.
     Embedded(Table<C>),
     /// One that is asked by messages, and what this Envoy remembers of its answers.
-    Remote(Client, Option<Cache<C>>),
+    Remote(Box<Client>, Option<Cache<C>>),
 }
 
 /// What came of an operation that was handed to a store.

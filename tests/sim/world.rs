@@ -477,7 +477,7 @@ impl World {
     fn start(&mut self, node: usize, policy: usize) {
         for _ in 0..self.plan.workers {
             let worker = Worker {
-                gateway: Gateway::new(stores::Store::Remote(client::Client::new(self.plan.limits), None)),
+                gateway: Gateway::new(stores::Store::Remote(Box::new(client::Client::new(self.plan.limits)), None)),
                 node,
                 policy: Rc::clone(&self.policies[policy]),
                 is_alive: true,
