@@ -1,7 +1,7 @@
 //! Real Envoy with the filter, from the file that is shipped.
 //!
-//! One rule: it starts from `envoy/local.yaml` and changes only ports, paths and what a test asks for, so that a
-//! fault in the shipped file is a fault in the tests.
+//! One rule: it starts from `envoy/local.yaml`, or another file of that folder, and changes only ports, paths and what
+//! a test asks for, so that a fault in the shipped file is a fault in the tests.
 //! It does not know what the filter answers.
 
 use std::fmt;
@@ -22,8 +22,9 @@ use crate::wait::{PATIENCE, wait_for, wait_until};
 
 /// What to start, and how it differs from the shipped file.
 pub struct Options {
+    file: &'static str,
     upstream: SocketAddr,
-    configuration: Value,
+    configuration: Option<Value>,
     as_struct: bool,
     lds: bool,
     concurrency: u32,
@@ -38,11 +39,22 @@ pub struct Options {
 type Change = Box<dyn FnOnce(&mut Value)>;
 
 impl Options {
-    /// The shipped file with the service at `upstream`, on free ports, with two workers and `{}` for the filter.
+    /// `envoy/local.yaml` with the service at `upstream`, on free ports, with two workers.
     pub fn new(upstream: SocketAddr) -> Options {
+        Options::file(LOCAL, upstream)
+    }
+
+    /// `envoy/redis.yaml`, with the HTTP front of the store at `store`; otherwise as [`new`](Options::new).
+    pub fn redis(upstream: SocketAddr, store: SocketAddr) -> Options {
+        Options::file(REDIS, upstream).mutate(move |tree| set_endpoint(cluster(tree, "webdis"), store))
+    }
+
+    /// As [`new`](Options::new) from another file of the folder `envoy`.
+    pub fn file(file: &'static str, upstream: SocketAddr) -> Options {
         Options {
+            file,
             upstream,
-            configuration: json!({}),
+            configuration: None,
             as_struct: false,
             lds: false,
             concurrency: 2,
@@ -55,9 +67,10 @@ impl Options {
         }
     }
 
-    /// The plugin configuration. A JSON string goes in as it is, so that a document can be malformed.
+    /// The plugin configuration, otherwise the file's own. A JSON string goes in as it is, so that a document can be
+    /// malformed.
     pub fn configuration(mut self, configuration: Value) -> Options {
-        self.configuration = configuration;
+        self.configuration = Some(configuration);
         self
     }
 
@@ -170,7 +183,7 @@ impl Gateway {
             drop(Port::take(options.admin_port)?);
         }
 
-        let mut tree = shipped()?;
+        let mut tree = shipped(options.file)?;
         listener(&mut tree)["address"]["socket_address"]["port_value"] = json!(port.number());
         tree["admin"]["address"]["socket_address"]["port_value"] = json!(options.admin_port);
         set_endpoint(cluster(&mut tree, "payments"), options.upstream);
@@ -180,7 +193,9 @@ impl Gateway {
         access_log["path"] = json!(folder.path().join(ACCESS_LOG));
         let plugin_config = plugin(&mut tree);
         plugin_config["vm_config"]["code"]["local"]["filename"] = json!(filter_wasm());
-        set_configuration(plugin_config, &options.configuration, options.as_struct);
+        if let Some(configuration) = &options.configuration {
+            set_configuration(plugin_config, configuration, options.as_struct);
+        }
         for change in options.changes {
             change(&mut tree);
         }
@@ -325,6 +340,16 @@ impl Gateway {
         self.process.terminate();
     }
 
+    /// Stops Envoy in its tracks (SIGSTOP): connections stay, and nothing goes on.
+    pub fn freeze(&self) {
+        self.process.freeze();
+    }
+
+    /// Lets it go on after [`freeze`](Gateway::freeze).
+    pub fn thaw(&self) {
+        self.process.thaw();
+    }
+
     /// Starts Envoy again with the same configuration on the same port, if need be after ending it with SIGKILL.
     #[track_caller]
     pub fn restart(&mut self) {
@@ -348,9 +373,9 @@ impl fmt::Debug for Gateway {
     }
 }
 
-/// The shipped `envoy/local.yaml` as a tree.
-pub fn shipped() -> Result<Value, String> {
-    let file = repository().join("envoy/local.yaml");
+/// A file of the folder `envoy` as a tree.
+pub fn shipped(file: &str) -> Result<Value, String> {
+    let file = repository().join("envoy").join(file);
     let text = fs::read_to_string(&file).map_err(|error| format!("{} cannot be read: {error}.", file.display()))?;
     serde_saphyr::from_str(&text).map_err(|error| format!("{} is not YAML: {error}", file.display()))
 }
@@ -358,6 +383,12 @@ pub fn shipped() -> Result<Value, String> {
 /// The listener of a tree.
 pub fn listener(tree: &mut Value) -> &mut Value {
     &mut tree["static_resources"]["listeners"][0]
+}
+
+/// A listener of a tree by its name.
+#[track_caller]
+pub fn listener_named<'a>(tree: &'a mut Value, name: &str) -> &'a mut Value {
+    named(tree, "listeners", name)
 }
 
 /// The HTTP connection manager of a tree.
@@ -373,17 +404,21 @@ pub fn plugin(tree: &mut Value) -> &mut Value {
 /// A cluster of a tree by its name.
 #[track_caller]
 pub fn cluster<'a>(tree: &'a mut Value, name: &str) -> &'a mut Value {
-    let clusters = tree["static_resources"]["clusters"].as_array_mut().expect("clusters is a list");
-    clusters
-        .iter_mut()
-        .find(|cluster| cluster["name"] == name)
-        .unwrap_or_else(|| panic!("There is no cluster {name} in the configuration."))
+    named(tree, "clusters", name)
 }
 
-/// Points a cluster with one endpoint at an address.
+/// Points a cluster at an address.
 pub fn set_endpoint(cluster: &mut Value, addr: SocketAddr) {
-    cluster["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]["address"]["socket_address"] =
-        json!({ "address": addr.ip().to_string(), "port_value": addr.port() });
+    set_endpoints(cluster, &[addr]);
+}
+
+/// Points a cluster at several addresses.
+pub fn set_endpoints(cluster: &mut Value, addrs: &[SocketAddr]) {
+    let endpoint = |addr: &SocketAddr| {
+        let socket = json!({ "address": addr.ip().to_string(), "port_value": addr.port() });
+        json!({ "endpoint": { "address": { "socket_address": socket } } })
+    };
+    cluster["load_assignment"]["endpoints"][0]["lb_endpoints"] = addrs.iter().map(endpoint).collect();
 }
 
 /// The Envoy to run: `ENVOY_BIN`, otherwise where `make` puts it.
@@ -490,6 +525,14 @@ fn stat(admin: SocketAddr, name: &str) -> Result<u64, String> {
     Ok(stats.iter().find(|stat| stat["name"] == name).and_then(|stat| stat["value"].as_u64()).unwrap_or(0))
 }
 
+#[track_caller]
+fn named<'a>(tree: &'a mut Value, kind: &str, name: &str) -> &'a mut Value {
+    let all = tree["static_resources"][kind].as_array_mut().unwrap_or_else(|| panic!("{kind} is a list"));
+    all.iter_mut()
+        .find(|one| one["name"] == name)
+        .unwrap_or_else(|| panic!("There is no {name} among the {kind} of the configuration."))
+}
+
 fn hcm_of(listener: &mut Value) -> &mut Value {
     &mut listener["filter_chains"][0]["filters"][0]["typed_config"]
 }
@@ -513,6 +556,8 @@ fn write(file: &Path, tree: &Value) -> Result<(), String> {
     fs::write(file, tree.to_string()).map_err(|error| format!("{} cannot be written: {error}.", file.display()))
 }
 
+const LOCAL: &str = "local.yaml";
+const REDIS: &str = "redis.yaml";
 const FILTER: &str = "idempotency";
 const ACCESS_LOG: &str = "access.log";
 const ADMIN_ADDRESS: &str = "admin.addr";

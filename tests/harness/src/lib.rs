@@ -1,11 +1,14 @@
 //! The harness of the end-to-end tests: real Envoy, the ledger upstream behind it, and clients that can send anything.
 //!
-//! One rule: the gateway that is tested is the file that is shipped (`envoy/local.yaml`), changed in as few places
-//! as a test needs. It does not know what the filter should answer: that is for the tests to say.
+//! One rule: the gateway that is tested is a file that is shipped (`envoy/*.yaml`), changed in as few places as a test
+//! needs. It does not know what the filter should answer: that is for the tests to say.
 //!
 //! ```text
 //! client::Request ──▶ Gateway (Envoy + filter) ──▶ Ledger
-//!        bytes            envoy/local.yaml           remembers every execution
+//!        bytes            envoy/*.yaml               remembers every execution
+//!                             │
+//!                             ╰──▶ Interposer ──▶ Webdis ──▶ Redis
+//!                                  faults          where gateways share a store
 //! ```
 //!
 //! A test reads:
@@ -22,21 +25,31 @@
 //! assert_eq!(world.ledger.entries().len(), 1);
 //! ```
 
-use serde_json::Value;
+use std::thread;
+
+use serde_json::{Value, json};
 
 pub mod client;
 pub mod gateway;
 mod http2;
+pub mod interposer;
 pub mod ledger;
 pub mod ports;
 pub mod process;
+pub mod redis;
+pub mod resp;
 pub mod wait;
+pub mod webdis;
 
 pub use client::{Connection, Request, Response, send_all};
 pub use gateway::{Gateway, Options};
+pub use interposer::{Fault, Interposer};
 pub use ledger::{Entry, Ledger};
 pub use ports::Port;
+pub use redis::{Redis, RedisCluster};
+pub use resp::Reply;
 pub use wait::{PATIENCE, wait_for, wait_until};
+pub use webdis::Webdis;
 
 /// A gateway with the ledger behind it: what most tests need.
 #[derive(Debug)]
@@ -71,5 +84,73 @@ impl World {
     /// Any request to the gateway.
     pub fn request(&self, method: &str, path: &str) -> Request {
         Request::new(self.gateway.addr(), method, path)
+    }
+}
+
+/// Two gateways, two workers each, on one Redis behind Webdis, with the ledger behind both.
+#[derive(Debug)]
+pub struct SharedWorld {
+    // Each part ends before what it talks to.
+    /// Real Envoys with the filter.
+    pub gateways: [Gateway; 2],
+    /// The service behind them.
+    pub ledger: Ledger,
+    /// What the gateways take for Webdis.
+    pub interposer: Interposer,
+    /// Between the interposer and Redis.
+    pub webdis: Webdis,
+    /// Where the records are.
+    pub redis: Redis,
+}
+
+impl SharedWorld {
+    /// Starts all of it, the filters with this plugin configuration on top of that of `envoy/redis.yaml`, on a Redis
+    /// that keeps nothing on disk.
+    #[track_caller]
+    pub fn start(configuration: Value) -> SharedWorld {
+        SharedWorld::with(Redis::start(), configuration, |options| options)
+    }
+
+    /// As [`start`](SharedWorld::start) on this Redis, with more to say about both gateways.
+    #[track_caller]
+    pub fn with(redis: Redis, mut configuration: Value, change: impl Fn(Options) -> Options + Sync) -> SharedWorld {
+        let ledger = Ledger::start();
+        let webdis = Webdis::start(redis.addr());
+        let interposer = Interposer::start(webdis.addr());
+        for (member, value) in [("type", "redis"), ("cluster", "webdis")] {
+            configuration["store"][member] = json!(value);
+        }
+        let start = || {
+            let options = Options::redis(ledger.addr(), interposer.addr()).configuration(configuration.clone());
+            Gateway::try_start(change(options))
+        };
+        // Each compiles the module, which takes a processor a while.
+        let gateways = thread::scope(|scope| {
+            let other = scope.spawn(start);
+            [start(), other.join().unwrap_or_else(|_| Err("The other gateway did not start.".to_owned()))]
+        });
+        let gateways = gateways.map(|gateway| gateway.unwrap_or_else(|message| panic!("{message}")));
+        SharedWorld { gateways, ledger, interposer, webdis, redis }
+    }
+
+    /// A POST to the first gateway; `.to(world.other())` sends it to the second.
+    pub fn post(&self, path: &str) -> Request {
+        self.request("POST", path)
+    }
+
+    /// Any request to the first gateway.
+    pub fn request(&self, method: &str, path: &str) -> Request {
+        Request::new(self.gateways[0].addr(), method, path)
+    }
+
+    /// Where the second gateway listens.
+    pub fn other(&self) -> std::net::SocketAddr {
+        self.gateways[1].addr()
+    }
+
+    /// A counter or gauge of the filter (`executed_total`), both gateways together.
+    #[track_caller]
+    pub fn stat(&self, name: &str) -> u64 {
+        self.gateways.iter().map(|gateway| gateway.stat(&format!("wasmcustom.idempotency_{name}"))).sum()
     }
 }

@@ -75,13 +75,29 @@ impl Process {
         if let Some(status) = self.ended() {
             return status;
         }
-        let id = i32::try_from(self.id()).expect("a process id fits in a pid_t");
-        // SAFETY: kill has no memory effects, and the child has not been reaped, so the id is still its own.
-        unsafe { libc::kill(id, libc::SIGTERM) };
+        self.signal(libc::SIGTERM);
         wait_for(&format!("{} ends after SIGTERM", self.name), PATIENCE, || self.ended()).unwrap_or_else(|_| {
             self.kill();
             ExitStatus::from_raw(libc::SIGKILL)
         })
+    }
+
+    /// Stops it in its tracks with SIGSTOP: its connections stay, and nothing of it moves.
+    pub fn freeze(&self) {
+        self.signal(libc::SIGSTOP);
+    }
+
+    /// Lets it go on with SIGCONT.
+    pub fn thaw(&self) {
+        self.signal(libc::SIGCONT);
+    }
+
+    fn signal(&self, signal: libc::c_int) {
+        if self.ended().is_none() {
+            let id = i32::try_from(self.id()).expect("a process id fits in a pid_t");
+            // SAFETY: kill has no memory effects, and the child has not been reaped, so the id is still its own.
+            unsafe { libc::kill(id, signal) };
+        }
     }
 
     fn child(&self) -> MutexGuard<'_, Child> {

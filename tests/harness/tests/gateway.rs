@@ -108,15 +108,17 @@ fn envoy_comes_back_on_the_same_port_and_ends_with_its_guard() {
 }
 
 #[test]
-fn the_shipped_file_keeps_the_buffer_rule() {
-    let tree = shipped().unwrap();
-    let bytes = |pointer: &str| tree.pointer(pointer).and_then(serde_json::Value::as_u64).unwrap();
-    let listener = bytes("/static_resources/listeners/0/per_connection_buffer_limit_bytes");
-    let cluster = bytes("/static_resources/clusters/0/per_connection_buffer_limit_bytes");
-    let request = bytes(
-        "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config/route_config/virtual_hosts/0/request_body_buffer_limit",
-    );
-    let (max_request_bytes, max_response_bytes) = (524_288, 524_288);
-    assert!(listener >= max_response_bytes + cluster);
-    assert!(request >= max_request_bytes + listener);
+fn the_shipped_files_keep_the_buffer_rule() {
+    for file in ["local.yaml", "redis.yaml", "redis-cluster.yaml"] {
+        let tree = shipped(file).unwrap();
+        let bytes = |pointer: &str| tree.pointer(pointer).and_then(serde_json::Value::as_u64).unwrap();
+        let listener = bytes("/static_resources/listeners/0/per_connection_buffer_limit_bytes");
+        let cluster = bytes("/static_resources/clusters/0/per_connection_buffer_limit_bytes");
+        let request = bytes(
+            "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config/route_config/virtual_hosts/0/request_body_buffer_limit",
+        );
+        let (max_request_bytes, max_response_bytes) = (524_288, 524_288);
+        assert!(listener >= max_response_bytes + cluster, "{file}");
+        assert!(request >= max_request_bytes + listener, "{file}");
+    }
 }
