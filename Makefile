@@ -6,15 +6,15 @@ FILTER_WASM := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/wasm32-wasip1/release/
 export ENVOY_BIN FILTER_WASM
 
 .DEFAULT_GOAL := help
-.PHONY: help run test build lint bench sim clean wasm-target bench-tools
+.PHONY: help run test build lint bench sim clean wasm-target bench-tools store-tools
 
 help: ## Prints this list.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-run: build $(ENVOY_BIN) ## Shows one payment sent twice and charged once, then serves on 127.0.0.1:10000 (ONCE=1: ends there).
+run: build $(ENVOY_BIN) $(if $(filter redis,$(STORE)),store-tools) ## Shows one payment sent twice and charged once, then serves on 127.0.0.1:10000 (ONCE=1: ends there; STORE=redis: two Envoys on one Redis).
 	@cargo run --locked --quiet --package harness --bin demo
 
-test: build $(ENVOY_BIN) ## Runs every test, those on real Envoy too.
+test: build $(ENVOY_BIN) store-tools ## Runs every test, those on real Envoy too.
 	cargo test --locked --workspace
 
 build: wasm-target ## Builds the filter and prints its size.
@@ -51,11 +51,15 @@ $(ENVOY_BIN):
 wasm-target:
 	@rustup target list --installed | grep -qx wasm32-wasip1 || rustup target add wasm32-wasip1
 
-bench-tools:
-	@for tool in nginx wrk; do \
+# Their Debian packages may start services; nothing here uses those.
+bench-tools: TOOLS = nginx wrk
+store-tools: TOOLS = redis-server webdis
+bench-tools store-tools:
+	@for tool in $(TOOLS); do \
 	  command -v $$tool >/dev/null && continue; \
-	  echo "make bench needs $$tool; installing it with apt-get."; \
+	  echo "$$tool is needed and missing; installing it with apt-get."; \
+	  export DEBIAN_FRONTEND=noninteractive; \
 	  { apt-get install --yes --no-install-recommends $$tool || \
 	    { apt-get update && apt-get install --yes --no-install-recommends $$tool; }; } >&2 || \
-	    { echo "make bench needs $$tool, and apt-get cannot install it here: install it yourself." >&2; exit 1; }; \
+	    { echo "$$tool is needed, and apt-get cannot install it here: install it yourself." >&2; exit 1; }; \
 	done

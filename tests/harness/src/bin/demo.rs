@@ -4,12 +4,13 @@
 //! It does not know how the filter does it.
 //!
 //! With `ONCE=1` it takes free ports and ends after the transcript; otherwise it serves on 127.0.0.1:10000 until
-//! Ctrl-C.
+//! Ctrl-C. With `STORE=redis` there are two Envoys that share one Redis, and the repeat goes through the other one.
 
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use harness::{Gateway, Ledger, Options, Request, Response, World};
+use harness::{Gateway, Ledger, Options, Redis, Request, Response, Webdis};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 fn main() -> ExitCode {
@@ -34,51 +35,101 @@ fn run() -> Result<(), String> {
         Interrupts::catch().map_err(|error| format!("Signals cannot be caught: {error}."))?
     };
 
-    let ledger = Ledger::start();
-    let mut options = Options::new(ledger.addr());
+    let mut stage = Stage::open(once)?;
+    transcript(&stage)?;
     if !once {
-        options = options.port(PORT).admin_port(ADMIN_PORT);
-    }
-    let gateway = Gateway::try_start(options)?;
-    let world = World { gateway, ledger };
-
-    transcript(&world)?;
-    if !once {
-        println!("{}", invitation(&world));
-        runtime.block_on(serve(&world, &mut interrupts))?;
-        println!("\nStopping Envoy and the payment service.");
-        world.gateway.stop();
+        println!("{}", invitation(&stage));
+        runtime.block_on(serve(&stage, &mut interrupts))?;
+        println!("\nStopping everything.");
+        stage.gateways.iter().for_each(Gateway::stop);
+        stage.store.take();
     }
     Ok(())
 }
 
-/// Plays the three requests, prints them, and checks every answer.
-fn transcript(world: &World) -> Result<(), String> {
-    println!(
-        "Envoy with the filter listens on {}; the payment service behind it on {}.",
-        world.gateway.addr(),
-        world.ledger.addr()
-    );
+/// Everything that runs; each part ends before what it talks to.
+struct Stage {
+    gateways: Vec<Gateway>,
+    ledger: Ledger,
+    store: Option<(Webdis, Redis)>,
+}
 
-    let pay = |body: &str| {
-        world
-            .post("/v1/payments")
-            .host(world.gateway.addr().to_string())
+impl Stage {
+    fn open(once: bool) -> Result<Stage, String> {
+        let shared = match std::env::var("STORE").unwrap_or_default().as_str() {
+            "" | "local" => false,
+            "redis" => true,
+            other => return Err(format!("STORE is {other:?}; it can be \"local\" or \"redis\".")),
+        };
+        let ledger = Ledger::start();
+        let store = match shared {
+            true => {
+                let redis = Redis::try_start(&harness::redis::DURABLE)?;
+                Some((Webdis::try_start(redis.addr())?, redis))
+            }
+            false => None,
+        };
+        let gateway = |number| {
+            let mut options = match &store {
+                Some((webdis, _)) => Options::redis(ledger.addr(), webdis.addr()),
+                None => Options::new(ledger.addr()),
+            };
+            if !once {
+                options = options.port(PORT + number).admin_port(ADMIN_PORT + number);
+            }
+            Gateway::try_start(options)
+        };
+        let gateways = (0..if shared { 2 } else { 1 }).map(gateway).collect::<Result<_, _>>()?;
+        Ok(Stage { gateways, ledger, store })
+    }
+
+    /// Where the first request goes.
+    fn first(&self) -> SocketAddr {
+        self.gateways[0].addr()
+    }
+
+    /// Where the repeat goes.
+    fn last(&self) -> SocketAddr {
+        self.gateways[self.gateways.len() - 1].addr()
+    }
+}
+
+/// Plays the three requests, prints them, and checks every answer.
+fn transcript(stage: &Stage) -> Result<(), String> {
+    let ledger = stage.ledger.addr();
+    match &stage.store {
+        None => {
+            println!("Envoy with the filter listens on {}; the payment service behind it on {ledger}.", stage.first());
+        }
+        Some((webdis, redis)) => println!(
+            "Two Envoys with the filter listen on {} and {}; the payment service behind both on {ledger}.\n\
+             Their records are in the Redis on {}, behind the Webdis on {}.",
+            stage.first(),
+            stage.last(),
+            redis.addr(),
+            webdis.addr()
+        ),
+    }
+
+    let pay = |to: SocketAddr, body: &str| {
+        Request::post(to, "/v1/payments")
+            .host(to.to_string())
             .header("Content-Type", "application/json")
             .key(KEY)
             .body(body)
     };
 
     println!("\n1. A client pays, and gives the operation a key.\n");
-    let first = play(&pay(BODY), BODY)?;
+    let first = play(&pay(stage.first(), BODY), BODY)?;
     check(first.status == 201, || format!("The first payment should answer 201, but it answered {}.", first.status))?;
     check(verdict(&first).starts_with("executed"), || {
         format!("The first payment should be `executed`, but Idempotency-Status is {:?}.", verdict(&first))
     })?;
     check(first.header("idempotent-replayed").is_none(), || "The first payment is marked as a replay.".to_owned())?;
 
-    println!("\n2. The answer got lost on the way, so the client sends the same again.\n");
-    let again = play(&pay(BODY), BODY)?;
+    let where_to = if stage.store.is_some() { ", and meets the other gateway" } else { "" };
+    println!("\n2. The answer got lost on the way, so the client sends the same again{where_to}.\n");
+    let again = play(&pay(stage.last(), BODY), BODY)?;
     check(again.status == first.status, || {
         format!("The repeat should answer {}, but it answered {}.", first.status, again.status)
     })?;
@@ -96,7 +147,7 @@ fn transcript(world: &World) -> Result<(), String> {
     })?;
 
     println!("\n3. A bug in the client: the same key for another amount.\n");
-    let other = play(&pay(OTHER_BODY), OTHER_BODY)?;
+    let other = play(&pay(stage.first(), OTHER_BODY), OTHER_BODY)?;
     check(other.status == 409, || {
         format!("Another amount under the same key should answer 409, but it answered {}.", other.status)
     })?;
@@ -105,7 +156,7 @@ fn transcript(world: &World) -> Result<(), String> {
     })?;
 
     println!("\nThe payment service's ledger:\n");
-    let entries = world.ledger.entries();
+    let entries = stage.ledger.entries();
     for (index, entry) in entries.iter().enumerate() {
         let attempt = entry.attempt.map_or("none".to_owned(), |n| n.to_string());
         println!(
@@ -155,25 +206,31 @@ fn check(holds: bool, complaint: impl FnOnce() -> String) -> Result<(), String> 
     if holds { Ok(()) } else { Err(complaint()) }
 }
 
-fn invitation(world: &World) -> String {
-    let url = format!("http://{}/v1/payments", world.gateway.addr());
-    let admin = format!("{}/stats?filter=wasmcustom", world.gateway.admin_addr());
-    let pay = curl("   curl -i", &url, "order-1002", r#"{"amount":100,"currency":"EUR"}"#);
+fn invitation(stage: &Stage) -> String {
+    let pay = |gateway: &Gateway| {
+        let url = format!("http://{}/v1/payments", gateway.addr());
+        curl("   curl -i", &url, "order-1002", r#"{"amount":100,"currency":"EUR"}"#)
+    };
+    let count = |gateway: &Gateway| format!("   curl -s '{}/stats?filter=wasmcustom'", gateway.admin_addr());
+    let pays: Vec<_> = stage.gateways.iter().map(pay).collect();
+    let counts: Vec<_> = stage.gateways.iter().map(count).collect();
     format!(
-        "\nYour turn. Send this one as often as you like:\n\n{pay}\n\nand see what has been counted:\n\n   curl -s '{admin}'\n\nServing until Ctrl-C."
+        "\nYour turn. Send this as often as you like:\n\n{}\n\nand see what has been counted:\n\n{}\n\nServing until Ctrl-C.",
+        pays.join("\n\n"),
+        counts.join("\n")
     )
 }
 
 /// Tells of every further charge until Ctrl-C.
-async fn serve(world: &World, interrupts: &mut Interrupts) -> Result<(), String> {
-    let mut told = world.ledger.entries().len();
+async fn serve(stage: &Stage, interrupts: &mut Interrupts) -> Result<(), String> {
+    let mut told = stage.ledger.entries().len();
     let mut look = tokio::time::interval(Duration::from_millis(100));
     loop {
         tokio::select! {
             () = interrupts.next() => return Ok(()),
             _ = look.tick() => (),
         }
-        for entry in world.ledger.entries().into_iter().skip(told) {
+        for entry in stage.ledger.entries().into_iter().skip(told) {
             told += 1;
             println!(
                 "   charge {told}: {} {}  Idempotency-Key: {}",
@@ -182,9 +239,11 @@ async fn serve(world: &World, interrupts: &mut Interrupts) -> Result<(), String>
                 entry.key.as_deref().unwrap_or("none")
             );
         }
-        check(world.gateway.is_running(), || {
-            format!("Envoy has ended by itself. Its log ends:\n{}", harness::process::tail(&world.gateway.log()))
-        })?;
+        for gateway in &stage.gateways {
+            check(gateway.is_running(), || {
+                format!("Envoy has ended by itself. Its log ends:\n{}", harness::process::tail(&gateway.log()))
+            })?;
+        }
     }
 }
 
