@@ -198,7 +198,11 @@ for i, key in ipairs(KEYS) do
     op.response, at = struct.unpack('<c1c16c16c32I4Bc0BI8I8I8I2I4c0', ARGV[1], at)
   if op.key == '' then op.key = nil end
   local done, answer = pcall(apply)
-  if not done then answer = 'E' .. (type(answer) == 'table' and answer.err:match('^%S+') or 'CORRUPT') end
+  if not done then
+    -- Redis 7 hands over the text of an error alone. One of Lua's own, in small letters, is a record cut short.
+    local text = type(answer) == 'table' and answer.err or tostring(answer)
+    answer = 'E' .. (text:match('^%-?(%u+)') or 'CORRUPT')
+  end
   answers[i] = op.nonce .. answer
 end
 return answers

@@ -614,7 +614,7 @@ fn is_replayed(table: &Table<Host>, number: u64) -> bool {
 
 /// Cells as Envoy has them: versions from one counter, no deletion, insert-if-absent with a version no cell has.
 #[derive(Clone, Default)]
-struct Host(Rc<Inside>);
+pub struct Host(Rc<Inside>);
 
 /// A value and its version.
 type Versioned = (Vec<u8>, u32);
@@ -642,7 +642,7 @@ enum Fault {
 const SEAL: usize = 4;
 
 impl Host {
-    fn open(&self, max_bytes: u64) -> Table<Host> {
+    pub fn open(&self, max_bytes: u64) -> Table<Host> {
         Table::open(self.clone(), b"plugin", max_bytes, 0x9e37_79b9_7f4a_7c15).unwrap_or_else(|_| panic!("opens"))
     }
 

@@ -12,6 +12,7 @@ mod gateways;
 mod local;
 mod model;
 mod names;
+mod redis;
 mod table;
 mod tidy;
 mod wire;
