@@ -16,9 +16,6 @@ pub fn judge(plan: &Plan, transcribe: bool) -> (World, Vec<String>) {
     let mut wrong = Vec::new();
     let calm_for = world.settling_ms() + world.store.set_back_ms();
     world.run_until(world.calm_from + calm_for);
-    if !world.is_idle() {
-        wrong.push(format!("I9: a gateway is not idle {calm_for} ms after the last fault; owed: {}", world.owed()));
-    }
     let mut payloads: BTreeMap<(u8, u8), u8> = BTreeMap::new();
     for request in &world.requests {
         payloads.entry((request.tenant, request.key)).or_insert(request.payload);
@@ -34,7 +31,12 @@ pub fn judge(plan: &Plan, transcribe: bool) -> (World, Vec<String>) {
         world.send(&format!("probe k{key}"), usize::MAX, who, node);
         world.run_until(world.now + 30);
     }
-    world.run_until(world.now + 2_000);
+    // A completion that another's claim stood in the way of is offered for a lease and a third more.
+    world.run_until(world.now + 2_000 + 2 * plan.leases_ms[1]);
+    if !world.is_idle() {
+        let calm_for = world.now - world.calm_from;
+        wrong.push(format!("I9: a gateway is not idle {calm_for} ms after the last fault; owed: {}", world.owed()));
+    }
     wrong.append(&mut world.broken_bounds.clone());
     answers(&world, &mut wrong);
     let weaker = executions(&world, &mut wrong);
@@ -116,11 +118,21 @@ fn answers(world: &World, wrong: &mut Vec<String>) {
                     && (other.forward.is_none() || forward.is_some_and(|(_, known)| known == Known::Release))
             })
         };
-        // A gateway that slept longer than its claim's record lived cannot tell expiry from another's claim.
+        // Whose claim is gone when it wakes up cannot tell another's claim from expiry, from a loss, or from a success of
+        // whoever runs unprotected.
         let until = request.answered_ms.unwrap_or(0);
-        let has_slept = world.store.peak(request.sent_ms, until)
-            >= world.store.trough(request.sent_ms, until) + 1000 * world.plan.ttl_s;
-        if stands_in_the_way && is_alone() && !is_owed() && !has_slept {
+        let has_slept = || {
+            world.store.peak(request.sent_ms, until)
+                >= world.store.trough(request.sent_ms, until) + 1000 * world.plan.ttl_s
+                || world.store.lost_between(request.sent_ms, until)
+                || world.forwards.iter().any(|forward| {
+                    forward.attempt.is_none()
+                        && forward.who == (request.tenant, request.key)
+                        && forward.payload != request.payload
+                        && forward.forwarded_ms <= until
+                })
+        };
+        if stands_in_the_way && is_alone() && !is_owed() && !has_slept() {
             wrong.push(format!("I3: {name} was told {:?}, and it is the only one of its payload", answer.line()));
         }
     }
@@ -162,12 +174,14 @@ fn forbidden(world: &World, earlier: &Forward, later: &Forward, before: &[&Forwa
     let asked_ms = earlier.asked_ms.min(later.asked_ms);
     let peak = store.peak(asked_ms, later.forwarded_ms);
     let trough = store.trough(asked_ms, later.forwarded_ms);
+    // A clock that jumps ends a fresh claim, whose holder cannot know, and lets another run first.
+    let is_overtaken = first > second && store.jumped(asked_ms, later.forwarded_ms);
     let known = earlier.heard.filter(|(at, _)| *at <= later.forwarded_ms);
     if let Some((at, Known::Success)) = known {
         let request = &world.requests[earlier.request];
         let told = request.answer.as_ref().filter(|_| request.answered_ms <= Some(later.forwarded_ms));
         let is_stored = told.is_some_and(|answer| answer.parameter("stored") == Some("?1"));
-        if is_stored && peak < store.trough(at, request.answered_ms.unwrap_or(at)) + earlier.ttl_ms {
+        if is_stored && !is_overtaken && peak < store.trough(at, request.answered_ms.unwrap_or(at)) + earlier.ttl_ms {
             return pair("the earlier one had completed and was stored");
         }
     }
@@ -177,7 +191,7 @@ fn forbidden(world: &World, earlier: &Forward, later: &Forward, before: &[&Forwa
     if first == second {
         return pair("the same number twice");
     }
-    if first > second && !store.jumped(asked_ms, later.forwarded_ms) {
+    if first > second && !is_overtaken {
         return pair("the number did not grow");
     }
     let known = known.map_or(Known::Doubt, |(_, known)| known);
@@ -270,11 +284,12 @@ fn probes(world: &World, first_probe: usize, wrong: &mut Vec<String>) {
             let told = world.requests[forward.request].answer.as_ref();
             forward.crashed_ms.is_none() || told.is_some_and(|answer| answer.parameter("stored") == Some("?1"))
         };
-        // A success from before a loss that lands after it is a truth too, and what is completed is not replaced.
+        // A success from before a loss that lands after it is a truth too, and so is one of whoever ran unprotected;
+        // what is completed is not replaced.
         let is_preceded = |last: &Forward| {
             let succeeded = |other: &&&Forward| other.heard.is_some_and(|(_, known)| known == Known::Success);
             let mut others = forwards.iter().filter(succeeded).filter(|other| other.payload != last.payload);
-            others.any(|other| store.lost_between(other.asked_ms, last.asked_ms))
+            others.any(|other| other.attempt.is_none() || store.lost_between(other.asked_ms, last.asked_ms))
         };
         let last = forwards.last().filter(|last| {
             last.attempt.is_some()

@@ -61,7 +61,10 @@ fn many_seeds_break_no_promise() {
 /// one, and worlds in which the oracle once took a clock, a loss or an unprotected request for the gateway's fault.
 #[test]
 fn seeds_that_once_failed_do_not_fail_again() {
-    for seed in [3495, 10_855, 125_249, 163_228, 176_326, 186_802, 284_752, 492_042] {
+    let seeds = [
+        3495, 10_855, 125_249, 163_228, 176_326, 186_802, 205_917, 284_752, 358_357, 374_312, 492_042, 557_089, 916_139,
+    ];
+    for seed in seeds {
         let wrong = judge(&Plan::new(seed), false).1;
         assert!(wrong.is_empty(), "seed {seed}: {wrong:?}");
     }
