@@ -6,8 +6,9 @@
 use std::cell::RefCell;
 
 use envoy_idempotency::config::{
-    Anonymous, Config, ConfigError, Ending, Fate, FingerprintPolicy, KeyPolicy, Mode, OnCompleted, OnStoreFailure,
-    OnTooLarge, OnUnknown, Outcomes, Part, PathMatch, Policy, Scope, Slug, Statuses, Store, Template,
+    Anonymous, Breaker, CacheBounds, Config, ConfigError, EncryptionKey, Ending, Fate, FingerprintPolicy, KeyPolicy,
+    Mode, OnCompleted, OnStoreFailure, OnTooLarge, OnUnknown, Outcomes, Part, PathMatch, Policy, Redis, Save, Scope,
+    Slug, Statuses, Store, Template,
 };
 use envoy_idempotency::message::{Headers, RequestHead};
 
@@ -17,6 +18,7 @@ fn an_empty_document_is_the_embedded_store_with_every_default() {
         let config = parse(document).unwrap();
         assert_eq!(config.store, Store::Local { max_bytes: 67_108_864 });
         assert_eq!(config.hash_key, None);
+        assert_eq!(config.encryption, []);
         assert_eq!(config.warnings, [""; 0]);
         assert_eq!(config.rules.len(), 1);
         let policy = only(&config);
@@ -47,6 +49,7 @@ fn an_empty_document_is_the_embedded_store_with_every_default() {
         assert_eq!((policy.lease_ms, policy.max_running_ms, policy.ttl_ms), (60_000, 300_000, 1_800_000));
         assert_eq!((policy.max_request_bytes, policy.max_response_bytes), (524_288, 524_288));
         assert_eq!(policy.outcomes, Outcomes::default());
+        assert_eq!(policy.save, Save::BeforeReply);
         assert_eq!(policy.statuses, Statuses::classic());
         assert_eq!(policy.problem_base, "urn:envoy-idempotency:");
         assert!(!policy.expose_cors);
@@ -58,6 +61,9 @@ fn every_field_is_read() {
     let config = parse(WHOLE).unwrap();
     assert_eq!(config.store, Store::Local { max_bytes: 134_217_728 });
     assert_eq!(config.hash_key.as_deref(), Some(b"from the environment".as_slice()));
+    let keys =
+        ["2026-07", "2026-01"].map(|id| EncryptionKey { id: id.into(), key: *b"0123456789abcdef0123456789abcdef" });
+    assert_eq!(config.encryption, keys);
     assert_eq!(config.warnings, [""; 0]);
     assert_eq!(config.rules[0].name, "payments");
     let policy = only(&config);
@@ -95,10 +101,146 @@ fn every_field_is_read() {
     assert_eq!(fates, [Fate::Unknown, Fate::Release, Fate::Retry, Fate::Retry, Fate::Unknown, Fate::Unknown]);
     assert_eq!(policy.outcomes.of_ending(Ending::Unsent), Fate::Retry);
     assert_eq!(policy.outcomes.of_ending(Ending::Timeout), Fate::Unknown);
+    assert_eq!(policy.save, Save::AfterReply);
     let statuses = [Slug::Mismatch, Slug::InFlight, Slug::KeyMissing].map(|slug| policy.statuses.of(slug));
     assert_eq!(statuses, [400, 409, 400]);
     assert_eq!(policy.problem_base, "https://example.com/problems/");
     assert!(policy.expose_cors);
+}
+
+#[test]
+fn redis_needs_a_cluster_and_has_a_default_for_everything_else() {
+    let config = parse(r#"{"store": {"type": "redis", "cluster": "webdis"}}"#).unwrap();
+    let wanted = Redis {
+        cluster: "webdis".into(),
+        authority: "webdis".into(),
+        path: "/".into(),
+        authorization: None,
+        timeout_ms: 250,
+        attempts: 2,
+        prefix: "idem:".into(),
+        batching: true,
+        breaker: Breaker { failures: 5, open_ms: 1000 },
+        cache: Some(CacheBounds { max_bytes: 16_777_216, max_entry_bytes: 16_384, ttl_ms: 60_000 }),
+    };
+    assert_eq!(config.store, Store::Redis(Box::new(wanted)));
+    assert_eq!(only(&config).ttl_ms, 86_400_000);
+}
+
+#[test]
+fn every_field_of_redis_is_read() {
+    let config = parse(
+        r#"{
+            "store": {
+                "type": "redis", "dialect": "webdis", "cluster": "outbound|7379||webdis.idempotency.svc.cluster.local",
+                "authority": "webdis.idempotency", "path": "/redis/7", "authorization": {"env": "TOKEN"},
+                "timeout_ms": 10, "attempts": 10, "prefix": "a/b%c.d:", "batching": false,
+                "breaker": {"failures": 1000, "open_ms": 60000},
+                "cache": {"max_bytes": 134217728, "max_entry_bytes": 16777216, "ttl_s": 86400}
+            },
+            "secrets": {"encryption": [{"id": "a", "key": {"env": "KEY"}}]},
+            "policy": {"max_response_bytes": 16777216}
+        }"#,
+    )
+    .unwrap();
+    let wanted = Redis {
+        cluster: "outbound|7379||webdis.idempotency.svc.cluster.local".into(),
+        authority: "webdis.idempotency".into(),
+        path: "/redis/7/".into(),
+        authorization: Some("Basic Z2F0ZXdheTpzZWNyZXQ=".into()),
+        timeout_ms: 10,
+        attempts: 10,
+        prefix: "a/b%c.d:".into(),
+        batching: false,
+        breaker: Breaker { failures: 1000, open_ms: 60_000 },
+        cache: Some(CacheBounds { max_bytes: 134_217_728, max_entry_bytes: 16_777_216, ttl_ms: 86_400_000 }),
+    };
+    assert_eq!(config.store, Store::Redis(Box::new(wanted)));
+    assert_eq!(config.warnings, [""; 0]);
+}
+
+#[test]
+fn what_redis_leaves_out_of_a_nested_object_has_its_default() {
+    for (given, breaker, cache) in [
+        (r#""cache": null"#, (5, 1000), None),
+        (r#""cache": {}, "breaker": {}"#, (5, 1000), Some((16_777_216, 16_384, 60_000))),
+        (r#""cache": {"ttl_s": 1}, "breaker": {"failures": 1}"#, (1, 1000), Some((16_777_216, 16_384, 1000))),
+        (r#""cache": {"max_entry_bytes": 1}, "breaker": {"open_ms": 10}"#, (5, 10), Some((16_777_216, 1, 60_000))),
+        (r#""cache": {"max_bytes": 1048576}"#, (5, 1000), Some((1_048_576, 16_384, 60_000))),
+    ] {
+        let Store::Redis(redis) = parse(&redis(given)).unwrap().store else { panic!("{given} is not on redis") };
+        let (failures, open_ms) = breaker;
+        assert_eq!(redis.breaker, Breaker { failures, open_ms }, "{given}");
+        let bounds = |(max_bytes, max_entry_bytes, ttl_ms)| CacheBounds { max_bytes, max_entry_bytes, ttl_ms };
+        assert_eq!(redis.cache, cache.map(bounds), "{given}");
+    }
+}
+
+#[test]
+fn the_path_of_the_store_ends_with_one_slash() {
+    for (path, wanted) in [("/", "/"), ("//", "/"), ("/7", "/7/"), ("/7/", "/7/"), ("/a/b//", "/a/b/")] {
+        let Store::Redis(redis) = parse(&redis(&format!(r#""path": "{path}""#))).unwrap().store else {
+            panic!("{path} is not on redis")
+        };
+        assert_eq!(redis.path, wanted, "{path}");
+    }
+}
+
+#[test]
+fn a_record_lives_for_a_day_on_redis_unless_a_rule_says_otherwise() {
+    let config = parse(
+        r#"{"store": {"type": "redis", "cluster": "webdis"}, "rules": [
+            {"match": {"path": {"exact": "/a"}}, "policy": {"lease_ms": 86399999}},
+            {"policy": {"ttl_s": 61}}
+        ]}"#,
+    )
+    .unwrap();
+    assert_eq!(config.rules.iter().map(|rule| rule.policy.ttl_ms).collect::<Vec<_>>(), [86_400_000, 61_000]);
+}
+
+#[test]
+fn every_field_of_the_other_store_is_unknown() {
+    for field in
+        ["cluster", "dialect", "authority", "path", "authorization", "timeout_ms", "attempts", "prefix", "batching"]
+            .into_iter()
+            .chain(["breaker", "cache"])
+    {
+        for kind in ["", r#""type": "local", "#] {
+            let message = refusal(&format!(r#"{{"store": {{{kind}"{field}": null}}}}"#));
+            assert_eq!(message, format!("/store/{field}: is not a known field; known here: type, max_bytes"));
+        }
+    }
+    let known = "type, cluster, dialect, authority, path, authorization, timeout_ms, attempts, prefix, batching, \
+                 breaker, cache";
+    let message = refusal(&redis(r#""max_bytes": 67108864"#));
+    assert_eq!(message, format!("/store/max_bytes: is not a known field; known here: {known}"));
+}
+
+#[test]
+fn every_mistake_about_redis_is_one_sentence_with_its_place_in_front() {
+    for (given, message) in REDIS_MISTAKES {
+        assert_eq!(refusal(&redis(given)), *message, "for {given}");
+    }
+    let long = "x".repeat(256);
+    for (given, message) in [
+        (format!(r#""authority": "{long}""#), "authority: must be 1 to 255 visible ASCII characters, is "),
+        (
+            format!(r#""path": "/{long}""#),
+            "path: must be a path of visible ASCII characters that begins with /, without ? and #, is ",
+        ),
+        (format!(r#""prefix": "{}""#, &long[..129]), "prefix: must be 1 to 128 visible ASCII characters, is "),
+    ] {
+        let refusal = refusal(&redis(&given));
+        assert!(refusal.starts_with(&format!("/store/{message}")), "{refusal}");
+    }
+}
+
+#[test]
+fn every_mistake_about_encryption_is_one_sentence_with_its_place_in_front() {
+    for (keys, message) in ENCRYPTION_MISTAKES {
+        let document = format!(r#"{{"secrets": {{"encryption": {keys}}}}}"#);
+        assert_eq!(refusal(&document), format!("/secrets/encryption{message}"), "for {keys}");
+    }
 }
 
 #[test]
@@ -287,6 +429,32 @@ fn no_message_shows_a_secret() {
         let document = format!(r#"{{"secrets": {{"hash_key": {hash_key}}}, "a": 1}}"#);
         assert!(!refusal(&document).contains("hunter2"), "{document}");
     }
+    let key = "hunter2hunter2hunter2hunter2hunter2hunter2";
+    for keys in [
+        r#""KEY""#,
+        r#"{"id": "a", "key": "KEY"}"#,
+        r#"["KEY"]"#,
+        r#"[{"id": "KEY"}]"#,
+        r#"[{"id": "KEY"}, {"id": "a", "key": "KEY"}]"#,
+        r#"[{"id": "a", "key": "KEY"}]"#,
+        r#"[{"id": "a", "key": ["KEY"]}]"#,
+        r#"[{"id": "a", "key": {"env": "KEY"}}]"#,
+    ] {
+        let document = format!(r#"{{"secrets": {{"encryption": {}}}}}"#, keys.replace("KEY", key));
+        assert!(!refusal(&document).contains("hunter2"), "{document}");
+    }
+    for value in
+        [r#""hunter2ä""#, r#""hunter2\n""#, r#"["hunter2"]"#, r#"{"env": "hunter2"}"#, r#"{"env": ["hunter2"]}"#]
+    {
+        let document = redis(&format!(r#""authorization": {value}"#));
+        assert!(!refusal(&document).contains("hunter2"), "{document}");
+    }
+    let literal = r#""authorization": "hunter2""#;
+    assert!(!parse(&redis(literal)).unwrap().warnings.concat().contains("hunter2"));
+    assert!(!refusal(&format!(r#"{{"store": {{{literal}}}}}"#)).contains("hunter2"), "a type was forgotten");
+    let literal = format!(r#"{{"secrets": {{"encryption": [{{"id": "a", "key": "{KEY}"}}]}}}}"#);
+    let config = parse(&literal).unwrap();
+    assert_eq!(format!("{:?} {:?}", config.warnings, config.encryption).matches(&KEY[..8]).count(), 0);
     assert!(!refusal(r#"{"secrets": "hunter2"}"#).contains("hunter2"));
     assert!(!refusal(r#""{\"secrets\": {\"hash_key\": \"hunter2\"}}""#).contains("hunter2"));
     let config = parse(r#"{"secrets": {"hash_key": "hunter2"}}"#).unwrap();
@@ -491,8 +659,17 @@ fn parse(document: &str) -> Result<Config, ConfigError> {
     Config::parse(document.as_bytes(), &|name| match name {
         "HASH_KEY" => Some("from the environment".into()),
         "EMPTY" => Some(String::new()),
+        "TOKEN" => Some("Basic Z2F0ZXdheTpzZWNyZXQ=".into()),
+        "LINE" => Some("Bearer t\n".into()),
+        // As a file or a shell leaves it, with the end of its line.
+        "KEY" => Some(format!("{KEY}\n")),
         _ => None,
     })
+}
+
+/// A document on redis with these fields.
+fn redis(given: &str) -> String {
+    format!(r#"{{"store": {{"type": "redis", "cluster": "webdis", {given}}}}}"#)
 }
 
 fn refusal(document: &str) -> String {
@@ -509,10 +686,16 @@ fn matched(config: &Config, head: &[(&str, &str)]) -> Option<String> {
     config.rule_for(&head, &|_, _| None).map(|rule| rule.name.clone())
 }
 
+/// 32 bytes in base64.
+const KEY: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
+
 /// A document in which no field has its default.
 const WHOLE: &str = r#"{
     "store": {"type": "local", "max_bytes": 134217728},
-    "secrets": {"hash_key": {"env": "HASH_KEY"}},
+    "secrets": {
+        "hash_key": {"env": "HASH_KEY"},
+        "encryption": [{"id": "2026-07", "key": {"env": "KEY"}}, {"id": "2026-01", "key": {"env": "KEY"}}]
+    },
     "policy": {
         "mode": "observe",
         "key": {
@@ -535,6 +718,7 @@ const WHOLE: &str = r#"{
         "max_request_bytes": 1,
         "max_response_bytes": 67108864,
         "outcomes": {"2xx": "unknown", "409": "retry", "502": "retry", "503": "unknown", "unsent": "retry"},
+        "save": "after_reply",
         "statuses": {"base": "ietf", "mismatch": 400},
         "expose_cors": true
     },
@@ -573,10 +757,25 @@ const MISTAKES: &[(&str, &str)] = &[
     (r#"{"store": null}"#, r#"/store: must be an object, is null"#),
     (r#"{"store": {"type": "disk"}}"#, r#"/store/type: must be "local" or "redis", is "disk""#),
     (r#"{"store": {"type": "redis"}}"#, r#"/store: must have cluster"#),
-    (r#"{"store": {"cluster": "webdis"}}"#, r#"/store/cluster: is not a known field; known here: type, max_bytes"#),
     (
-        r#"{"store": {"type": "redis", "cluster": "webdis", "max_bytes": 1048576}}"#,
-        r#"/store/max_bytes: is not a known field; known here: type, cluster, dialect, authority, path, authorization, timeout_ms, attempts, prefix, batching, breaker, cache"#,
+        r#"{"store": {"type": "redis", "cluster": ""}}"#,
+        r#"/store/cluster: must be a string that is not empty and has no control characters, is """#,
+    ),
+    (
+        r#"{"store": {"type": "redis", "cluster": {"name": "webdis"}}}"#,
+        r#"/store/cluster: must be a string that is not empty and has no control characters, is an object"#,
+    ),
+    (
+        r#"{"store": {"type": "redis", "cluster": "webdis"}, "policy": {"max_response_bytes": 16777217}}"#,
+        r#"/store: carries responses of at most 16777216 bytes in Redis, and max_response_bytes is 16777217"#,
+    ),
+    (
+        r#"{"store": {"type": "redis", "cluster": "webdis"}, "rules": [{}, {"policy": {"max_response_bytes": 67108864}}]}"#,
+        r#"/store: carries responses of at most 16777216 bytes in Redis, and max_response_bytes is 67108864"#,
+    ),
+    (
+        r#"{"store": {"type": "redis", "cluster": "webdis"}, "policy": {"lease_ms": 86400000}}"#,
+        r#"/policy/lease_ms: must be less than ttl_s (86400 s), is 86400000"#,
     ),
     (r#"{"store": {"type": 7}}"#, r#"/store/type: must be "local" or "redis", is 7"#),
     (r#"{"store": {"max_bytes": 0}}"#, r#"/store/max_bytes: must be at least 1048576, is 0"#),
@@ -635,6 +834,9 @@ const MISTAKES: &[(&str, &str)] = &[
         r#"{"policy": {"on_too_large": "forward"}}"#,
         r#"/policy/on_too_large: must be "reject" or "bypass", is "forward""#,
     ),
+    (r#"{"policy": {"save": "after"}}"#, r#"/policy/save: must be "before_reply" or "after_reply", is "after""#),
+    (r#"{"policy": {"save": false}}"#, r#"/policy/save: must be "before_reply" or "after_reply", is false"#),
+    (r#"{"policy": {"save": null}}"#, r#"/policy/save: must be "before_reply" or "after_reply", is null"#),
     (r#"{"policy": {"lease_ms": 10}}"#, r#"/policy/lease_ms: must be at least 1000, is 10"#),
     (r#"{"policy": {"lease_ms": 0}}"#, r#"/policy/lease_ms: must be at least 1000, is 0"#),
     (r#"{"policy": {"lease_ms": -1}}"#, r#"/policy/lease_ms: must be at least 1000, is -1"#),
@@ -1038,6 +1240,166 @@ const MISTAKES: &[(&str, &str)] = &[
     ),
 ];
 
+/// Fields of `store` on redis with one mistake, and what the log line says.
+const REDIS_MISTAKES: &[(&str, &str)] = &[
+    (r#""dialect": "upstash""#, r#"/store/dialect: must be "webdis", is "upstash""#),
+    (r#""dialect": null"#, r#"/store/dialect: must be "webdis", is null"#),
+    (r#""authority": """#, r#"/store/authority: must be 1 to 255 visible ASCII characters, is """#),
+    (r#""authority": "a b""#, r#"/store/authority: must be 1 to 255 visible ASCII characters, is "a b""#),
+    (r#""authority": 7"#, r#"/store/authority: must be 1 to 255 visible ASCII characters, is 7"#),
+    (
+        r#""path": """#,
+        r#"/store/path: must be a path of visible ASCII characters that begins with /, without ? and #, is """#,
+    ),
+    (
+        r#""path": "redis""#,
+        r#"/store/path: must be a path of visible ASCII characters that begins with /, without ? and #, is "redis""#,
+    ),
+    (
+        r#""path": "/a b""#,
+        r#"/store/path: must be a path of visible ASCII characters that begins with /, without ? and #, is "/a b""#,
+    ),
+    (
+        r#""path": "/ä""#,
+        r#"/store/path: must be a path of visible ASCII characters that begins with /, without ? and #, is "/ä""#,
+    ),
+    (
+        r#""path": "/a?b""#,
+        r#"/store/path: must be a path of visible ASCII characters that begins with /, without ? and #, is "/a?b""#,
+    ),
+    (
+        r##""path": "/a#b""##,
+        r##"/store/path: must be a path of visible ASCII characters that begins with /, without ? and #, is "/a#b""##,
+    ),
+    (
+        r#""path": 7"#,
+        r#"/store/path: must be a path of visible ASCII characters that begins with /, without ? and #, is 7"#,
+    ),
+    (r#""authorization": """#, r#"/store/authorization: must not be empty"#),
+    (r#""authorization": {"env": "EMPTY"}"#, r#"/store/authorization: must not be empty"#),
+    (r#""authorization": null"#, r#"/store/authorization: must be a string or {"env": NAME}, is null"#),
+    (r#""authorization": 7"#, r#"/store/authorization: must be a string or {"env": NAME}, is a number"#),
+    (r#""authorization": {}"#, r#"/store/authorization: must have env"#),
+    (
+        r#""authorization": {"env": "ABSENT"}"#,
+        r#"/store/authorization/env: names a variable that the VM's environment does not have"#,
+    ),
+    (r#""authorization": {"file": "a"}"#, r#"/store/authorization: must have env"#),
+    (r#""authorization": "Bearer é""#, r#"/store/authorization: must be ASCII without control characters"#),
+    (r#""authorization": "a\tb""#, r#"/store/authorization: must be ASCII without control characters"#),
+    (r#""authorization": {"env": "LINE"}"#, r#"/store/authorization: must be ASCII without control characters"#),
+    (r#""timeout_ms": 9"#, r#"/store/timeout_ms: must be at least 10, is 9"#),
+    (r#""timeout_ms": 60001"#, r#"/store/timeout_ms: must be at most 60000, is 60001"#),
+    (r#""timeout_ms": "250ms""#, r#"/store/timeout_ms: must be a whole number, is "250ms""#),
+    (r#""attempts": 0"#, r#"/store/attempts: must be at least 1, is 0"#),
+    (r#""attempts": 11"#, r#"/store/attempts: must be at most 10, is 11"#),
+    (r#""attempts": 1.5"#, r#"/store/attempts: must be a whole number, is 1.5"#),
+    (r#""prefix": """#, r#"/store/prefix: must be 1 to 128 visible ASCII characters, is """#),
+    (r#""prefix": "idem ""#, r#"/store/prefix: must be 1 to 128 visible ASCII characters, is "idem ""#),
+    (r#""prefix": "ä:""#, r#"/store/prefix: must be 1 to 128 visible ASCII characters, is "ä:""#),
+    (r#""prefix": null"#, r#"/store/prefix: must be 1 to 128 visible ASCII characters, is null"#),
+    (r#""batching": "off""#, r#"/store/batching: must be true or false, is "off""#),
+    (r#""batching": 1"#, r#"/store/batching: must be true or false, is 1"#),
+    (r#""breaker": null"#, r#"/store/breaker: must be an object, is null"#),
+    (r#""breaker": 5"#, r#"/store/breaker: must be an object, is 5"#),
+    (r#""breaker": {"errors": 5}"#, r#"/store/breaker/errors: is not a known field; known here: failures, open_ms"#),
+    (r#""breaker": {"failures": 0}"#, r#"/store/breaker/failures: must be at least 1, is 0"#),
+    (r#""breaker": {"failures": 1001}"#, r#"/store/breaker/failures: must be at most 1000, is 1001"#),
+    (r#""breaker": {"open_ms": 9}"#, r#"/store/breaker/open_ms: must be at least 10, is 9"#),
+    (r#""breaker": {"open_ms": 60001}"#, r#"/store/breaker/open_ms: must be at most 60000, is 60001"#),
+    (r#""breaker": {"open_ms": "1s"}"#, r#"/store/breaker/open_ms: must be a whole number, is "1s""#),
+    (r#""cache": false"#, r#"/store/cache: must be an object, is false"#),
+    (r#""cache": []"#, r#"/store/cache: must be an object, is a list"#),
+    (
+        r#""cache": {"ttl_ms": 60000}"#,
+        r#"/store/cache/ttl_ms: is not a known field; known here: max_bytes, max_entry_bytes, ttl_s"#,
+    ),
+    (r#""cache": {"max_bytes": 1048575}"#, r#"/store/cache/max_bytes: must be at least 1048576, is 1048575"#),
+    (
+        r#""cache": {"max_bytes": 17179869185}"#,
+        r#"/store/cache/max_bytes: must be at most 17179869184, is 17179869185"#,
+    ),
+    (r#""cache": {"max_bytes": "16MB"}"#, r#"/store/cache/max_bytes: must be a whole number, is "16MB""#),
+    (r#""cache": {"max_entry_bytes": 0}"#, r#"/store/cache/max_entry_bytes: must be at least 1, is 0"#),
+    (
+        r#""cache": {"max_entry_bytes": 16777217}"#,
+        r#"/store/cache/max_entry_bytes: must be at most 16777216, is 16777217"#,
+    ),
+    (
+        r#""cache": {"max_bytes": 1048576, "max_entry_bytes": 131073}"#,
+        r#"/store/cache/max_entry_bytes: must be at most an eighth of max_bytes (131072), is 131073"#,
+    ),
+    (
+        r#""cache": {"max_entry_bytes": 2097153}"#,
+        r#"/store/cache/max_entry_bytes: must be at most an eighth of max_bytes (2097152), is 2097153"#,
+    ),
+    (r#""cache": {"ttl_s": 0}"#, r#"/store/cache/ttl_s: must be at least 1, is 0"#),
+    (r#""cache": {"ttl_s": 86401}"#, r#"/store/cache/ttl_s: must be at most 86400, is 86401"#),
+];
+
+/// Values of `secrets.encryption` with one mistake, and what the log line says behind its place.
+const ENCRYPTION_MISTAKES: &[(&str, &str)] = &[
+    (r#"null"#, r#": must be a list, is null"#),
+    (r#""MDEy""#, r#": must be a list, is a string"#),
+    (r#"{"id": "a", "key": {"env": "KEY"}}"#, r#": must be a list, is an object"#),
+    (r#"[]"#, r#": must not be empty"#),
+    (r#"["MDEy"]"#, r#"/0: must be an object, is a string"#),
+    (r#"[{}]"#, r#"/0: must have id"#),
+    (r#"[{"id": "a"}]"#, r#"/0: must have key"#),
+    (r#"[{"key": {"env": "KEY"}}]"#, r#"/0: must have id"#),
+    (r#"[{"id": "a", "key": {"env": "KEY"}, "alg": "aes"}]"#, r#"/0/alg: is not a known field; known here: id, key"#),
+    (r#"[{"id": "", "key": {"env": "KEY"}}]"#, r#"/0/id: must be 1 to 32 visible ASCII characters, is a string"#),
+    (r#"[{"id": "a b", "key": {"env": "KEY"}}]"#, r#"/0/id: must be 1 to 32 visible ASCII characters, is a string"#),
+    (
+        r#"[{"id": "123456789012345678901234567890123", "key": {"env": "KEY"}}]"#,
+        r#"/0/id: must be 1 to 32 visible ASCII characters, is a string"#,
+    ),
+    (r#"[{"id": 1, "key": {"env": "KEY"}}]"#, r#"/0/id: must be 1 to 32 visible ASCII characters, is a number"#),
+    (r#"[{"id": "a", "key": ""}]"#, r#"/0/key: must not be empty"#),
+    (r#"[{"id": "a", "key": null}]"#, r#"/0/key: must be a string or {"env": NAME}, is null"#),
+    (
+        r#"[{"id": "a", "key": {"env": "ABSENT"}}]"#,
+        r#"/0/key/env: names a variable that the VM's environment does not have"#,
+    ),
+    (r#"[{"id": "a", "key": {"env": "EMPTY"}}]"#, r#"/0/key: must not be empty"#),
+    // No base64.
+    (r#"[{"id": "a", "key": "not base64"}]"#, r#"/0/key: must be 32 bytes in base64: openssl rand -base64 32"#),
+    // 31 bytes, 33, 16.
+    (
+        r#"[{"id": "a", "key": "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZQ=="}]"#,
+        r#"/0/key: must be 32 bytes in base64: openssl rand -base64 32"#,
+    ),
+    (
+        r#"[{"id": "a", "key": "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWZn"}]"#,
+        r#"/0/key: must be 32 bytes in base64: openssl rand -base64 32"#,
+    ),
+    (
+        r#"[{"id": "a", "key": "MDEyMzQ1Njc4OWFiY2RlZg=="}]"#,
+        r#"/0/key: must be 32 bytes in base64: openssl rand -base64 32"#,
+    ),
+    // 32 bytes without their padding, in the alphabet of URLs, and in hex.
+    (
+        r#"[{"id": "a", "key": "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY"}]"#,
+        r#"/0/key: must be 32 bytes in base64: openssl rand -base64 32"#,
+    ),
+    (
+        r#"[{"id": "a", "key": "__________________________________________8="}]"#,
+        r#"/0/key: must be 32 bytes in base64: openssl rand -base64 32"#,
+    ),
+    (
+        r#"[{"id": "a", "key": "3031323334353637383961626364656630313233343536373839616263646566"}]"#,
+        r#"/0/key: must be 32 bytes in base64: openssl rand -base64 32"#,
+    ),
+    (
+        r#"[{"id": "a", "key": {"env": "KEY"}}, {"id": "b", "key": {"env": "KEY"}}, {"id": "a", "key": {"env": "KEY"}}]"#,
+        r#"/2/id: is the id of another key too"#,
+    ),
+    (
+        r#"[{"id": "a", "key": {"env": "KEY"}}, {"id": "b", "key": "short"}]"#,
+        r#"/1/key: must be 32 bytes in base64: openssl rand -base64 32"#,
+    ),
+];
+
 /// Documents with a field that the contract has and this version does not, and its place.
 const LATER: &[(&str, &str)] = &[
     (r#"{"status_path": null}"#, "/status_path"),
@@ -1103,6 +1465,25 @@ const WARNINGS: &[(&str, &[&str])] = &[
     (
         r#"{"secrets": {"hash_key": "abc"}}"#,
         &[r#"/secrets/hash_key: can be read in Envoy's config dump; give {"env": NAME} instead"#],
+    ),
+    (
+        r#"{"store": {"type": "redis", "cluster": "webdis"}}"#,
+        &[r#"/store: keeps responses in Redis in clear; give secrets.encryption"#],
+    ),
+    (
+        r#"{"store": {"type": "redis", "cluster": "webdis"}, "secrets": {"encryption": [{"id": "a", "key": {"env": "KEY"}}]}}"#,
+        &[],
+    ),
+    (
+        r#"{"store": {"type": "redis", "cluster": "webdis", "authorization": "Basic YTpi"}}"#,
+        &[
+            r#"/store/authorization: can be read in Envoy's config dump; give {"env": NAME} instead"#,
+            r#"/store: keeps responses in Redis in clear; give secrets.encryption"#,
+        ],
+    ),
+    (
+        r#"{"secrets": {"encryption": [{"id": "a", "key": {"env": "KEY"}}, {"id": "b", "key": "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="}]}}"#,
+        &[r#"/secrets/encryption/1/key: can be read in Envoy's config dump; give {"env": NAME} instead"#],
     ),
     (
         r#"{"policy": {"on_store_failure": "forward"}, "rules": [{"policy": {"mode": "off"}}, {"policy": {"on_store_failure": "forward"}}]}"#,
