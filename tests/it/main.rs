@@ -7,12 +7,15 @@
     reason = "a test that fails panics"
 )]
 
+mod cache;
 mod config;
 mod gateways;
 mod local;
 mod model;
 mod names;
 mod redis;
+mod seal;
 mod table;
 mod tidy;
+mod webdis;
 mod wire;

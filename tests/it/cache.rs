@@ -1,0 +1,399 @@
+//! What one Envoy remembers of a shared store: it spares calls, and never says what the store would not.
+//!
+//! Its one rule: the cache is told what the store said, in the order the store said it, and is then asked as a claim is.
+//! It does not know how the store is asked; its cells behave as Envoy's do.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::rc::Rc;
+
+use envoy_idempotency::config::CacheBounds;
+use envoy_idempotency::event::{Failure, Verdict};
+use envoy_idempotency::fingerprint::Fingerprint;
+use envoy_idempotency::key::Name;
+use envoy_idempotency::record::{Owner, Record};
+use envoy_idempotency::step::{Call, Operation};
+use envoy_idempotency::store::cache::Cache;
+use envoy_idempotency::store::local::Cells;
+use envoy_idempotency::store::model;
+use proptest::prelude::*;
+
+use crate::gateways::{Gateways, LEASE, TTL, deeds};
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 10_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Two of four owners are of other gateways, which this cache hears nothing of; two workers take turns. Names come in
+    /// pairs that share a cell.
+    #[test]
+    fn whatever_it_answers_the_store_would_answer_too(deeds in deeds(5, 40), late_ms in 0..LEASE / 2) {
+        let host = Host::default();
+        let workers = [host.cache(BOUNDS), host.cache(BOUNDS)];
+        let (mut gateways, mut now_ms) = (Gateways::default(), late_ms);
+        let (mut records, mut completed) = (BTreeMap::<Name, Record>::new(), BTreeSet::new());
+        for (turn, deed) in deeds.iter().enumerate() {
+            now_ms += deed.wait_ms;
+            let call = gateways.call(deed);
+            let is_here = deed.owner[0] < 2;
+            // An exchange completes once.
+            if matches!(call.operation, Operation::Complete { .. }) && !completed.insert((call.name, call.owner)) {
+                continue;
+            }
+            let said = model::apply(records.get(&call.name).cloned(), &call, now_ms);
+            // The ghost of a claim that was released is in the network alone.
+            let is_asked = is_here && matches!(call.operation, Operation::Claim { .. }) && said.verdict != Verdict::Stale;
+            if let Some(mut verdict) = is_asked.then(|| workers[turn % 2].look(&call, now_ms)).flatten() {
+                // A late owner completes under a number that is larger than its own and that it is not told.
+                if let (Verdict::Completed { attempt, .. }, Verdict::Completed { attempt: recorded, .. }) =
+                    (&mut verdict, &said.verdict)
+                {
+                    *attempt = (*attempt).max(*recorded);
+                }
+                prop_assert_eq!(&verdict, &said.verdict, "{:?}", call);
+                continue;
+            }
+            if let Some(record) = said.record {
+                records.insert(call.name, record);
+            }
+            gateways.hear(&call, &said.verdict);
+            if matches!(said.verdict, Verdict::Granted { .. }) {
+                completed.remove(&(call.name, call.owner));
+            }
+            if is_here {
+                workers[turn % 2].learn(&call, now_ms - late_ms, &said.verdict, now_ms);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_completed_record_small_or_large_is_remembered_as_it_was_stored() {
+    for size in [0, 1, 800, 900, 1000, 5000, 16_384] {
+        let cache = Host::default().cache(BOUNDS);
+        cache.learn(&complete(1, 1, size), 0, &Verdict::Settled, 10);
+        let replay =
+            Verdict::Completed { attempt: 1, status: 201, response: Some(vec![7; size]), age_ms: 15, ttl_ms: TTL - 15 };
+        assert_eq!(cache.look(&claim(1, 2), 25), Some(replay.clone()), "{size} bytes");
+        assert_eq!(cache.look(&claim(1, 1), 25), Some(replay), "{size} bytes, asked by the owner itself");
+        assert_eq!(cache.look(&Call { fingerprint: Fingerprint([9; 32]), ..claim(1, 2) }, 25), Some(Verdict::Mismatch));
+        assert_eq!(cache.look(&claim(2, 2), 25), None, "another name");
+    }
+}
+
+#[test]
+fn a_completed_record_without_a_response_is_remembered_too() {
+    let cache = Host::default().cache(BOUNDS);
+    let bare = Operation::Complete { status: 200, response: None };
+    cache.learn(&call(1, 1, bare), 0, &Verdict::Settled, 0);
+    let wanted = Verdict::Completed { attempt: 1, status: 200, response: None, age_ms: 0, ttl_ms: TTL };
+    assert_eq!(cache.look(&claim(1, 2), 0), Some(wanted));
+}
+
+#[test]
+fn what_a_claim_was_told_of_another_gateways_record_is_remembered_with_its_age() {
+    for size in [10, 5000] {
+        let cache = Host::default().cache(BOUNDS);
+        let told = |age_ms, ttl_ms| Verdict::Completed {
+            attempt: 3,
+            status: 202,
+            response: Some(vec![7; size]),
+            age_ms,
+            ttl_ms,
+        };
+        cache.learn(&claim(1, 1), 0, &told(40, 60), 100);
+        assert_eq!(cache.look(&claim(1, 2), 130), Some(told(70, 30)));
+        assert_eq!(cache.look(&claim(1, 2), 160), None, "the record has expired");
+    }
+}
+
+#[test]
+fn what_is_over_max_entry_bytes_is_not_remembered() {
+    let host = Host::default();
+    let cache = host.cache(CacheBounds { max_entry_bytes: 4000, ..BOUNDS });
+    cache.learn(&complete(1, 1, 4000), 0, &Verdict::Settled, 0);
+    assert!(cache.look(&claim(1, 2), 0).is_some());
+    cache.learn(&complete(2, 1, 4200), 0, &Verdict::Settled, 0);
+    assert_eq!(cache.look(&claim(2, 2), 0), None);
+    assert!(host.longest() < 32 + 128 + 4100, "a cell holds {} bytes", host.longest());
+}
+
+#[test]
+fn what_became_too_large_is_not_answered_from_what_was_there_before() {
+    let cache = Host::default().cache(CacheBounds { max_entry_bytes: 4000, ..BOUNDS });
+    for size in [10, 3000] {
+        cache.learn(&complete(1, 1, size), 0, &Verdict::Settled, 0);
+        cache.learn(&claim(1, 2), TTL, &granted(1), TTL);
+        cache.learn(&complete(1, 2, 4200), TTL, &Verdict::Settled, TTL);
+        assert_eq!(cache.look(&claim(1, 3), TTL), None, "after {size} bytes");
+    }
+}
+
+#[test]
+fn a_running_claim_refuses_duplicates_until_its_lease_is_over_counted_from_when_it_was_asked_for() {
+    let cache = Host::default().cache(BOUNDS);
+    cache.learn(&claim(1, 1), 1000, &granted(4), 1070);
+    for now_ms in [1070, 1000 + LEASE - 1] {
+        assert_eq!(cache.look(&claim(1, 2), now_ms), Some(Verdict::InFlight { attempt: 4 }));
+        let other = Call { fingerprint: Fingerprint([9; 32]), ..claim(1, 2) };
+        assert_eq!(cache.look(&other, now_ms), Some(Verdict::Mismatch), "another payload is told so first");
+    }
+    assert_eq!(
+        cache.look(&claim(1, 2), 1000 + LEASE),
+        None,
+        "from here on it is unknown, which is for the store to say"
+    );
+    assert_eq!(cache.look(&claim(1, 1), 1070), None, "the owner's own claim is granted by the store alone");
+}
+
+#[test]
+fn a_renewal_lengthens_the_mark() {
+    let cache = Host::default().cache(BOUNDS);
+    cache.learn(&claim(1, 1), 0, &granted(1), 0);
+    cache.learn(&call(1, 1, Operation::Renew), 60, &Verdict::Renewed { expires_ms: 0 }, 70);
+    assert_eq!(cache.look(&claim(1, 2), 60 + LEASE - 1), Some(Verdict::InFlight { attempt: 1 }));
+    assert_eq!(cache.look(&claim(1, 2), 60 + LEASE), None);
+}
+
+#[test]
+fn whoever_ends_without_a_success_or_has_lost_is_forgotten() {
+    for (operation, verdict) in [
+        (Operation::Release { keep_fingerprint: false }, Verdict::Settled),
+        (Operation::Release { keep_fingerprint: true }, Verdict::Settled),
+        (Operation::Release { keep_fingerprint: false }, Verdict::Lost),
+        (Operation::MarkUnknown, Verdict::Settled),
+        (Operation::MarkUnknown, Verdict::Lost),
+        (Operation::Renew, Verdict::Lost),
+        (Operation::Complete { status: 201, response: None }, Verdict::Lost),
+        (Operation::Complete { status: 201, response: Some(vec![7; 5000]) }, Verdict::Lost),
+    ] {
+        let cache = Host::default().cache(BOUNDS);
+        cache.learn(&claim(1, 1), 0, &granted(1), 0);
+        assert_eq!(cache.look(&claim(1, 2), 0), Some(Verdict::InFlight { attempt: 1 }));
+        cache.learn(&call(1, 1, operation.clone()), 0, &verdict, 0);
+        assert_eq!(cache.look(&claim(1, 2), 0), None, "{verdict:?} to {operation:?}");
+    }
+}
+
+#[test]
+fn what_a_claim_was_refused_with_is_not_remembered() {
+    let unknown = Verdict::Unknown { attempt: 1, wait_ms: 10 };
+    let failed = Verdict::Failed(Failure::Timeout);
+    for verdict in [Verdict::InFlight { attempt: 1 }, Verdict::Mismatch, unknown, Verdict::Stale, failed] {
+        let cache = Host::default().cache(BOUNDS);
+        cache.learn(&claim(1, 1), 0, &verdict, 0);
+        assert_eq!(cache.look(&claim(1, 2), 0), None, "{verdict:?}");
+    }
+}
+
+#[test]
+fn a_renewal_that_brought_no_answer_leaves_the_mark_as_it_was() {
+    let cache = Host::default().cache(BOUNDS);
+    cache.learn(&claim(1, 1), 0, &granted(1), 0);
+    cache.learn(&call(1, 1, Operation::Renew), 60, &Verdict::Failed(Failure::Timeout), 70);
+    assert_eq!(cache.look(&claim(1, 2), LEASE - 1), Some(Verdict::InFlight { attempt: 1 }));
+    assert_eq!(cache.look(&claim(1, 2), LEASE), None);
+}
+
+#[test]
+fn while_the_store_must_still_hear_of_an_end_its_name_is_shown_as_running() {
+    let complete = Operation::Complete { status: 201, response: Some(b"paid".to_vec()) };
+    for operation in [complete, Operation::Release { keep_fingerprint: false }, Operation::MarkUnknown] {
+        let cache = Host::default().cache(BOUNDS);
+        let ended = call(1, 1, operation.clone());
+        cache.learn(&ended, 0, &Verdict::Failed(Failure::Transport), 500);
+        for now_ms in [500, 500 + LEASE, 5500] {
+            assert_eq!(cache.look(&claim(1, 2), now_ms), Some(Verdict::InFlight { attempt: 1 }), "{operation:?}");
+        }
+        assert_eq!(cache.look(&claim(1, 2), 60_500), None, "a gateway that is gone is not waited for");
+        cache.learn(&ended, 600, &Verdict::Settled, 600);
+        let is_shown = cache.look(&claim(1, 2), 600);
+        assert!(!matches!(is_shown, Some(Verdict::InFlight { .. })), "{operation:?}: {is_shown:?}");
+    }
+    let cache = Host::default().cache(BOUNDS);
+    let withdrawn = Call { attempt: 0, ..call(1, 1, Operation::Release { keep_fingerprint: false }) };
+    cache.learn(&withdrawn, 0, &Verdict::Failed(Failure::Timeout), 0);
+    assert_eq!(cache.look(&claim(1, 2), 0), None, "nobody ran under a claim that was never granted");
+}
+
+#[test]
+fn an_entry_counts_no_longer_than_its_ttl() {
+    let cache = Host::default().cache(CacheBounds { ttl_ms: 100, ..BOUNDS });
+    for size in [10, 5000] {
+        cache.learn(&complete(1, 1, size), 0, &Verdict::Settled, 0);
+        assert!(cache.look(&claim(1, 2), 99).is_some());
+        assert_eq!(cache.look(&claim(1, 2), 100), None);
+    }
+}
+
+#[test]
+fn two_names_in_one_cell_forget_each_other_and_are_never_confused() {
+    for (mine, its) in [(10, 10), (10, 5000), (5000, 10), (5000, 5000)] {
+        let cache = Host::default().cache(BOUNDS);
+        let [first, second] = [colliding(1), colliding(2)];
+        cache.learn(&Call { name: first, ..complete(1, 1, mine) }, 0, &Verdict::Settled, 0);
+        assert!(cache.look(&Call { name: first, ..claim(1, 2) }, 0).is_some());
+        assert_eq!(cache.look(&Call { name: second, ..claim(1, 2) }, 0), None, "{mine} and {its} bytes");
+        cache.learn(&Call { name: second, ..complete(1, 1, its) }, 0, &Verdict::Settled, 0);
+        let answer = cache.look(&Call { name: second, ..claim(1, 2) }, 0);
+        assert!(matches!(answer, Some(Verdict::Completed { response: Some(there), .. }) if there.len() == its));
+        assert_eq!(cache.look(&Call { name: first, ..claim(1, 2) }, 0), None, "{mine} and {its} bytes");
+        // Forgetting the one takes nothing true of the other away but what shares its cell.
+        cache.learn(&Call { name: first, ..call(1, 1, Operation::Renew) }, 0, &Verdict::Lost, 0);
+        assert_eq!(cache.look(&Call { name: first, ..claim(1, 2) }, 0), None);
+    }
+}
+
+#[test]
+fn another_plugin_another_store_and_other_bounds_are_other_caches() {
+    let host = Host::default();
+    let told = |cache: &Cache<Host>| cache.look(&claim(1, 2), 0).is_some();
+    let cache = |plugin: &[u8], store, bounds| Cache::new(host.clone(), plugin, store, bounds);
+    cache(b"a", "webdis / idem:", BOUNDS).learn(&complete(1, 1, 10), 0, &Verdict::Settled, 0);
+    assert!(told(&cache(b"a", "webdis / idem:", BOUNDS)), "another worker, or the same filter configured again");
+    assert!(!told(&cache(b"b", "webdis / idem:", BOUNDS)));
+    assert!(!told(&cache(b"a", "webdis /7/ idem:", BOUNDS)));
+    assert!(!told(&cache(b"a", "webdis / idem:", CacheBounds { max_bytes: 2 << 20, ..BOUNDS })));
+    assert!(!told(&cache(b"a", "webdis / idem:", CacheBounds { max_entry_bytes: 16_000, ..BOUNDS })));
+    assert!(told(&cache(b"a", "webdis / idem:", CacheBounds { ttl_ms: 1, ..BOUNDS })));
+}
+
+#[test]
+fn cells_that_are_broken_cut_or_refused_are_as_if_nothing_was_there() {
+    for size in [10, 5000] {
+        let host = Host::default();
+        let cache = host.cache(BOUNDS);
+        cache.learn(&complete(1, 1, size), 0, &Verdict::Settled, 0);
+        let whole = host.cells();
+        let replay = cache.look(&claim(1, 2), 0).unwrap();
+        for (key, value) in &whole {
+            for len in 0..value.len() {
+                host.write(key, &value[..len]);
+                let answer = cache.look(&claim(1, 2), 0);
+                // Nothing tells how long a response was: whoever reads it decodes it, and sees.
+                let is_shorter =
+                    |answer| matches!(answer, Verdict::Completed { response: Some(there), .. } if there.len() < size);
+                assert!(answer.is_none_or(is_shorter), "{size} bytes, cut to {len}");
+            }
+            for byte in [0, 1, 0xff] {
+                host.write(key, &[&value[..32], &vec![byte; value.len()]].concat());
+                assert_eq!(cache.look(&claim(1, 2), 0), None, "{size} bytes, all {byte}");
+            }
+            host.write(key, value);
+        }
+        assert_eq!(cache.look(&claim(1, 2), 0), Some(replay));
+        host.refuse(true);
+        assert_eq!(cache.look(&claim(1, 2), 0), None);
+        cache.learn(&complete(2, 1, size), 0, &Verdict::Settled, 0);
+        host.refuse(false);
+        assert_eq!(cache.look(&claim(2, 2), 0), None, "it was not written");
+    }
+}
+
+#[test]
+fn all_cells_together_stay_within_max_bytes() {
+    for max_entry_bytes in [1, 900, 16_384, 131_072] {
+        let host = Host::default();
+        let bounds = CacheBounds { max_bytes: 1 << 20, max_entry_bytes, ttl_ms: 60_000 };
+        let cache = host.cache(bounds);
+        for number in 0..600_u64 {
+            let mut name = Name([0; 32]);
+            name.0[24..].copy_from_slice(&number.to_le_bytes());
+            for size in [700, max_entry_bytes as usize] {
+                cache.learn(&Call { name, ..complete(0, 1, size) }, 0, &Verdict::Settled, 0);
+            }
+        }
+        assert!(host.bytes() <= 1 << 20, "{} bytes of cells with entries of {max_entry_bytes}", host.bytes());
+    }
+}
+
+const BOUNDS: CacheBounds = CacheBounds { max_bytes: 1 << 20, max_entry_bytes: 16_384, ttl_ms: 60_000 };
+
+fn call(name: u8, owner: u8, operation: Operation) -> Call {
+    Call {
+        name: Name([name; 32]),
+        owner: Owner([owner; 16]),
+        fingerprint: Fingerprint([1; 32]),
+        attempt: 1,
+        upstream_key: None,
+        lease_ms: LEASE,
+        ttl_ms: TTL,
+        deadline_ms: None,
+        operation,
+    }
+}
+
+fn claim(name: u8, owner: u8) -> Call {
+    Call { attempt: 0, ..call(name, owner, Operation::Claim { may_retry: true }) }
+}
+
+fn complete(name: u8, owner: u8, size: usize) -> Call {
+    call(name, owner, Operation::Complete { status: 201, response: Some(vec![7; size]) })
+}
+
+fn granted(attempt: u32) -> Verdict {
+    Verdict::Granted { attempt, doubt: false, upstream_key: None, expires_ms: 0 }
+}
+
+/// Names that differ only where their place is not looked for.
+fn colliding(number: u8) -> Name {
+    let mut name = Name([5; 32]);
+    name.0[0] = number;
+    name
+}
+
+/// Cells as Envoy has them, of which the cache only reads and writes whole ones.
+#[derive(Clone, Default)]
+struct Host(Rc<Inside>);
+
+#[derive(Default)]
+struct Inside {
+    cells: RefCell<HashMap<Vec<u8>, Vec<u8>>>,
+    refuses: Cell<bool>,
+}
+
+impl Host {
+    fn cache(&self, bounds: CacheBounds) -> Cache<Host> {
+        Cache::new(self.clone(), b"plugin", "webdis / idem:", bounds)
+    }
+
+    fn cells(&self) -> HashMap<Vec<u8>, Vec<u8>> {
+        self.0.cells.borrow().clone()
+    }
+
+    fn write(&self, key: &[u8], value: &[u8]) {
+        self.0.cells.borrow_mut().insert(key.to_vec(), value.to_vec());
+    }
+
+    fn refuse(&self, refuses: bool) {
+        self.0.refuses.set(refuses);
+    }
+
+    fn longest(&self) -> usize {
+        self.0.cells.borrow().values().map(Vec::len).max().unwrap_or(0)
+    }
+
+    fn bytes(&self) -> usize {
+        self.0.cells.borrow().values().map(Vec::len).sum()
+    }
+}
+
+impl Cells for Host {
+    fn get(&self, key: &[u8]) -> Result<Option<(Vec<u8>, u32)>, Failure> {
+        if self.0.refuses.get() {
+            return Err(Failure::Host);
+        }
+        Ok(self.0.cells.borrow().get(key).map(|value| (value.clone(), 1)))
+    }
+
+    fn swap(&self, _key: &[u8], _value: &[u8], _version: Option<u32>) -> Result<bool, Failure> {
+        panic!("the cache never compares versions");
+    }
+
+    fn put(&self, key: &[u8], value: &[u8]) -> Result<(), Failure> {
+        if self.0.refuses.get() {
+            return Err(Failure::Host);
+        }
+        self.write(key, value);
+        Ok(())
+    }
+}
