@@ -23,6 +23,8 @@ mod bodies;
 mod bytes;
 /// Clients that break rules, break off, or ask for what cannot be protected.
 mod hostile;
+/// `envoy/istio.yaml`, served without Istio.
+mod istio;
 /// What a client may send as a key, and where it may stand.
 mod keys;
 /// Configurations that are refused, taken, and replaced while requests run.
