@@ -3,10 +3,13 @@
 ENVOY ?= 1.40.0
 ENVOY_BIN ?= $(CURDIR)/.cache/envoy-$(ENVOY)/envoy
 FILTER_WASM := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/wasm32-wasip1/release/envoy_idempotency.wasm
+# What rustc uses and every Envoy with V8 has; wasm-opt takes an eighth off the size.
+WASM_FEATURES := --enable-bulk-memory --enable-multivalue --enable-mutable-globals \
+  --enable-nontrapping-float-to-int --enable-reference-types --enable-sign-ext
 export ENVOY_BIN FILTER_WASM
 
 .DEFAULT_GOAL := help
-.PHONY: help run test build lint bench sim clean wasm-target bench-tools store-tools
+.PHONY: help run test build lint bench sim clean wasm-target build-tools bench-tools store-tools
 
 help: ## Prints this list.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -17,8 +20,10 @@ run: build $(ENVOY_BIN) $(if $(filter redis,$(STORE)),store-tools) ## Shows one 
 test: build $(ENVOY_BIN) store-tools ## Runs every test, those on real Envoy too.
 	cargo test --locked --workspace
 
-build: wasm-target ## Builds the filter and prints its size.
+build: wasm-target build-tools ## Builds the filter and prints its size.
 	cargo build --locked --release --target wasm32-wasip1 --package envoy-idempotency
+	@wasm-opt -O3 $(WASM_FEATURES) $(dir $(FILTER_WASM))deps/$(notdir $(FILTER_WASM)) --output $(FILTER_WASM).part
+	@mv $(FILTER_WASM).part $(FILTER_WASM)
 	@wc -c < $(FILTER_WASM) | awk '{ printf "The filter is %d bytes (%d KiB).\n", $$1, $$1 / 1024 }'
 
 lint: wasm-target ## Checks format, lints (native and wasm32) and documentation; warnings are errors.
@@ -51,12 +56,15 @@ $(ENVOY_BIN):
 wasm-target:
 	@rustup target list --installed | grep -qx wasm32-wasip1 || rustup target add wasm32-wasip1
 
-# Their Debian packages may start services; nothing here uses those.
+# Programs, each with its Debian package where that has another name. Packages may start services; nothing here uses
+# those.
+build-tools: TOOLS = wasm-opt:binaryen
 bench-tools: TOOLS = nginx wrk
 store-tools: TOOLS = redis-server webdis
-bench-tools store-tools:
+build-tools bench-tools store-tools:
 	@for tool in $(TOOLS); do \
-	  command -v $$tool >/dev/null && continue; \
+	  command -v $${tool%:*} >/dev/null && continue; \
+	  tool=$${tool#*:}; \
 	  echo "$$tool is needed and missing; installing it with apt-get."; \
 	  export DEBIAN_FRONTEND=noninteractive; \
 	  { apt-get install --yes --no-install-recommends $$tool || \

@@ -77,11 +77,15 @@ pub enum Event<'a> {
         asked: Asked,
         /// What it said.
         verdict: Verdict,
+        /// Whether this worker has room for one more that waits for another's attempt.
+        may_wait: bool,
     },
     /// When the time of `Step::wake_ms` has come.
     Tick {
         /// When.
         now_ms: u64,
+        /// Fresh random bytes, the token of the claim that may follow.
+        owner: Owner,
     },
     /// When the host turns out not to show request bodies to a filter that pauses in the headers.
     Unable {
@@ -175,6 +179,11 @@ pub enum Verdict {
     Deferred,
     /// To a completion: it is so, but there was no room for the response.
     Dropped,
+    /// To one that has waited: as many attempts have ended as it may wait for.
+    Exhausted {
+        /// The last of them.
+        attempt: u32,
+    },
     /// To anything: the store could not do it, for this reason.
     Failed(Failure),
     /// To a claim: go ahead.

@@ -22,7 +22,8 @@
 //! |---------------|---------------------------------------|---------------------------------|----------------------------------|--------------|---------------|----------------|----------------------------------|----------------------|---------------|------------|----------------------|
 //! | head          | body, claim, unprotected, answered, done | =                            | =                                | =            | =             | =              | done                             | =                    | =             | done       | =                    |
 //! | body          | =                                     | =, claim, unprotected, answered | =                                | =            | =             | =              | answered, done                   | =                    | =             | done       | unprotected, answered |
-//! | claim         | =                                     | =                               | renewal, response, unprotected, answered, save, done | =            | =             | =              | save                             | =                    | =             | save       | =                    |
+//! | claim         | =                                     | =                               | waiting, renewal, response, unprotected, answered, save, done | =            | =             | =              | save                             | =                    | =             | save       | =                    |
+//! | waiting       | =                                     | =                               | =                                | =            | =             | =              | done                             | =                    | claim, done   | done       | =                    |
 //! | renewal       | =                                     | =                               | =                                | =            | =, response, answered, save | =       | save                             | =                    | =             | save       | =                    |
 //! | response      | =                                     | =                               | =                                | =            | =             | =              | response-body, save              | =                    | =             | save       | =                    |
 //! | response-body | =                                     | =                               | =                                | =            | =             | =              | =                                | =, save              | =             | save       | save                 |
@@ -34,7 +35,9 @@
 use std::mem;
 use std::rc::Rc;
 
-use crate::config::{Config, Fate, Mode, OnCompleted, OnStoreFailure, OnTooLarge, OnUnknown, Policy, Save, Slug};
+use crate::config::{
+    Config, Fate, Mode, OnCompleted, OnInFlight, OnStoreFailure, OnTooLarge, OnUnknown, Policy, Save, Slug,
+};
 use crate::digest::HashKey;
 use crate::event::{Asked, Event, Failure, Origin, Source, Verdict};
 use crate::fingerprint::{Fingerprint, Payload};
@@ -60,6 +63,9 @@ const STEER_TTL: &str = "idempotency-ttl";
 const SMALL_BODY: u64 = 16 << 10;
 /// A claim counts as fresh until this part of its lease is left.
 const LEASE_MARGIN: u64 = 5;
+/// How long a duplicate that waits lets pass before it asks again: first, and at most.
+const FIRST_PAUSE_MS: u64 = 50;
+const LAST_PAUSE_MS: u64 = 500;
 /// How often a claim that took too long is renewed before the store counts as failed.
 const MAX_RENEWALS: u32 = 3;
 
@@ -84,7 +90,7 @@ pub struct Exchange {
     policy: Rc<Policy>,
     secrets: Rc<Secrets>,
     state: State,
-    /// Bytes of bodies that the host holds back for us.
+    /// Bytes of bodies that the host holds back for us, or would if this were no trial.
     held: u64,
     /// Removals of what a client must not tell the upstream in our name.
     forged: Vec<Edit>,
@@ -95,8 +101,10 @@ enum State {
     Head,
     /// Awaits the rest of the request's body.
     Body { ticket: Ticket, payload: Payload },
-    /// Awaits the store's word on a claim: what will run if it is granted.
-    Claim(Run),
+    /// Awaits the store's word on a claim: what will run if it is granted, and how it has waited for that.
+    Claim(Run, Option<Wait>),
+    /// Awaits the time to ask again whether another's attempt has ended.
+    Waiting(Run, Wait),
     /// Awaits the renewal of a claim that was granted too long ago to run on; how many were asked for.
     Renewal(Run, u32),
     /// Awaits the response's head.
@@ -138,6 +146,18 @@ struct Run {
     renew_at_ms: Option<u64>,
 }
 
+/// How a duplicate waits for the attempt that stands in its way.
+struct Wait {
+    /// The attempt it met first.
+    first_attempt: u32,
+    /// The attempt it met last.
+    attempt: u32,
+    /// When it has waited enough.
+    until_ms: u64,
+    /// How long until it asks again.
+    pause_ms: u64,
+}
+
 /// A response on its way to the client once the store has it.
 struct HeldResponse {
     removals: Vec<Edit>,
@@ -164,7 +184,7 @@ impl Exchange {
 
     /// How many bytes of bodies the host holds back for this exchange.
     pub fn held_bytes(&self) -> u64 {
-        self.held
+        if self.policy.mode == Mode::Observe { 0 } else { self.held }
     }
 
     /// What is awaited, in one word of the table above.
@@ -172,7 +192,8 @@ impl Exchange {
         match self.state {
             State::Head => "head",
             State::Body { .. } => "body",
-            State::Claim(_) => "claim",
+            State::Claim(..) => "claim",
+            State::Waiting(..) => "waiting",
             State::Renewal(..) => "renewal",
             State::Response(_) => "response",
             State::ResponseBody { .. } => "response-body",
@@ -191,6 +212,22 @@ impl Exchange {
     /// Whether it holds a claim that is not settled.
     pub fn is_running(&self) -> bool {
         matches!(self.state, State::Response(_) | State::ResponseBody { .. } | State::Save { .. })
+    }
+
+    /// The operation whose end it waits for.
+    pub fn waits_for(&self) -> Option<&Name> {
+        match &self.state {
+            State::Waiting(run, _) | State::Claim(run, Some(_)) => Some(&run.ticket.name),
+            _ => None,
+        }
+    }
+
+    /// The operation that it executes.
+    pub fn runs(&self) -> Option<&Name> {
+        match &self.state {
+            State::Response(run) | State::ResponseBody { run, .. } | State::Save { run, .. } => Some(&run.ticket.name),
+            _ => None,
+        }
     }
 
     /// Whether a message is held back until its body has come.
@@ -236,11 +273,23 @@ impl Exchange {
             (State::Body { .. }, Event::Unable { .. }) => self.store_failed(Failure::MissingFlag),
             (State::Body { .. }, Event::Closed { .. }) => (State::Done, Step::default()),
 
-            (State::Claim(run), Event::StoreAnswered { now_ms, asked: Asked::Claim, verdict }) => {
-                let (state, step) = self.claimed(now_ms, run, verdict);
+            (State::Claim(run, wait), Event::StoreAnswered { now_ms, asked: Asked::Claim, verdict, may_wait }) => {
+                let (state, step) = match verdict {
+                    Verdict::InFlight { attempt } => self.stood_in_the_way(now_ms, run, wait, attempt, may_wait),
+                    verdict => self.claimed(now_ms, run, verdict),
+                };
                 (state.unless_sent_as_it_is(), step)
             }
-            (State::Renewal(run, count), Event::StoreAnswered { now_ms, asked: Asked::Renew, verdict }) => {
+            (State::Waiting(run, wait), Event::Tick { now_ms, owner }) => {
+                let (state, step) = self.ask_again(now_ms, run, wait, owner);
+                (state.unless_sent_as_it_is(), step)
+            }
+            (State::Waiting(..), Event::ResponseHeaders { headers, .. }) => {
+                let line = StatusLine::new(Token::Refused);
+                (State::Done, resume(self.response_edits(headers, line), line))
+            }
+            (State::Waiting(..), Event::Closed { .. }) => (State::Done, Step::default()),
+            (State::Renewal(run, count), Event::StoreAnswered { now_ms, asked: Asked::Renew, verdict, .. }) => {
                 match verdict {
                     Verdict::Renewed { expires_ms } => {
                         self.forward_if_fresh(now_ms, Run { expires_ms: Some(expires_ms), ..run }, count)
@@ -250,14 +299,14 @@ impl Exchange {
                     _ => self.in_flight(run.attempt),
                 }
             }
-            (State::Claim(run) | State::Renewal(run, _), Event::ResponseHeaders { headers, .. }) => {
+            (State::Claim(run, _) | State::Renewal(run, _), Event::ResponseHeaders { headers, .. }) => {
                 let line = StatusLine::new(Token::Refused);
                 let (state, mut step) = self.withdraw(run);
                 step.flow = Flow::Resume(self.response_edits(headers, line));
                 step.status = Some(line.to_string());
                 (state, step)
             }
-            (State::Claim(run) | State::Renewal(run, _), Event::Closed { .. }) => self.withdraw(run),
+            (State::Claim(run, _) | State::Renewal(run, _), Event::Closed { .. }) => self.withdraw(run),
 
             (State::Response(run), Event::ResponseHeaders { headers, status, origin, end, .. }) => {
                 self.answered(run, headers, status, origin, end)
@@ -305,7 +354,7 @@ impl Exchange {
                 (state, Step { flow: Flow::Pass, status: None, ..step })
             }
 
-            (mut state, Event::Tick { now_ms }) => {
+            (mut state, Event::Tick { now_ms, .. }) => {
                 let step = state.run_mut().map_or_else(Step::default, |run| self.renew(run, now_ms));
                 (state, step)
             }
@@ -397,7 +446,7 @@ impl Exchange {
             renew_at_ms: None,
         };
         let call = run.call(&self.policy, operation);
-        (State::Claim(run), Step { calls: vec![call], ..hold() })
+        (State::Claim(run, None), Step { calls: vec![call], ..hold() })
     }
 
     /// Nobody waits for the claim's answer any more: whatever it is, the name is not ours to keep.
@@ -415,12 +464,13 @@ impl Exchange {
         match verdict {
             Verdict::Granted { attempt, doubt, upstream_key, expires_ms } => {
                 run.ticket.upstream_key = upstream_key;
-                self.forward_if_fresh(now_ms, Run { attempt, doubt, expires_ms: Some(expires_ms), ..run }, 0)
+                let run = Run { attempt, doubt, started_ms: now_ms, expires_ms: Some(expires_ms), ..run };
+                self.forward_if_fresh(now_ms, run, 0)
             }
             Verdict::Completed { attempt, status, response, age_ms, ttl_ms } => {
                 self.replay(&run.ticket.name, attempt, status, response.as_deref(), age_ms, ttl_ms)
             }
-            Verdict::InFlight { attempt } => self.in_flight(attempt),
+            Verdict::InFlight { attempt } | Verdict::Exhausted { attempt } => self.in_flight(attempt),
             Verdict::Mismatch => self.refuse(Slug::Mismatch, Facts::default()),
             Verdict::Unknown { attempt, wait_ms } => {
                 let may_retry = self.policy.on_unknown == OnUnknown::Retry;
@@ -438,6 +488,43 @@ impl Exchange {
             | Verdict::Settled
             | Verdict::Stale => self.store_failed(Failure::Stale),
         }
+    }
+
+    /// Another attempt runs: wait for its end, or be refused.
+    ///
+    /// Whoever has seen two attempts end without an answer to replay has waited enough.
+    fn stood_in_the_way(
+        &mut self,
+        now_ms: u64,
+        run: Run,
+        wait: Option<Wait>,
+        attempt: u32,
+        may_wait: bool,
+    ) -> (State, Step) {
+        let OnInFlight::Wait { max_wait_ms } = self.policy.on_in_flight else { return self.in_flight(attempt) };
+        let is_new = wait.is_none();
+        let until_ms = run.started_ms + max_wait_ms;
+        let first_attempt = wait.as_ref().map_or(attempt, |wait| wait.first_attempt);
+        // A trial holds nobody back.
+        let has_room = !is_new || (may_wait && self.policy.mode != Mode::Observe);
+        if !has_room || now_ms >= until_ms || attempt > first_attempt.saturating_add(1) {
+            return self.in_flight(attempt);
+        }
+        let pause_ms = wait.map_or(FIRST_PAUSE_MS, |wait| (2 * wait.pause_ms).min(LAST_PAUSE_MS));
+        let wake_ms = Some(until_ms.min(now_ms + pause_ms));
+        let wait = Wait { first_attempt, attempt, until_ms, pause_ms };
+        (State::Waiting(run, wait), Step { wake_ms, ..hold() })
+    }
+
+    /// Asks whether the attempt that stood in the way has ended: a claim of its own, by an owner of its own.
+    fn ask_again(&mut self, now_ms: u64, run: Run, wait: Wait, owner: Owner) -> (State, Step) {
+        if now_ms >= wait.until_ms {
+            return self.in_flight(wait.attempt);
+        }
+        let run = Run { ticket: Ticket { owner, ..run.ticket }, asked_ms: now_ms, ..run };
+        let max_attempt = wait.first_attempt.saturating_add(1);
+        let call = run.call(&self.policy, Operation::Poll { max_attempt });
+        (State::Claim(run, Some(wait)), Step { calls: vec![call], ..Step::default() })
     }
 
     /// Lets the request through, but only on a claim that cannot have lapsed; an older one is renewed first.
@@ -592,7 +679,9 @@ impl Exchange {
                 (None, resume(self.response_edits(headers, line), line))
             }
             Some(reason) => {
-                let line = StatusLine { reason: reason.map(Reason::as_str), ..run.line(false) };
+                let line = run.line(false);
+                // Why it ran unprotected matters more than what became of its response.
+                let line = StatusLine { reason: line.reason.or(reason.map(Reason::as_str)), ..line };
                 let remark = reason.is_some().then_some(Remark::BodyDropped(run.ticket.name));
                 (None, Step { remark, ..resume(self.response_edits(headers, line), line) })
             }
@@ -708,7 +797,6 @@ impl Exchange {
         if matches!(step.flow, Flow::Answer(_)) || matches!(self.state, State::Answered(_) | State::Unprotected(_)) {
             self.state = State::Unprotected(line);
         }
-        self.held = 0;
         let flow = match is_response_head && !matches!(step.flow, Flow::Pass) {
             true => Flow::Resume(vec![Edit::Set(STATUS, line.to_string().into_bytes())]),
             false => Flow::Pass,

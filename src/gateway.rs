@@ -7,6 +7,8 @@ use std::collections::{HashMap, VecDeque};
 
 use crate::event::{Asked, Event, Verdict};
 use crate::exchange::Exchange;
+use crate::key::Name;
+use crate::record::Owner;
 use crate::step::{Call, Count, Flow, Remark, Step};
 use crate::store::client::{Batch, Client, Nonce, Reply, Told};
 use crate::store::local::Cells;
@@ -55,10 +57,39 @@ pub enum Side {
 pub struct Gateway<C> {
     exchanges: HashMap<u32, Entry>,
     store: Store<C>,
-    /// Bytes of bodies that the host holds back for all exchanges.
-    held: u64,
-    running: u64,
+    tally: Tally,
 }
+
+/// What exchanges have in hand.
+#[derive(Clone, Copy, Default)]
+struct Tally {
+    /// Bytes of bodies that the host holds back.
+    held: u64,
+    /// Claims that are not settled.
+    running: u64,
+    /// Duplicates that wait.
+    waiting: u64,
+}
+
+impl Tally {
+    fn with(self, other: Tally) -> Tally {
+        let Tally { held, running, waiting } = other;
+        Tally { held: self.held + held, running: self.running + running, waiting: self.waiting + waiting }
+    }
+
+    fn without(self, other: Tally) -> Tally {
+        Tally {
+            held: self.held.saturating_sub(other.held),
+            running: self.running.saturating_sub(other.running),
+            waiting: self.waiting.saturating_sub(other.waiting),
+        }
+    }
+}
+
+/// How many duplicates may wait in one worker, because each holds a connection and a body.
+const WAITING_MAX: u64 = 1024;
+/// How many of them for the same operation.
+const WAITING_FOR_ONE_MAX: usize = 128;
 
 /// An exchange under way.
 struct Entry {
@@ -72,7 +103,7 @@ struct Entry {
 impl<C: Cells> Gateway<C> {
     /// A gateway with nothing under way.
     pub fn new(store: Store<C>) -> Self {
-        Gateway { exchanges: HashMap::new(), store, held: 0, running: 0 }
+        Gateway { exchanges: HashMap::new(), store, tally: Tally::default() }
     }
 
     /// Takes an exchange in; its number is its stream's.
@@ -88,8 +119,9 @@ impl<C: Cells> Gateway<C> {
     /// Feeds one event to one exchange.
     pub fn feed(&mut self, id: u32, event: Event<'_>, now_ms: u64) -> Vec<Act> {
         let mut acts = Vec::new();
-        let Some(entry) = self.exchanges.get_mut(&id) else { return acts };
-        let (held, running) = (entry.held_bytes(), entry.exchange.is_running());
+        let Some(mut entry) = self.exchanges.remove(&id) else { return acts };
+        let before = entry.tally();
+        let name = entry.exchange.runs().copied();
         entry.closed |= matches!(event, Event::Closed { .. });
         if matches!(event, Event::ResponseHeaders { .. }) {
             entry.side = Side::Response;
@@ -100,8 +132,8 @@ impl<C: Cells> Gateway<C> {
             if remembered && step.counts.contains(&Count::Replayed) {
                 acts.push(Act::Count { count: Count::ReplayedCached, observed });
             }
-            for call in obey(id, entry, step, &mut acts) {
-                let asked = call.operation.asked();
+            for call in obey(id, &mut entry, step, &mut acts) {
+                let (asked, name) = (call.operation.asked(), call.name);
                 let (verdict, remembered) = match self.store.ask(id, call, now_ms) {
                     Asking::Remembered(verdict) => (Some(verdict), true),
                     Asking::Answered(verdict) => (Some(verdict), false),
@@ -110,14 +142,16 @@ impl<C: Cells> Gateway<C> {
                 if !remembered {
                     acts.push(Act::Count { count: Count::StoreOperation, observed });
                 }
-                let step = verdict.map(|verdict| entry.exchange.handle(answer(asked, verdict, now_ms)));
-                steps.extend(step.map(|step| (step, remembered)));
+                let answer = verdict.map(|verdict| self.answer(&name, asked, verdict, now_ms));
+                steps.extend(answer.map(|answer| (entry.exchange.handle(answer), remembered)));
             }
         }
-        self.held = (self.held + entry.held_bytes()).saturating_sub(held);
-        self.running = (self.running + u64::from(entry.exchange.is_running())).saturating_sub(running.into());
-        if entry.exchange.is_done() {
-            self.exchanges.remove(&id);
+        self.tally = self.tally.with(entry.tally()).without(before);
+        if self.tally.waiting > 0 && entry.exchange.runs().is_none() {
+            name.into_iter().for_each(|name| self.wake_waiters(&name, now_ms));
+        }
+        if !entry.exchange.is_done() {
+            self.exchanges.insert(id, entry);
         }
         acts
     }
@@ -133,31 +167,42 @@ impl<C: Cells> Gateway<C> {
         self.tell(told, now_ms)
     }
 
-    /// Wakes whoever wanted to be woken by now.
-    pub fn tick(&mut self, now_ms: u64) -> Vec<Act> {
-        let due = |entry: &Entry| entry.wake_ms.is_some_and(|wake| wake <= now_ms);
-        let mut awake: Vec<u32> = self.exchanges.iter().filter(|(_, entry)| due(entry)).map(|(id, _)| *id).collect();
+    /// Wakes whoever wanted to be woken by now; `owner` draws the token of a claim that may follow.
+    pub fn tick(&mut self, now_ms: u64, mut owner: impl FnMut() -> Owner) -> Vec<Act> {
+        let mut awake: Vec<u32> =
+            self.exchanges.iter().filter(|(_, entry)| entry.is_due(now_ms)).map(|(id, _)| *id).collect();
         awake.sort_unstable();
         let mut acts = Vec::new();
         for id in awake {
             if let Some(entry) = self.exchanges.get_mut(&id) {
                 entry.wake_ms = None;
             }
-            acts.extend(self.feed(id, Event::Tick { now_ms }, now_ms));
+            acts.extend(self.feed(id, Event::Tick { now_ms, owner: owner() }, now_ms));
         }
         let told = self.store.tick(now_ms);
         acts.extend(self.tell(told, now_ms));
         acts
     }
 
+    /// Whether a waiting duplicate has been woken by the end of what it waited for.
+    pub fn has_woken(&self, now_ms: u64) -> bool {
+        self.tally.waiting > 0
+            && self.exchanges.values().any(|entry| entry.exchange.waits_for().is_some() && entry.is_due(now_ms))
+    }
+
     /// Bytes of bodies that the host holds back for all exchanges.
     pub fn held_bytes(&self) -> u64 {
-        self.held
+        self.tally.held
     }
 
     /// How many executions are under way.
     pub fn running(&self) -> u64 {
-        self.running
+        self.tally.running
+    }
+
+    /// How many duplicates wait.
+    pub fn waiting(&self) -> u64 {
+        self.tally.waiting
     }
 
     /// The store of this worker.
@@ -171,15 +216,43 @@ impl<C: Cells> Gateway<C> {
     }
 
     fn tell(&mut self, told: Vec<Told>, now_ms: u64) -> Vec<Act> {
-        let event = |told: Told| Some((told.exchange?, answer(told.asked(), told.verdict, now_ms)));
-        told.into_iter().filter_map(event).flat_map(|(id, event)| self.feed(id, event, now_ms)).collect()
+        let mut acts = Vec::new();
+        for told in told {
+            let Some(exchange) = told.exchange else { continue };
+            let answer = self.answer(&told.call.name, told.asked(), told.verdict, now_ms);
+            acts.extend(self.feed(exchange, answer, now_ms));
+        }
+        acts
+    }
+
+    fn answer(&self, name: &Name, asked: Asked, verdict: Verdict, now_ms: u64) -> Event<'static> {
+        let waits = |entry: &&Entry| entry.exchange.waits_for() == Some(name);
+        let may_wait = matches!(verdict, Verdict::InFlight { .. })
+            && self.tally.waiting < WAITING_MAX
+            && self.exchanges.values().filter(waits).count() < WAITING_FOR_ONE_MAX;
+        Event::StoreAnswered { now_ms, asked, verdict, may_wait }
+    }
+
+    /// Whoever waits for this operation here asks at once.
+    fn wake_waiters(&mut self, name: &Name, now_ms: u64) {
+        for entry in self.exchanges.values_mut().filter(|entry| entry.exchange.waits_for() == Some(name)) {
+            entry.wake_ms = Some(now_ms);
+        }
     }
 }
 
 impl Entry {
-    /// What the host holds back; nothing once the stream is over.
-    fn held_bytes(&self) -> u64 {
-        if self.closed { 0 } else { self.exchange.held_bytes() }
+    fn tally(&self) -> Tally {
+        Tally {
+            // The host holds nothing once the stream is over.
+            held: if self.closed { 0 } else { self.exchange.held_bytes() },
+            running: self.exchange.is_running().into(),
+            waiting: self.exchange.waits_for().is_some().into(),
+        }
+    }
+
+    fn is_due(&self, now_ms: u64) -> bool {
+        self.wake_ms.is_some_and(|wake| wake <= now_ms)
     }
 }
 
@@ -195,8 +268,4 @@ fn obey(id: u32, entry: &mut Entry, step: Step, acts: &mut Vec<Act>) -> Vec<Call
         }
     }
     step.calls
-}
-
-fn answer(asked: Asked, verdict: Verdict, now_ms: u64) -> Event<'static> {
-    Event::StoreAnswered { now_ms, asked, verdict }
 }

@@ -87,6 +87,11 @@ pub enum Operation {
     },
     /// I may have executed.
     MarkUnknown,
+    /// May I execute, as one that has waited for another's attempt to end? Never after an unknown outcome.
+    Poll {
+        /// Up to which attempt others may have executed.
+        max_attempt: u32,
+    },
     /// I have not executed, for good.
     Release {
         /// Whether only the same payload may run next.
@@ -100,7 +105,7 @@ impl Operation {
     /// Which kind of answer it gets.
     pub fn asked(&self) -> Asked {
         match self {
-            Operation::Claim { .. } => Asked::Claim,
+            Operation::Claim { .. } | Operation::Poll { .. } => Asked::Claim,
             Operation::MarkUnknown => Asked::Mark,
             Operation::Renew => Asked::Renew,
             Operation::Complete { .. } | Operation::Release { .. } => Asked::Settle,

@@ -15,7 +15,8 @@ use super::rules::{Match, header_name, is_token, plain};
 use super::walk::{ConfigError, Fields, Place, Read, flag, merge, parse_text};
 use super::{
     Anonymous, Breaker, CacheBounds, Config, EncryptionKey, Fate, FingerprintPolicy, KeyPolicy, Mode, OnCompleted,
-    OnStoreFailure, OnTooLarge, OnUnknown, Outcomes, Part, Policy, Redis, Rule, Save, Scope, Slug, Statuses, Store,
+    OnInFlight, OnStoreFailure, OnTooLarge, OnUnknown, Outcomes, Part, Policy, Redis, Rule, Save, Scope, Slug,
+    Statuses, Store,
 };
 
 impl Config {
@@ -221,6 +222,7 @@ fn policy(at: &Place<'_>, value: &Value, written: &Value, frame: &Frame) -> Read
             key: fields.nested("key", key)?,
             scope: fields.nested("scope", scope)?,
             fingerprint: fields.nested("fingerprint", fingerprint)?,
+            on_in_flight: fields.nested("on_in_flight", on_in_flight)?,
             on_completed: fields.read("on_completed", OnCompleted::Replay, |at, value| {
                 at.choice(value, &[("replay", OnCompleted::Replay), ("conflict", OnCompleted::Conflict)])
             })?,
@@ -340,6 +342,14 @@ fn fingerprint(at: &Place<'_>, value: &Value) -> Read<FingerprintPolicy> {
             query: fields.read("query", true, flag)?,
             headers: fields.read("headers", vec!["content-type".into()], |at, value| at.list(value, header_name))?,
         })
+    })
+}
+
+fn on_in_flight(at: &Place<'_>, value: &Value) -> Read<OnInFlight> {
+    at.object(value, |fields| {
+        let waits = fields.read("action", false, |at, value| at.choice(value, &[("reject", false), ("wait", true)]))?;
+        let max_wait_ms = fields.read("max_wait_ms", 10_000, |at, value| at.whole(value, 100..=600_000))?;
+        Ok(if waits { OnInFlight::Wait { max_wait_ms } } else { OnInFlight::Reject })
     })
 }
 

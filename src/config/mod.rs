@@ -122,6 +122,8 @@ pub struct Policy {
     pub scope: Scope,
     /// What makes two requests the same.
     pub fingerprint: FingerprintPolicy,
+    /// What a duplicate of a running operation gets.
+    pub on_in_flight: OnInFlight,
     /// What a duplicate of a completed operation gets.
     pub on_completed: OnCompleted,
     /// What becomes of a key whose earlier attempt's fate is not known.
@@ -224,6 +226,18 @@ pub struct FingerprintPolicy {
     pub query: bool,
     /// Lower-case names of the headers that are part of it; of `content-type` only the media type.
     pub headers: Vec<String>,
+}
+
+/// `on_in_flight`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnInFlight {
+    /// The answer is `in-flight`.
+    Reject,
+    /// It is held until there is an answer to replay.
+    Wait {
+        /// Not for longer than this.
+        max_wait_ms: u64,
+    },
 }
 
 /// `on_completed`.

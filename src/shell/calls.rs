@@ -1,4 +1,4 @@
-//! The calls to a store behind HTTP: which are under way, and the bell by which a stream asks for the next.
+//! The calls to a store behind HTTP: which are under way, and what came back from them.
 //!
 //! Its one rule: a call ends once, with a reply or with a reason.
 //! It does not know what a call carries, nor what becomes of its reply.
@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use crate::config::Redis;
 use crate::event::{Failure, RedisError};
-use crate::shell::host::{self, Bell, Buffer, Map, Metric};
+use crate::shell::host::{self, Buffer, Map, Metric};
 use crate::store::client::{Batch, Reply};
 use crate::store::webdis::{self, Answer, Named};
 
@@ -15,9 +15,6 @@ use crate::store::webdis::{self, Answer, Named};
 pub struct Calls {
     redis: Redis,
     under_way: HashMap<u32, Sent>,
-    bell: Bell,
-    /// Whether the bell was rung and not heard yet.
-    rung: bool,
     call_us: Option<u32>,
 }
 
@@ -28,28 +25,10 @@ struct Sent {
 }
 
 impl Calls {
-    /// None under way. `name` is this worker's alone: a bell wakes the root that registered its name last.
-    ///
-    /// # Errors
-    /// The host refuses a bell.
-    pub fn new(redis: &Redis, name: &str) -> Result<Self, String> {
-        let bell = Bell::register(&format!("idempotency {name}")).ok_or("Envoy refuses a shared queue")?;
+    /// None under way.
+    pub fn new(redis: &Redis) -> Self {
         let call_us = host::define_metric(Metric::Histogram, "idempotency_store_call_us");
-        Ok(Calls { redis: redis.clone(), under_way: HashMap::new(), bell, rung: false, call_us })
-    }
-
-    /// Has the root called soon.
-    pub fn ring(&mut self) {
-        if !self.rung {
-            self.rung = true;
-            self.bell.ring();
-        }
-    }
-
-    /// Notes that the root was called.
-    pub fn hear(&mut self) {
-        self.bell.hear();
-        self.rung = false;
+        Calls { redis: redis.clone(), under_way: HashMap::new(), call_us }
     }
 
     /// Sends a batch; tells whether the host took it.

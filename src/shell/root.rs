@@ -18,7 +18,7 @@ use crate::gateway::{Act, Gateway, Side};
 use crate::message::{Edit, RequestHead};
 use crate::record::{Owner, UpstreamKey};
 use crate::shell::calls::Calls;
-use crate::shell::host::{self, Buffer, Level, Map, Metric, SharedData};
+use crate::shell::host::{self, Bell, Buffer, Level, Map, Metric, SharedData};
 use crate::shell::http::Door;
 use crate::step::{Count, Flow, Remark};
 use crate::store::Store;
@@ -57,12 +57,15 @@ pub struct Worker {
     gateway: Gateway<SharedData>,
     /// None with the embedded store.
     calls: Option<Calls>,
+    /// By which a stream has the root called.
+    bell: Bell,
     /// Messages held in their heads, until the host has shown one body to a filter that does so.
     unseen: HashMap<u32, Unseen>,
     counters: HashMap<(Count, bool), u32>,
     entropy: Entropy,
     running: SharedGauge,
     outbox: SharedGauge,
+    waiting: SharedGauge,
     store_bytes: Option<u32>,
     /// Whether the host has shown a body to a filter that paused in the headers.
     shows_bodies: bool,
@@ -194,9 +197,11 @@ impl Worker {
                 let whose = format!("{} {} {}", redis.cluster, redis.path, redis.prefix);
                 let cache = redis.cache.map(|bounds| Cache::new(SharedData, &plugin, &whose, bounds));
                 let store = Store::Remote(Box::new(Client::new(Limits::new(redis))), cache);
-                (store, Some(Calls::new(redis, &hex(&entropy.draw::<16>()))?))
+                (store, Some(Calls::new(redis)))
             }
         };
+        let bell = format!("idempotency {}", hex(&entropy.draw::<16>()));
+        let bell = Bell::register(&bell).ok_or("Envoy refuses to register a shared queue")?;
         warn_once(&config, &plugin, document);
         let observes = config.rules.iter().any(|rule| rule.policy.mode == Mode::Observe);
         let counts = Count::all().into_iter().flat_map(|count| [(count, false), (count, true)]);
@@ -213,11 +218,13 @@ impl Worker {
             config,
             gateway: Gateway::new(store),
             calls,
+            bell,
             unseen: HashMap::new(),
             counters,
             entropy,
             running: gauge("idempotency_running"),
             outbox: gauge("idempotency_outbox"),
+            waiting: gauge("idempotency_waiting"),
             store_bytes: host::define_metric(Metric::Gauge, "idempotency_store_bytes"),
             shows_bodies: false,
             said_ms: HashMap::new(),
@@ -289,20 +296,30 @@ impl Worker {
     pub fn feed(&mut self, id: u32, event: Event<'_>, now_ms: u64) -> Verdict {
         let acts = self.gateway.feed(id, event, now_ms);
         let verdict = self.carry_out(acts, Some(id), now_ms);
-        // Calls belong to the root: they are sent when it is its turn.
-        let waits = self.gateway.store().client().is_some_and(|client| client.may_call(now_ms));
-        if let Some(calls) = self.calls.as_mut().filter(|_| waits) {
-            calls.ring();
+        // Calls belong to the root, and so do other streams: both have to wait until it is its turn.
+        let calls = self.gateway.store().client().is_some_and(|client| client.may_call(now_ms));
+        if calls || self.gateway.has_woken(now_ms) {
+            self.bell.ring();
         }
         verdict
     }
 
-    /// Sends what waits, after a stream has rung for it.
+    /// Sends what waits and wakes who waits, after a stream has rung for it.
     fn was_rung_for(&mut self) {
-        if let Some(calls) = &mut self.calls {
-            calls.hear();
-        }
-        self.send(host::monotonic_ms());
+        self.bell.hear();
+        let now_ms = host::monotonic_ms();
+        self.wake_or_send(now_ms);
+    }
+
+    fn wake_or_send(&mut self, now_ms: u64) {
+        if self.gateway.has_woken(now_ms) { self.wake(now_ms) } else { self.send(now_ms) }
+    }
+
+    /// Feeds ticks to whoever is due, and sends what comes of it.
+    fn wake(&mut self, now_ms: u64) {
+        let acts = self.gateway.tick(now_ms, || Owner(self.entropy.draw()));
+        self.carry_out(acts, None, now_ms);
+        self.send(now_ms);
     }
 
     /// Takes what came back from a call; the next one goes out before anybody is told.
@@ -315,7 +332,7 @@ impl Worker {
         let acts = self.gateway.replied(batch, reply, now_ms);
         self.send(now_ms);
         self.carry_out(acts, None, now_ms);
-        self.send(now_ms);
+        self.wake_or_send(now_ms);
     }
 
     /// Sends as many calls as may be under way at once. Called in the root's callbacks.
@@ -376,15 +393,13 @@ impl Worker {
 
     fn tick(&mut self) {
         let now_ms = host::monotonic_ms();
-        let acts = self.gateway.tick(now_ms);
-        self.carry_out(acts, None, now_ms);
+        self.wake(now_ms);
         if !self.shows_bodies {
             self.find_unshown(now_ms);
         }
         if let Some(table) = self.gateway.store().table() {
             table.sweep(SWEEP_STEPS, now_ms);
         }
-        self.send(now_ms);
         self.ticks = self.ticks.wrapping_add(1);
         self.tell_gauges();
     }
@@ -415,6 +430,7 @@ impl Worker {
 
     fn tell_gauges(&mut self) {
         self.running.tell(self.gateway.running() as i64);
+        self.waiting.tell(self.gateway.waiting() as i64);
         self.outbox.tell(self.gateway.store().client().map_or(0, Client::owed) as i64);
         if self.ticks.is_multiple_of(GAUGE_TICKS)
             && let (Some(gauge), Some(table)) = (self.store_bytes, self.gateway.store().table())

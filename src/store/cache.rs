@@ -67,13 +67,13 @@ impl<C: Cells> Cache<C> {
     /// Remembers what the store said to a call that was asked for at `asked_ms`, and forgets what is not so any more.
     pub fn learn(&self, call: &Call, asked_ms: u64, verdict: &Verdict, now_ms: u64) {
         match (&call.operation, verdict) {
-            (Operation::Claim { .. }, Verdict::Granted { attempt, .. }) => {
+            (_, Verdict::Granted { attempt, .. }) => {
                 self.put(call, *attempt, running(call, asked_ms + call.lease_ms), now_ms + call.ttl_ms, now_ms);
             }
             (Operation::Renew, Verdict::Renewed { .. }) => {
                 self.put(call, call.attempt, running(call, asked_ms + call.lease_ms), now_ms + call.ttl_ms, now_ms);
             }
-            (Operation::Claim { .. }, Verdict::Completed { attempt, status, response, age_ms, ttl_ms }) => {
+            (_, Verdict::Completed { attempt, status, response, age_ms, ttl_ms }) => {
                 let state = completed(call, *status, response.clone(), now_ms.saturating_sub(*age_ms));
                 self.put(call, *attempt, state, now_ms + ttl_ms, now_ms);
             }
@@ -81,13 +81,13 @@ impl<C: Cells> Cache<C> {
                 let state = completed(call, *status, response.clone(), now_ms);
                 self.put(call, call.attempt, state, now_ms + call.ttl_ms, now_ms);
             }
-            (Operation::Claim { .. } | Operation::Renew, Verdict::Failed(_)) => {}
+            (Operation::Renew, Verdict::Failed(_)) => {}
             // The store must still hear of it, and on this Envoy nothing else of its name may begin before.
             (_, Verdict::Failed(_)) if call.attempt > 0 => {
                 let until_ms = now_ms + OWED_MS.max(call.lease_ms);
                 self.put(call, call.attempt, running(call, until_ms), until_ms, now_ms);
             }
-            (Operation::Claim { .. }, _) => {}
+            (Operation::Claim { .. } | Operation::Poll { .. }, _) => {}
             (_, _) => self.set(SMALL, &call.name, &[0; 8]),
         }
     }

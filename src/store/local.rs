@@ -12,7 +12,7 @@
 //! the buckets a few at a time and drops what has expired, and under pressure what was released.
 
 use crate::digest::{Digest, checksum};
-use crate::event::{Failure, Verdict};
+use crate::event::{Asked, Failure, Verdict};
 use crate::key::Name;
 use crate::record::{Corrupt, FORMAT, Input, Record, State};
 use crate::step::{Call, Operation};
@@ -151,7 +151,7 @@ impl<C: Cells> Table<C> {
     /// Tells also whether anything was written. `prepaid` bytes of growth are accounted for already.
     fn apply_to_bucket(&self, call: &Call, prepaid: i64, now_ms: u64) -> Result<(Verdict, bool), Failure> {
         let key = self.key(b'r', self.bucket_of(&call.name));
-        let is_claim = matches!(call.operation, Operation::Claim { .. });
+        let is_claim = call.operation.asked() == Asked::Claim;
         for _ in 0..TRIES {
             let (bucket, version) = self.get(&key)?;
             let (place, found) = find(&bucket, &call.name)?;

@@ -18,7 +18,7 @@ pub mod webdis;
 use std::rc::Rc;
 
 use crate::event::{Asked, Verdict};
-use crate::step::{Call, Operation};
+use crate::step::Call;
 use cache::Cache;
 use client::{Batch, Client, Nonce, Reply, Told};
 use local::{Cells, Table};
@@ -49,7 +49,7 @@ impl<C: Cells> Store<C> {
             Store::Embedded(table) => return Asking::Answered(table.apply(call, now_ms)),
             Store::Remote(client, cache) => (client, cache),
         };
-        if let Operation::Claim { .. } = call.operation
+        if call.operation.asked() == Asked::Claim
             && let Some(verdict) = cache.as_ref().and_then(|cache| cache.look(&call, now_ms))
         {
             return Asking::Remembered(verdict);

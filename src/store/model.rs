@@ -24,15 +24,16 @@ pub fn apply(record: Option<Record>, call: &Call, now_ms: u64) -> Outcome {
         return refuse(Verdict::Lost);
     }
     match &call.operation {
-        Operation::Claim { may_retry } => claim(record, call, *may_retry, now_ms),
+        Operation::Claim { may_retry } => claim(record, call, *may_retry, u32::MAX, now_ms),
         Operation::Complete { status, response } => complete(record, call, *status, response.clone(), now_ms),
         Operation::MarkUnknown => mark_unknown(record, call, now_ms),
+        Operation::Poll { max_attempt } => claim(record, call, false, *max_attempt, now_ms),
         Operation::Release { keep_fingerprint } => release(record, call, *keep_fingerprint, now_ms),
         Operation::Renew => renew(record, call, now_ms),
     }
 }
 
-fn claim(record: Option<Record>, call: &Call, may_retry: bool, now_ms: u64) -> Outcome {
+fn claim(record: Option<Record>, call: &Call, may_retry: bool, max_attempt: u32, now_ms: u64) -> Outcome {
     let Some(record) = record else { return grant(blank(call), call, 1, now_ms) };
     if record.released.contains(&call.owner) && !mutant::is(Mutant::GhostGranted) {
         return refuse(Verdict::Stale);
@@ -43,6 +44,7 @@ fn claim(record: Option<Record>, call: &Call, may_retry: bool, now_ms: u64) -> O
     }
     let attempt = record.attempt;
     match record.state {
+        State::Open { .. } if attempt >= max_attempt => refuse(Verdict::Exhausted { attempt }),
         State::Open { .. } => grant(record, call, attempt.saturating_add(1), now_ms),
         // A try of this very claim was granted before and its answer got lost.
         State::Running { owner, .. } | State::Unknown { owner, .. } if owner == call.owner => {

@@ -13,7 +13,7 @@ local function check(right)
   if not right then error({ err = 'CORRUPT' }, 0) end
 end
 
--- A command that fails leaves its first word behind, and ends the operation.
+-- A command that fails ends the operation, and leaves its error behind.
 local function call(...)
   local reply = redis.pcall(...)
   if type(reply) == 'table' and reply.err then error({ err = reply.err }, 0) end
@@ -112,11 +112,12 @@ end
 
 local operations = {}
 
-function operations.c() -- claim
+local function claim(may_retry, max_attempt)
   if not record then return grant(blank(), 1) end
   if is_released() then return 'S' end
   if record.fingerprint and record.fingerprint ~= op.fingerprint then return 'M' end
   local attempt = record.attempt
+  if record.state == OPEN and attempt >= max_attempt then return 'H' .. struct.pack('<I4', attempt) end
   if record.state == OPEN then return grant(record, attempt + 1) end
   if is_own() then return grant(record, attempt) end
   if record.state == COMPLETED then
@@ -127,11 +128,19 @@ function operations.c() -- claim
     return 'D' .. struct.pack('<I4I2I8I8', attempt, record.status, age, record.expires - now) .. optional(record.response)
   end
   if record.state == RUNNING and now < record.till then return 'I' .. struct.pack('<I4', attempt) end
-  if op.flag == 1 and record.till <= now then
+  if may_retry and record.till <= now then
     record.doubt = 1
     return grant(record, attempt + 1)
   end
   return 'U' .. struct.pack('<I4I8', attempt, math.max(record.till - now, 0))
+end
+
+function operations.c() -- claim
+  return claim(op.flag == 1, 4294967295)
+end
+
+function operations.p() -- poll
+  return claim(false, op.attempt)
 end
 
 function operations.n() -- renew

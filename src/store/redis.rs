@@ -12,7 +12,7 @@ use crate::store::client::{Batch, Nonce};
 pub const SCRIPT: &str = include_str!("redis.lua");
 
 /// The SHA-1 of [`SCRIPT`] in hex, under which Redis keeps it; `tests/it/redis.rs` asks Redis whether it is right.
-pub const SCRIPT_SHA1: &str = "d00233f736dd8400b0997e70b8dc5437382a05e6";
+pub const SCRIPT_SHA1: &str = "637f77c7d2ea506f7a039d79bf729238eabe6186";
 
 /// The operations of a batch, packed one after the other, numbers in little-endian.
 pub fn pack(batch: &Batch) -> Vec<u8> {
@@ -26,6 +26,7 @@ fn pack_call(nonce: Nonce, call: &Call, out: &mut Vec<u8>) {
         Operation::Claim { may_retry } => (b'c', *may_retry, 0, None),
         Operation::Complete { status, response } => (b'd', response.is_some(), *status, response.as_ref()),
         Operation::MarkUnknown => (b'u', false, 0, None),
+        Operation::Poll { .. } => (b'p', false, 0, None),
         Operation::Release { keep_fingerprint } => (b'f', *keep_fingerprint, 0, None),
         Operation::Renew => (b'n', false, 0, None),
     };
@@ -33,7 +34,9 @@ fn pack_call(nonce: Nonce, call: &Call, out: &mut Vec<u8>) {
     out.extend(nonce.0);
     out.extend(call.owner.0);
     out.extend(call.fingerprint.0);
-    out.extend(call.attempt.to_le_bytes());
+    // Who waits has no attempt, but minds how many others have.
+    let attempt = if let Operation::Poll { max_attempt } = call.operation { max_attempt } else { call.attempt };
+    out.extend(attempt.to_le_bytes());
     let key = call.upstream_key.map(|key| key.0);
     out.push(key.map_or(0, |key| key.len() as u8));
     out.extend(key.iter().flatten());
@@ -72,6 +75,7 @@ pub fn unpack(answer: &[u8]) -> Result<(Nonce, Verdict), Corrupt> {
             upstream_key: input.option()?.map(UpstreamKey),
             expires_ms: u64::from_le_bytes(input.array()?),
         },
+        b'H' => Verdict::Exhausted { attempt: u32::from_le_bytes(input.array()?) },
         b'I' => Verdict::InFlight { attempt: u32::from_le_bytes(input.array()?) },
         b'L' => Verdict::Lost,
         b'M' => Verdict::Mismatch,

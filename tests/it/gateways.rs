@@ -55,7 +55,7 @@ impl Gateways {
             operation: operation.clone(),
         };
         match (self.0.get(&(deed.name, fresh.owner)), operation) {
-            (None, _) | (_, Operation::Claim { .. }) => fresh,
+            (None, _) | (_, Operation::Claim { .. } | Operation::Poll { .. }) => fresh,
             (Some(granted), _) => Call { ttl_ms, operation: operation.clone(), ..granted.clone() },
         }
     }
@@ -85,7 +85,8 @@ fn deed(names: u8, number: u32) -> Deed {
     let part = |shift: u32, count: u32| (number >> shift) % count;
     let operation = match part(20, 16) {
         0..6 => Operation::Claim { may_retry: true },
-        6 => Operation::Claim { may_retry: false },
+        6 if number & 1 == 0 => Operation::Claim { may_retry: false },
+        6 => Operation::Poll { max_attempt: part(24, 3) },
         7 => Operation::Complete { status: 204, response: None },
         8..10 => Operation::Complete { status: 201, response: Some(vec![number as u8; part(24, 40) as usize]) },
         10 => Operation::MarkUnknown,

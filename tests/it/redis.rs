@@ -17,9 +17,9 @@ use envoy_idempotency::record::{Owner, Record, State};
 use envoy_idempotency::step::{Call, Operation};
 use envoy_idempotency::store::client::{Batch, Nonce, Reply};
 use envoy_idempotency::store::local::Table;
+use envoy_idempotency::store::model;
 use envoy_idempotency::store::redis::{SCRIPT, SCRIPT_SHA1, pack, unpack};
 use envoy_idempotency::store::webdis::{self, Answer, Named};
-use envoy_idempotency::store::model;
 use harness::{Redis, Webdis};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
@@ -208,7 +208,9 @@ fn a_reply_carries_only_so_many_bodies_and_the_rest_is_asked_for_again() {
         panic!("no answers")
     };
     let deferred = answers.iter().filter(|(_, verdict)| *verdict == Verdict::Deferred).count();
-    let whole = answers.iter().filter(|(_, verdict)| matches!(verdict, Verdict::Completed { response: Some(kept), .. } if *kept == body));
+    let whole = answers
+        .iter()
+        .filter(|(_, verdict)| matches!(verdict, Verdict::Completed { response: Some(kept), .. } if *kept == body));
     assert_eq!((deferred, whole.count()), (2, 4));
 }
 
@@ -246,11 +248,7 @@ fn batch(calls: Vec<Call>) -> Batch {
 fn send(front: &Webdis, batch: &Batch, named: Named) -> Answer {
     let put = webdis::put("/", "a b/%:", batch, named);
     let mut stream = TcpStream::connect(front.addr()).expect("Webdis listens");
-    let head = format!(
-        "PUT {} HTTP/1.1\r\nHost: webdis\r\nContent-Length: {}\r\n\r\n",
-        put.path,
-        put.body.len()
-    );
+    let head = format!("PUT {} HTTP/1.1\r\nHost: webdis\r\nContent-Length: {}\r\n\r\n", put.path, put.body.len());
     stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&put.body)).expect("Webdis reads");
     let mut reply = BufReader::new(stream);
     let mut line = String::new();

@@ -44,12 +44,22 @@ fn the_table_has_every_state_and_every_event() {
 fn what_is_held_is_let_go_or_answered_by_the_last_word_of_the_store() {
     for verdict in claim_verdicts() {
         let mut exchange = in_state("claim", REPLAY);
-        let step = exchange.handle(Event::StoreAnswered { now_ms: 5, asked: Asked::Claim, verdict: verdict.clone() });
+        let step = exchange.handle(Event::StoreAnswered {
+            now_ms: 5,
+            asked: Asked::Claim,
+            verdict: verdict.clone(),
+            may_wait: false,
+        });
         assert!(matches!(step.flow, Flow::Resume(_) | Flow::Answer(_)), "{verdict:?} leaves the request held");
     }
     for verdict in settle_verdicts() {
         let mut exchange = in_state("save", REPLAY);
-        let step = exchange.handle(Event::StoreAnswered { now_ms: 5, asked: Asked::Settle, verdict: verdict.clone() });
+        let step = exchange.handle(Event::StoreAnswered {
+            now_ms: 5,
+            asked: Asked::Settle,
+            verdict: verdict.clone(),
+            may_wait: false,
+        });
         assert!(matches!(step.flow, Flow::Resume(_)), "{verdict:?} leaves the response held");
         assert!(exchange.is_done());
     }
@@ -87,7 +97,7 @@ fn the_lease_is_renewed_in_thirds_until_the_execution_ran_too_long() {
     let mut exchange = in_state("response", r#"{"policy": {"lease_ms": 3000, "max_running_ms": 6000}}"#);
     let mut renewals = Vec::new();
     for now_ms in (0..20_000).step_by(100) {
-        let step = exchange.handle(Event::Tick { now_ms });
+        let step = exchange.handle(Event::Tick { now_ms, owner: Owner([3; 16]) });
         for call in step.calls {
             renewals.push((now_ms, call.operation));
         }
@@ -99,8 +109,19 @@ fn the_lease_is_renewed_in_thirds_until_the_execution_ran_too_long() {
 
 const REPLAY: &str = "{}";
 const OBSERVE: &str = r#"{"policy": {"mode": "observe"}}"#;
-const STATES: [&str; 10] =
-    ["head", "body", "claim", "renewal", "response", "response-body", "save", "unprotected", "answered", "done"];
+const STATES: [&str; 11] = [
+    "head",
+    "body",
+    "claim",
+    "waiting",
+    "renewal",
+    "response",
+    "response-body",
+    "save",
+    "unprotected",
+    "answered",
+    "done",
+];
 const EVENTS: [&str; 11] = [
     "request head",
     "request body",
@@ -115,11 +136,12 @@ const EVENTS: [&str; 11] = [
     "unable",
 ];
 /// Under these a cell may have more than one end.
-const POLICIES: [&str; 5] = [
+const POLICIES: [&str; 6] = [
     REPLAY,
     r#"{"policy": {"on_store_failure": "forward", "on_too_large": "bypass", "max_request_bytes": 4, "max_response_bytes": 4}}"#,
     r#"{"policy": {"max_request_bytes": 4, "key": {"required": true}}}"#,
     r#"{"policy": {"mode": "off"}}"#,
+    r#"{"policy": {"on_in_flight": {"action": "wait"}}}"#,
     r#"{"policy": {"on_completed": "conflict", "lease_ms": 1000, "max_running_ms": 1000}}"#,
 ];
 
@@ -173,6 +195,7 @@ fn routes(state: &str) -> &'static [&'static [&'static str]] {
         "head" => &[&[]],
         "body" => &[&["head"]],
         "claim" => &[&["head", "end"], &["head alone"]],
+        "waiting" => &[&["head alone", "in flight"]],
         "renewal" => &[&["head alone", "granted late"]],
         "response" => &[&["head alone", "granted"]],
         "response-body" => &[&["head alone", "granted", "201"]],
@@ -203,8 +226,10 @@ fn walk(policy: &str, route: &[&str]) -> Exchange {
             "grpc" => request(&mut exchange, &[("content-type", "application/grpc")], false),
             "end" => exchange.handle(Event::RequestBody { now_ms: 0, chunk: b"x", crowded: false, end: true }),
             "granted late" => {
-                exchange.handle(Event::StoreAnswered { now_ms: 1_000_000, asked: Asked::Claim, verdict: granted() })
+                let (asked, verdict) = (Asked::Claim, granted());
+                exchange.handle(Event::StoreAnswered { now_ms: 1_000_000, asked, verdict, may_wait: true })
             }
+            "in flight" => answer(&mut exchange, Asked::Claim, Verdict::InFlight { attempt: 1 }),
             "granted" => answer(&mut exchange, Asked::Claim, granted()),
             "replay" => answer(&mut exchange, Asked::Claim, completed(Some(sealed(Some(b""))))),
             "201" => respond(&mut exchange, 201, false),
@@ -231,7 +256,7 @@ fn request(exchange: &mut Exchange, fields: &[(&str, &str)], end: bool) -> Step 
 }
 
 fn answer(exchange: &mut Exchange, asked: Asked, verdict: Verdict) -> Step {
-    exchange.handle(Event::StoreAnswered { now_ms: 0, asked, verdict })
+    exchange.handle(Event::StoreAnswered { now_ms: 0, asked, verdict, may_wait: true })
 }
 
 fn respond(exchange: &mut Exchange, status: u16, end: bool) -> Step {
@@ -278,8 +303,9 @@ fn each_event(kind: &str, mut feed: impl FnMut(Event<'_>)) {
         }
         "claim verdict" => {
             for verdict in claim_verdicts() {
-                feed(Event::StoreAnswered { now_ms: 1, asked: Asked::Claim, verdict: verdict.clone() });
-                feed(Event::StoreAnswered { now_ms: 1_000_000, asked: Asked::Claim, verdict });
+                for (now_ms, may_wait) in [(1, true), (1, false), (1_000_000, true)] {
+                    feed(Event::StoreAnswered { now_ms, asked: Asked::Claim, verdict: verdict.clone(), may_wait });
+                }
             }
         }
         "renew verdict" => {
@@ -290,18 +316,23 @@ fn each_event(kind: &str, mut feed: impl FnMut(Event<'_>)) {
                 Verdict::Failed(Failure::Timeout),
             ] {
                 for now_ms in [1_000_001, 9_000_000] {
-                    feed(Event::StoreAnswered { now_ms, asked: Asked::Renew, verdict: verdict.clone() });
+                    feed(Event::StoreAnswered {
+                        now_ms,
+                        asked: Asked::Renew,
+                        verdict: verdict.clone(),
+                        may_wait: false,
+                    });
                 }
             }
         }
         "mark verdict" => {
             for verdict in settle_verdicts() {
-                feed(Event::StoreAnswered { now_ms: 1, asked: Asked::Mark, verdict });
+                feed(Event::StoreAnswered { now_ms: 1, asked: Asked::Mark, verdict, may_wait: false });
             }
         }
         "settle verdict" => {
             for verdict in settle_verdicts() {
-                feed(Event::StoreAnswered { now_ms: 1, asked: Asked::Settle, verdict });
+                feed(Event::StoreAnswered { now_ms: 1, asked: Asked::Settle, verdict, may_wait: false });
             }
         }
         "response head" => {
@@ -329,7 +360,7 @@ fn each_event(kind: &str, mut feed: impl FnMut(Event<'_>)) {
         }
         "tick" => {
             for now_ms in [0, 100_000, 9_000_000] {
-                feed(Event::Tick { now_ms });
+                feed(Event::Tick { now_ms, owner: Owner([3; 16]) });
             }
         }
         "closed" => {
@@ -351,7 +382,9 @@ fn claim_verdicts() -> Vec<Verdict> {
         completed(Some(sealed(Some(b"body")))),
         Verdict::Failed(Failure::Full),
         Verdict::Failed(Failure::Timeout),
+        Verdict::Exhausted { attempt: 2 },
         Verdict::InFlight { attempt: 1 },
+        Verdict::InFlight { attempt: 3 },
         Verdict::Mismatch,
         Verdict::Stale,
         Verdict::Unknown { attempt: 1, wait_ms: 10 },

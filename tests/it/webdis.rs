@@ -115,7 +115,7 @@ fn an_answer_that_is_cut_off_or_goes_on_is_none() {
         assert!(has_open_end || unpack(&[&sample[..], &[0]].concat()) == Err(Corrupt), "{verdict:?}");
     }
     for letter in 0..=255_u8 {
-        if !b"ADEGILMNOSU".contains(&letter) {
+        if !b"ADEGHILMNOSU".contains(&letter) {
             for tail in ["", "01000000", "01000000 00 00 0403000000000000"] {
                 let answer = [&answer(&format!("{letter:02x}"))[..], &bytes(tail)].concat();
                 assert_eq!(unpack(&answer), Err(Corrupt), "{letter:02x} {tail}");
@@ -320,6 +320,7 @@ fn answers() -> Vec<(Vec<u8>, Verdict)> {
         ("45 4f4f4d".to_owned(), Verdict::Failed(Failure::Redis(RedisError::Oom))),
         ("47 02010000 00 00 0403000000000000".to_owned(), granted(false, None)),
         (format!("47 02010000 01 01 {} 0403000000000000", "0b".repeat(16)), granted(true, Some(key))),
+        ("48 02010000".to_owned(), Verdict::Exhausted { attempt: 0x0102 }),
         ("49 02010000".to_owned(), Verdict::InFlight { attempt: 0x0102 }),
         ("4c".to_owned(), Verdict::Lost),
         ("4d".to_owned(), Verdict::Mismatch),

@@ -47,6 +47,7 @@ impl Coverage {
             Operation::Claim { .. } => "claim",
             Operation::Complete { .. } => "complete",
             Operation::MarkUnknown => "mark unknown",
+            Operation::Poll { .. } => "poll",
             Operation::Release { .. } => "release",
             Operation::Renew => "renew",
         };
@@ -54,6 +55,7 @@ impl Coverage {
             Verdict::Completed { .. } => "completed",
             Verdict::Deferred => "deferred",
             Verdict::Dropped => "dropped",
+            Verdict::Exhausted { .. } => "exhausted",
             Verdict::Failed(_) => "failed",
             Verdict::Granted { doubt: true, .. } => "granted in doubt",
             Verdict::Granted { .. } => "granted",

@@ -1293,6 +1293,7 @@ fn told(verdict: &Verdict) -> String {
         }
         Verdict::Deferred => "deferred".to_owned(),
         Verdict::Dropped => "dropped".to_owned(),
+        Verdict::Exhausted { attempt } => format!("exhausted by attempt {attempt}"),
         Verdict::Failed(failure) => format!("failed: {}", failure.as_str()),
         Verdict::Granted { attempt, doubt, .. } => {
             format!("granted attempt {attempt}{}", if *doubt { ", in doubt" } else { "" })
