@@ -694,7 +694,8 @@ impl World {
     fn tick(&mut self, worker: usize) {
         self.workers[worker].ticks = false;
         let now_ms = self.clock(worker);
-        let acts = self.workers[worker].gateway.tick(now_ms);
+        let tokens = &mut self.tokens;
+        let acts = self.workers[worker].gateway.tick(now_ms, || Owner(tokens.bytes()));
         self.obey(worker, acts);
         self.pump(worker);
         let limits = &self.plan.limits;
@@ -1223,6 +1224,7 @@ impl World {
             Operation::Complete { status, response: Some(_) } => format!("complete {status}"),
             Operation::Complete { status, response: None } => format!("complete {status} without its response"),
             Operation::MarkUnknown => "mark unknown".to_owned(),
+            Operation::Poll { max_attempt } => format!("poll up to attempt {max_attempt}"),
             Operation::Release { keep_fingerprint: true } => "release for the same payload".to_owned(),
             Operation::Release { keep_fingerprint: false } if call.attempt == 0 => "withdraw".to_owned(),
             Operation::Release { keep_fingerprint: false } => "release".to_owned(),
