@@ -53,10 +53,10 @@ fn a_module_uses_only_those_declared_before_it() {
 
 #[test]
 fn every_path_that_the_documents_name_exists() {
-    for document in ["ARCHITECTURE.md", "README.md", "CONTRIBUTING.md"] {
+    for document in ["ARCHITECTURE.md", "README.md", "CONTRIBUTING.md", "docs/redis.md"] {
         let text = read(&root().join(document));
         for path in text.split('`').skip(1).step_by(2).filter(|word| word.contains('/') && !word.contains(' ')) {
-            let is_path = ["src/", "tests/", "envoy/"].iter().any(|folder| path.starts_with(folder));
+            let is_path = ["docs/", "src/", "tests/", "envoy/"].iter().any(|folder| path.starts_with(folder));
             assert!(!is_path || root().join(path).exists(), "{document} names {path}, which does not exist");
         }
     }
@@ -66,6 +66,19 @@ fn every_path_that_the_documents_name_exists() {
 fn the_readme_shows_the_filter_as_it_is_shipped() {
     let minimal = read(&root().join("envoy/minimal.yaml"));
     assert!(read(&root().join("README.md")).contains(&minimal), "README.md does not quote envoy/minimal.yaml");
+}
+
+#[test]
+fn the_readme_shows_the_store_as_it_is_shipped() {
+    let (readme, shipped) = (read(&root().join("README.md")), read(&root().join("envoy/redis.yaml")));
+    let (_, section) = readme.split_once("\n### On Redis\n").unwrap();
+    let (section, _) = section.split_once("\n### ").unwrap();
+    let lines: Vec<_> = section.split("```").skip(1).step_by(2).flat_map(|block| block.lines().skip(1)).collect();
+    assert!(lines.len() > 10);
+    for line in lines {
+        let is_shipped = shipped.lines().any(|shipped| shipped.trim() == line.trim());
+        assert!(is_shipped, "README.md shows {line:?}, which envoy/redis.yaml does not have");
+    }
 }
 
 #[test]
