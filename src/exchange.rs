@@ -85,6 +85,12 @@ impl Secrets {
     }
 }
 
+#[cfg(feature = "mutants")]
+thread_local! {
+    /// Told of every event of this thread's exchanges and of what was awaited then, for tests that count what they reach.
+    pub static WITNESS: std::cell::Cell<Option<fn(&'static str, &Event<'_>)>> = const { std::cell::Cell::new(None) };
+}
+
 /// One request that a rule matched, and its response.
 pub struct Exchange {
     policy: Rc<Policy>,
@@ -172,6 +178,10 @@ impl Exchange {
 
     /// Feeds one event; obey the step.
     pub fn handle(&mut self, event: Event<'_>) -> Step {
+        #[cfg(feature = "mutants")]
+        if let Some(witness) = WITNESS.get() {
+            witness(self.awaits(), &event);
+        }
         let is_response_head = matches!(event, Event::ResponseHeaders { .. });
         let state = mem::replace(&mut self.state, State::Done);
         let (state, step) = self.next(state, event);

@@ -2,13 +2,19 @@
 //!
 //! Its one rule: it only counts.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use envoy_idempotency::event::Verdict;
+#[cfg(feature = "mutants")]
+use envoy_idempotency::event::{Asked, Event};
 use envoy_idempotency::step::{Count, Operation};
 
 use crate::plan::Fault;
 use crate::world::Answer;
+
+/// What was awaited, what happened, and what the store said.
+pub type Cell = (&'static str, &'static str, &'static str);
 
 #[derive(Clone, Default)]
 pub struct Coverage {
@@ -20,7 +26,7 @@ pub struct Coverage {
     pub unprotected: u64,
     pub weaker: u64,
     faults: BTreeMap<Fault, u64>,
-    met: BTreeMap<(&'static str, &'static str), u64>,
+    met: BTreeMap<Cell, u64>,
     verdicts: BTreeMap<(&'static str, &'static str), u64>,
     answers: BTreeMap<String, u64>,
 }
@@ -30,8 +36,9 @@ impl Coverage {
         *self.faults.entry(fault).or_default() += 1;
     }
 
-    pub fn met(&mut self, state: &'static str, event: &'static str) {
-        *self.met.entry((state, event)).or_default() += 1;
+    /// Takes over what the exchanges of this thread have met since [`watch`].
+    pub fn witnessed(&mut self) {
+        MET.take().into_iter().for_each(|(cell, count)| *self.met.entry(cell).or_default() += count);
     }
 
     pub fn counted(&mut self, count: Count) {
@@ -51,22 +58,7 @@ impl Coverage {
             Operation::Release { .. } => "release",
             Operation::Renew => "renew",
         };
-        let told = match verdict {
-            Verdict::Completed { .. } => "completed",
-            Verdict::Deferred => "deferred",
-            Verdict::Dropped => "dropped",
-            Verdict::Exhausted { .. } => "exhausted",
-            Verdict::Failed(_) => "failed",
-            Verdict::Granted { doubt: true, .. } => "granted in doubt",
-            Verdict::Granted { .. } => "granted",
-            Verdict::InFlight { .. } => "in flight",
-            Verdict::Lost => "lost",
-            Verdict::Mismatch => "mismatch",
-            Verdict::Renewed { .. } => "renewed",
-            Verdict::Settled => "settled",
-            Verdict::Stale => "stale",
-            Verdict::Unknown { .. } => "unknown",
-        };
+        let told = told(verdict);
         *self.verdicts.entry((asked, told)).or_default() += 1;
     }
 
@@ -116,6 +108,57 @@ impl Coverage {
         println!("\nwhat the store said");
         self.verdicts.iter().for_each(|((asked, told), count)| println!("  {count:>10}  {asked}: {told}"));
         println!("\nstates × events");
-        self.met.iter().for_each(|((state, event), count)| println!("  {count:>10}  {state} × {event}"));
+        for ((state, event, told), count) in &self.met {
+            let said = if told.is_empty() { String::new() } else { format!(": {told}") };
+            println!("  {count:>10}  {state} × {event}{said}");
+        }
+    }
+}
+
+thread_local! {
+    static MET: RefCell<BTreeMap<Cell, u64>> = const { RefCell::new(BTreeMap::new()) };
+}
+
+/// Counts from now on what the exchanges of this thread meet, where they let themselves be watched.
+pub fn watch() {
+    MET.take();
+    #[cfg(feature = "mutants")]
+    envoy_idempotency::exchange::WITNESS.set(Some(meets));
+}
+
+#[cfg(feature = "mutants")]
+fn meets(state: &'static str, event: &Event<'_>) {
+    let (event, told) = match event {
+        Event::Closed { .. } => ("closed", ""),
+        Event::RequestBody { .. } => ("request body", ""),
+        Event::RequestHeaders { .. } => ("request head", ""),
+        Event::ResponseBody { .. } => ("response body", ""),
+        Event::ResponseHeaders { .. } => ("response head", ""),
+        Event::StoreAnswered { asked: Asked::Claim, verdict, .. } => ("claim", told(verdict)),
+        Event::StoreAnswered { asked: Asked::Mark, verdict, .. } => ("mark", told(verdict)),
+        Event::StoreAnswered { asked: Asked::Renew, verdict, .. } => ("renew", told(verdict)),
+        Event::StoreAnswered { asked: Asked::Settle, verdict, .. } => ("settle", told(verdict)),
+        Event::Tick { .. } => ("tick", ""),
+        Event::Unable { .. } => ("unable", ""),
+    };
+    MET.with_borrow_mut(|met| *met.entry((state, event, told)).or_default() += 1);
+}
+
+fn told(verdict: &Verdict) -> &'static str {
+    match verdict {
+        Verdict::Completed { .. } => "completed",
+        Verdict::Deferred => "deferred",
+        Verdict::Dropped => "dropped",
+        Verdict::Exhausted { .. } => "exhausted",
+        Verdict::Failed(_) => "failed",
+        Verdict::Granted { doubt: true, .. } => "granted in doubt",
+        Verdict::Granted { .. } => "granted",
+        Verdict::InFlight { .. } => "in flight",
+        Verdict::Lost => "lost",
+        Verdict::Mismatch => "mismatch",
+        Verdict::Renewed { .. } => "renewed",
+        Verdict::Settled => "settled",
+        Verdict::Stale => "stale",
+        Verdict::Unknown { .. } => "unknown",
     }
 }

@@ -8,6 +8,7 @@
 )]
 
 mod coverage;
+mod embedded;
 mod oracle;
 mod plan;
 mod random;

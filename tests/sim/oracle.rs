@@ -5,11 +5,13 @@
 
 use std::collections::BTreeMap;
 
-use crate::plan::{Client, Plan};
+use crate::coverage;
+use crate::plan::{Client, Plan, TOO_LARGE};
 use crate::world::{Answer, ByOperation, Forward, Known, Request, World};
 
 /// A whole run: adversity, calm, one probe of every operation, judgement.
 pub fn judge(plan: &Plan, transcribe: bool) -> (World, Vec<String>) {
+    coverage::watch();
     let mut world = World::new(plan.clone(), true);
     world.transcript = transcribe.then(Vec::new);
     world.run();
@@ -18,7 +20,8 @@ pub fn judge(plan: &Plan, transcribe: bool) -> (World, Vec<String>) {
     world.run_until(world.calm_from + calm_for);
     let mut payloads: BTreeMap<(u8, u8), u8> = BTreeMap::new();
     for request in &world.requests {
-        payloads.entry((request.tenant, request.key)).or_insert(request.payload);
+        let payload = if request.payload == TOO_LARGE { 1 } else { request.payload };
+        payloads.entry((request.tenant, request.key)).or_insert(payload);
     }
     for forward in world.forwards.iter().filter(|forward| forward.attempt.is_some()) {
         payloads.insert(forward.who, forward.payload);
@@ -42,7 +45,9 @@ pub fn judge(plan: &Plan, transcribe: bool) -> (World, Vec<String>) {
     let weaker = executions(&world, &mut wrong);
     world.coverage.weaker = weaker;
     sightings(&world, &mut wrong);
+    repeats(&world, &mut wrong);
     probes(&world, first_probe, &mut wrong);
+    world.coverage.witnessed();
     (world, wrong)
 }
 
@@ -66,17 +71,30 @@ fn answers(world: &World, wrong: &mut Vec<String>) {
             wrong.push(format!("I6: {name} was answered after {took} ms; {bound} ms are the bound"));
         }
         let forward = request.forward.map(|forward| &world.forwards[forward]);
-        let is_executed = answer.is("executed") || (answer.is("bypassed") && world.plan.forwards);
+        if request.is_observed {
+            if answer.line() != "bypassed;reason=observe" || forward.is_none() {
+                wrong.push(format!("observe: {name} was told {:?}", answer.line()));
+            }
+            if took > request.excused_ms + 100 {
+                wrong.push(format!("observe: {name} was answered after {took} ms"));
+            }
+        }
+        if request.payload == TOO_LARGE && (answer.is("executed") || answer.is("replayed")) {
+            wrong.push(format!("{name} is too large and was told {:?}", answer.line()));
+        }
+        let may_bypass =
+            world.plan.forwards || request.is_observed || (world.plan.bypasses && request.payload == TOO_LARGE);
+        let is_executed = answer.is("executed") || (answer.is("bypassed") && may_bypass);
         if forward.is_some() != is_executed {
             let upstream = if forward.is_some() { "reached" } else { "never reached" };
             wrong.push(format!("I3: {name} was told {:?} and {upstream} the upstream", answer.line()));
         }
         match forward {
-            Some(forward) if forward.attempt.is_none() && !world.plan.forwards => {
+            Some(forward) if forward.attempt.is_none() && !may_bypass => {
                 wrong.push(format!("I5: {name} ran without a claim"));
             }
             Some(forward)
-                if forward.is_whole
+                if forward.whole_ms.is_some()
                     && (answer.status, &answer.body) != (forward.status, &forward.body)
                     && answer.headers.has("x-execution") =>
             {
@@ -92,7 +110,7 @@ fn answers(world: &World, wrong: &mut Vec<String>) {
                         && source.payload == request.payload
                         && source.status == answer.status
                         && source.body == answer.body
-                        && source.is_whole
+                        && source.whole_ms.is_some()
                         && source.heard.is_some_and(|(_, known)| known == Known::Success);
                     if !is_same || world.plan.conflicts {
                         wrong.push(format!("I2: {name} got a replay of something else"));
@@ -127,6 +145,7 @@ fn answers(world: &World, wrong: &mut Vec<String>) {
                 || world.store.lost_between(request.sent_ms, until)
                 || world.forwards.iter().any(|forward| {
                     forward.attempt.is_none()
+                        && forward.is_told
                         && forward.who == (request.tenant, request.key)
                         && forward.payload != request.payload
                         && forward.forwarded_ms <= until
@@ -175,17 +194,27 @@ fn forbidden(world: &World, earlier: &Forward, later: &Forward, before: &[&Forwa
     let peak = store.peak(asked_ms, later.forwarded_ms);
     let trough = store.trough(asked_ms, later.forwarded_ms);
     // A clock that jumps ends a fresh claim, whose holder cannot know, and lets another run first.
+    let (lives_ms, completed_lives_ms) = earlier.lives_ms();
     let is_overtaken = first > second && store.jumped(asked_ms, later.forwarded_ms);
     let known = earlier.heard.filter(|(at, _)| *at <= later.forwarded_ms);
     if let Some((at, Known::Success)) = known {
         let request = &world.requests[earlier.request];
         let told = request.answer.as_ref().filter(|_| request.answered_ms <= Some(later.forwarded_ms));
         let is_stored = told.is_some_and(|answer| answer.parameter("stored") == Some("?1"));
-        if is_stored && !is_overtaken && peak < store.trough(at, request.answered_ms.unwrap_or(at)) + earlier.ttl_ms {
+        if is_stored && !is_overtaken && peak < store.trough(at, request.answered_ms.unwrap_or(at)) + completed_lives_ms
+        {
             return pair("the earlier one had completed and was stored");
         }
     }
-    if peak >= trough + earlier.ttl_ms {
+    // Whoever completes the record may make it live shorter.
+    let is_over = |other: &Forward| {
+        let succeeded = other.heard.is_some_and(|(_, known)| known == Known::Success);
+        let mut span = (other.asked_ms, later.forwarded_ms);
+        span.0 = span.0.min(span.1);
+        succeeded && store.peak(span.0, span.1) >= store.trough(span.0, span.1) + other.lives_ms().0
+    };
+    let mut others = world.forwards.iter().filter(|other| other.who == earlier.who && other.is_told);
+    if peak >= trough + lives_ms || others.any(is_over) {
         return None;
     }
     if first == second {
@@ -241,7 +270,8 @@ fn sightings(world: &World, wrong: &mut Vec<String>) {
         // The clock may be set back while the question is on its way.
         let since =
             world.store.trough(asked_ms, seen_ms).saturating_sub(1000 * (answer.number("age").unwrap_or(0) + 1));
-        let life = world.store.lives.get(&forward.owner).copied().unwrap_or(u64::MAX);
+        // Its claim was renewed last before its response had come; a record that lived longer was claimed before.
+        let life = world.store.peak(0, forward.whole_ms.unwrap_or(seen_ms)) + forward.ttl_ms.max(forward.lease_ms);
         if answer.is("replayed") && forward.attempt.is_some() && since > life {
             wrong.push(format!("I4: {} got a replay of a record that had expired before it completed", shown(request)));
         }
@@ -264,20 +294,53 @@ fn sightings(world: &World, wrong: &mut Vec<String>) {
     }
 }
 
+/// I1: whoever asks after somebody was told that it is completed does not execute while the record lives.
+fn repeats(world: &World, wrong: &mut Vec<String>) {
+    let store = &world.store;
+    for seen in &world.requests {
+        let reason = seen.answer.as_ref().and_then(|answer| answer.parameter("reason"));
+        let (Some("already-completed" | "not-replayable"), Some(seen_ms)) = (reason, seen.answered_ms) else {
+            continue;
+        };
+        let is_of = |forward: &&Forward| forward.who == (seen.tenant, seen.key) && forward.is_told;
+        let heard = |forward: &Forward| forward.heard.filter(|(_, known)| *known == Known::Success).map(|(at, _)| at);
+        // Whoever it was that completed it: it lives for as long as that one's word made it live.
+        let completions = world.forwards.iter().filter(is_of).filter_map(|forward| {
+            let at = heard(forward).filter(|at| *at <= seen_ms)?;
+            Some((forward.asked_ms, store.trough(at, seen_ms) + forward.lives_ms().1))
+        });
+        let Some((asked_ms, until)) = completions.reduce(|one, other| (one.0.min(other.0), one.1.min(other.1))) else {
+            wrong.push(format!("I2: {} was told that it is completed, and nobody had succeeded", shown(seen)));
+            continue;
+        };
+        for again in world.forwards.iter().filter(is_of).filter(|again| again.attempt.is_some()) {
+            let is_later = again.asked_ms > seen_ms;
+            let is_over = store.peak(asked_ms, again.forwarded_ms) >= until;
+            if is_later && !is_over && !store.lost_between(asked_ms, again.forwarded_ms) {
+                wrong.push(format!(
+                    "I1: k{} was seen completed at {seen_ms} and executed again at {}",
+                    seen.key, again.forwarded_ms
+                ));
+            }
+        }
+    }
+}
+
 /// I9: after one lease and one backoff of calm every operation is told for what it is.
 fn probes(world: &World, first_probe: usize, wrong: &mut Vec<String>) {
     let store = &world.store;
     // A full outbox gives up what it owes, and then such a claim lapses instead of being released.
     let is_cramped = world.plan.limits.max_owed_bytes < 10_000;
     for probe in &world.requests[first_probe..] {
-        let Some(answer) = &probe.answer else { continue };
+        let Some(answer) = probe.answer.as_ref().filter(|_| !probe.is_observed) else { continue };
         let who = (probe.tenant, probe.key);
         let is_orphaned = world.orphans.iter().any(|request| {
             let request = &world.requests[*request];
             (request.tenant, request.key) == who
         });
         let forwards: Vec<&Forward> =
-            world.forwards.iter().filter(|forward| forward.who == who && forward.request < first_probe).collect();
+            world.forwards.iter().filter(|forward| forward.who == who && forward.is_told).collect();
+        let forwards: Vec<&Forward> = forwards.into_iter().filter(|forward| forward.request < first_probe).collect();
         let reason = answer.parameter("reason");
         let is_completed = answer.is("replayed") || matches!(reason, Some("already-completed" | "not-replayable"));
         let alive = |forward: &Forward| {
@@ -298,7 +361,7 @@ fn probes(world: &World, first_probe: usize, wrong: &mut Vec<String>) {
                 && alive(last)
                 && !is_cramped
                 && !store.lost_between(last.asked_ms, world.now)
-                && store.peak(last.asked_ms, world.now) < store.trough(last.asked_ms, world.now) + last.ttl_ms
+                && store.peak(last.asked_ms, world.now) < store.trough(last.asked_ms, world.now) + last.lives_ms().0
         });
         if let Some(last) = last
             && !is_completed

@@ -11,17 +11,21 @@ use crate::random::Random;
 #[repr(u8)]
 pub enum Fault {
     AnswersAnother,
+    BodiesHidden,
     CallDelayed,
     CallDuplicated,
     CallLost,
+    CellsContended,
     ClientHangsUp,
     ClientLies,
     ClientReusesKey,
+    ClientSendsMuch,
     ClockBack,
     ClockForward,
     GatewayCrashes,
     GatewayPauses,
     GatewayReloads,
+    HostAnswers,
     OperationFails,
     ReplyCrossed,
     ReplyDelayed,
@@ -41,25 +45,32 @@ pub enum Fault {
     UpstreamFails,
     UpstreamRefuses,
     UpstreamResets,
+    UpstreamSaysMuch,
     UpstreamSlow,
+    UpstreamSteers,
     UpstreamTimesOut,
     UpstreamUnreached,
+    WorkerCrowded,
 }
 
 impl Fault {
-    pub const ALL: [Fault; 34] = [
+    pub const ALL: [Fault; 41] = [
         Fault::AnswersAnother,
+        Fault::BodiesHidden,
         Fault::CallDelayed,
         Fault::CallDuplicated,
         Fault::CallLost,
+        Fault::CellsContended,
         Fault::ClientHangsUp,
         Fault::ClientLies,
         Fault::ClientReusesKey,
+        Fault::ClientSendsMuch,
         Fault::ClockBack,
         Fault::ClockForward,
         Fault::GatewayCrashes,
         Fault::GatewayPauses,
         Fault::GatewayReloads,
+        Fault::HostAnswers,
         Fault::OperationFails,
         Fault::ReplyCrossed,
         Fault::ReplyDelayed,
@@ -79,9 +90,12 @@ impl Fault {
         Fault::UpstreamFails,
         Fault::UpstreamRefuses,
         Fault::UpstreamResets,
+        Fault::UpstreamSaysMuch,
         Fault::UpstreamSlow,
+        Fault::UpstreamSteers,
         Fault::UpstreamTimesOut,
         Fault::UpstreamUnreached,
+        Fault::WorkerCrowded,
     ];
 
     /// Those that strike now and then by themselves; the others strike a message.
@@ -99,6 +113,35 @@ impl Fault {
         Fault::StoreRefuses,
         Fault::StoreStops,
     ];
+
+    /// Those that a store inside the gateway, or a store outside it, cannot meet.
+    fn strikes(self, is_embedded: bool) -> bool {
+        let inside = matches!(self, Fault::CellsContended);
+        let outside = matches!(
+            self,
+            Fault::AnswersAnother
+                | Fault::CallDelayed
+                | Fault::CallDuplicated
+                | Fault::CallLost
+                | Fault::ClockBack
+                | Fault::ClockForward
+                | Fault::OperationFails
+                | Fault::ReplyCrossed
+                | Fault::ReplyDelayed
+                | Fault::ReplyDuplicated
+                | Fault::ReplyGarbage
+                | Fault::ReplyLost
+                | Fault::ReplyTruncated
+                | Fault::StoreCrashes
+                | Fault::StoreFailsOver
+                | Fault::StoreFlushed
+                | Fault::StoreFull
+                | Fault::StoreLosesWrites
+                | Fault::StoreRefuses
+                | Fault::StoreStops
+        );
+        if is_embedded { !outside } else { !inside }
+    }
 
     /// After these the store has forgotten what it had acknowledged.
     pub fn loses_writes(self) -> bool {
@@ -130,6 +173,11 @@ impl Faults {
     }
 }
 
+/// Payloads from this one on are so large that a crowded worker refuses them.
+pub const LARGE: u8 = 3;
+/// The payload that is larger than the policy allows.
+pub const TOO_LARGE: u8 = 4;
+
 /// Who sends one operation, and how stubbornly.
 #[derive(Clone, Copy, Debug)]
 pub struct Client {
@@ -156,6 +204,12 @@ pub struct Plan {
     pub forwards: bool,
     pub holds: bool,
     pub conflicts: bool,
+    /// Whether requests that are too large go up unprotected.
+    pub bypasses: bool,
+    /// Of the first policy, and of the one after a reload: whether it is only tried.
+    pub observes: [bool; 2],
+    /// The store is each gateway's own table of so many bytes.
+    pub embedded: Option<u64>,
     /// The second is for gateways that were reloaded.
     pub leases_ms: [u64; 2],
     pub ttl_s: u64,
@@ -166,12 +220,13 @@ pub struct Plan {
 impl Plan {
     pub fn new(seed: u64) -> Plan {
         let mut random = Random::new(seed, 1);
+        let embedded = random.chance(150).then(|| random.pick(&[4 << 10, 64 << 10, 1 << 20]));
         let share = random.pick(&[150, 300, 500, 800]);
         let mut faults = Faults::NONE;
         for fault in Fault::ALL {
             // Lost writes excuse much; most runs are without.
             let share = if fault.loses_writes() { share / 4 } else { share };
-            if random.chance(share) {
+            if random.chance(share) && fault.strikes(embedded.is_some()) {
                 faults = faults.with(fault);
             }
         }
@@ -183,7 +238,7 @@ impl Plan {
             max_batch: random.pick(&[1, 2, 8, 64]),
             max_batch_bytes: random.pick(&[256, 4096]),
             max_queued: random.pick(&[2, 16, 1000]),
-            max_owed_bytes: random.pick(&[700, 1 << 20, 1 << 20, 1 << 20]),
+            max_owed_bytes: if embedded.is_some() { 1 << 20 } else { random.pick(&[700, 1 << 20, 1 << 20, 1 << 20]) },
             breaker_failures: random.pick(&[2, 5, 1000]),
             breaker_open_ms: random.pick(&[200, 1000]),
         };
@@ -194,22 +249,32 @@ impl Plan {
         let clients = (0..random.between(14, 30)).map(|_| Client {
             tenant: clients.between(1, tenants.into()) as u8,
             key: clients.between(1, keys.into()) as u8,
-            payload: if clients.chance(200) { 2 } else { 1 },
+            payload: if clients.chance(800) { 1 } else { clients.pick(&[2, 2, LARGE, TOO_LARGE]) },
             start_ms: clients.between(0, span_ms),
             tries: clients.between(1, 6),
             insists: clients.chance(500),
         });
         let clients = clients.collect();
+        let observes = match random.between(0, 39) {
+            0 => [true, true],
+            1 => [true, false],
+            2 => [false, true],
+            _ => [false, false],
+        };
         Plan {
             seed,
             faults,
             strikes: random.pick(&[20, 60, 150]),
             calm_ms: random.pick(&[700, 2000, 6000]),
-            gateways: random.between(1, 3) as usize,
-            workers: random.between(1, 2) as usize,
+            // A table is its gateway's own: another would be another world.
+            gateways: if embedded.is_some() { 1 } else { random.between(1, 3) as usize },
+            workers: random.between(1, 2 + u64::from(embedded.is_some())) as usize,
             forwards: random.chance(150),
             holds: random.chance(300),
             conflicts: random.chance(150),
+            bypasses: random.chance(500),
+            observes,
+            embedded,
             leases_ms: [lease, random.pick(&[lease, 2 * lease])],
             ttl_s: ttl_s.max(2 * lease / 1000 + 1),
             limits,

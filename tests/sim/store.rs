@@ -2,7 +2,7 @@
 //!
 //! Its one rule: what it answers is what `model::apply` says; what it forgets it forgets whole.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use envoy_idempotency::event::{Failure, Verdict};
 use envoy_idempotency::key::Name;
@@ -22,12 +22,12 @@ pub struct Store {
     /// When acknowledged writes were lost.
     pub losses: Vec<u64>,
     pub down_until: u64,
+    /// Which process this is: one that crashes takes along what is on its way to and from it.
+    pub epoch: u64,
     pub stopped_until: u64,
     pub full_until: u64,
-    /// Until when the record of each owner's claim lives at most, by the grants and renewals it was given.
-    pub lives: HashMap<Owner, u64>,
-    /// Whose claims were withdrawn or released under each name, and when first.
-    pub released: HashMap<Name, HashMap<Owner, u64>>,
+    /// Whose claims were withdrawn or released under each name.
+    pub released: HashMap<Name, HashSet<Owner>>,
 }
 
 impl Store {
@@ -87,15 +87,15 @@ impl Store {
             self.records.insert(call.name, record);
         }
         if matches!(call.operation, Operation::Release { .. }) {
-            self.released.entry(call.name).or_default().entry(call.owner).or_insert(now);
-        }
-        match outcome.verdict {
-            Verdict::Granted { expires_ms, .. } | Verdict::Renewed { expires_ms } => {
-                self.lives.insert(call.owner, expires_ms);
-            }
-            _ => {}
+            self.released.entry(call.name).or_default().insert(call.owner);
         }
         outcome.verdict
+    }
+
+    /// Ends the process; another takes its place later.
+    pub fn crash(&mut self, until: u64) {
+        self.epoch += 1;
+        self.down_until = until;
     }
 
     /// Forgets what was written since; returns how many writes that were.

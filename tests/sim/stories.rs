@@ -3,13 +3,15 @@
 //! Its one rule: a script says what strikes and when; everything else is as the simulator always has it.
 //!
 //! A line of a script is one of:
-//! - `policy: retry|hold, forward|reject, replay|conflict` and `lease 1s`, `ttl 60s`, first of all;
+//! - `policy: hold, forward, conflict, bypass, observe, embedded` and `lease 1s`, `ttl 60s`, first of all;
 //! - `a: POST k1 p1`, with `t2` for another tenant and `g2` for another gateway; `a: hangs up`;
-//! - `upstream: 201` (or another status, `reset`, `dies in body`, `unreached`, `times out`), and `after 3s`, of the
-//!   next request;
+//! - `upstream: 201` (or another status, `reset`, `dies in body`, `unreached`, `times out`), and `says release`,
+//!   `for 5s`, `at length`, `after 3s`, of the next request;
 //! - `store: lose call|lose reply|cross|garbage|truncate|refuse|fail|again 500ms|delay 2s`, or `ok`, of the next call;
 //!   `store: down 2s|stops 2s|flush|clock back 2s|clock forward 2s`;
-//! - `g1: stops 3s|crashes|reloads`; `wait 5s`; `record: k1 p1`.
+//! - `g1: stops 3s|crashes|loses a worker|reloads`; `wait 5s`; `record: k1`.
+//!
+//! Payload `p3` is large, `p4` larger than the policy allows.
 
 use std::collections::HashMap;
 
@@ -18,7 +20,7 @@ use expect_test::{Expect, expect};
 use envoy_idempotency::store::client::Limits;
 
 use crate::plan::{Client, Faults, Plan};
-use crate::world::{Carriage, End, Handling, Treatment, World};
+use crate::world::{Carriage, End, Handling, Steering, Treatment, World};
 
 #[test]
 fn a_retry_after_success_replays() {
@@ -812,6 +814,9 @@ fn check(script: &str, transcript: Expect) {
                 ("hold", _) => plan.holds = true,
                 ("forward", _) => plan.forwards = true,
                 ("conflict", _) => plan.conflicts = true,
+                ("bypass", _) => plan.bypasses = true,
+                ("observe", _) => plan.observes = [true; 2],
+                ("embedded", _) => plan.embedded = Some(1 << 20),
                 ("lease", time) => plan.leases_ms = [millis(time); 2],
                 ("ttl", time) => plan.ttl_s = millis(time) / 1000,
                 other => panic!("no such setting: {other:?}"),
@@ -837,10 +842,7 @@ fn obey(world: &mut World, requests: &mut HashMap<String, usize>, line: &str) {
     let (who, what) = line.split_once(": ").unwrap_or_else(|| panic!("no such line: {line}"));
     let words: Vec<&str> = what.split(' ').collect();
     match (who, words.as_slice()) {
-        ("upstream", [what @ .., "after", time]) => {
-            world.treatments.push_back(Treatment { end: end(&what.join(" ")), work_ms: millis(time) });
-        }
-        ("upstream", _) => world.treatments.push_back(Treatment { end: end(what), work_ms: 5 }),
+        ("upstream", _) => world.treatments.push_back(treatment(&words)),
         ("store", ["down", time]) => world.store.down_until = world.now + millis(time),
         ("store", ["stops", time]) => world.store.stopped_until = world.now + millis(time),
         ("store", ["flush"]) => world.store.flush(world.now),
@@ -867,6 +869,7 @@ fn obey(world: &mut World, requests: &mut HashMap<String, usize>, line: &str) {
             requests.insert(who.to_owned(), world.send(who, usize::MAX, client, node));
         }
         (_, ["stops", time]) => world.pause(usize::from(digit(who)) - 1, millis(time)),
+        (_, ["loses", "a", "worker"]) => world.crash_worker(usize::from(digit(who)) - 1),
         (_, ["crashes"]) => world.crash(usize::from(digit(who)) - 1, 100),
         (_, ["reloads"]) => world.reload(usize::from(digit(who)) - 1, 0),
         _ => panic!("no such line: {line}"),
@@ -887,6 +890,23 @@ fn carriage(words: &[&str]) -> Carriage {
         ["again", time] => Carriage { again_after_ms: Some(millis(time)), ..plain },
         ["delay", time] => Carriage { there_ms: millis(time), ..plain },
         other => panic!("no such call: {other:?}"),
+    }
+}
+
+fn treatment(words: &[&str]) -> Treatment {
+    match words {
+        [what @ .., "after", time] => Treatment { work_ms: millis(time), ..treatment(what) },
+        [what @ .., "at", "length"] => Treatment { size: 40 << 10, ..treatment(what) },
+        [what @ .., "for", time] => {
+            let plain = treatment(what);
+            Treatment { steering: Steering { ttl_s: Some(millis(time) / 1000), ..plain.steering }, ..plain }
+        }
+        [what @ .., "says", fate] => {
+            let fates = ["store", "release", "retry", "unknown"];
+            let fate = fates.into_iter().find(|known| known == fate);
+            Treatment { steering: Steering { fate, ttl_s: None }, ..treatment(what) }
+        }
+        what => Treatment::new(end(&what.join(" ")), 5),
     }
 }
 
@@ -924,6 +944,9 @@ fn quiet() -> Plan {
         forwards: false,
         holds: false,
         conflicts: false,
+        bypasses: false,
+        observes: [false; 2],
+        embedded: None,
         leases_ms: [1000; 2],
         ttl_s: 60,
         limits: Limits {

@@ -7,8 +7,8 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
 use std::rc::Rc;
 
-use envoy_idempotency::config::{Config, Policy};
-use envoy_idempotency::event::{Event, Failure, Origin, Verdict};
+use envoy_idempotency::config::{Config, Mode, Policy};
+use envoy_idempotency::event::{Event, Failure, Origin, VIA_UPSTREAM, Verdict};
 use envoy_idempotency::exchange::Exchange;
 use envoy_idempotency::gateway::{Act, Gateway, Side};
 use envoy_idempotency::key::Name;
@@ -18,10 +18,10 @@ use envoy_idempotency::reply::Reply as Own;
 use envoy_idempotency::step::{Call, Flow, Operation};
 use envoy_idempotency::store as stores;
 use envoy_idempotency::store::client::{self, Batch, Nonce, Reply};
-use envoy_idempotency::store::local::Cells;
 
 use crate::coverage::Coverage;
-use crate::plan::{Client, Fault, Plan};
+use crate::embedded::Memory;
+use crate::plan::{Client, Fault, LARGE, Plan, TOO_LARGE};
 use crate::random::Random;
 use crate::store::Store;
 
@@ -29,6 +29,10 @@ use crate::store::Store;
 const TICK_MS: u64 = 100;
 /// The longest pause of the outbox.
 pub const BACKOFF_MS: u64 = 5_000;
+/// The largest body the policy allows, either way.
+const MAX_BODY: usize = 32 << 10;
+/// How many buckets of an embedded table one tick cleans.
+const SWEEP_STEPS: u32 = 64;
 
 /// One HTTP request of a client, and all that became of it.
 pub struct Request {
@@ -48,10 +52,15 @@ pub struct Request {
     /// Its gateway crashed, or its client hung up: nobody waits for an answer.
     pub is_broken: bool,
     pub forward: Option<usize>,
+    /// Its gateway only tries the policy.
+    pub is_observed: bool,
     /// How long its gateway was stopped, and its upstream worked, meanwhile.
     pub excused_ms: u64,
     owner: Owner,
     place: Option<(usize, u32)>,
+    /// The worker it came to.
+    was_at: Option<usize>,
+    is_held: bool,
     incoming: Option<Incoming>,
 }
 
@@ -85,24 +94,28 @@ pub struct Forward {
     pub request: usize,
     pub who: (u8, u8),
     pub payload: u8,
-    pub owner: Owner,
     /// The fencing number; none where it went unprotected.
     pub attempt: Option<u32>,
     pub asked_ms: u64,
     pub forwarded_ms: u64,
     pub lease_ms: u64,
     pub ttl_ms: u64,
+    /// Whether the store is told how it ends: under a claim, or where a claim may have been granted.
+    pub is_told: bool,
     /// How often the upstream executed it.
     pub executions: u32,
     pub status: u16,
     pub body: Vec<u8>,
     pub end: End,
+    /// What the upstream says of the key.
+    pub steering: Steering,
     /// When its living gateway heard how it ended, and what that tells.
     pub heard: Option<(u64, Known)>,
     /// Whether the gateway that let it go crashed before everything was settled.
     pub crashed_ms: Option<u64>,
-    /// Whether the whole response came.
-    pub is_whole: bool,
+    /// When the whole response had come.
+    pub whole_ms: Option<u64>,
+    is_announced: bool,
     connected_ms: u64,
     arrives_ms: u64,
 }
@@ -134,6 +147,24 @@ pub enum End {
 pub struct Treatment {
     pub end: End,
     pub work_ms: u64,
+    pub steering: Steering,
+    /// How many bytes it says besides.
+    pub size: usize,
+    /// Whether it announces how many.
+    pub is_announced: bool,
+}
+
+/// The upstream's own word on the key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Steering {
+    pub fate: Option<&'static str>,
+    pub ttl_s: Option<u64>,
+}
+
+impl Treatment {
+    pub fn new(end: End, work_ms: u64) -> Treatment {
+        Treatment { end, work_ms, steering: Steering::default(), size: 0, is_announced: false }
+    }
 }
 
 /// What the network does with one call to the store.
@@ -163,6 +194,8 @@ pub enum Handling {
 
 struct Incoming {
     status: u16,
+    /// As they came.
+    original: Headers,
     headers: Headers,
     body: Vec<u8>,
     details: &'static str,
@@ -186,6 +219,8 @@ struct Node {
     workers: Vec<usize>,
     down_until: u64,
     clock_offset: u64,
+    /// What an embedded store is kept in.
+    memory: Option<Memory>,
 }
 
 /// A call on its way.
@@ -193,6 +228,8 @@ struct Flight {
     worker: usize,
     batch: Batch,
     carriage: Carriage,
+    /// Which process of the store it was sent to.
+    epoch: u64,
 }
 
 enum Happening {
@@ -203,7 +240,8 @@ enum Happening {
     BodyOfResponse { worker: usize, stream: u32 },
     Gone { request: usize, place: (usize, u32) },
     HangsUp { request: usize },
-    Replied { worker: usize, batch: u64, reply: Reply },
+    HostAnswers { request: usize, place: (usize, u32) },
+    Replied { worker: usize, batch: u64, reply: Reply, epoch: u64 },
     Responds { worker: usize, stream: u32 },
     Restarts { node: usize },
     Strikes,
@@ -250,11 +288,11 @@ pub struct World {
 
 impl World {
     pub fn new(plan: Plan, is_wild: bool) -> World {
-        let policies = plan.leases_ms.map(|lease_ms| policy(&plan, lease_ms));
+        let policies = [0, 1].map(|which| policy(&plan, which));
         let mut fate = Random::new(plan.seed, 5);
         let nodes = (0..plan.gateways).map(|_| {
             let clock_offset = if is_wild { fate.between(0, 10_000_000) } else { 0 };
-            Node { clock_offset, ..Node::default() }
+            Node { clock_offset, memory: memory(&plan), ..Node::default() }
         });
         let nodes = nodes.collect();
         let tries_left = plan.clients.iter().map(|client| client.tries).collect();
@@ -332,6 +370,7 @@ impl World {
         self.store.down_until = 0;
         self.store.stopped_until = 0;
         self.store.full_until = 0;
+        self.nodes.iter().flat_map(|node| &node.memory).for_each(Memory::calm);
     }
 
     /// Whether every client has its last answer, and no upstream works any more.
@@ -381,9 +420,12 @@ impl World {
             answered_ms: None,
             is_broken: false,
             forward: None,
+            is_observed: false,
             excused_ms: 0,
             owner,
             place: None,
+            was_at: None,
+            is_held: false,
             incoming: None,
         });
         self.coverage.requests += 1;
@@ -404,42 +446,63 @@ impl World {
         self.happens(Happening::HangsUp { request });
     }
 
-    /// Stops a gateway's process for so long; its clock goes on.
+    /// Stops a gateway's process for so long; its clock goes on. Where its workers share a table, only one stops.
     pub fn pause(&mut self, node: usize, for_ms: u64) {
         let until = self.now + for_ms;
         self.say(|_| format!("g{} stops for {for_ms} ms", node + 1));
-        for worker in self.workers.iter_mut().filter(|worker| worker.is_alive && worker.node == node) {
-            worker.paused_until = worker.paused_until.max(until);
+        let only = self.plan.embedded.and_then(|_| self.nodes[node].workers.first().copied());
+        for (number, worker) in self.workers.iter_mut().enumerate() {
+            if worker.is_alive && worker.node == node && only.is_none_or(|only| only == number) {
+                worker.paused_until = worker.paused_until.max(until);
+            }
         }
         for request in self.requests.iter_mut().filter(|request| request.node == node && request.answer.is_none()) {
             request.excused_ms += for_ms;
         }
     }
 
-    /// Ends a gateway's process; another takes its place later.
+    /// Ends a gateway's process, and an embedded store with it; another takes its place later.
     pub fn crash(&mut self, node: usize, down_ms: u64) {
         self.say(|_| format!("g{} crashes", node + 1));
-        for worker in self.workers.iter_mut().filter(|worker| worker.node == node) {
-            worker.is_alive = false;
-        }
-        for request in 0..self.requests.len() {
-            if self.requests[request].node == node {
-                self.orphans.push(request);
-            }
-            let Some((worker, _)) = self.requests[request].place else { continue };
-            if self.workers[worker].node == node {
-                self.requests[request].place = None;
-                self.breaks(request);
-            }
-        }
-        for forward in &mut self.forwards {
-            if self.requests[forward.request].node == node {
-                forward.crashed_ms.get_or_insert(self.now);
-            }
+        self.end_workers(node, |_| true);
+        if self.plan.embedded.is_some() {
+            self.nodes[node].memory = memory(&self.plan);
+            self.store.losses.push(self.now);
         }
         self.nodes[node].workers.clear();
         self.nodes[node].down_until = self.now + down_ms;
         self.after(down_ms, Happening::Restarts { node });
+    }
+
+    /// Ends one worker's VM; the next takes its place at once, and the table is still there.
+    pub fn crash_worker(&mut self, node: usize) {
+        let Some(worker) = self.nodes[node].workers.first().copied() else { return };
+        self.say(|_| format!("g{} loses a worker", node + 1));
+        self.end_workers(node, |other| other == worker);
+        let policy = Rc::clone(&self.workers[worker].policy);
+        self.nodes[node].workers.remove(0);
+        self.start_worker(node, policy);
+    }
+
+    fn end_workers(&mut self, node: usize, is_ended: impl Fn(usize) -> bool) {
+        for (number, worker) in self.workers.iter_mut().enumerate() {
+            worker.is_alive &= worker.node != node || !is_ended(number);
+        }
+        for request in 0..self.requests.len() {
+            if !self.requests[request]
+                .was_at
+                .is_some_and(|worker| self.workers[worker].node == node && is_ended(worker))
+            {
+                continue;
+            }
+            self.orphans.push(request);
+            if let Some(forward) = self.requests[request].forward {
+                self.forwards[forward].crashed_ms.get_or_insert(self.now);
+            }
+            if self.requests[request].place.take().is_some() {
+                self.breaks(request);
+            }
+        }
     }
 
     /// Gives a gateway another configuration: what is under way stays with the old one.
@@ -476,19 +539,23 @@ impl World {
 
     fn start(&mut self, node: usize, policy: usize) {
         for _ in 0..self.plan.workers {
-            let worker = Worker {
-                gateway: Gateway::new(stores::Store::Remote(Box::new(client::Client::new(self.plan.limits)), None)),
-                node,
-                policy: Rc::clone(&self.policies[policy]),
-                is_alive: true,
-                paused_until: 0,
-                ticks: false,
-                next_stream: 0,
-                streams: HashMap::new(),
-            };
-            self.nodes[node].workers.push(self.workers.len());
-            self.workers.push(worker);
+            self.start_worker(node, Rc::clone(&self.policies[policy]));
         }
+    }
+
+    fn start_worker(&mut self, node: usize, policy: Rc<Policy>) {
+        let worker = Worker {
+            gateway: gateway(&self.plan, self.nodes[node].memory.as_ref()),
+            node,
+            policy,
+            is_alive: true,
+            paused_until: 0,
+            ticks: false,
+            next_stream: 0,
+            streams: HashMap::new(),
+        };
+        self.nodes[node].workers.push(self.workers.len());
+        self.workers.push(worker);
     }
 
     fn at(&mut self, at: u64, happening: Happening) {
@@ -523,6 +590,7 @@ impl World {
             Happening::BodyEnds { worker, .. }
             | Happening::BodyOfResponse { worker, .. }
             | Happening::Gone { place: (worker, _), .. }
+            | Happening::HostAnswers { place: (worker, _), .. }
             | Happening::Replied { worker, .. }
             | Happening::Responds { worker, .. }
             | Happening::Tick { worker } => Some(*worker),
@@ -553,7 +621,12 @@ impl World {
                     self.happens(Happening::Gone { request, place });
                 }
             }
-            Happening::Replied { worker, batch, reply } => self.replied(worker, batch, reply),
+            Happening::HostAnswers { request, place } => self.host_answers(request, place),
+            Happening::Replied { worker, batch, reply, epoch } => {
+                // Who crashed while its answer was on the way has closed the connection.
+                let reply = if epoch == self.store.epoch { reply } else { Reply::Failed(Failure::Transport) };
+                self.replied(worker, batch, reply);
+            }
             Happening::Responds { worker, stream } => self.responds(worker, stream),
             Happening::Restarts { node } => {
                 if self.nodes[node].workers.is_empty() {
@@ -569,13 +642,16 @@ impl World {
 
     fn tries(&mut self, client: usize) {
         let who = self.plan.clients[client];
-        let who = match who.payload {
-            2 if !self.plan.faults.has(Fault::ClientReusesKey) => Client { payload: 1, ..who },
+        let fault = match who.payload {
+            1 => None,
+            2 => Some(Fault::ClientReusesKey),
+            _ => Some(Fault::ClientSendsMuch),
+        };
+        let who = match fault {
+            Some(fault) if !self.plan.faults.has(fault) => Client { payload: 1, ..who },
             _ => who,
         };
-        if who.payload == 2 {
-            self.coverage.injected(Fault::ClientReusesKey);
-        }
+        fault.into_iter().filter(|_| who.payload > 1).for_each(|fault| self.coverage.injected(fault));
         self.tries_left[client] -= 1;
         self.pending_tries -= 1;
         let node = self.fate.between(0, self.nodes.len() as u64 - 1) as usize;
@@ -607,8 +683,11 @@ impl World {
         let stream = place.next_stream;
         place.streams.insert(stream, request);
         place.gateway.begin(stream, Exchange::new(Rc::clone(&place.policy), Rc::default()));
-        self.requests[request].place = Some((worker, stream));
-        self.requests[request].lies = self.strikes(Fault::ClientLies, 300);
+        let is_observed = place.policy.mode == Mode::Observe;
+        let lies = self.strikes(Fault::ClientLies, 300);
+        let asked = &mut self.requests[request];
+        (asked.place, asked.was_at) = (Some((worker, stream)), Some(worker));
+        (asked.is_observed, asked.lies) = (is_observed, lies);
         let head = self.requests[request].head();
         let event = Event::RequestHeaders {
             now_ms,
@@ -618,30 +697,84 @@ impl World {
             upstream_key: UpstreamKey([0; 16]),
             end: false,
         };
-        self.feed(worker, stream, event, "request head");
+        self.feed(worker, stream, event);
+        self.goes_on(request, worker, stream);
         let travels = if self.is_wild { self.net.between(0, 20) } else { 0 };
         self.after(travels, Happening::BodyEnds { worker, stream });
+        if self.strikes(Fault::HostAnswers, 80) {
+            let patience = self.fate.between(1, 1000);
+            self.after(patience, Happening::HostAnswers { request, place: (worker, stream) });
+        }
     }
 
     fn body_ends(&mut self, worker: usize, stream: u32) {
         let Some(request) = self.workers[worker].streams.get(&stream).copied() else { return };
         self.requests[request].asked_ms = Some(self.now);
-        let body = [b'p', b'0' + self.requests[request].payload];
-        let event = Event::RequestBody { now_ms: self.clock(worker), chunk: &body, crowded: false, end: true };
-        self.feed(worker, stream, event, "request body");
+        let now_ms = self.clock(worker);
+        if self.awaits(worker, stream, Exchange::awaits_request_body) && self.strikes(Fault::BodiesHidden, 150) {
+            self.feed(worker, stream, Event::Unable { now_ms });
+        }
+        let body = body(self.requests[request].payload);
+        let half = if body.len() > 2 { body.len() / 2 } else { 0 };
+        let (first, rest) = body.split_at(half);
+        for (chunk, end) in [(first, false), (rest, true)] {
+            if (end || half > 0) && self.awaits(worker, stream, Exchange::awaits_request_body) {
+                let crowded = half > 0 && self.strikes(Fault::WorkerCrowded, 300);
+                self.feed(worker, stream, Event::RequestBody { now_ms, chunk, crowded, end });
+            }
+        }
+        self.goes_on(request, worker, stream);
+    }
+
+    /// Lets a request go upstream as it is, unless it is held back, answered, or gone.
+    fn goes_on(&mut self, request: usize, worker: usize, stream: u32) {
+        let asked = &self.requests[request];
+        if !asked.is_held && asked.forward.is_none() && asked.place == Some((worker, stream)) {
+            self.forward(request, worker, stream, &[]);
+        }
+    }
+
+    fn awaits(&self, worker: usize, stream: u32, what: impl Fn(&Exchange) -> bool) -> bool {
+        self.workers[worker].gateway.exchange(stream).is_some_and(what)
+    }
+
+    /// Envoy loses patience with a request that is held back, and answers it.
+    fn host_answers(&mut self, request: usize, place: (usize, u32)) {
+        let asked = &self.requests[request];
+        if asked.place != Some(place) || asked.forward.is_some() || asked.incoming.is_some() {
+            return;
+        }
+        let is_body_late = asked.asked_ms.is_none();
+        let (status, details) =
+            if is_body_late { (413, "request_payload_too_large") } else { (408, "request_overall_timeout") };
+        let headers: Headers = [(":status", status.to_string())].into_iter().collect();
+        self.say(|w| format!("{} Envoy answers {status} by itself", w.requests[request].label));
+        let incoming = Incoming {
+            status,
+            original: headers.clone(),
+            headers: headers.clone(),
+            body: Vec::new(),
+            details,
+            is_held: false,
+            is_whole: true,
+        };
+        self.requests[request].incoming = Some(incoming);
+        let origin = Origin { details: details.as_bytes(), attempts: None, connected: false };
+        let now_ms = self.clock(place.0);
+        let event = Event::ResponseHeaders { now_ms, headers: &headers, status, origin, end: true };
+        self.feed(place.0, place.1, event);
+        if self.requests[request].place == Some(place) {
+            self.deliver(request, place.0, place.1);
+        }
     }
 
     fn clock(&self, worker: usize) -> u64 {
         self.now + self.nodes[self.workers[worker].node].clock_offset
     }
 
-    fn feed(&mut self, worker: usize, stream: u32, event: Event<'_>, kind: &'static str) {
+    fn feed(&mut self, worker: usize, stream: u32, event: Event<'_>) {
         let now_ms = self.clock(worker);
-        let gateway = &mut self.workers[worker].gateway;
-        if let Some(exchange) = gateway.exchange(stream) {
-            self.coverage.met(exchange.awaits(), kind);
-        }
-        let acts = gateway.feed(stream, event, now_ms);
+        let acts = self.workers[worker].gateway.feed(stream, event, now_ms);
         self.obey(worker, acts);
         self.pump(worker);
     }
@@ -665,10 +798,16 @@ impl World {
                                 incoming.is_held = true;
                             }
                         }
-                        (_, Flow::Hold | Flow::Pass) => {}
+                        (Side::Request, Flow::Hold) => self.requests[request].is_held = true,
+                        (_, Flow::Pass) => {}
                     }
                 }
-                Act::Count { count, .. } => self.coverage.counted(count),
+                Act::Count { count, observed } => {
+                    if observed != (self.workers[worker].policy.mode == Mode::Observe) {
+                        self.broken_bounds.push(format!("{count:?} was counted under another mode's name"));
+                    }
+                    self.coverage.counted(count);
+                }
                 Act::Log(_) | Act::Status { .. } => {}
             }
         }
@@ -697,6 +836,11 @@ impl World {
         let tokens = &mut self.tokens;
         let acts = self.workers[worker].gateway.tick(now_ms, || Owner(tokens.bytes()));
         self.obey(worker, acts);
+        if let Some(table) = self.workers[worker].gateway.store().table() {
+            table.sweep(SWEEP_STEPS, now_ms);
+        }
+        let contended = self.nodes[self.workers[worker].node].memory.as_ref().map_or(0, Memory::contended);
+        (0..contended).for_each(|_| self.coverage.injected(Fault::CellsContended));
         self.pump(worker);
         let limits = &self.plan.limits;
         let client = self.workers[worker].gateway.store().client();
@@ -725,7 +869,8 @@ impl World {
             }
         }
         let is_doubled = carriage.again_after_ms;
-        let flight = Rc::new(Flight { worker, batch, carriage });
+        let epoch = self.store.epoch;
+        let flight = Rc::new(Flight { worker, batch, carriage, epoch });
         if let Some(later) = is_doubled {
             self.after(later, Happening::AtStore { flight: Rc::clone(&flight), again: true });
         }
@@ -734,7 +879,7 @@ impl World {
         }
         if carriage.is_refused {
             let reply = Reply::Failed(Failure::Transport);
-            return self.after(1, Happening::Replied { worker, batch: flight.batch.id, reply });
+            return self.after(1, Happening::Replied { worker, batch: flight.batch.id, reply, epoch });
         }
         self.after(carriage.there_ms, Happening::AtStore { flight, again: false });
     }
@@ -780,10 +925,10 @@ impl World {
         if self.now < self.store.stopped_until {
             return self.at(self.store.stopped_until, Happening::AtStore { flight: Rc::clone(flight), again });
         }
-        let (worker, batch) = (flight.worker, flight.batch.id);
-        if self.now < self.store.down_until {
+        let (worker, batch, epoch) = (flight.worker, flight.batch.id, self.store.epoch);
+        if self.now < self.store.down_until || flight.epoch != epoch {
             let reply = Reply::Failed(Failure::Transport);
-            return self.after(1, Happening::Replied { worker, batch, reply });
+            return self.after(1, Happening::Replied { worker, batch, reply, epoch });
         }
         let asker_ms = self.clock(worker);
         let mut answers = Vec::new();
@@ -800,21 +945,8 @@ impl World {
                 false => self.store.apply(call, self.now, asker_ms),
             };
             self.coverage.verdict(&call.operation, &verdict);
-            if matches!(verdict, Verdict::Granted { .. }) {
-                let released = self.store.released.get(&call.name);
-                let released_ms = released.and_then(|owners| owners.get(&call.owner)).copied();
-                let is_released = released_ms.is_some();
-                let is_forgotten = released.is_some_and(|owners| owners.len() > RELEASED_KEPT);
-                // Where nothing can have expired yet, and nothing was lost.
-                let (trough, peak) = (self.store.trough(0, self.now), self.store.peak(0, self.now));
-                let is_whole = peak < trough + call.ttl_ms && !self.store.lost_between(0, self.now);
-                let is_remembered = is_released && is_whole;
-                if is_remembered && !is_forgotten {
-                    self.broken_bounds.push("I4: a claim was granted after its release".to_owned());
-                }
-                if (again && !is_released) || is_forgotten || (is_released && !is_remembered) {
-                    self.orphans.extend(self.by_owner.get(&call.owner));
-                }
+            if matches!(verdict, Verdict::Granted { .. }) && self.may_be_orphaned(call, again) {
+                self.orphans.extend(self.by_owner.get(&call.owner));
             }
             if self.transcript.is_some() {
                 let label = self.whose(call);
@@ -832,7 +964,9 @@ impl World {
         match flight.carriage.reply {
             Handling::Kept => {}
             Handling::Lost => return self.say(|_| "       the reply is lost".to_owned()),
-            Handling::Doubled => self.after(back + 50, Happening::Replied { worker, batch, reply: reply.clone() }),
+            Handling::Doubled => {
+                self.after(back + 50, Happening::Replied { worker, batch, reply: reply.clone(), epoch });
+            }
             Handling::Garbage => reply = Reply::Failed(Failure::Nonce),
             Handling::Truncated => {
                 if let Reply::Answers(answers) = &mut reply {
@@ -848,7 +982,7 @@ impl World {
             Handling::Crossed => match self.crossed.take() {
                 Some((other_worker, other_batch, other)) => {
                     self.say(|_| "       the reply goes to another caller".to_owned());
-                    self.after(back, Happening::Replied { worker: other_worker, batch: other_batch, reply });
+                    self.after(back, Happening::Replied { worker: other_worker, batch: other_batch, reply, epoch });
                     reply = other;
                 }
                 None => {
@@ -857,7 +991,19 @@ impl World {
                 }
             },
         }
-        self.after(back, Happening::Replied { worker, batch, reply });
+        self.after(back, Happening::Replied { worker, batch, reply, epoch });
+    }
+
+    /// Whether the network alone is to blame for a grant that nobody waits for: by a copy of the claim, or so late that
+    /// the record cannot know any more whose claims were released.
+    fn may_be_orphaned(&self, call: &Call, again: bool) -> bool {
+        let released = self.store.released.get(&call.name);
+        let is_released = released.is_some_and(|owners| owners.contains(&call.owner));
+        let is_crowded_out = released.is_some_and(|owners| owners.len() > RELEASED_KEPT);
+        let life_ms = self.forwards.iter().map(|forward| forward.lives_ms().0).min().unwrap_or(call.ttl_ms);
+        let is_whole = self.store.peak(0, self.now) < self.store.trough(0, self.now) + life_ms
+            && !self.store.lost_between(0, self.now);
+        if is_released { is_crowded_out || !is_whole } else { again || is_crowded_out }
     }
 
     fn replied(&mut self, worker: usize, batch: u64, reply: Reply) {
@@ -879,12 +1025,17 @@ impl World {
             })
         };
         let attempt = text("idempotency-attempt").and_then(|text| text.parse().ok());
-        let upstream = edited(&self.requests[request].head().headers, edits);
-        for name in FORGED {
+        let sent = &mut self.requests[request];
+        sent.is_held = false;
+        let upstream = edited(&sent.head().headers, edits);
+        for name in FORGED.iter().filter(|_| !sent.is_observed) {
             let lines: Vec<_> = upstream.all(name).collect();
             if lines.len() != usize::from(attempt.is_some()) || lines.contains(&b"99".as_slice()) {
                 self.broken_bounds.push(format!("the upstream was told a client's {name}"));
             }
+        }
+        if sent.is_observed && !edits.is_empty() {
+            self.broken_bounds.push("a request was changed though the policy is only tried".to_owned());
         }
         let treatment = self.treatment();
         let forward = self.forwards.len();
@@ -900,24 +1051,28 @@ impl World {
             self.broken_bounds.push("I1: one request was let go twice".to_owned());
         }
         sent.forward = Some(forward);
+        let is_told = self.workers[worker].gateway.exchange(stream).is_some_and(Exchange::is_running);
         sent.excused_ms += treatment.work_ms + 10;
         self.forwards.push(Forward {
             request,
             who: (sent.tenant, sent.key),
             payload: sent.payload,
-            owner: sent.owner,
             attempt,
             asked_ms: sent.asked_ms.unwrap_or(sent.sent_ms),
             forwarded_ms: self.now,
             lease_ms: self.workers[worker].policy.lease_ms,
             ttl_ms: self.workers[worker].policy.ttl_ms,
+            is_told: is_told && !sent.is_observed,
             executions: 0,
             status,
-            body: Vec::new(),
+            body: format!("execution {} {}", forward + 1, "x".repeat((forward + 1) * 37 % 300 + treatment.size))
+                .into_bytes(),
+            is_announced: treatment.is_announced,
             end: treatment.end,
+            steering: treatment.steering,
             heard: None,
             crashed_ms: None,
-            is_whole: false,
+            whole_ms: None,
             connected_ms: self.now + connects,
             arrives_ms: self.now + connects + 1,
         });
@@ -938,7 +1093,7 @@ impl World {
             return treatment;
         }
         if !self.is_wild {
-            return Treatment { end: End::Answers(201), work_ms: 5 };
+            return Treatment::new(End::Answers(201), 5);
         }
         let lease = self.plan.leases_ms[0];
         let mut end = End::Answers(201);
@@ -970,7 +1125,17 @@ impl World {
         } else {
             self.up.between(0, 150)
         };
-        Treatment { end, work_ms }
+        let mut treatment = Treatment::new(end, work_ms);
+        if self.strikes(Fault::UpstreamSteers, 250) {
+            let fate = self.up.pick(&[None, Some("store"), Some("release"), Some("retry"), Some("unknown")]);
+            let ttl_s = self.up.chance(500).then(|| self.up.between(1, 30));
+            treatment.steering = Steering { fate, ttl_s };
+        }
+        if self.strikes(Fault::UpstreamSaysMuch, 150) {
+            treatment.size = self.up.pick(&[MAX_BODY * 5 / 8, MAX_BODY * 5 / 4]);
+            treatment.is_announced = self.up.chance(500);
+        }
+        treatment
     }
 
     fn at_upstream(&mut self, forward: usize) {
@@ -985,7 +1150,6 @@ impl World {
             End::Retried(_) => 2,
             _ => 1,
         };
-        entry.body = format!("execution {number} {}", "x".repeat(number * 37 % 300)).into_bytes();
         self.coverage.executions += u64::from(entry.executions);
         if entry.executions > 0 {
             self.say(|w| {
@@ -1008,28 +1172,33 @@ impl World {
             End::TimesOut => ("response_timeout", 1, true),
             End::Unreached => ("upstream_reset_before_response_started{connection_failure}", 1, false),
         };
-        let known = match (entry.end, entry.status) {
-            (End::Unreached, _) => Known::Release,
-            (End::Answers(_) | End::Retried(_) | End::DiesInBody, 200..300) => Known::Success,
-            (End::Answers(_), 404) => Known::Release,
-            (End::Answers(_), 503) => Known::Retry,
-            _ => Known::Doubt,
-        };
+        let known = entry.known();
         entry.heard = Some((self.now, known));
-        let number_text = (number + 1).to_string();
-        let is_theirs = details == "via_upstream";
-        let headers: Headers = match is_theirs {
-            true => [(":status", entry.status.to_string()), ("x-execution", number_text)].into_iter().collect(),
-            false => [(":status", entry.status.to_string())].into_iter().collect(),
-        };
+        let mut fields = vec![(":status", entry.status.to_string())];
+        let is_theirs = details.as_bytes() == VIA_UPSTREAM;
+        if is_theirs {
+            fields.push(("x-execution", (number + 1).to_string()));
+            fields.extend(entry.is_announced.then(|| ("content-length", entry.body.len().to_string())));
+            fields.extend(entry.steering.fate.map(|fate| ("idempotency-store", fate.to_owned())));
+            fields.extend(entry.steering.ttl_s.map(|ttl_s| ("idempotency-ttl", ttl_s.to_string())));
+        }
+        let headers: Headers = fields.into_iter().collect();
         let body = if is_theirs { entry.body.clone() } else { b"upstream connect error".to_vec() };
         let (status, dies) = (entry.status, entry.end == End::DiesInBody);
-        self.requests[request].incoming =
-            Some(Incoming { status, headers: headers.clone(), body, details, is_held: false, is_whole: false });
+        let original = headers.clone();
+        self.requests[request].incoming = Some(Incoming {
+            status,
+            original,
+            headers: headers.clone(),
+            body,
+            details,
+            is_held: false,
+            is_whole: false,
+        });
         let origin = Origin { details: details.as_bytes(), attempts: Some(attempts), connected };
         let event =
             Event::ResponseHeaders { now_ms: self.clock(worker), headers: &headers, status, origin, end: false };
-        self.feed(worker, stream, event, "response head");
+        self.feed(worker, stream, event);
         let travels = if self.is_wild { self.net.between(0, 30) } else { 0 };
         if dies {
             self.after(travels, Happening::Gone { request, place: (worker, stream) });
@@ -1044,24 +1213,46 @@ impl World {
         incoming.is_whole = true;
         let body = incoming.body.clone();
         if let Some(forward) = self.requests[request].forward {
-            self.forwards[forward].is_whole = true;
+            self.forwards[forward].whole_ms = Some(self.now);
         }
         let now_ms = self.clock(worker);
-        if self.workers[worker].gateway.exchange(stream).is_some_and(Exchange::awaits_response_body) {
-            let held = body.len() as u64;
-            let event = Event::ResponseBody { now_ms, held, whole: &|| body.clone(), crowded: false, end: true };
-            self.feed(worker, stream, event, "response body");
+        if self.awaits(worker, stream, Exchange::awaits_body) && self.strikes(Fault::BodiesHidden, 100) {
+            self.feed(worker, stream, Event::Unable { now_ms });
         }
-        self.deliver(request, worker, stream);
+        let half = if body.len() > MAX_BODY / 2 { body.len() / 2 } else { 0 };
+        for (held, end) in [(half, false), (body.len(), true)] {
+            if (end || half > 0) && self.awaits(worker, stream, Exchange::awaits_response_body) {
+                let crowded = half > 0 && self.strikes(Fault::WorkerCrowded, 300);
+                let whole = || body.clone();
+                self.feed(
+                    worker,
+                    stream,
+                    Event::ResponseBody { now_ms, held: held as u64, whole: &whole, crowded, end },
+                );
+            }
+        }
+        if self.requests[request].place == Some((worker, stream)) {
+            self.deliver(request, worker, stream);
+        }
     }
 
     /// Lets the client have the response, if all of it is there and nobody holds it back.
     fn deliver(&mut self, request: usize, worker: usize, stream: u32) {
         let ready = |incoming: &mut Incoming| incoming.is_whole && !incoming.is_held;
         let Some(incoming) = self.requests[request].incoming.take_if(ready) else { return };
-        let Incoming { status, headers, body, details, .. } = incoming;
+        let Incoming { status, original, headers, body, details, .. } = incoming;
+        let is_ours = |name: &[u8]| name == b"idempotency-status";
+        let changed = headers.iter().filter(|(name, _)| !is_ours(name)).ne(original.iter());
+        if self.requests[request].is_observed && changed {
+            self.broken_bounds.push("a response was changed though the policy is only tried".to_owned());
+        }
+        let is_steering = STEERING.iter().any(|name| headers.has(name));
+        if !self.requests[request].is_observed && is_steering {
+            self.broken_bounds.push("a client was told what the upstream tells the gateway".to_owned());
+        }
+        let connected = self.requests[request].forward.is_some();
         self.hears(request, Answer { status, headers, body });
-        self.closes(request, worker, stream, details, true);
+        self.closes(request, worker, stream, details, connected);
     }
 
     fn own_answer(&mut self, request: usize, worker: usize, stream: u32, reply: Own) {
@@ -1070,7 +1261,7 @@ impl World {
             let origin = Origin { details: details.as_bytes(), attempts: None, connected: false };
             let now_ms = self.clock(worker);
             let event = Event::ResponseHeaders { now_ms, headers: &headers, status, origin, end: false };
-            self.feed(worker, stream, event, "response head");
+            self.feed(worker, stream, event);
         }
         self.hears(request, Answer { status, headers, body });
         self.closes(request, worker, stream, details, false);
@@ -1081,7 +1272,7 @@ impl World {
         self.workers[worker].streams.remove(&stream);
         let origin = Origin { details: details.as_bytes(), attempts: Some(1), connected };
         let event = Event::Closed { now_ms: self.clock(worker), origin };
-        self.feed(worker, stream, event, "closed");
+        self.feed(worker, stream, event);
     }
 
     fn hears(&mut self, request: usize, answer: Answer) {
@@ -1147,7 +1338,7 @@ impl World {
             }
         }
         let event = Event::Closed { now_ms: self.clock(worker), origin };
-        self.feed(worker, stream, event, "closed");
+        self.feed(worker, stream, event);
     }
 
     /// One of the sudden faults.
@@ -1178,6 +1369,7 @@ impl World {
                 let by = self.fate.between(100, 2 * lease) as i64;
                 self.store.jump(now, by);
             }
+            Fault::GatewayCrashes if self.plan.embedded.is_some() && self.fate.chance(700) => self.crash_worker(node),
             Fault::GatewayCrashes => {
                 let down = self.fate.between(50, 2000);
                 self.crash(node, down);
@@ -1190,16 +1382,17 @@ impl World {
                 let policy = self.fate.between(0, 1) as usize;
                 self.reload(node, policy);
             }
-            Fault::StoreCrashes | Fault::StoreRefuses => {
-                self.store.down_until = now + self.fate.between(50, 3 * lease);
+            Fault::StoreCrashes => {
+                self.store.crash(now + self.fate.between(50, 3 * lease));
             }
+            Fault::StoreRefuses => self.store.down_until = now + self.fate.between(50, 3 * lease),
             Fault::StoreFull => self.store.full_until = now + self.fate.between(100, 2000),
             Fault::StoreStops => self.store.stopped_until = now + self.fate.between(50, 2 * lease),
             Fault::StoreFlushed => self.store.flush(now),
             Fault::StoreLosesWrites => {
                 let since = now.saturating_sub(self.fate.between(1, 1000));
                 self.store.lose_writes_since(since, now);
-                self.store.down_until = now + self.fate.between(50, lease);
+                self.store.crash(now + self.fate.between(50, lease));
             }
             Fault::StoreFailsOver => {
                 let since = now.saturating_sub(self.fate.between(1, 4000));
@@ -1237,10 +1430,37 @@ impl World {
 
 /// What only the gateway may tell the upstream.
 const FORGED: [&str; 2] = ["idempotency-attempt", "idempotency-operation"];
+/// What only the upstream may tell the gateway.
+const STEERING: [&str; 2] = ["idempotency-store", "idempotency-ttl"];
+
+impl Forward {
+    /// What a gateway that hears how it ended can know.
+    fn known(&self) -> Known {
+        let is_retried = matches!(self.end, End::Retried(_));
+        match (self.end, self.steering.fate, self.status) {
+            (End::Unreached, ..) => Known::Release,
+            (End::ResetsAfter | End::ResetsBefore | End::TimesOut, ..) => Known::Doubt,
+            (_, Some("store"), _) | (_, None, 200..400) => Known::Success,
+            (_, Some("release"), _) | (_, None, 400..500) if !is_retried => Known::Release,
+            (_, Some("retry"), _) | (_, None, 500 | 501 | 503 | 505..) if !is_retried => Known::Retry,
+            _ => Known::Doubt,
+        }
+    }
+
+    /// How long its record lives at least from when it was asked for, and from its completion.
+    pub fn lives_ms(&self) -> (u64, u64) {
+        let completed = self.steering.ttl_s.map_or(self.ttl_ms, |ttl_s| 1000 * ttl_s);
+        (self.ttl_ms.min(completed), completed)
+    }
+}
 
 impl Request {
     fn head(&self) -> RequestHead {
         let mut head = head(self.tenant, self.key);
+        // Half of those that are too large say so at once.
+        if self.payload == TOO_LARGE && self.sent_ms % 2 == 0 {
+            head.headers.push(b"content-length", body(TOO_LARGE).len().to_string().as_bytes());
+        }
         FORGED.iter().filter(|_| self.lies).for_each(|name| head.headers.push(name.as_bytes(), b"99"));
         head
     }
@@ -1258,15 +1478,39 @@ fn head(tenant: u8, key: u8) -> RequestHead {
     RequestHead { headers: fields.into_iter().collect() }
 }
 
-fn policy(plan: &Plan, lease_ms: u64) -> Rc<Policy> {
+fn body(payload: u8) -> Vec<u8> {
+    match payload {
+        ..LARGE => vec![b'p', b'0' + payload],
+        LARGE => vec![b'0' + payload; MAX_BODY * 5 / 8],
+        _ => vec![b'0' + payload; MAX_BODY * 5 / 4],
+    }
+}
+
+/// A worker's gateway, as the shell makes it.
+fn gateway(plan: &Plan, memory: Option<&Memory>) -> Gateway<Memory> {
+    let table = plan.embedded.zip(memory).map(|(max_bytes, memory)| memory.table(max_bytes));
+    let remote = || stores::Store::Remote(Box::new(client::Client::new(plan.limits)), None);
+    Gateway::new(table.map_or_else(remote, stores::Store::Embedded))
+}
+
+fn memory(plan: &Plan) -> Option<Memory> {
+    let contention = plan.faults.has(Fault::CellsContended).then(|| Random::new(plan.seed, 8));
+    plan.embedded.map(|_| Memory::new(contention))
+}
+
+fn policy(plan: &Plan, which: usize) -> Rc<Policy> {
+    let lease_ms = plan.leases_ms[which];
     let document = format!(
         r#"{{"policy": {{"lease_ms": {lease_ms}, "ttl_s": {}, "max_running_ms": {}, "on_store_failure": "{}",
-            "on_unknown": "{}", "on_completed": "{}"}}}}"#,
+            "on_unknown": "{}", "on_completed": "{}", "on_too_large": "{}", "mode": "{}",
+            "max_request_bytes": {MAX_BODY}, "max_response_bytes": {MAX_BODY}}}}}"#,
         plan.ttl_s,
         2 * lease_ms,
         if plan.forwards { "forward" } else { "reject" },
         if plan.holds { "hold" } else { "retry" },
         if plan.conflicts { "conflict" } else { "replay" },
+        if plan.bypasses { "bypass" } else { "reject" },
+        if plan.observes[which] { "observe" } else { "enforce" },
     );
     let config = Config::parse(document.as_bytes(), &|_| None).expect("the plan's policy is right");
     Rc::clone(&config.rules[0].policy)
@@ -1307,23 +1551,6 @@ fn told(verdict: &Verdict) -> String {
         Verdict::Settled => "settled".to_owned(),
         Verdict::Stale => "stale".to_owned(),
         Verdict::Unknown { attempt, wait_ms } => format!("unknown, attempt {attempt}, wait {wait_ms} ms"),
-    }
-}
-
-/// Envoy's shared data, of which these gateways keep nothing.
-struct Memory;
-
-impl Cells for Memory {
-    fn get(&self, _: &[u8]) -> Result<Option<(Vec<u8>, u32)>, Failure> {
-        Ok(None)
-    }
-
-    fn swap(&self, _: &[u8], _: &[u8], _: Option<u32>) -> Result<bool, Failure> {
-        Err(Failure::Host)
-    }
-
-    fn put(&self, _: &[u8], _: &[u8]) -> Result<(), Failure> {
-        Err(Failure::Host)
     }
 }
 
