@@ -86,8 +86,22 @@ impl Coverage {
     }
 
     /// Faults that never struck.
-    pub fn missing(&self) -> Vec<Fault> {
+    pub fn unused(&self) -> Vec<Fault> {
         Fault::ALL.into_iter().filter(|fault| !self.faults.contains_key(fault)).collect()
+    }
+
+    /// What an exchange can meet and none has met: the cells of the machine's table that lead somewhere, and the answers
+    /// of the store that it tells apart.
+    pub fn unreached(&self) -> Vec<String> {
+        let is_met = |state: &str, event: &str, told: Option<&str>| {
+            self.met.keys().any(|cell| (cell.0, cell.1) == (state, event) && told.is_none_or(|told| cell.2 == told))
+        };
+        let cells = leading_cells().into_iter().filter(|(state, event)| !is_met(state, event, None));
+        let cells = cells.map(|(state, event)| format!("{state} × {event}"));
+        let answers =
+            TOLD_APART.iter().flat_map(|(state, event, all)| all.iter().map(move |told| (*state, *event, *told)));
+        let answers = answers.filter(|(state, event, told)| !is_met(state, event, Some(told)));
+        cells.chain(answers.map(|(state, event, told)| format!("{state} × {event}: {told}"))).collect()
     }
 
     pub fn print(&self) {
@@ -112,7 +126,37 @@ impl Coverage {
             let said = if told.is_empty() { String::new() } else { format!(": {told}") };
             println!("  {count:>10}  {state} × {event}{said}");
         }
+        println!("  {:>10}  that can be reached and were not", self.unreached().len());
     }
+}
+
+/// The answers of the store after which an exchange does different things.
+///
+/// Without `claim: stale`, which no store says to who has not withdrawn: `model.rs` and `exchange.rs` say why.
+const TOLD_APART: [(&str, &str, &[&str]); 6] = [
+    ("claim", "claim", &["completed", "failed", "granted", "granted in doubt", "in flight", "mismatch", "unknown"]),
+    ("renewal", "renew", &["failed", "lost", "renewed"]),
+    ("response", "renew", &["failed", "lost", "renewed"]),
+    ("response-body", "renew", &["failed", "lost", "renewed"]),
+    ("save", "mark", &["failed", "lost", "settled"]),
+    ("save", "settle", &["dropped", "failed", "lost", "settled"]),
+];
+
+/// The cells of the table in `exchange.rs` that are not `=`, except those that no gateway can reach: it shows an exchange
+/// the request's head before anything else.
+fn leading_cells() -> Vec<(&'static str, &'static str)> {
+    let source = include_str!("../../src/exchange.rs");
+    let rows = source.lines().filter_map(|line| line.strip_prefix("//! |"));
+    let mut rows = rows.map(|row| row.trim_end_matches('|').split('|').map(str::trim).collect::<Vec<_>>());
+    let events = rows.next().expect("the table has a heading");
+    let mut cells = Vec::new();
+    for row in rows.filter(|row| !row[0].starts_with('-')) {
+        let leading = row.iter().zip(&events).skip(1).filter(|(next, _)| **next != "=");
+        cells.extend(leading.map(|(_, event)| (row[0], event.trim_end_matches(" verdict"))));
+    }
+    cells.retain(|cell| !matches!(cell, ("head", "response head" | "closed")));
+    assert!(cells.len() > 20, "the table was not read: {cells:?}");
+    cells
 }
 
 thread_local! {

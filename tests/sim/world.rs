@@ -1199,7 +1199,11 @@ impl World {
         let event =
             Event::ResponseHeaders { now_ms: self.clock(worker), headers: &headers, status, origin, end: false };
         self.feed(worker, stream, event);
-        let travels = if self.is_wild { self.net.between(0, 30) } else { 0 };
+        let mut travels = if self.is_wild { self.net.between(0, 30) } else { 0 };
+        if self.strikes(Fault::UpstreamSlow, 60) {
+            travels = self.up.between(0, 2 * self.plan.leases_ms[0]);
+            self.requests[request].excused_ms += travels;
+        }
         if dies {
             self.after(travels, Happening::Gone { request, place: (worker, stream) });
         } else {
@@ -1220,8 +1224,10 @@ impl World {
             self.feed(worker, stream, Event::Unable { now_ms });
         }
         let half = if body.len() > MAX_BODY / 2 { body.len() / 2 } else { 0 };
-        for (held, end) in [(half, false), (body.len(), true)] {
-            if (end || half > 0) && self.awaits(worker, stream, Exchange::awaits_response_body) {
+        // Envoy may show the end of a body only after all of it.
+        let is_announced = self.requests[request].forward.is_some_and(|forward| self.forwards[forward].is_announced);
+        for (held, end) in [(half, false), (body.len(), !is_announced), (body.len(), true)] {
+            if (end || held > 0) && self.awaits(worker, stream, Exchange::awaits_response_body) {
                 let crowded = half > 0 && self.strikes(Fault::WorkerCrowded, 300);
                 let whole = || body.clone();
                 self.feed(
