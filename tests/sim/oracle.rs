@@ -82,6 +82,15 @@ fn answers(world: &World, wrong: &mut Vec<String>) {
         if request.payload == TOO_LARGE && (answer.is("executed") || answer.is("replayed")) {
             wrong.push(format!("{name} is too large and was told {:?}", answer.line()));
         }
+        let reasons: &[&str] = match answer.is("bypassed") {
+            true if request.is_observed => &["observe"],
+            true if request.payload == TOO_LARGE => &["store-failure", "too-large"],
+            true => &["store-failure"],
+            false => &[],
+        };
+        if answer.is("bypassed") && !answer.parameter("reason").is_some_and(|reason| reasons.contains(&reason)) {
+            wrong.push(format!("{name} was let through unprotected and told {:?}", answer.line()));
+        }
         let may_bypass =
             world.plan.forwards || request.is_observed || (world.plan.bypasses && request.payload == TOO_LARGE);
         let is_executed = answer.is("executed") || (answer.is("bypassed") && may_bypass);

@@ -555,6 +555,35 @@ fn under_forward_a_request_runs_unprotected_and_its_success_is_kept() {
 }
 
 #[test]
+fn who_ran_unprotected_is_told_so_though_its_response_cannot_be_kept_either() {
+    check(
+        "policy: forward
+         store: lose call
+         store: lose call
+         upstream: 201 at length
+         a: POST k1 p1
+         wait 2s
+         b: POST k1 p1",
+        expect![[r#"
+            0      a → g1  POST k1 p1
+            1        g1 → store  claim (a k1)
+            1             the call is lost
+            400      g1 → store  claim (a k1)
+            400           the call is lost
+            700    a → upstream  unprotected
+            702            upstream executes k1 p1 as #1
+            707    a ← 201  bypassed;reason=store-failure  execution #1
+            707      g1 → store  complete 201 without its response (a k1)
+            708      store  settled (a k1)
+            2000   b → g1  POST k1 p1
+            2001     g1 → store  claim (b k1)
+            2002     store  completed 201 by attempt 0, not replayable (b k1)
+            2003   b ← 409  refused;attempt=0;reason=not-replayable
+        "#]],
+    );
+}
+
+#[test]
 fn under_hold_nobody_follows_an_attempt_of_unknown_outcome() {
     check(
         "policy: hold
