@@ -8,7 +8,7 @@
 //! - `upstream: 201` (or another status, `reset`, `dies in body`, `unreached`, `times out`), and `says release`,
 //!   `for 5s`, `at length`, `after 3s`, of the next request;
 //! - `store: lose call|lose reply|cross|garbage|truncate|refuse|fail|again 500ms|delay 2s`, or `ok`, of the next call;
-//!   `store: down 2s|stops 2s|flush|clock back 2s|clock forward 2s`;
+//!   `store: down 2s|stops 2s|crashes 2s|flush|clock back 2s|clock forward 2s`;
 //! - `g1: stops 3s|crashes|loses a worker|reloads`; `wait 5s`; `record: k1`.
 //!
 //! Payload `p3` is large, `p4` larger than the policy allows.
@@ -834,6 +834,319 @@ fn a_drained_gateway_keeps_what_it_owes() {
     );
 }
 
+#[test]
+fn under_observe_nothing_is_refused_replayed_or_changed() {
+    check(
+        "policy: observe
+         upstream: 201 says release after 100ms
+         a: POST k1 p1
+         wait 20ms
+         b: POST k1 p1
+         c: POST k1 p4 g2
+         wait 1s
+         d: POST k1 p2
+         wait 1s
+         record: k1",
+        expect![[r#"
+            0      a → g1  POST k1 p1
+            1      a → upstream  unprotected
+            1        g1 → store  claim (a k1)
+            2        store  granted attempt 1 (a k1)
+            3              upstream executes k1 p1 as #1
+            20     b → g1  POST k1 p1
+            20     c → g2  POST k1 p4
+            21     b → upstream  unprotected
+            21     c → upstream  unprotected
+            21       g1 → store  claim (b k1)
+            22       store  in flight, attempt 1 (b k1)
+            23             upstream executes k1 p1 as #2
+            23             upstream executes k1 p4 as #3
+            28     b ← 201  bypassed;reason=observe  execution #2
+            28     c ← 201  bypassed;reason=observe  execution #3
+            103      g1 → store  release (a k1)
+            103    a ← 201  bypassed;reason=observe  execution #1
+            104      store  settled (a k1)
+            1020   d → g1  POST k1 p2
+            1021   d → upstream  unprotected
+            1021     g1 → store  claim (d k1)
+            1022     store  granted attempt 2 (d k1)
+            1023           upstream executes k1 p2 as #4
+            1028     g1 → store  complete 201 without its response (d k1)
+            1028   d ← 201  bypassed;reason=observe  execution #4
+            1029     store  settled (d k1)
+            2020   k1 is completed 201, not replayable, attempt 2
+        "#]],
+    );
+}
+
+#[test]
+fn the_upstream_decides_what_becomes_of_the_key() {
+    check(
+        "upstream: 404 says store for 5s
+         a: POST k1 p1
+         wait 10ms
+         b: POST k1 p1
+         wait 5s
+         c: POST k1 p1
+         wait 100ms
+         upstream: 201 says unknown
+         d: POST k2 p1
+         wait 10ms
+         e: POST k2 p1
+         wait 1s
+         upstream: 201 says release
+         f: POST k3 p1
+         wait 10ms
+         g: POST k3 p2",
+        expect![[r#"
+            0      a → g1  POST k1 p1
+            1        g1 → store  claim (a k1)
+            2        store  granted attempt 1 (a k1)
+            3      a → upstream  attempt 1
+            5              upstream executes k1 p1 as #1
+            10       g1 → store  complete 404 (a k1)
+            10     b → g1  POST k1 p1
+            11       store  settled (a k1)
+            11       g1 → store  claim (b k1)
+            12     a ← 404  executed;stored=?1;attempt=1;ttl=5  execution #1
+            12       store  completed 404 by attempt 1 (b k1)
+            13     b ← 404  replayed;attempt=1;age=0;ttl=4  execution #1
+            5010   c → g1  POST k1 p1
+            5011     g1 → store  claim (c k1)
+            5012     store  granted attempt 1 (c k1)
+            5013   c → upstream  attempt 1
+            5015           upstream executes k1 p1 as #2
+            5020     g1 → store  complete 201 (c k1)
+            5021     store  settled (c k1)
+            5022   c ← 201  executed;stored=?1;attempt=1;ttl=60  execution #2
+            5110   d → g1  POST k2 p1
+            5111     g1 → store  claim (d k2)
+            5112     store  granted attempt 1 (d k2)
+            5113   d → upstream  attempt 1
+            5115           upstream executes k2 p1 as #3
+            5120     g1 → store  mark unknown (d k2)
+            5120   d ← 201  executed;stored=?0;attempt=1  execution #3
+            5120   e → g1  POST k2 p1
+            5121     store  settled (d k2)
+            5121     g1 → store  claim (e k2)
+            5122     store  unknown, attempt 1, wait 990 ms (e k2)
+            5123   e ← 409  refused;attempt=1;reason=outcome-unknown
+            6120   f → g1  POST k3 p1
+            6121     g1 → store  claim (f k3)
+            6122     store  granted attempt 1 (f k3)
+            6123   f → upstream  attempt 1
+            6125           upstream executes k3 p1 as #4
+            6130     g1 → store  release (f k3)
+            6130   f ← 201  executed;stored=?0;attempt=1  execution #4
+            6130   g → g1  POST k3 p2
+            6131     store  settled (f k3)
+            6131     g1 → store  claim (g k3)
+            6132     store  granted attempt 2 (g k3)
+            6133   g → upstream  attempt 2
+            6135           upstream executes k3 p2 as #5
+            6140     g1 → store  complete 201 (g k3)
+            6141     store  settled (g k3)
+            6142   g ← 201  executed;stored=?1;attempt=2;ttl=60  execution #5
+        "#]],
+    );
+}
+
+#[test]
+fn a_response_that_is_too_large_is_completed_and_not_replayed() {
+    check(
+        "upstream: 201 at length
+         a: POST k1 p3
+         wait 1s
+         b: POST k1 p3 g2
+         c: POST k1 p1 g2",
+        expect![[r#"
+            0      a → g1  POST k1 p3
+            1        g1 → store  claim (a k1)
+            2        store  granted attempt 1 (a k1)
+            3      a → upstream  attempt 1
+            5              upstream executes k1 p3 as #1
+            10     a ← 201  executed;stored=?0;attempt=1;reason=too-large  execution #1
+            10       g1 → store  complete 201 without its response (a k1)
+            11       store  settled (a k1)
+            1000   b → g2  POST k1 p3
+            1000   c → g2  POST k1 p1
+            1001     g2 → store  claim (b k1)
+            1001     g2 → store  claim (c k1)
+            1002     store  completed 201 by attempt 1, not replayable (b k1)
+            1002     store  mismatch (c k1)
+            1003   b ← 409  refused;attempt=1;reason=not-replayable
+            1003   c ← 409  refused;reason=mismatch
+        "#]],
+    );
+}
+
+#[test]
+fn a_request_that_is_too_large_claims_nothing() {
+    check(
+        "policy: bypass
+         a: POST k1 p4
+         wait 1s
+         b: POST k1 p1",
+        expect![[r#"
+            0      a → g1  POST k1 p4
+            1      a → upstream  unprotected
+            3              upstream executes k1 p4 as #1
+            8      a ← 201  bypassed;reason=too-large  execution #1
+            1000   b → g1  POST k1 p1
+            1001     g1 → store  claim (b k1)
+            1002     store  granted attempt 1 (b k1)
+            1003   b → upstream  attempt 1
+            1005           upstream executes k1 p1 as #2
+            1010     g1 → store  complete 201 (b k1)
+            1011     store  settled (b k1)
+            1012   b ← 201  executed;stored=?1;attempt=1;ttl=60  execution #2
+        "#]],
+    );
+}
+
+#[test]
+fn workers_share_the_embedded_store_which_outlives_one_of_them_and_not_the_process() {
+    check(
+        "policy: embedded
+         a: POST k1 p1
+         wait 1s
+         upstream: 201 after 500ms
+         b: POST k2 p1
+         wait 100ms
+         g1: loses a worker
+         c: POST k1 p1
+         d: POST k2 p1
+         wait 1s
+         e: POST k2 p1
+         wait 1s
+         g1: crashes
+         wait 1s
+         f: POST k1 p1",
+        expect![[r#"
+            0      a → g1  POST k1 p1
+            1        g1 → store  claim (a k1)
+            1        table  granted attempt 1 (a k1)
+            1      a → upstream  attempt 1
+            3              upstream executes k1 p1 as #1
+            8        g1 → store  complete 201 (a k1)
+            8        table  settled (a k1)
+            8      a ← 201  executed;stored=?1;attempt=1;ttl=60  execution #1
+            1000   b → g1  POST k2 p1
+            1001     g1 → store  claim (b k2)
+            1001     table  granted attempt 1 (b k2)
+            1001   b → upstream  attempt 1
+            1003           upstream executes k2 p1 as #2
+            1100   g1 loses a worker
+            1100   b ← connection closed
+            1100   c → g1  POST k1 p1
+            1100   d → g1  POST k2 p1
+            1101     g1 → store  claim (c k1)
+            1101     table  completed 201 by attempt 1 (c k1)
+            1101   c ← 201  replayed;attempt=1;age=1;ttl=58  execution #1
+            1101     g1 → store  claim (d k2)
+            1101     table  in flight, attempt 1 (d k2)
+            1101   d ← 429  refused;attempt=1;reason=in-flight
+            2100   e → g1  POST k2 p1
+            2101     g1 → store  claim (e k2)
+            2101     table  granted attempt 2, in doubt (e k2)
+            2101   e → upstream  attempt 2
+            2103           upstream executes k2 p1 as #3
+            2108     g1 → store  complete 201 (e k2)
+            2108     table  settled (e k2)
+            2108   e ← 201  executed;stored=?1;attempt=2;ttl=60  execution #3
+            3100   g1 crashes
+            3200   g1 is back
+            4100   f → g1  POST k1 p1
+            4101     g1 → store  claim (f k1)
+            4101     table  granted attempt 1 (f k1)
+            4101   f → upstream  attempt 1
+            4103           upstream executes k1 p1 as #4
+            4108     g1 → store  complete 201 (f k1)
+            4108     table  settled (f k1)
+            4108   f ← 201  executed;stored=?1;attempt=1;ttl=60  execution #4
+        "#]],
+    );
+}
+
+#[test]
+fn a_store_that_crashes_takes_along_what_is_on_its_way() {
+    check(
+        "store: delay 50ms
+         a: POST k1 p1
+         wait 20ms
+         store: crashes 100ms
+         wait 1s
+         b: POST k1 p1",
+        expect![[r#"
+            0      a → g1  POST k1 p1
+            1        g1 → store  claim (a k1)
+            52            the call fails: transport
+            100      g1 → store  claim (a k1)
+            102           the call fails: transport
+            102      g1 → store  withdraw (a k1)
+            102    a ← 503  refused;reason=store-unavailable
+            104           the call fails: transport
+            200      g1 → store  withdraw (a k1)
+            201      store  settled (a k1)
+            800      g1 → store  withdraw (a k1)
+            801      store  settled (a k1)
+            1020   b → g1  POST k1 p1
+            1021     g1 → store  claim (b k1)
+            1022     store  granted attempt 1 (b k1)
+            1023   b → upstream  attempt 1
+            1025           upstream executes k1 p1 as #1
+            1030     g1 → store  complete 201 (b k1)
+            1031     store  settled (b k1)
+            1032   b ← 201  executed;stored=?1;attempt=1;ttl=60  execution #1
+        "#]],
+    );
+}
+
+#[test]
+fn a_claim_that_a_stopped_store_grants_late_is_withdrawn_however_late() {
+    check(
+        "policy: hold, lease 1s, ttl 2s
+         store: stops 4s
+         store: ok
+         store: ok
+         store: lose call
+         store: lose call
+         store: lose call
+         store: lose call
+         a: POST k1 p1
+         wait 5500ms
+         b: POST k1 p1",
+        expect![[r#"
+            0      a → g1  POST k1 p1
+            1        g1 → store  claim, no retry (a k1)
+            400      g1 → store  claim, no retry (a k1)
+            700      g1 → store  withdraw (a k1)
+            700           the call is lost
+            700    a ← 503  refused;reason=store-unavailable
+            1100     g1 → store  withdraw (a k1)
+            1100          the call is lost
+            1500     g1 → store  withdraw (a k1)
+            1500          the call is lost
+            2800     g1 → store  withdraw (a k1)
+            2800          the call is lost
+            4000     store  granted attempt 1 (a k1)
+            4000     store  granted attempt 1 (a k1)
+            4100     g1 → store  withdraw (a k1)
+            4101     store  settled (a k1)
+            4700     g1 → store  withdraw (a k1)
+            4701     store  settled (a k1)
+            5500   b → g1  POST k1 p1
+            5501     g1 → store  claim, no retry (b k1)
+            5502     store  granted attempt 2 (b k1)
+            5503   b → upstream  attempt 2
+            5505           upstream executes k1 p1 as #1
+            5510     g1 → store  complete 201 (b k1)
+            5511     store  settled (b k1)
+            5512   b ← 201  executed;stored=?1;attempt=2;ttl=2  execution #1
+        "#]],
+    );
+}
+
 fn check(script: &str, transcript: Expect) {
     let mut lines = script.lines().map(str::trim).peekable();
     let mut plan = quiet();
@@ -874,6 +1187,7 @@ fn obey(world: &mut World, requests: &mut HashMap<String, usize>, line: &str) {
         ("upstream", _) => world.treatments.push_back(treatment(&words)),
         ("store", ["down", time]) => world.store.down_until = world.now + millis(time),
         ("store", ["stops", time]) => world.store.stopped_until = world.now + millis(time),
+        ("store", ["crashes", time]) => world.store.crash(world.now + millis(time)),
         ("store", ["flush"]) => world.store.flush(world.now),
         ("store", ["clock", "back", time]) => world.store.jump(world.now, -(millis(time) as i64)),
         ("store", ["clock", "forward", time]) => world.store.jump(world.now, millis(time) as i64),
