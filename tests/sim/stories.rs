@@ -3,7 +3,8 @@
 //! Its one rule: a script says what strikes and when; everything else is as the simulator always has it.
 //!
 //! A line of a script is one of:
-//! - `policy: hold, forward, conflict, bypass, observe, embedded` and `lease 1s`, `ttl 60s`, first of all;
+//! - `policy: hold, forward, conflict, bypass, observe, embedded` and `lease 1s`, `ttl 60s`, `calls 1`, `batch 1`,
+//!   `queue 2`, `outbox 300` (bytes), first of all;
 //! - `a: POST k1 p1`, with `t2` for another tenant and `g2` for another gateway; `a: hangs up`;
 //! - `upstream: 201` (or another status, `reset`, `dies in body`, `unreached`, `times out`), and `says release`,
 //!   `for 5s`, `at length`, `after 3s`, of the next request;
@@ -1147,6 +1148,195 @@ fn a_claim_that_a_stopped_store_grants_late_is_withdrawn_however_late() {
     );
 }
 
+#[test]
+fn what_is_owed_is_bounded_also_where_it_has_no_bodies() {
+    check(
+        "policy: outbox 300
+         upstream: reset after 400ms
+         a: POST k1 p1
+         wait 10ms
+         upstream: reset after 400ms
+         b: POST k2 p1
+         wait 10ms
+         upstream: reset after 400ms
+         c: POST k3 p1
+         wait 10ms
+         store: down 1s
+         wait 3s
+         record: k1
+         record: k3",
+        expect![[r#"
+            0      a → g1  POST k1 p1
+            1        g1 → store  claim (a k1)
+            2        store  granted attempt 1 (a k1)
+            3      a → upstream  attempt 1
+            5              upstream executes k1 p1 as #1
+            10     b → g1  POST k2 p1
+            11       g1 → store  claim (b k2)
+            12       store  granted attempt 1 (b k2)
+            13     b → upstream  attempt 1
+            15             upstream executes k2 p1 as #2
+            20     c → g1  POST k3 p1
+            21       g1 → store  claim (c k3)
+            22       store  granted attempt 1 (c k3)
+            23     c → upstream  attempt 1
+            25             upstream executes k3 p1 as #3
+            400      g1 → store  renew (a k1)
+            400      g1 → store  renew (b k2)
+            400      g1 → store  renew (c k3)
+            402           the call fails: transport
+            405      g1 → store  mark unknown (a k1)
+            405    a ← 503  executed;stored=?0;attempt=1
+            407           the call fails: transport
+            415      g1 → store  renew (b k2)
+            415      g1 → store  mark unknown (b k2)
+            415    b ← 503  executed;stored=?0;attempt=1
+            417           the call fails: transport
+            417      g1 → store  mark unknown (a k1)
+            419           the call fails: transport
+            425      g1 → store  mark unknown (c k3)
+            425    c ← 503  executed;stored=?0;attempt=1
+            427           the call fails: transport
+            1500     g1 → store  mark unknown (c k3)
+            1501     store  settled (c k3)
+            1502     g1 → store  mark unknown (b k2)
+            1503     store  settled (b k2)
+            3030   k1 is running, lapsed, attempt 1
+            3030   k3 is unknown, attempt 1
+        "#]],
+    );
+}
+
+#[test]
+fn tries_of_what_is_owed_no_more_do_not_pile_up() {
+    check(
+        "policy: outbox 700, calls 1, batch 1, queue 1, lease 9s
+         upstream: reset after 500ms
+         a: POST k1 p1
+         wait 5ms
+         upstream: reset after 500ms
+         b: POST k2 p1
+         wait 5ms
+         upstream: reset after 500ms
+         c: POST k3 p1
+         wait 5ms
+         upstream: reset after 500ms
+         d: POST k4 p1
+         wait 5ms
+         upstream: reset after 500ms
+         e: POST k5 p1
+         wait 5ms
+         upstream: reset after 1000ms
+         f: POST k6 p1
+         wait 5ms
+         upstream: reset after 1000ms
+         g: POST k7 p1
+         wait 5ms
+         upstream: reset after 1000ms
+         h: POST k8 p1
+         wait 5ms
+         upstream: reset after 1000ms
+         i: POST k9 p1
+         wait 5ms
+         upstream: reset after 1000ms
+         j: POST k1 p1 t2
+         wait 5ms
+         upstream: reset after 1000ms
+         k: POST k2 p1 t2
+         wait 5ms
+         store: stops 3s
+         wait 4s",
+        expect![[r#"
+            0      a → g1  POST k1 p1
+            1        g1 → store  claim (a k1)
+            2        store  granted attempt 1 (a k1)
+            3      a → upstream  attempt 1
+            5              upstream executes k1 p1 as #1
+            5      b → g1  POST k2 p1
+            6        g1 → store  claim (b k2)
+            7        store  granted attempt 1 (b k2)
+            8      b → upstream  attempt 1
+            10             upstream executes k2 p1 as #2
+            10     c → g1  POST k3 p1
+            11       g1 → store  claim (c k3)
+            12       store  granted attempt 1 (c k3)
+            13     c → upstream  attempt 1
+            15             upstream executes k3 p1 as #3
+            15     d → g1  POST k4 p1
+            16       g1 → store  claim (d k4)
+            17       store  granted attempt 1 (d k4)
+            18     d → upstream  attempt 1
+            20             upstream executes k4 p1 as #4
+            20     e → g1  POST k5 p1
+            21       g1 → store  claim (e k5)
+            22       store  granted attempt 1 (e k5)
+            23     e → upstream  attempt 1
+            25             upstream executes k5 p1 as #5
+            25     f → g1  POST k6 p1
+            26       g1 → store  claim (f k6)
+            27       store  granted attempt 1 (f k6)
+            28     f → upstream  attempt 1
+            30             upstream executes k6 p1 as #6
+            30     g → g1  POST k7 p1
+            31       g1 → store  claim (g k7)
+            32       store  granted attempt 1 (g k7)
+            33     g → upstream  attempt 1
+            35             upstream executes k7 p1 as #7
+            35     h → g1  POST k8 p1
+            36       g1 → store  claim (h k8)
+            37       store  granted attempt 1 (h k8)
+            38     h → upstream  attempt 1
+            40             upstream executes k8 p1 as #8
+            40     i → g1  POST k9 p1
+            41       g1 → store  claim (i k9)
+            42       store  granted attempt 1 (i k9)
+            43     i → upstream  attempt 1
+            45             upstream executes k9 p1 as #9
+            45     j → g1  POST k1 p1 t2
+            46       g1 → store  claim (j k1 t2)
+            47       store  granted attempt 1 (j k1 t2)
+            48     j → upstream  attempt 1
+            50             upstream executes k1 p1 as #10
+            50     k → g1  POST k2 p1 t2
+            51       g1 → store  claim (k k2 t2)
+            52       store  granted attempt 1 (k k2 t2)
+            53     k → upstream  attempt 1
+            55             upstream executes k2 p1 as #11
+            505      g1 → store  mark unknown (a k1)
+            505    a ← 503  executed;stored=?0;attempt=1
+            510    b ← 503  executed;stored=?0;attempt=1
+            515    c ← 503  executed;stored=?0;attempt=1
+            520    d ← 503  executed;stored=?0;attempt=1
+            525    e ← 503  executed;stored=?0;attempt=1
+            800      g1 → store  mark unknown (c k3)
+            1030   f ← 503  executed;stored=?0;attempt=1
+            1035   g ← 503  executed;stored=?0;attempt=1
+            1040   h ← 503  executed;stored=?0;attempt=1
+            1045   i ← 503  executed;stored=?0;attempt=1
+            1050   j ← 503  executed;stored=?0;attempt=1
+            1055   k ← 503  executed;stored=?0;attempt=1
+            1100     g1 → store  mark unknown (a k1)
+            1400     g1 → store  mark unknown (h k8)
+            1700     g1 → store  mark unknown (a k1)
+            3000     g1 → store  mark unknown (i k9)
+            3055     store  settled (a k1)
+            3055     store  settled (c k3)
+            3055     store  settled (a k1)
+            3055     store  settled (h k8)
+            3055     store  settled (a k1)
+            3055     store  settled (i k9)
+            3056     g1 → store  mark unknown (j k1 t2)
+            3057     store  settled (j k1 t2)
+            3058     g1 → store  mark unknown (k k2 t2)
+            3059     store  settled (k k2 t2)
+            3060     g1 → store  mark unknown (a k1)
+            3061     store  settled (a k1)
+            3062     g1 → store  mark unknown (b k2)
+            3063     store  settled (b k2)
+        "#]],
+    );
+}
+
 fn check(script: &str, transcript: Expect) {
     let mut lines = script.lines().map(str::trim).peekable();
     let mut plan = quiet();
@@ -1159,6 +1349,10 @@ fn check(script: &str, transcript: Expect) {
                 ("bypass", _) => plan.bypasses = true,
                 ("observe", _) => plan.observes = [true; 2],
                 ("embedded", _) => plan.embedded = Some(1 << 20),
+                ("calls", number) => plan.limits.max_calls = count(number),
+                ("batch", number) => plan.limits.max_batch = count(number),
+                ("queue", number) => plan.limits.max_queued = count(number),
+                ("outbox", bytes) => plan.limits.max_owed_bytes = count(bytes),
                 ("lease", time) => plan.leases_ms = [millis(time); 2],
                 ("ttl", time) => plan.ttl_s = millis(time) / 1000,
                 other => panic!("no such setting: {other:?}"),
@@ -1172,6 +1366,7 @@ fn check(script: &str, transcript: Expect) {
         obey(&mut world, &mut requests, line);
     }
     world.run_until(world.now + 1_000);
+    assert_eq!(world.broken_bounds, [""; 0]);
     assert!(world.carriages.is_empty() && world.treatments.is_empty(), "part of the script never came to pass");
     let lines: Vec<String> = world.transcript.into_iter().flatten().collect();
     transcript.assert_eq(&(lines.join("\n") + "\n"));
@@ -1269,6 +1464,10 @@ fn millis(text: &str) -> u64 {
         None => (text.trim_end_matches('s'), 1000),
     };
     unit * number.parse::<u64>().unwrap_or_else(|_| panic!("no such time: {text}"))
+}
+
+fn count(text: &str) -> usize {
+    text.parse().unwrap_or_else(|_| panic!("no such number: {text}"))
 }
 
 fn digit(word: &str) -> u8 {
