@@ -85,10 +85,14 @@ impl Secrets {
     }
 }
 
+/// Told of an event and of what was awaited then, for tests that count what they reach.
+#[cfg(feature = "mutants")]
+pub type Witness = fn(&'static str, &Event<'_>);
+
 #[cfg(feature = "mutants")]
 thread_local! {
-    /// Told of every event of this thread's exchanges and of what was awaited then, for tests that count what they reach.
-    pub static WITNESS: std::cell::Cell<Option<fn(&'static str, &Event<'_>)>> = const { std::cell::Cell::new(None) };
+    /// Who is told of every event of this thread's exchanges.
+    pub static WITNESS: std::cell::Cell<Option<Witness>> = const { std::cell::Cell::new(None) };
 }
 
 /// One request that a rule matched, and its response.

@@ -1,7 +1,8 @@
 //! The judge: what design.md promises (I1 to I9), held against the ledger and what clients were told.
 //!
-//! Its one rule: it does not look into a gateway. Of the store it knows the clock, and when it lost what it had
-//! acknowledged: where that came between two events, the promises about them do not hold, and none is judged.
+//! Its one rule: it looks neither into a gateway nor into the store. Of the store it knows the clock, and when it lost
+//! what it had acknowledged: where that came between two events, the promises about them do not hold, and none is judged.
+//! Of the network it knows which claims it delivered so late, or twice, that nobody waited for them any more.
 
 use std::collections::BTreeMap;
 

@@ -1464,7 +1464,7 @@ impl Request {
     fn head(&self) -> RequestHead {
         let mut head = head(self.tenant, self.key);
         // Half of those that are too large say so at once.
-        if self.payload == TOO_LARGE && self.sent_ms % 2 == 0 {
+        if self.payload == TOO_LARGE && self.sent_ms.is_multiple_of(2) {
             head.headers.push(b"content-length", body(TOO_LARGE).len().to_string().as_bytes());
         }
         FORGED.iter().filter(|_| self.lies).for_each(|name| head.headers.push(name.as_bytes(), b"99"));
