@@ -881,6 +881,22 @@ fn under_observe_nothing_is_refused_replayed_or_changed() {
 }
 
 #[test]
+fn a_trial_knows_a_request_that_is_too_large_however_it_comes() {
+    check(
+        "policy: observe
+         wait 1ms
+         a: POST k1 p4
+         wait 100ms",
+        expect![[r#"
+            1      a → g1  POST k1 p4
+            2      a → upstream  unprotected
+            4              upstream executes k1 p4 as #1
+            9      a ← 201  bypassed;reason=observe  execution #1
+        "#]],
+    );
+}
+
+#[test]
 fn the_upstream_decides_what_becomes_of_the_key() {
     check(
         "upstream: 404 says store for 5s

@@ -862,6 +862,11 @@ impl World {
     fn departs(&mut self, worker: usize, batch: Batch) {
         let carriage = self.carriage();
         self.coverage.calls += 1;
+        for (_, call) in &batch.tries {
+            if self.by_owner.get(&call.owner).is_some_and(|request| self.requests[*request].payload == TOO_LARGE) {
+                self.broken_bounds.push("a request that is too large asked something of the store".to_owned());
+            }
+        }
         if self.transcript.is_some() {
             for (_, call) in &batch.tries {
                 let line = self.operation(worker, call);
