@@ -367,6 +367,8 @@ fn probes(world: &World, first_probe: usize, wrong: &mut Vec<String>) {
         let last = forwards.last().filter(|last| {
             last.attempt.is_some()
                 && !is_preceded(last)
+                // A refused success is offered for more than a lease, by a clock that does not go back.
+                && !(is_orphaned && store.set_back_ms() > 0)
                 && last.heard.is_some_and(|(_, known)| known == Known::Success)
                 && alive(last)
                 && !is_cramped

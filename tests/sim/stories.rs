@@ -21,7 +21,7 @@ use expect_test::{Expect, expect};
 use envoy_idempotency::store::client::Limits;
 
 use crate::plan::{Client, Faults, Plan};
-use crate::world::{Carriage, End, Handling, Steering, Treatment, World};
+use crate::world::{Carriage, End, Handling, Steering, TOO_LARGE_BODY, Treatment, World};
 
 #[test]
 fn a_retry_after_success_replays() {
@@ -1450,7 +1450,7 @@ fn carriage(words: &[&str]) -> Carriage {
 fn treatment(words: &[&str]) -> Treatment {
     match words {
         [what @ .., "after", time] => Treatment { work_ms: millis(time), ..treatment(what) },
-        [what @ .., "at", "length"] => Treatment { size: 40 << 10, ..treatment(what) },
+        [what @ .., "at", "length"] => Treatment { size: TOO_LARGE_BODY, ..treatment(what) },
         [what @ .., "for", time] => {
             let plain = treatment(what);
             Treatment { steering: Steering { ttl_s: Some(millis(time) / 1000), ..plain.steering }, ..plain }

@@ -29,8 +29,12 @@ use crate::store::Store;
 const TICK_MS: u64 = 100;
 /// The longest pause of the outbox.
 pub const BACKOFF_MS: u64 = 5_000;
+/// A body that a crowded worker does not hold back.
+pub const LARGE_BODY: usize = 17 << 10;
 /// The largest body the policy allows, either way.
-const MAX_BODY: usize = 32 << 10;
+const MAX_BODY: usize = 18 << 10;
+/// A larger one.
+pub const TOO_LARGE_BODY: usize = 19 << 10;
 /// How many buckets of an embedded table one tick cleans.
 const SWEEP_STEPS: u32 = 64;
 
@@ -1137,7 +1141,7 @@ impl World {
             treatment.steering = Steering { fate, ttl_s };
         }
         if self.strikes(Fault::UpstreamSaysMuch, 150) {
-            treatment.size = self.up.pick(&[MAX_BODY * 5 / 8, MAX_BODY * 5 / 4]);
+            treatment.size = self.up.pick(&[LARGE_BODY, TOO_LARGE_BODY]);
             treatment.is_announced = self.up.chance(500);
         }
         treatment
@@ -1228,7 +1232,7 @@ impl World {
         if self.awaits(worker, stream, Exchange::awaits_body) && self.strikes(Fault::BodiesHidden, 100) {
             self.feed(worker, stream, Event::Unable { now_ms });
         }
-        let half = if body.len() > MAX_BODY / 2 { body.len() / 2 } else { 0 };
+        let half = if body.len() >= LARGE_BODY { body.len() / 2 } else { 0 };
         // Envoy may show the end of a body only after all of it.
         let is_announced = self.requests[request].forward.is_some_and(|forward| self.forwards[forward].is_announced);
         for (held, end) in [(half, false), (body.len(), !is_announced), (body.len(), true)] {
@@ -1492,8 +1496,8 @@ fn head(tenant: u8, key: u8) -> RequestHead {
 fn body(payload: u8) -> Vec<u8> {
     match payload {
         ..LARGE => vec![b'p', b'0' + payload],
-        LARGE => vec![b'0' + payload; MAX_BODY * 5 / 8],
-        _ => vec![b'0' + payload; MAX_BODY * 5 / 4],
+        LARGE => vec![b'0' + payload; LARGE_BODY],
+        _ => vec![b'0' + payload; TOO_LARGE_BODY],
     }
 }
 
