@@ -242,14 +242,16 @@ impl Plan {
             breaker_failures: random.pick(&[2, 5, 1000]),
             breaker_open_ms: random.pick(&[200, 1000]),
         };
-        let ttl_s = random.pick(&[4, 10, 60, 60]).max(lease / 1000 + 1);
+        // What is held for no reason shows only for as long as the record lives; what comes too late, once it is gone.
+        let holds = random.chance(400);
+        let ttl_s = random.pick(if holds { &[4, 60, 60, 60] } else { &[4, 4, 10, 60] }).max(lease / 1000 + 1);
         let (tenants, keys) = (random.between(1, 2) as u8, random.between(1, 4) as u8);
         let span_ms = random.pick(&[5_000, 15_000, 30_000]);
         let mut clients = Random::new(seed, 2);
         let clients = (0..random.between(14, 30)).map(|_| Client {
             tenant: clients.between(1, tenants.into()) as u8,
             key: clients.between(1, keys.into()) as u8,
-            payload: if clients.chance(800) { 1 } else { clients.pick(&[2, 2, LARGE, TOO_LARGE]) },
+            payload: if clients.chance(750) { 1 } else { clients.pick(&[2, 2, 2, 2, LARGE, TOO_LARGE]) },
             start_ms: clients.between(0, span_ms),
             tries: clients.between(1, 6),
             insists: clients.chance(500),
@@ -270,7 +272,7 @@ impl Plan {
             gateways: if embedded.is_some() { 1 } else { random.between(1, 3) as usize },
             workers: random.between(1, 2 + u64::from(embedded.is_some())) as usize,
             forwards: random.chance(150),
-            holds: random.chance(300),
+            holds,
             conflicts: random.chance(150),
             bypasses: random.chance(500),
             observes,

@@ -1041,45 +1041,27 @@ fn workers_share_the_embedded_store_which_outlives_one_of_them_and_not_the_proce
          f: POST k1 p1",
         expect![[r#"
             0      a → g1  POST k1 p1
-            1        g1 → store  claim (a k1)
-            1        table  granted attempt 1 (a k1)
             1      a → upstream  attempt 1
             3              upstream executes k1 p1 as #1
-            8        g1 → store  complete 201 (a k1)
-            8        table  settled (a k1)
             8      a ← 201  executed;stored=?1;attempt=1;ttl=60  execution #1
             1000   b → g1  POST k2 p1
-            1001     g1 → store  claim (b k2)
-            1001     table  granted attempt 1 (b k2)
             1001   b → upstream  attempt 1
             1003           upstream executes k2 p1 as #2
             1100   g1 loses a worker
             1100   b ← connection closed
             1100   c → g1  POST k1 p1
             1100   d → g1  POST k2 p1
-            1101     g1 → store  claim (c k1)
-            1101     table  completed 201 by attempt 1 (c k1)
             1101   c ← 201  replayed;attempt=1;age=1;ttl=58  execution #1
-            1101     g1 → store  claim (d k2)
-            1101     table  in flight, attempt 1 (d k2)
             1101   d ← 429  refused;attempt=1;reason=in-flight
             2100   e → g1  POST k2 p1
-            2101     g1 → store  claim (e k2)
-            2101     table  granted attempt 2, in doubt (e k2)
             2101   e → upstream  attempt 2
             2103           upstream executes k2 p1 as #3
-            2108     g1 → store  complete 201 (e k2)
-            2108     table  settled (e k2)
             2108   e ← 201  executed;stored=?1;attempt=2;ttl=60  execution #3
             3100   g1 crashes
             3200   g1 is back
             4100   f → g1  POST k1 p1
-            4101     g1 → store  claim (f k1)
-            4101     table  granted attempt 1 (f k1)
             4101   f → upstream  attempt 1
             4103           upstream executes k1 p1 as #4
-            4108     g1 → store  complete 201 (f k1)
-            4108     table  settled (f k1)
             4108   f ← 201  executed;stored=?1;attempt=1;ttl=60  execution #4
         "#]],
     );

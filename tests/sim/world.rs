@@ -942,7 +942,7 @@ impl World {
         let asker_ms = self.clock(worker);
         let mut answers = Vec::new();
         let claims = flight.batch.tries.iter().any(|(_, call)| matches!(call.operation, Operation::Claim { .. }));
-        if claims && self.strikes(Fault::GatewayPauses, self.plan.strikes / 3) {
+        if claims && self.strikes(Fault::GatewayPauses, self.plan.strikes) {
             let (node, lease) = (self.workers[worker].node, self.plan.leases_ms[1]);
             let pause = self.fate.between(lease / 2, 3 * lease);
             self.pause(node, pause);
