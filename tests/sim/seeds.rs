@@ -61,11 +61,11 @@ fn many_seeds_break_no_promise() {
     }
 }
 
-/// Far apart, so that a short run would not come by them again: attempts that ran after a larger one, and worlds in
-/// which the oracle once took a clock, a loss or an unprotected request for the gateway's fault.
+/// Seeds in which an attempt ran after a larger one, and worlds in which the oracle once took a clock for the gateway's
+/// fault.
 #[test]
 fn seeds_that_once_failed_do_not_fail_again() {
-    for seed in [0] {
+    for seed in [8111, 16_000, 60_815, 129_615, 135_377] {
         let wrong = judge(&Plan::new(seed), false).1;
         assert!(wrong.is_empty(), "seed {seed}: {wrong:?}");
     }
