@@ -219,7 +219,14 @@ async fn serve(client: TcpStream, desk: &Desk) -> io::Result<()> {
     let mut client = Line::new(client)?;
     let mut store = Line::new(TcpStream::connect(desk.store).await?)?;
     loop {
-        let call = client.message().await?;
+        let call = tokio::select! {
+            call = client.message() => call?,
+            // What Webdis says unasked is the client's to see, as it would be without us: Envoy then hangs up.
+            unasked = store.unasked() => {
+                client.send(&unasked?).await?;
+                continue;
+            }
+        };
         let reply = match desk.fault() {
             Fault::CutBefore => return Ok(()),
             Fault::Silence => return std::future::pending().await,
@@ -316,6 +323,14 @@ impl Line {
     async fn ask(&mut self, call: &[u8]) -> io::Result<Vec<u8>> {
         self.send(call).await?;
         self.message().await
+    }
+
+    /// The next bytes, whatever they are.
+    async fn unasked(&mut self) -> io::Result<Vec<u8>> {
+        if self.unread.is_empty() && self.stream.read_buf(&mut self.unread).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(std::mem::take(&mut self.unread))
     }
 
     /// Returns when the peer has gone.

@@ -186,6 +186,11 @@ pub fn sha256_hex(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// Base64, as `x-test-body-base64` takes it.
+pub fn base64(bytes: impl AsRef<[u8]>) -> String {
+    BASE64_STANDARD.encode(bytes)
+}
+
 /// What the server writes and the tests read.
 #[derive(Debug, Default)]
 struct Book {

@@ -25,6 +25,7 @@
 //! assert_eq!(world.ledger.entries().len(), 1);
 //! ```
 
+use std::net::SocketAddr;
 use std::thread;
 
 use serde_json::{Value, json};
@@ -87,12 +88,12 @@ impl World {
     }
 }
 
-/// Two gateways, two workers each, on one Redis behind Webdis, with the ledger behind both.
+/// Gateways, two workers each, on one Redis behind Webdis, with the ledger behind all.
 #[derive(Debug)]
 pub struct SharedWorld {
     // Each part ends before what it talks to.
     /// Real Envoys with the filter.
-    pub gateways: [Gateway; 2],
+    pub gateways: Vec<Gateway>,
     /// The service behind them.
     pub ledger: Ledger,
     /// What the gateways take for Webdis.
@@ -104,36 +105,49 @@ pub struct SharedWorld {
 }
 
 impl SharedWorld {
-    /// Starts all of it, the filters with this plugin configuration on top of that of `envoy/redis.yaml`, on a Redis
-    /// that keeps nothing on disk.
+    /// Starts all of it with two gateways, the filters with this plugin configuration on top of the `store` of
+    /// `envoy/redis.yaml`, on a Redis that keeps nothing on disk.
     #[track_caller]
     pub fn start(configuration: Value) -> SharedWorld {
-        SharedWorld::with(Redis::start(), configuration, |options| options)
+        SharedWorld::on(Redis::start(), configuration)
     }
 
-    /// As [`start`](SharedWorld::start) on this Redis, with more to say about both gateways.
+    /// As [`start`](SharedWorld::start) on this Redis.
     #[track_caller]
-    pub fn with(redis: Redis, mut configuration: Value, change: impl Fn(Options) -> Options + Sync) -> SharedWorld {
+    pub fn on(redis: Redis, configuration: Value) -> SharedWorld {
+        SharedWorld::with(redis, &[configuration.clone(), configuration], |options| options)
+    }
+
+    /// As [`start`](SharedWorld::start) with one gateway only.
+    #[track_caller]
+    pub fn alone(configuration: Value) -> SharedWorld {
+        SharedWorld::with(Redis::start(), &[configuration], |options| options)
+    }
+
+    /// One gateway for each configuration, with more to say about all of them.
+    #[track_caller]
+    pub fn with(redis: Redis, configurations: &[Value], change: impl Fn(Options) -> Options + Sync) -> SharedWorld {
         let ledger = Ledger::start();
         let webdis = Webdis::start(redis.addr());
         let interposer = Interposer::start(webdis.addr());
-        for (member, value) in [("type", "redis"), ("cluster", "webdis")] {
-            configuration["store"][member] = json!(value);
-        }
-        let start = || {
-            let options = Options::redis(ledger.addr(), interposer.addr()).configuration(configuration.clone());
+        let start = |configuration: &Value| {
+            let mut configuration = configuration.clone();
+            for (member, value) in [("type", "redis"), ("cluster", "webdis")] {
+                configuration["store"][member] = json!(value);
+            }
+            let options = Options::redis(ledger.addr(), interposer.addr()).configuration(configuration);
             Gateway::try_start(change(options))
         };
         // Each compiles the module, which takes a processor a while.
-        let gateways = thread::scope(|scope| {
-            let other = scope.spawn(start);
-            [start(), other.join().unwrap_or_else(|_| Err("The other gateway did not start.".to_owned()))]
+        let started: Vec<_> = thread::scope(|scope| {
+            let starting: Vec<_> = configurations.iter().map(|one| scope.spawn(|| start(one))).collect();
+            starting.into_iter().map(|gateway| gateway.join().expect("starting does not panic")).collect()
         });
-        let gateways = gateways.map(|gateway| gateway.unwrap_or_else(|message| panic!("{message}")));
+        let gateways = started.into_iter().collect::<Result<_, _>>().unwrap_or_else(|message| panic!("{message}"));
         SharedWorld { gateways, ledger, interposer, webdis, redis }
     }
 
-    /// A POST to the first gateway; `.to(world.other())` sends it to the second.
+    /// A POST to the first gateway; `.to(world.other())` sends it to the last.
     pub fn post(&self, path: &str) -> Request {
         self.request("POST", path)
     }
@@ -143,12 +157,12 @@ impl SharedWorld {
         Request::new(self.gateways[0].addr(), method, path)
     }
 
-    /// Where the second gateway listens.
-    pub fn other(&self) -> std::net::SocketAddr {
-        self.gateways[1].addr()
+    /// Where the last gateway listens.
+    pub fn other(&self) -> SocketAddr {
+        self.gateways[self.gateways.len() - 1].addr()
     }
 
-    /// A counter or gauge of the filter (`executed_total`), both gateways together.
+    /// A counter or gauge of the filter without its prefix (`executed_total`), all gateways together.
     #[track_caller]
     pub fn stat(&self, name: &str) -> u64 {
         self.gateways.iter().map(|gateway| gateway.stat(&format!("wasmcustom.idempotency_{name}"))).sum()

@@ -5,7 +5,7 @@
 //! It does not know what is asked of Redis.
 
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -20,10 +20,16 @@ use crate::wait::{PATIENCE, wait_for};
 /// A running `webdis`.
 #[derive(Debug)]
 pub struct Webdis {
-    process: Mutex<Process>,
+    running: Mutex<Running>,
     // Dropped after the process has ended.
     port: Port,
     folder: TempDir,
+}
+
+#[derive(Debug)]
+struct Running {
+    process: Process,
+    redis: SocketAddr,
 }
 
 impl Webdis {
@@ -38,9 +44,8 @@ impl Webdis {
         let folder = TempDir::with_prefix("envoy-idempotency-webdis-")
             .map_err(|error| format!("No temporary folder: {error}."))?;
         let port = Port::unshared();
-        configure(&folder, &port, redis)?;
-        let process = launch(&folder, &port)?;
-        Ok(Webdis { process: Mutex::new(process), port, folder })
+        let process = launch(&folder, &port, redis)?;
+        Ok(Webdis { running: Mutex::new(Running { process, redis }), port, folder })
     }
 
     /// Where it listens.
@@ -48,28 +53,34 @@ impl Webdis {
         self.port.addr()
     }
 
+    /// Everything it has logged.
+    pub fn log(&self) -> String {
+        self.running().process.log()
+    }
+
     /// Ends it with SIGKILL, as a crash would.
     pub fn kill(&self) {
-        self.process().kill();
+        self.running().process.kill();
     }
 
     /// Starts it again on the same port, if need be after ending it with SIGKILL.
     #[track_caller]
     pub fn restart(&self) {
-        let mut process = self.process();
-        process.kill();
-        *process = launch(&self.folder, &self.port).unwrap_or_else(|message| panic!("{message}"));
+        let redis = self.running().redis;
+        self.turn_to(redis);
     }
 
-    /// Starts it again in front of another Redis, as after a failover.
+    /// As [`restart`](Webdis::restart) in front of another Redis, as after a failover.
     #[track_caller]
     pub fn turn_to(&self, redis: SocketAddr) {
-        configure(&self.folder, &self.port, redis).unwrap_or_else(|message| panic!("{message}"));
-        self.restart();
+        let mut running = self.running();
+        running.process.kill();
+        let process = launch(&self.folder, &self.port, redis).unwrap_or_else(|message| panic!("{message}"));
+        *running = Running { process, redis };
     }
 
-    fn process(&self) -> MutexGuard<'_, Process> {
-        self.process.lock().unwrap_or_else(PoisonError::into_inner)
+    fn running(&self) -> MutexGuard<'_, Running> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -80,8 +91,8 @@ fn configure(folder: &TempDir, port: &Port, redis: SocketAddr) -> Result<(), Str
         "redis_port": redis.port(),
         "http_host": port.addr().ip().to_string(),
         "http_port": port.number(),
-        "threads": 2,
-        "pool_size": 8,
+        "threads": THREADS,
+        "pool_size": CONNECTIONS,
         "daemonize": false,
         "database": 0,
         // Two objects, because inside one of them `disabled` wins.
@@ -93,17 +104,29 @@ fn configure(folder: &TempDir, port: &Port, redis: SocketAddr) -> Result<(), Str
         .map_err(|error| format!("{} cannot be written: {error}.", file.display()))
 }
 
-fn launch(folder: &TempDir, port: &Port) -> Result<Process, String> {
+/// Starts Webdis and returns when it answers, and where there is a Redis, when all its connections have found it.
+fn launch(folder: &TempDir, port: &Port, redis: SocketAddr) -> Result<Process, String> {
+    configure(folder, port, redis)?;
     let mut command = Command::new("webdis");
     command.arg(folder.path().join(CONFIGURATION)).current_dir(folder.path());
     let process = Process::start("Webdis", command, &folder.path().join("webdis.log"))
         .map_err(|error| format!("webdis cannot be started ({error}): `make test` installs it."))?;
-    // Any answer will do: Redis may be down.
-    wait_for("Webdis answers", PATIENCE, || match process.ended() {
-        Some(status) => Some(Err(format!("Webdis did not start ({status}). Its log ends:\n{}", tail(&process.log())))),
-        None => Request::new(port.addr(), "GET", "/PING.raw").try_send().ok().map(|_| Ok(())),
+    let wanted = if TcpStream::connect(redis).is_ok() { 200 } else { 503 };
+    // Connections take turns.
+    let mut left = THREADS * CONNECTIONS;
+    wait_for("Webdis answers", PATIENCE, || {
+        if let Some(status) = process.ended() {
+            return Some(Err(format!("Webdis did not start ({status}). Its log ends:\n{}", tail(&process.log()))));
+        }
+        while left > 0 && Request::new(port.addr(), "GET", "/PING.raw").try_send().ok()?.status == wanted {
+            left -= 1;
+        }
+        (left == 0).then_some(Ok(()))
     })??;
     Ok(process)
 }
 
+const THREADS: usize = 2;
+/// Of each thread, to Redis.
+const CONNECTIONS: usize = 8;
 const CONFIGURATION: &str = "webdis.json";

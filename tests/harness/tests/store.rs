@@ -1,5 +1,7 @@
 //! Redis, Webdis and the fault proxy: what the harness itself promises about them.
 
+use std::io::Write;
+use std::net::{SocketAddr, TcpListener};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -10,7 +12,6 @@ use harness::{
     wait_until,
 };
 use serde_json::{Value, json};
-use std::net::SocketAddr;
 
 /// A call to Webdis whose answer is its body.
 fn echo(to: SocketAddr, body: impl AsRef<[u8]>) -> Request {
@@ -211,6 +212,20 @@ fn silence_and_refusal_last_until_they_are_over() {
     assert_eq!(chain.runs(), 1);
 }
 
+#[test]
+fn what_the_store_says_unasked_reaches_the_client() {
+    let store = TcpListener::bind("127.0.0.1:0").unwrap();
+    let interposer = Interposer::start(store.local_addr().unwrap());
+    let mut client = echo(interposer.addr(), "ten").open();
+    client.write("ten");
+    // The probes of the proxy's start are connections too.
+    let mut line = store.incoming().map(Result::unwrap).find(|line| line.peek(&mut [0]).unwrap() > 0).unwrap();
+    line.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\na").unwrap();
+    assert_eq!(client.response().body, b"a");
+    line.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nb").unwrap();
+    assert_eq!(client.response().body, b"b");
+}
+
 /// The wire of `envoy/redis-cluster.yaml`: HTTP to Webdis, RESP to Envoy, RESP to the node that has the key.
 #[test]
 fn scripts_reach_the_node_of_their_key_through_envoy() {
@@ -224,8 +239,13 @@ fn scripts_reach_the_node_of_their_key_through_envoy() {
         listener_named(tree, "redis")["address"]["socket_address"]["port_value"] = json!(front.port());
         set_endpoint(cluster(tree, "webdis"), behind);
         set_endpoints(cluster(tree, "redis-cluster"), &addrs);
+        // For machines that are busy.
+        listener_named(tree, "redis")["filter_chains"][0]["filters"][0]["typed_config"]["settings"]["op_timeout"] =
+            json!("5s");
     });
     let _gateway = Gateway::start(options);
+    // It was there before the proxy was.
+    webdis.restart();
 
     let set = |key: &str| {
         let path = format!("/EVAL/return%20redis.call('SET'%2CKEYS%5B1%5D%2CARGV%5B1%5D).ok/1/{key}.raw");
