@@ -39,6 +39,10 @@ mod observability;
 mod outcomes;
 /// What operators can switch.
 mod policy;
+/// Gateways that share a Redis.
+mod redis;
+/// A store in many parts.
+mod redis_cluster;
 /// First execution and replay.
 mod replay;
 /// Duplicates that come while the first request runs, alone and in crowds.

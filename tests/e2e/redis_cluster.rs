@@ -1,0 +1,56 @@
+//! `envoy/redis-cluster.yaml`: records on the three masters of a Redis Cluster, behind Webdis and Envoy's redis_proxy.
+//!
+//! Its one rule: enough keys are used that every master has some.
+//! It does not know of faults.
+
+use harness::gateway::{cluster, listener_named, plugin, set_endpoint, set_endpoints};
+use harness::{Gateway, Ledger, Options, PATIENCE, Port, Redis, RedisCluster, Request, Webdis, send_all, wait_until};
+use serde_json::json;
+
+use crate::check::{is_refusal, refused, said};
+use crate::redis::PATIENT_MS;
+
+#[test]
+fn every_master_of_a_redis_cluster_keeps_its_records() {
+    let nodes = RedisCluster::start();
+    let proxy = Port::reserve();
+    let webdis = Webdis::start(proxy.addr());
+    let ledger = Ledger::start();
+    let (addrs, front, behind) = (nodes.nodes.each_ref().map(Redis::addr), proxy.addr(), webdis.addr());
+    let options = Options::file("redis-cluster.yaml", ledger.addr()).mutate(move |tree| {
+        listener_named(tree, "redis")["address"]["socket_address"]["port_value"] = json!(front.port());
+        set_endpoint(cluster(tree, "webdis"), behind);
+        set_endpoints(cluster(tree, "redis-cluster"), &addrs);
+        listener_named(tree, "redis")["filter_chains"][0]["filters"][0]["typed_config"]["settings"]["op_timeout"] =
+            json!("5s");
+        let document = &mut plugin(tree)["configuration"]["value"];
+        let shipped = document.as_str().expect("it is text").trim_end();
+        let patient = format!(r#", "timeout_ms": {PATIENT_MS} }} }}"#);
+        *document = json!(format!("{}{patient}", shipped.strip_suffix(" } }").expect("the store stands last")));
+    });
+    let gateway = Gateway::start(options);
+    // It was there before the proxy was.
+    webdis.restart();
+    let pay = |n: usize| Request::post(gateway.addr(), "/v1/payments").key(format!("key-{n}")).body(n.to_string());
+    wait_until("the chain is complete", PATIENCE, || !is_refusal(&pay(0).send(), "store-unavailable"));
+
+    // All at once, so that operations would share calls if they could.
+    let firsts = send_all(&(1..=40).map(pay).collect::<Vec<_>>());
+    for (n, first) in (1..).zip(&firsts) {
+        assert_eq!(said(first), "executed;stored=?1;attempt=1;ttl=86400");
+        refused(&pay(n).body("another").send(), 409, "mismatch", None);
+    }
+    for node in &nodes.nodes {
+        // Every node forgets the script on its own.
+        node.ask(&["SCRIPT", "FLUSH"]);
+        assert!(!node.keys().is_empty());
+    }
+    assert_eq!(nodes.nodes.iter().map(|node| node.keys().len()).sum::<usize>(), 41);
+    for (n, first) in (1..).zip(&firsts) {
+        let again = pay(n).send();
+        assert_eq!((said(&again).split(';').next(), &again.body), (Some("replayed"), &first.body));
+    }
+    assert_eq!(ledger.entries().len(), 41);
+    let failures = gateway.admin("/stats?filter=store_failures_(crossslot|moved|noscript)_total");
+    assert!(failures.lines().all(|line| line.ends_with(": 0")), "{failures}");
+}
