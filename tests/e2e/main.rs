@@ -43,6 +43,8 @@ mod policy;
 mod redis;
 /// A store in many parts.
 mod redis_cluster;
+/// What a store can say instead of an answer.
+mod redis_errors;
 /// First execution and replay.
 mod replay;
 /// Duplicates that come while the first request runs, alone and in crowds.
