@@ -45,6 +45,12 @@ mod redis;
 mod redis_cluster;
 /// What a store can say instead of an answer.
 mod redis_errors;
+/// Trouble with that Redis while gateways are under load.
+mod redis_faults;
+/// The load, and the judge of what came out.
+mod redis_load;
+/// Gateways that die or sleep, and stores that are away or forget.
+mod redis_losses;
 /// First execution and replay.
 mod replay;
 /// Duplicates that come while the first request runs, alone and in crowds.
