@@ -51,6 +51,8 @@ mod redis_faults;
 mod redis_load;
 /// Gateways that die or sleep, and stores that are away or forget.
 mod redis_losses;
+/// What may be read in Redis, and by whom.
+mod redis_secrets;
 /// First execution and replay.
 mod replay;
 /// Duplicates that come while the first request runs, alone and in crowds.
