@@ -168,9 +168,10 @@ struct Wait {
     pause_ms: u64,
 }
 
-/// A response on its way to the client once the store has it.
+/// A response on its way to the client once the store has heard of it.
 struct HeldResponse {
     removals: Vec<Edit>,
+    /// How long it will be replayed, if the store keeps it.
     ttl_ms: u64,
 }
 
@@ -383,8 +384,13 @@ impl Exchange {
             {
                 (State::Done, self.settled(&run, fate, held, &verdict))
             }
-            (State::Save { run, asked, fate, held: Some(held) }, Event::ResponseBody { .. }) => {
-                (State::Save { run, asked, fate, held: Some(held) }, hold())
+            (State::Save { run, asked, fate, held: Some(response) }, Event::ResponseBody { held, .. }) => {
+                if held <= self.policy.max_response_bytes {
+                    return (State::Save { run, asked, fate, held: Some(response) }, hold());
+                }
+                // It has more of a body than the host can hold.
+                let line = run.line(false);
+                (State::Save { run, asked, fate, held: None }, resume(self.with_status(response.removals, line), line))
             }
 
             (State::Unprotected(line), Event::ResponseHeaders { headers, .. }) => {
@@ -605,7 +611,12 @@ impl Exchange {
     ) -> (State, Step) {
         let opened = response.map(|sealed| Response::decode(&self.secrets.vault.open(name, sealed)?));
         let Ok(response) = opened.transpose() else {
-            return self.store_failed(Failure::Corrupt);
+            // It has run, whatever it answered: so it is refused, also where a failing store lets requests through.
+            let facts = Facts { retry_after_s: Some(1), ..Facts::default() };
+            let (state, mut step) = self.refuse(Slug::StoreUnavailable, facts);
+            step.counts.push(Count::StoreFailed(Failure::Corrupt));
+            step.remark = Some(Remark::StoreFailed(Failure::Corrupt));
+            return (state, step);
         };
         let facts = Facts { attempt: Some(attempt), original_status: Some(status), ..Facts::default() };
         match response {
@@ -646,9 +657,18 @@ impl Exchange {
         };
         if fate != Fate::Store {
             let line = run.line(false);
-            let (state, mut step) = self.fail(run, fate, origin.retried());
-            step.flow = Flow::Resume(self.response_edits(headers, line));
-            step.status = Some(line.to_string());
+            let (mut state, mut step) = self.fail(run, fate, origin.retried());
+            // Whoever is told may ask again at once, and then the store must know.
+            if let State::Save { held, .. } = &mut state
+                && self.policy.save == Save::BeforeReply
+                && self.policy.mode == Mode::Enforce
+            {
+                *held = Some(HeldResponse { removals: removals(headers), ttl_ms: 0 });
+                step.flow = Flow::Hold;
+            } else {
+                step.flow = Flow::Resume(self.response_edits(headers, line));
+                step.status = Some(line.to_string());
+            }
             return (state, step);
         }
         let ttl_ms = steered_ttl_ms(headers).unwrap_or(self.policy.ttl_ms);
@@ -723,26 +743,25 @@ impl Exchange {
     /// The store's word on the settlement.
     fn settled(&self, run: &Run, fate: Fate, held: Option<HeldResponse>, verdict: &Verdict) -> Step {
         let (count, remark) = match (verdict, fate) {
-            (Verdict::Failed(failure), _) => (Count::StoreFailed(*failure), Some(Remark::StoreFailed(*failure))),
-            (Verdict::Settled, Fate::Store) => (Count::Stored, None),
-            (Verdict::Dropped, _) => (Count::Stored, Some(Remark::BodyDropped(run.ticket.name))),
+            (Verdict::Failed(failure), _) => (Some(Count::StoreFailed(*failure)), Some(Remark::StoreFailed(*failure))),
+            (Verdict::Settled, Fate::Store) => (Some(Count::Stored), None),
+            (Verdict::Dropped, _) => (Some(Count::Stored), Some(Remark::BodyDropped(run.ticket.name))),
             // A withdrawn claim was never an execution.
-            (Verdict::Settled, _) if run.attempt == 0 => return Step::default(),
-            (Verdict::Settled, Fate::Release) => (Count::Released, None),
-            (Verdict::Settled, Fate::Retry) => (Count::Retryable, None),
-            (Verdict::Settled, Fate::Unknown) => (Count::Unknown, Some(Remark::Unknown(run.ticket.name, run.attempt))),
-            (_, _) => (Count::Unknown, Some(Remark::LeaseLost(run.ticket.name))),
-        };
-        let flow = match held {
-            None => return Step { counts: vec![count], remark, ..Step::default() },
-            Some(held) => {
-                let stored = *verdict == Verdict::Settled;
-                let ttl_s = stored.then_some(held.ttl_ms / 1000);
-                (held.removals, StatusLine { ttl_s, ..run.line(stored) })
+            (Verdict::Settled, _) if run.attempt == 0 => (None, None),
+            (Verdict::Settled, Fate::Release) => (Some(Count::Released), None),
+            (Verdict::Settled, Fate::Retry) => (Some(Count::Retryable), None),
+            (Verdict::Settled, Fate::Unknown) => {
+                (Some(Count::Unknown), Some(Remark::Unknown(run.ticket.name, run.attempt)))
             }
+            (_, _) => (Some(Count::Unknown), Some(Remark::LeaseLost(run.ticket.name))),
         };
-        let (removals, line) = flow;
-        Step { counts: vec![count], remark, ..resume(self.with_status(removals, line), line) }
+        let counts = count.into_iter().collect();
+        let Some(HeldResponse { removals, ttl_ms }) = held else {
+            return Step { counts, remark, ..Step::default() };
+        };
+        let stored = fate == Fate::Store && *verdict == Verdict::Settled;
+        let line = StatusLine { ttl_s: stored.then_some(ttl_ms / 1000), ..run.line(stored) };
+        Step { counts, remark, ..resume(self.with_status(removals, line), line) }
     }
 
     /// Keeps the lease alive while the upstream works, up to `max_running_ms`.

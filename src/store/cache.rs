@@ -15,6 +15,7 @@ use crate::event::Verdict;
 use crate::key::Name;
 use crate::record::{Corrupt, FORMAT, Input, Record, State};
 use crate::step::{Call, Operation};
+use crate::store::client::Told;
 use crate::store::local::Cells;
 use crate::store::model;
 
@@ -52,11 +53,8 @@ impl<C: Cells> Cache<C> {
 
     /// The answer to a claim, where it is remembered.
     pub fn look(&self, call: &Call, now_ms: u64) -> Option<Verdict> {
-        let mut entry = self.get(SMALL, &call.name)?;
-        if entry.is_empty() {
-            entry = self.get(LARGE, &call.name)?;
-        }
-        let record = parse(&entry, now_ms).ok()??;
+        let now_ms = now_ms + EPOCH_MS;
+        let record = self.record(&call.name, now_ms)?;
         if matches!(record.state, State::Running { lease_end_ms, .. } if lease_end_ms <= now_ms) {
             return None;
         }
@@ -64,22 +62,30 @@ impl<C: Cells> Cache<C> {
         matches!(verdict, Verdict::Completed { .. } | Verdict::InFlight { .. } | Verdict::Mismatch).then_some(verdict)
     }
 
-    /// Remembers what the store said to a call that was asked for at `asked_ms`, and forgets what is not so any more.
-    pub fn learn(&self, call: &Call, asked_ms: u64, verdict: &Verdict, now_ms: u64) {
-        match (&call.operation, verdict) {
+    /// Remembers what became of an operation, and forgets what is not so any more.
+    pub fn learn(&self, told: &Told, now_ms: u64) {
+        let (call, now_ms, asked_ms) = (&told.call, now_ms + EPOCH_MS, told.asked_ms + EPOCH_MS);
+        let is_heard = told.exchange.is_some();
+        match (&call.operation, &told.verdict) {
             (_, Verdict::Granted { attempt, .. }) => {
                 self.put(call, *attempt, running(call, asked_ms + call.lease_ms), now_ms + call.ttl_ms, now_ms);
             }
+            // Only while it runs: the answer may have been overtaken by that to the settlement.
             (Operation::Renew, Verdict::Renewed { .. }) => {
-                self.put(call, call.attempt, running(call, asked_ms + call.lease_ms), now_ms + call.ttl_ms, now_ms);
+                let is_own = |state| matches!(state, State::Running { owner, .. } if owner == call.owner);
+                if self.record(&call.name, now_ms).is_some_and(|record| is_own(record.state)) {
+                    let state = running(call, asked_ms + call.lease_ms);
+                    self.put(call, call.attempt, state, now_ms + call.ttl_ms, now_ms);
+                }
             }
             (_, Verdict::Completed { attempt, status, response, age_ms, ttl_ms }) => {
                 let state = completed(call, *status, response.clone(), now_ms.saturating_sub(*age_ms));
                 self.put(call, *attempt, state, now_ms + ttl_ms, now_ms);
             }
-            (Operation::Complete { status, response }, Verdict::Settled) => {
-                let state = completed(call, *status, response.clone(), now_ms);
-                self.put(call, call.attempt, state, now_ms + call.ttl_ms, now_ms);
+            // An earlier try of it may have been the one that counted, and the record's life began with that.
+            (Operation::Complete { status, response }, Verdict::Settled) if is_heard => {
+                let state = completed(call, *status, response.clone(), asked_ms);
+                self.put(call, call.attempt, state, asked_ms + call.ttl_ms, now_ms);
             }
             (Operation::Renew, Verdict::Failed(_)) => {}
             // The store must still hear of it, and on this Envoy nothing else of its name may begin before.
@@ -88,23 +94,34 @@ impl<C: Cells> Cache<C> {
                 self.put(call, call.attempt, running(call, until_ms), until_ms, now_ms);
             }
             (Operation::Claim { .. } | Operation::Poll { .. }, _) => {}
-            (_, _) => self.set(SMALL, &call.name, &[0; 8]),
+            (_, _) => self.set(SMALL, &call.name, &FORGOTTEN),
         }
     }
 
     fn put(&self, call: &Call, attempt: u32, state: State, expires_ms: u64, now_ms: u64) {
-        let record = Record { attempt, upstream_key: None, doubt: false, released: Vec::new(), expires_ms, state };
-        let mut entry = (now_ms + self.bounds.ttl_ms).to_le_bytes().to_vec();
-        entry.extend(record.encode());
-        let len = entry.len() as u64;
-        if len + 32 <= SMALL_BYTES {
-            self.set(SMALL, &call.name, &entry);
-        } else if len <= HEAD_BYTES + self.bounds.max_entry_bytes {
-            self.set(LARGE, &call.name, &entry);
-            self.set(SMALL, &call.name, &[]);
+        let fits = |response: &Vec<u8>| response.len() as u64 <= self.bounds.max_entry_bytes;
+        if !matches!(&state, State::Completed { response, .. } if !response.iter().all(fits)) {
+            let record = Record { attempt, upstream_key: None, doubt: false, released: Vec::new(), expires_ms, state };
+            let mut entry = (now_ms + self.bounds.ttl_ms).to_le_bytes().to_vec();
+            entry.extend(record.encode());
+            if entry.len() as u64 + 32 <= SMALL_BYTES {
+                self.set(SMALL, &call.name, &entry);
+            } else {
+                self.set(LARGE, &call.name, &entry);
+                self.set(SMALL, &call.name, &ELSEWHERE);
+            }
         } else {
-            self.set(SMALL, &call.name, &[0; 8]);
+            self.set(SMALL, &call.name, &FORGOTTEN);
         }
+    }
+
+    /// What is remembered of this name and still counts.
+    fn record(&self, name: &Name, now_ms: u64) -> Option<Record> {
+        let mut entry = self.get(SMALL, name)?;
+        if entry == ELSEWHERE {
+            entry = self.get(LARGE, name)?;
+        }
+        parse(&entry, now_ms).ok()?
     }
 
     /// The entry of this name in its cell of this size; none where the cell is another's.
@@ -132,6 +149,13 @@ impl<C: Cells> Cache<C> {
 
 const SMALL: usize = 0;
 const LARGE: usize = 1;
+
+/// Stands in the small cell of what is in the large one.
+const ELSEWHERE: [u8; 0] = [];
+/// Stands in the cell of what is not so any more: an entry whose time is over.
+const FORGOTTEN: [u8; 8] = [0; 8];
+/// Added to the clock, so that what was there before the clock began has a time too.
+const EPOCH_MS: u64 = 1 << 41;
 
 /// The record of an entry that still counts: until when it does, then the record.
 fn parse(entry: &[u8], now_ms: u64) -> Result<Option<Record>, Corrupt> {

@@ -54,10 +54,11 @@ impl<C: Cells> Store<C> {
         {
             return Asking::Remembered(verdict);
         }
-        match client.submit(exchange, Rc::new(call), now_ms) {
-            Some(told) => Asking::Answered(told.verdict),
-            None => Asking::Waiting,
+        let Some(told) = client.submit(exchange, Rc::new(call), now_ms) else { return Asking::Waiting };
+        if let Some(cache) = cache {
+            cache.learn(&told, now_ms);
         }
+        Asking::Answered(told.verdict)
     }
 
     /// The next call to send, if one may be sent and anything waits.
@@ -99,7 +100,7 @@ impl<C: Cells> Store<C> {
         let Store::Remote(client, cache) = self else { return Vec::new() };
         let told = hear(client);
         if let Some(cache) = cache {
-            told.iter().for_each(|told| cache.learn(&told.call, told.asked_ms, &told.verdict, now_ms));
+            told.iter().for_each(|told| cache.learn(told, now_ms));
         }
         told
     }

@@ -9,12 +9,12 @@ use std::sync::LazyLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use envoy_idempotency::record::{Record, State};
+use envoy_idempotency::record::Record;
 use harness::ledger::body_of_size;
 use harness::process::tail;
 use harness::{
-    Connection, Gateway, Ledger, Options, PATIENCE, Redis, Reply, Request, Response, SharedWorld, Webdis, send_all,
-    wait_for, wait_until,
+    Connection, Gateway, Ledger, Options, PATIENCE, Redis, Reply, Request, SharedWorld, Webdis, send_all, wait_for,
+    wait_until,
 };
 use serde_json::json;
 
@@ -164,11 +164,9 @@ fn a_definite_failure_here_frees_the_key_there() {
     let there = pay.clone().to(world.other());
     not_stored(&pay.clone().header("x-test-status", "422").send(), 422, 1);
     // Corrected, and failing in another way.
-    wait_until_heard(&world, "/two/failures");
     not_stored(&there.clone().body("twenty").header("x-test-status", "500").send(), 500, 2);
-    wait_until_heard(&world, "/two/failures");
-    refused(&settled(&pay), 409, "mismatch", None);
-    let third = settled(&pay.clone().body("twenty"));
+    refused(&pay.send(), 409, "mismatch", None);
+    let third = pay.clone().body("twenty").send();
     executed(&third, 3);
     replays(&there.body("twenty").send(), &third);
     let entries = world.ledger.entries_for("/two/failures");
@@ -182,7 +180,6 @@ fn an_unknown_outcome_here_is_unknown_there() {
     for path in ["/short/unknown", "/hold/unknown"] {
         let pay = world.post(path).key("k").body("ten");
         not_stored(&pay.clone().header("x-test-reset", "before").send(), 503, 1);
-        wait_until_heard(&world, path);
         let there = pay.clone().to(world.other()).send();
         assert_eq!(said(&there), "refused;attempt=1;reason=outcome-unknown");
     }
@@ -218,7 +215,6 @@ fn what_is_no_record_is_a_failure_of_the_store() {
         let pay = world.post(path).key("k").body("ten");
         // Released, so that no gateway remembers anything of it.
         not_stored(&pay.clone().header("x-test-status", "400").send(), 400, 1);
-        wait_until_heard(&world, path);
         let key = key_of(&world, path);
         world.redis.ask(&["DEL", &key]);
         let command: Vec<&str> = command.into_iter().map(|word| if word == "KEY" { &key } else { word }).collect();
@@ -226,7 +222,7 @@ fn what_is_no_record_is_a_failure_of_the_store() {
 
         let before = world.stat(&counter);
         for gateway in &world.gateways {
-            refused(&settled(&pay.clone().to(gateway.addr())), 503, "store-unavailable", Some("1"));
+            refused(&pay.clone().to(gateway.addr()).send(), 503, "store-unavailable", Some("1"));
         }
         let counted = world.gateways.iter().map(|one| one.admin("/stats?filter=store_failures")).collect::<String>();
         assert!(world.stat(&counter) >= before + 2, "{reason} in\n{counted}");
@@ -311,22 +307,6 @@ fn a_gateway_without_a_cache_asks_every_time() {
         replays(&pay.send(), &first);
     }
     assert_eq!((world.stat("store_calls_total"), world.stat("replayed_cached_total")), (calls + 8, 0));
-}
-
-/// Returns when the store knows how the last execution on this path has ended; nobody but a success waits for that.
-#[track_caller]
-fn wait_until_heard(world: &SharedWorld, path: &str) {
-    let key = key_of(world, path);
-    wait_until("the store has heard of the end", PATIENCE, || {
-        record(world, &key).is_some_and(|record| !matches!(record.state, State::Running { .. }))
-    });
-}
-
-/// The answer when this gateway, too, has heard that nothing runs any more.
-#[track_caller]
-fn settled(request: &Request) -> Response {
-    let over = || Some(request.send()).filter(|answer| !is_refusal(answer, "in-flight"));
-    wait_for("nothing runs any more", PATIENCE, over).unwrap_or_else(|message| panic!("{message}"))
 }
 
 /// Sends the request with the body `ten`, and returns when the service holds its answer back.

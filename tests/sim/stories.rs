@@ -192,8 +192,8 @@ fn a_late_try_of_a_claim_that_was_taken_over_does_not_revive_the_number_it_had()
             2004   b → upstream  attempt 2
             2006           upstream executes k1 p1 as #1
             2011     g2 → store  mark unknown (b k1)
-            2011   b ← 503  executed;stored=?0;attempt=2
             2012     store  settled (b k1)
+            2013   b ← 503  executed;stored=?0;attempt=2
             5001     store  granted attempt 3, in doubt (a k1)
             7401     g1 → store  renew (a k1)
             7402     store  lost (a k1)
@@ -376,8 +376,8 @@ fn a_mismatch_is_told_before_in_flight_unknown_and_replay() {
             400      g1 → store  renew (a k1)
             401      store  renewed (a k1)
             505      g1 → store  mark unknown (a k1)
-            505    a ← 503  executed;stored=?0;attempt=1
             506      store  settled (a k1)
+            507    a ← 503  executed;stored=?0;attempt=1
             1100   c → g2  POST k1 p2
             1101     g2 → store  claim (c k1)
             1102     store  mismatch (c k1)
@@ -418,19 +418,19 @@ fn a_definite_failure_after_a_doubtful_attempt_leaves_the_doubt() {
             3      a → upstream  attempt 1
             5              upstream executes k1 p1 as #1
             10       g1 → store  mark unknown (a k1)
-            10     a ← 503  executed;stored=?0;attempt=1
             11       store  settled (a k1)
+            12     a ← 503  executed;stored=?0;attempt=1
             1100   b → g1  POST k1 p1
             1101     g1 → store  claim (b k1)
             1102     store  granted attempt 2, in doubt (b k1)
             1103   b → upstream  attempt 2
             1105           upstream executes k1 p1 as #2
             1110     g1 → store  release (b k1)
-            1110   b ← 404  executed;stored=?0;attempt=2  execution #2
             1110   k1 is running, attempt 2, in doubt
             1110   c → g1  POST k1 p2
             1111     store  settled (b k1)
             1111     g1 → store  claim (c k1)
+            1112   b ← 404  executed;stored=?0;attempt=2  execution #2
             1112     store  mismatch (c k1)
             1113   c ← 409  refused;reason=mismatch
             1120   d → g1  POST k1 p1
@@ -707,8 +707,8 @@ fn a_late_try_of_a_claim_that_was_refused_is_not_granted() {
             501      store  in flight, attempt 1 (b k1)
             502    b ← 429  refused;attempt=1;reason=in-flight
             505      g2 → store  release (a k1)
-            505    a ← 404  executed;stored=?0;attempt=1  execution #1
             506      store  settled (a k1)
+            507    a ← 404  executed;stored=?0;attempt=1  execution #1
             700      g1 → store  withdraw (b k1)
             701      store  lost (b k1)
             2101     store  stale (b k1)
@@ -735,8 +735,8 @@ fn a_withdrawn_claim_does_not_free_the_key_for_another_payload() {
             3      a → upstream  attempt 1
             5              upstream executes k1 p1 as #1
             10       g1 → store  release for the same payload (a k1)
-            10     a ← 503  executed;stored=?0;attempt=1  execution #1
             11       store  settled (a k1)
+            12     a ← 503  executed;stored=?0;attempt=1  execution #1
             100    b → g1  POST k1 p1
             101      g1 → store  claim (b k1)
             102      store  granted attempt 2 (b k1)
@@ -942,10 +942,10 @@ fn the_upstream_decides_what_becomes_of_the_key() {
             5113   d → upstream  attempt 1
             5115           upstream executes k2 p1 as #3
             5120     g1 → store  mark unknown (d k2)
-            5120   d ← 201  executed;stored=?0;attempt=1  execution #3
             5120   e → g1  POST k2 p1
             5121     store  settled (d k2)
             5121     g1 → store  claim (e k2)
+            5122   d ← 201  executed;stored=?0;attempt=1  execution #3
             5122     store  unknown, attempt 1, wait 990 ms (e k2)
             5123   e ← 409  refused;attempt=1;reason=outcome-unknown
             6120   f → g1  POST k3 p1
@@ -954,10 +954,10 @@ fn the_upstream_decides_what_becomes_of_the_key() {
             6123   f → upstream  attempt 1
             6125           upstream executes k3 p1 as #4
             6130     g1 → store  release (f k3)
-            6130   f ← 201  executed;stored=?0;attempt=1  execution #4
             6130   g → g1  POST k3 p2
             6131     store  settled (f k3)
             6131     g1 → store  claim (g k3)
+            6132   f ← 201  executed;stored=?0;attempt=1  execution #4
             6132     store  granted attempt 2 (g k3)
             6133   g → upstream  attempt 2
             6135           upstream executes k3 p2 as #5
@@ -1184,17 +1184,19 @@ fn what_is_owed_is_bounded_also_where_it_has_no_bodies() {
             400      g1 → store  renew (c k3)
             402           the call fails: transport
             405      g1 → store  mark unknown (a k1)
-            405    a ← 503  executed;stored=?0;attempt=1
             407           the call fails: transport
-            415      g1 → store  renew (b k2)
+            415      g1 → store  renew (a k1)
             415      g1 → store  mark unknown (b k2)
-            415    b ← 503  executed;stored=?0;attempt=1
             417           the call fails: transport
-            417      g1 → store  mark unknown (a k1)
+            417      g1 → store  renew (c k3)
             419           the call fails: transport
+            425      g1 → store  mark unknown (a k1)
+            425      g1 → store  renew (b k2)
             425      g1 → store  mark unknown (c k3)
-            425    c ← 503  executed;stored=?0;attempt=1
             427           the call fails: transport
+            427    a ← 503  executed;stored=?0;attempt=1
+            500    c ← 503  executed;stored=?0;attempt=1
+            500    b ← 503  executed;stored=?0;attempt=1
             1500     g1 → store  mark unknown (c k3)
             1501     store  settled (c k3)
             1502     g1 → store  mark unknown (b k2)
@@ -1301,8 +1303,6 @@ fn tries_of_what_is_owed_no_more_do_not_pile_up() {
             53     k → upstream  attempt 1
             55             upstream executes k2 p1 as #11
             505      g1 → store  mark unknown (a k1)
-            505    a ← 503  executed;stored=?0;attempt=1
-            510    b ← 503  executed;stored=?0;attempt=1
             515    c ← 503  executed;stored=?0;attempt=1
             520    d ← 503  executed;stored=?0;attempt=1
             525    e ← 503  executed;stored=?0;attempt=1
@@ -1314,7 +1314,9 @@ fn tries_of_what_is_owed_no_more_do_not_pile_up() {
             1050   j ← 503  executed;stored=?0;attempt=1
             1055   k ← 503  executed;stored=?0;attempt=1
             1100     g1 → store  mark unknown (a k1)
+            1400   a ← 503  executed;stored=?0;attempt=1
             1400     g1 → store  mark unknown (h k8)
+            1600   b ← 503  executed;stored=?0;attempt=1
             1700     g1 → store  mark unknown (a k1)
             3000     g1 → store  mark unknown (i k9)
             3055     store  settled (a k1)
