@@ -66,7 +66,8 @@ fn answers(world: &World, wrong: &mut Vec<String>) {
             continue;
         };
         // A claim, up to three renewals of it, and a settlement.
-        let bound = 5 * operation_ms + request.excused_ms;
+        let waits_ms = world.plan.waits_ms.map_or(0, |max_wait_ms| max_wait_ms + 2 * operation_ms);
+        let bound = 5 * operation_ms + waits_ms + request.excused_ms;
         let took = request.answered_ms.unwrap_or(0) - request.sent_ms;
         if took > bound {
             wrong.push(format!("I6: {name} was answered after {took} ms; {bound} ms are the bound"));
@@ -344,10 +345,7 @@ fn probes(world: &World, first_probe: usize, wrong: &mut Vec<String>) {
     for probe in &world.requests[first_probe..] {
         let Some(answer) = probe.answer.as_ref().filter(|_| !probe.is_observed) else { continue };
         let who = (probe.tenant, probe.key);
-        let is_orphaned = world.orphans.iter().any(|request| {
-            let request = &world.requests[*request];
-            (request.tenant, request.key) == who
-        });
+        let is_orphaned = world.orphans.contains(&who);
         let forwards: Vec<&Forward> =
             world.forwards.iter().filter(|forward| forward.who == who && forward.is_told).collect();
         let forwards: Vec<&Forward> = forwards.into_iter().filter(|forward| forward.request < first_probe).collect();
@@ -373,7 +371,13 @@ fn probes(world: &World, first_probe: usize, wrong: &mut Vec<String>) {
                 && alive(last)
                 && !is_cramped
                 && !store.lost_between(last.asked_ms, world.now)
-                && store.peak(last.asked_ms, world.now) < store.trough(last.asked_ms, world.now) + last.lives_ms().0
+                // Whoever completes the record may make it live shorter.
+                && forwards.iter().filter(|other| other.heard.is_some_and(|(_, known)| known == Known::Success)).all(
+                    |other| {
+                        let (peak, trough) = (store.peak(other.asked_ms, world.now), store.trough(other.asked_ms, world.now));
+                        peak < trough + other.lives_ms().0
+                    },
+                )
         });
         if let Some(last) = last
             && !is_completed

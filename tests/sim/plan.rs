@@ -204,6 +204,8 @@ pub struct Plan {
     pub forwards: bool,
     pub holds: bool,
     pub conflicts: bool,
+    /// How long duplicates wait, where they wait.
+    pub waits_ms: Option<u64>,
     /// Whether requests that are too large go up unprotected.
     pub bypasses: bool,
     /// Of the first policy, and of the one after a reload: whether it is only tried.
@@ -247,7 +249,7 @@ impl Plan {
         let ttl_s = random.pick(if holds { &[4, 60, 60, 60] } else { &[4, 4, 10, 60] }).max(lease / 1000 + 1);
         let (tenants, keys) = (random.between(1, 2) as u8, random.between(1, 4) as u8);
         let span_ms = random.pick(&[5_000, 15_000, 30_000]);
-        let mut clients = Random::new(seed, 2);
+        let (mut clients, mut waits) = (Random::new(seed, 2), Random::new(seed, 7));
         let clients = (0..random.between(14, 30)).map(|_| Client {
             tenant: clients.between(1, tenants.into()) as u8,
             key: clients.between(1, keys.into()) as u8,
@@ -274,6 +276,7 @@ impl Plan {
             forwards: random.chance(150),
             holds,
             conflicts: random.chance(150),
+            waits_ms: waits.chance(200).then(|| waits.between(100, 3 * lease)),
             bypasses: random.chance(500),
             observes,
             embedded,

@@ -1486,6 +1486,7 @@ fn quiet() -> Plan {
         forwards: false,
         holds: false,
         conflicts: false,
+        waits_ms: None,
         bypasses: false,
         observes: [false; 2],
         embedded: None,

@@ -4,7 +4,7 @@
 //! from the plan or the script, and is written down for the oracle.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet, VecDeque};
 use std::rc::Rc;
 
 use envoy_idempotency::config::{Config, Mode, Policy};
@@ -264,9 +264,9 @@ pub struct World {
     pub broken_bounds: Vec<String>,
     /// When faults stopped.
     pub calm_from: u64,
-    /// Requests whose claim may be granted with nobody there to withdraw it: their gateway crashed, or the network's
+    /// Operations a claim of which may be granted with nobody there to withdraw it: their gateway crashed, or the network's
     /// copy of the claim was granted, or the record no longer knows of their release.
-    pub orphans: Vec<usize>,
+    pub orphans: HashSet<(u8, u8)>,
     /// What happened, line by line, where somebody wants to read it.
     pub transcript: Option<Vec<String>>,
     /// What the network does with the next calls, where a script says so.
@@ -283,6 +283,7 @@ pub struct World {
     pending_tries: usize,
     crossed: Option<(usize, u64, Reply)>,
     by_owner: HashMap<Owner, usize>,
+    by_name: HashMap<Name, (u8, u8)>,
     net: Random,
     up: Random,
     fate: Random,
@@ -308,7 +309,8 @@ impl World {
             coverage: Coverage::default(),
             broken_bounds: Vec::new(),
             calm_from: 0,
-            orphans: Vec::new(),
+            orphans: HashSet::new(),
+            by_name: HashMap::new(),
             transcript: None,
             carriages: VecDeque::new(),
             treatments: VecDeque::new(),
@@ -499,7 +501,7 @@ impl World {
             {
                 continue;
             }
-            self.orphans.push(request);
+            self.orphans.insert((self.requests[request].tenant, self.requests[request].key));
             if let Some(forward) = self.requests[request].forward {
                 self.forwards[forward].crashed_ms.get_or_insert(self.now);
             }
@@ -867,7 +869,12 @@ impl World {
         let carriage = self.carriage();
         self.coverage.calls += 1;
         for (_, call) in &batch.tries {
-            if self.by_owner.get(&call.owner).is_some_and(|request| self.requests[*request].payload == TOO_LARGE) {
+            // Who waits asks under owners of its own, but not first.
+            let Some(request) = self.by_owner.get(&call.owner).map(|request| &self.requests[*request]) else {
+                continue;
+            };
+            self.by_name.insert(call.name, (request.tenant, request.key));
+            if request.payload == TOO_LARGE {
                 self.broken_bounds.push("a request that is too large asked something of the store".to_owned());
             }
         }
@@ -955,7 +962,7 @@ impl World {
             };
             self.coverage.verdict(&call.operation, &verdict);
             if matches!(verdict, Verdict::Granted { .. }) && self.may_be_orphaned(call, again) {
-                self.orphans.extend(self.by_owner.get(&call.owner));
+                self.orphans.extend(self.by_name.get(&call.name));
             }
             if self.transcript.is_some() {
                 let label = self.whose(call);
@@ -1517,7 +1524,7 @@ fn policy(plan: &Plan, which: usize) -> Rc<Policy> {
     let lease_ms = plan.leases_ms[which];
     let document = format!(
         r#"{{"policy": {{"lease_ms": {lease_ms}, "ttl_s": {}, "max_running_ms": {}, "on_store_failure": "{}",
-            "on_unknown": "{}", "on_completed": "{}", "on_too_large": "{}", "mode": "{}",
+            "on_unknown": "{}", "on_completed": "{}", "on_too_large": "{}", "mode": "{}", "on_in_flight": {{{}}},
             "max_request_bytes": {MAX_BODY}, "max_response_bytes": {MAX_BODY}}}}}"#,
         plan.ttl_s,
         2 * lease_ms,
@@ -1526,6 +1533,9 @@ fn policy(plan: &Plan, which: usize) -> Rc<Policy> {
         if plan.conflicts { "conflict" } else { "replay" },
         if plan.bypasses { "bypass" } else { "reject" },
         if plan.observes[which] { "observe" } else { "enforce" },
+        plan.waits_ms.map_or(r#""action": "reject""#.to_owned(), |max_wait_ms| {
+            format!(r#""action": "wait", "max_wait_ms": {max_wait_ms}"#)
+        }),
     );
     let config = Config::parse(document.as_bytes(), &|_| None).expect("the plan's policy is right");
     Rc::clone(&config.rules[0].policy)
