@@ -42,6 +42,8 @@ pub enum Event<'a> {
         crowded: bool,
         /// Whether this is the end of the request.
         end: bool,
+        /// Whether trailers stand at that end.
+        trailers: bool,
     },
     /// When more of the response's body has come, or its end.
     ResponseBody {
@@ -69,6 +71,13 @@ pub enum Event<'a> {
         /// Whether there is neither body nor trailers.
         end: bool,
     },
+    /// When the upstream has answered a request that the gateway itself had sent.
+    Executed {
+        /// When.
+        now_ms: u64,
+        /// What came back.
+        answer: Executed<'a>,
+    },
     /// When the store has answered.
     StoreAnswered {
         /// When.
@@ -91,6 +100,24 @@ pub enum Event<'a> {
     Unable {
         /// When.
         now_ms: u64,
+    },
+}
+
+/// What came of a request that the gateway itself had sent.
+#[derive(Clone, Copy, Debug)]
+pub enum Executed<'a> {
+    /// The host did not take it: there is no way to the upstream.
+    Unsent,
+    /// It went out, and no response came back, or one that is larger than the host carries.
+    Lost,
+    /// A response.
+    Answered {
+        /// Its status.
+        status: u16,
+        /// Its fields.
+        headers: &'a Headers,
+        /// The whole body.
+        body: &'a [u8],
     },
 }
 

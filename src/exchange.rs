@@ -18,28 +18,30 @@
 //!
 //! A cell lists what may be awaited next. `=` is no change. `tests/it/table.rs` drives every cell.
 //!
-//! | awaited       | request head                          | request body                    | claim verdict                    | mark verdict | renew verdict | settle verdict | response head                    | response body        | tick          | closed     | unable               |
-//! |---------------|---------------------------------------|---------------------------------|----------------------------------|--------------|---------------|----------------|----------------------------------|----------------------|---------------|------------|----------------------|
-//! | head          | body, claim, unprotected, answered, done | =                            | =                                | =            | =             | =              | done                             | =                    | =             | done       | =                    |
-//! | body          | =                                     | =, claim, unprotected, answered | =                                | =            | =             | =              | answered, done                   | =                    | =             | done       | unprotected, answered |
-//! | claim         | =                                     | =                               | waiting, renewal, response, unprotected, answered, save, done | =            | =             | =              | save                             | =                    | =             | save       | =                    |
-//! | waiting       | =                                     | =                               | =                                | =            | =             | =              | done                             | =                    | claim, done   | done       | =                    |
-//! | renewal       | =                                     | =                               | =                                | =            | =, response, answered, save | =       | save                             | =                    | =             | save       | =                    |
-//! | response      | =                                     | =                               | =                                | =            | =             | =              | response-body, save              | =                    | =             | save       | =                    |
-//! | response-body | =                                     | =                               | =                                | =            | =             | =              | =                                | =, save              | =             | save       | save                 |
-//! | save          | =                                     | =                               | =                                | =, done      | =             | =, done        | =                                | =                    | =             | =          | =                    |
-//! | unprotected   | =                                     | =                               | =                                | =            | =             | =              | done                             | =                    | =             | done       | =                    |
-//! | answered      | =                                     | =                               | =                                | =            | =             | =              | =, done                          | =                    | =             | done       | =                    |
-//! | done          | =                                     | =                               | =                                | =            | =             | =              | =                                | =                    | =             | =          | =                    |
+//! | awaited       | request head                          | request body                    | claim verdict                    | mark verdict | renew verdict | settle verdict | response head                    | response body        | tick          | closed     | unable               | executed |
+//! |---------------|---------------------------------------|---------------------------------|----------------------------------|--------------|---------------|----------------|----------------------------------|----------------------|---------------|------------|----------------------|----------|
+//! | head          | body, claim, unprotected, answered, done | =                            | =                                | =            | =             | =              | done                             | =                    | =             | done       | =                    | =        |
+//! | body          | =                                     | =, claim, unprotected, answered | =                                | =            | =             | =              | answered, done                   | =                    | =             | done       | unprotected, answered | =        |
+//! | claim         | =                                     | =                               | waiting, renewal, response, shielded, unprotected, answered, save, done | =            | =             | =              | save                             | =                    | =             | save       | =                    | =        |
+//! | waiting       | =                                     | =                               | =                                | =            | =             | =              | done                             | =                    | claim, done   | done       | =                    | =        |
+//! | renewal       | =                                     | =                               | =                                | =            | =, response, shielded, answered, save | =       | save                             | =                    | =             | save       | =                    | =        |
+//! | response      | =                                     | =                               | =                                | =            | =             | =              | response-body, save              | =                    | =             | save       | =                    | =        |
+//! | shielded      | =                                     | =                               | =                                | =            | =             | =              | =                                | =                    | =             | =          | =                    | save     |
+//! | response-body | =                                     | =                               | =                                | =            | =             | =              | =                                | =, save              | =             | save       | save                 | =        |
+//! | save          | =                                     | =                               | =                                | =, done, answered| =             | =, done, answered  | =                                | =                    | =             | =          | =                    | =        |
+//! | unprotected   | =                                     | =                               | =                                | =            | =             | =              | done                             | =                    | =             | done       | =                    | =        |
+//! | answered      | =                                     | =                               | =                                | =            | =             | =              | =, done                          | =                    | =             | done       | =                    | =        |
+//! | done          | =                                     | =                               | =                                | =            | =             | =              | =                                | =                    | =             | =          | =                    | =        |
 
 use std::mem;
 use std::rc::Rc;
 
 use crate::config::{
-    Config, Fate, Mode, OnCompleted, OnInFlight, OnStoreFailure, OnTooLarge, OnUnknown, Policy, Save, Slug,
+    Config, Ending, Execution, Fate, Mode, OnCompleted, OnInFlight, OnStoreFailure, OnTooLarge, OnUnknown, Policy,
+    Save, Slug,
 };
 use crate::digest::HashKey;
-use crate::event::{Asked, Event, Failure, Origin, Source, Verdict};
+use crate::event::{Asked, Event, Executed, Failure, Origin, Source, Verdict};
 use crate::fingerprint::{Fingerprint, Payload};
 use crate::key::{self, Caller, ClientKey, Name};
 use crate::message::{Edit, Headers, RequestHead, content_length, media_type};
@@ -47,7 +49,7 @@ use crate::mutant::{self, Mutant};
 use crate::record::{Owner, Response, UpstreamKey};
 use crate::reply::{EXPOSE, EXPOSED, Facts, KEY, OUR_HEADERS, Reason, Reply, STATUS, StatusLine, Token};
 use crate::seal::Vault;
-use crate::step::{Bypass, Call, Count, Flow, Operation, Remark, Step};
+use crate::step::{Bypass, Call, Count, Flow, Operation, Outgoing, Remark, Step};
 
 /// The fencing number, for the upstream.
 const ATTEMPT: &str = "idempotency-attempt";
@@ -57,6 +59,11 @@ const OPERATION: &str = "idempotency-operation";
 const STEER_FATE: &str = "idempotency-store";
 /// The upstream's word on how long a completed record lives.
 const STEER_TTL: &str = "idempotency-ttl";
+
+/// Where the internal listener of a shielded execution writes down how an answer came about.
+const ACCOUNT_DETAILS: &str = "x-idempotency-details";
+const ACCOUNT_UPSTREAM: &str = "x-idempotency-upstream";
+const ACCOUNT_ATTEMPTS: &str = "x-idempotency-attempts";
 
 /// Bodies up to here are held even in a worker that holds too much already: they are most of the traffic, and a few
 /// slow uploads must not shut it out.
@@ -104,6 +111,10 @@ pub struct Exchange {
     held: u64,
     /// Removals of what a client must not tell the upstream in our name.
     forged: Vec<Edit>,
+    /// What the gateway itself will send; none where the client's own stream goes on.
+    outgoing: Option<Box<Outgoing>>,
+    /// Whether the client's stream is over, and nobody to answer.
+    is_over: bool,
 }
 
 enum State {
@@ -119,6 +130,8 @@ enum State {
     Renewal(Run, u32),
     /// Awaits the response's head.
     Response(Run),
+    /// Awaits what comes back from a request that the gateway itself has sent.
+    Shielded(Run),
     /// Awaits the rest of a response that is worth keeping.
     ResponseBody { run: Run, status: u16, headers: Headers, ttl_ms: u64 },
     /// Awaits the store's word on the settlement that was `asked`; `held` is the response that waits for it.
@@ -170,6 +183,8 @@ struct Wait {
 
 /// A response on its way to the client once the store has heard of it.
 struct HeldResponse {
+    /// The response, where the gateway itself has it; otherwise the host holds it.
+    reply: Option<Box<Reply>>,
     removals: Vec<Edit>,
     /// How long it will be replayed, if the store keeps it.
     ttl_ms: u64,
@@ -178,7 +193,7 @@ struct HeldResponse {
 impl Exchange {
     /// An exchange that awaits the request's head.
     pub fn new(policy: Rc<Policy>, secrets: Rc<Secrets>) -> Self {
-        Exchange { policy, secrets, state: State::Head, held: 0, forged: Vec::new() }
+        Exchange { policy, secrets, state: State::Head, held: 0, forged: Vec::new(), outgoing: None, is_over: false }
     }
 
     /// Feeds one event; obey the step.
@@ -188,6 +203,7 @@ impl Exchange {
             witness(self.awaits(), &event);
         }
         let is_response_head = matches!(event, Event::ResponseHeaders { .. });
+        self.is_over |= matches!(event, Event::Closed { .. });
         let state = mem::replace(&mut self.state, State::Done);
         let (state, step) = self.next(state, event);
         self.state = state;
@@ -211,6 +227,7 @@ impl Exchange {
             State::Waiting(..) => "waiting",
             State::Renewal(..) => "renewal",
             State::Response(_) => "response",
+            State::Shielded(_) => "shielded",
             State::ResponseBody { .. } => "response-body",
             State::Save { .. } => "save",
             State::Unprotected(_) => "unprotected",
@@ -226,7 +243,7 @@ impl Exchange {
 
     /// Whether it holds a claim that is not settled.
     pub fn is_running(&self) -> bool {
-        matches!(self.state, State::Response(_) | State::ResponseBody { .. } | State::Save { .. })
+        self.runs().is_some()
     }
 
     /// The operation whose end it waits for.
@@ -240,7 +257,9 @@ impl Exchange {
     /// The operation that it executes.
     pub fn runs(&self) -> Option<&Name> {
         match &self.state {
-            State::Response(run) | State::ResponseBody { run, .. } | State::Save { run, .. } => Some(&run.ticket.name),
+            State::Response(run) | State::Shielded(run) | State::ResponseBody { run, .. } | State::Save { run, .. } => {
+                Some(&run.ticket.name)
+            }
             _ => None,
         }
     }
@@ -267,7 +286,7 @@ impl Exchange {
             }
             (State::Head, Event::ResponseHeaders { .. } | Event::Closed { .. }) => (State::Done, Step::default()),
 
-            (State::Body { ticket, mut payload }, Event::RequestBody { now_ms, chunk, crowded, end }) => {
+            (State::Body { ticket, mut payload }, Event::RequestBody { now_ms, chunk, crowded, end, trailers }) => {
                 self.held += chunk.len() as u64;
                 if self.held > self.policy.max_request_bytes {
                     return self.too_large();
@@ -276,6 +295,14 @@ impl Exchange {
                     return self.store_failed(Failure::Crowded);
                 }
                 payload.body(chunk);
+                if let Some(outgoing) = &mut self.outgoing {
+                    outgoing.body.extend_from_slice(chunk);
+                }
+                if trailers && self.outgoing.take().is_some() {
+                    let (state, mut step) = self.claim(now_ms, ticket, payload);
+                    step.counts.push(Count::Unshielded);
+                    return (state, step);
+                }
                 if end { self.claim(now_ms, ticket, payload) } else { (State::Body { ticket, payload }, hold()) }
             }
             (State::Body { .. }, Event::ResponseHeaders { origin, headers, .. }) => {
@@ -325,6 +352,12 @@ impl Exchange {
 
             (State::Response(run), Event::ResponseHeaders { headers, status, origin, end, .. }) => {
                 self.answered(run, headers, status, origin, end)
+            }
+            (State::Shielded(run), Event::Executed { answer, .. }) => self.executed(run, answer),
+            // Envoy has ended the client's stream; what runs goes on.
+            (State::Shielded(run), Event::ResponseHeaders { headers, .. }) => {
+                let line = run.line(false);
+                (State::Shielded(run), resume(self.response_edits(headers, line), line))
             }
             (State::Response(run), Event::Closed { origin, .. }) => {
                 let redirected = origin.details == b"internal_redirect";
@@ -382,7 +415,8 @@ impl Exchange {
             (State::Save { run, asked: awaited, fate, held }, Event::StoreAnswered { asked, verdict, .. })
                 if asked == awaited =>
             {
-                (State::Done, self.settled(&run, fate, held, &verdict))
+                let step = self.settled(&run, fate, held, &verdict);
+                (self.after(&step), step)
             }
             (State::Save { run, asked, fate, held: Some(response) }, Event::ResponseBody { held, .. }) => {
                 if held <= self.policy.max_response_bytes {
@@ -449,7 +483,12 @@ impl Exchange {
         let upstream_key = (!key::is_sent_as_is(&policy.key, head)).then_some(upstream_key);
         let ticket = Ticket { name, owner, upstream_key };
         let payload = Payload::new(&policy.fingerprint, self.secrets.hash_key.as_ref(), head);
-        if end { self.claim(now_ms, ticket, payload) } else { (State::Body { ticket, payload }, hold()) }
+        self.outgoing = outgoing(&policy, head);
+        let is_unshielded = matches!(policy.execution, Execution::Shielded { .. }) && self.outgoing.is_none();
+        let (state, mut step) =
+            if end { self.claim(now_ms, ticket, payload) } else { (State::Body { ticket, payload }, hold()) };
+        step.counts.extend(is_unshielded.then_some(Count::Unshielded));
+        (state, step)
     }
 
     fn claim(&self, now_ms: u64, ticket: Ticket, payload: Payload) -> (State, Step) {
@@ -576,8 +615,14 @@ impl Exchange {
             counts.push(Count::Takeover);
         }
         let remark = run.doubt.then_some(Remark::Takeover(run.ticket.name, run.attempt));
-        let step = Step { flow: Flow::Resume(edits), wake_ms: run.renew_at_ms, counts, remark, ..Step::default() };
-        (State::Response(run), step)
+        let step = Step { wake_ms: run.renew_at_ms, counts, remark, ..Step::default() };
+        match self.outgoing.take() {
+            None => (State::Response(run), Step { flow: Flow::Resume(edits), ..step }),
+            Some(mut outgoing) => {
+                outgoing.headers = edited(&outgoing.headers, &edits);
+                (State::Shielded(run), Step { execute: Some(outgoing), ..step })
+            }
+        }
     }
 
     /// The claim may have been granted and nobody will know: it is withdrawn, or, where the operator prefers that, the
@@ -663,7 +708,7 @@ impl Exchange {
                 && self.policy.save == Save::BeforeReply
                 && self.policy.mode == Mode::Enforce
             {
-                *held = Some(HeldResponse { removals: removals(headers), ttl_ms: 0 });
+                *held = Some(HeldResponse { reply: None, removals: removals(headers), ttl_ms: 0 });
                 step.flow = Flow::Hold;
             } else {
                 step.flow = Flow::Resume(self.response_edits(headers, line));
@@ -684,6 +729,76 @@ impl Exchange {
         }
     }
 
+    /// What came back from a request that the gateway itself had sent.
+    fn executed(&self, run: Run, answer: Executed<'_>) -> (State, Step) {
+        let (name, policy) = (run.ticket.name, &self.policy);
+        let (status, headers, body) = match answer {
+            Executed::Answered { status, headers, body } => (status, headers, body),
+            Executed::Lost | Executed::Unsent => {
+                let fate = match answer {
+                    Executed::Unsent => policy.outcomes.of_ending(Ending::Unsent),
+                    _ => Fate::Unknown,
+                };
+                let (state, step) = self.fail(run, fate, false);
+                return self.hold_ours(state, step, Reply::problem(policy, Slug::OutcomeUnknown, Facts::default()), 0);
+            }
+        };
+        let account = Account::read(headers);
+        let retried = account.as_ref().is_some_and(|account| account.origin().retried());
+        let fate = match account.as_ref().map(|account| account.origin().source()) {
+            Some(Source::Host(ending)) => policy.outcomes.of_ending(ending),
+            Some(Source::Own) => Fate::Unknown,
+            Some(Source::Upstream) => steered_fate(headers).unwrap_or_else(|| policy.outcomes.of_status(status)),
+            // Without Envoy's own account nobody knows who has failed.
+            None if status >= 400 => Fate::Unknown,
+            None => steered_fate(headers).unwrap_or_else(|| policy.outcomes.of_status(status)),
+        };
+        let reply = Reply::passed(status, passed(headers), body.to_vec());
+        if fate != Fate::Store {
+            let (state, step) = self.fail(run, fate, retried);
+            return self.hold_ours(state, step, reply, 0);
+        }
+        let ttl_ms = steered_ttl_ms(headers).unwrap_or(policy.ttl_ms);
+        let is_too_large = body.len() as u64 > policy.max_response_bytes;
+        let response = match policy.on_completed {
+            OnCompleted::Conflict => Some(Response { status, headers: headers.only("location"), body: None }),
+            OnCompleted::Replay if is_too_large => None,
+            OnCompleted::Replay => {
+                Some(Response { status, headers: kept(&passed(headers)), body: Some(body.to_vec()) })
+            }
+        };
+        let call = self.completion(&run, status, response, ttl_ms);
+        let remark = is_too_large.then_some(Remark::BodyDropped(name));
+        let state = State::Save { run, asked: Asked::Settle, fate: Fate::Store, held: None };
+        self.hold_ours(state, Step { calls: vec![call], remark, ..Step::default() }, reply, ttl_ms)
+    }
+
+    /// Keeps our own copy of a response until the store has heard of it, or hands it on at once under `after_reply`.
+    fn hold_ours(&self, mut state: State, step: Step, reply: Reply, ttl_ms: u64) -> (State, Step) {
+        let State::Save { run, held, .. } = &mut state else { return (state, step) };
+        let reply = Box::new(reply);
+        if self.policy.save == Save::BeforeReply {
+            *held = Some(HeldResponse { reply: Some(reply), removals: Vec::new(), ttl_ms });
+            return (state, step);
+        }
+        let line = StatusLine { stored: None, ..run.line(false) };
+        let (calls, remark) = (step.calls, step.remark);
+        (state, Step { calls, remark, ..self.handed_on(reply, line) })
+    }
+
+    /// The upstream's answer to a request that the gateway itself had sent, on its way to the client.
+    fn handed_on(&self, mut reply: Box<Reply>, line: StatusLine) -> Step {
+        reply.headers = edited(&reply.headers, &self.with_status(Vec::new(), line));
+        Step { flow: Flow::Answer(reply), status: Some(line.to_string()), ..Step::default() }
+    }
+
+    /// The operation that keeps an answer which is for good.
+    fn completion(&self, run: &Run, status: u16, response: Option<Response>, ttl_ms: u64) -> Call {
+        let Ticket { name, owner, .. } = &run.ticket;
+        let sealed = response.and_then(|response| self.secrets.vault.seal(name, *owner, &response.encode()));
+        Call { ttl_ms, ..run.call(&self.policy, Operation::Complete { status, response: sealed }) }
+    }
+
     /// The upstream's answer is for good: hold it until the store has it, or let it go when its body cannot be had.
     fn complete(
         &self,
@@ -699,14 +814,10 @@ impl Exchange {
             (OnCompleted::Replay, Ok(body)) => Some(Response { status, headers: kept(headers), body: Some(body) }),
             (OnCompleted::Replay, Err(_)) => None,
         };
-        let Ticket { name, owner, .. } = &run.ticket;
-        let sealed = response.and_then(|response| self.secrets.vault.seal(name, *owner, &response.encode()));
-        let operation = Operation::Complete { status, response: sealed };
-        let mut call = run.call(&self.policy, operation);
-        call.ttl_ms = ttl_ms;
+        let call = self.completion(&run, status, response, ttl_ms);
         let (held, step) = match given_up {
             None if self.policy.save == Save::BeforeReply => {
-                (Some(HeldResponse { removals: removals(headers), ttl_ms }), hold())
+                (Some(HeldResponse { reply: None, removals: removals(headers), ttl_ms }), hold())
             }
             None => {
                 let line = StatusLine { stored: None, ..run.line(false) };
@@ -756,12 +867,15 @@ impl Exchange {
             (_, _) => (Some(Count::Unknown), Some(Remark::LeaseLost(run.ticket.name))),
         };
         let counts = count.into_iter().collect();
-        let Some(HeldResponse { removals, ttl_ms }) = held else {
+        let Some(HeldResponse { reply, removals, ttl_ms }) = held else {
             return Step { counts, remark, ..Step::default() };
         };
         let stored = fate == Fate::Store && *verdict == Verdict::Settled;
         let line = StatusLine { ttl_s: stored.then_some(ttl_ms / 1000), ..run.line(stored) };
-        Step { counts, remark, ..resume(self.with_status(removals, line), line) }
+        match reply {
+            None => Step { counts, remark, ..resume(self.with_status(removals, line), line) },
+            Some(reply) => Step { counts, remark, ..self.handed_on(reply, line) },
+        }
     }
 
     /// Keeps the lease alive while the upstream works, up to `max_running_ms`.
@@ -811,14 +925,16 @@ impl Exchange {
         self.answer(reply, Count::Refused(slug))
     }
 
+    /// What is awaited after the last step of an execution: an answer of our own may have to be mended on its way out.
+    fn after(&self, step: &Step) -> State {
+        match &step.flow {
+            Flow::Answer(reply) if !self.is_over => State::Answered(mending(reply)).unless_sent_as_it_is(),
+            _ => State::Done,
+        }
+    }
+
     fn answer(&mut self, reply: Reply, count: Count) -> (State, Step) {
-        // Envoy names a type where a body has none, and drops it where there is no body.
-        let content_type = reply.headers.first("content-type").map(<[u8]>::to_vec);
-        let edits = match (content_type, reply.body.is_empty()) {
-            (Some(content_type), true) => vec![Edit::Set("content-type", content_type)],
-            (None, false) => vec![Edit::Remove("content-type")],
-            _ => Vec::new(),
-        };
+        let edits = mending(&reply);
         let status = reply.headers.first(STATUS).map(|line| String::from_utf8_lossy(line).into_owned());
         let flow = Flow::Answer(Box::new(reply));
         (State::Answered(edits), Step { flow, counts: vec![count], status, ..Step::default() })
@@ -865,7 +981,7 @@ impl State {
     /// The execution whose lease must be kept alive, where there is one.
     fn run_mut(&mut self) -> Option<&mut Run> {
         match self {
-            State::Response(run) | State::ResponseBody { run, .. } => Some(run),
+            State::Response(run) | State::Shielded(run) | State::ResponseBody { run, .. } => Some(run),
             _ => None,
         }
     }
@@ -911,6 +1027,74 @@ fn never_protected(head: &RequestHead) -> Option<Bypass> {
     }
 }
 
+/// Undoes what Envoy does to an answer of ours: it names a type where a body has none, and drops it where there is no
+/// body.
+fn mending(reply: &Reply) -> Vec<Edit> {
+    match (reply.headers.first("content-type"), reply.body.is_empty()) {
+        (Some(content_type), true) => vec![Edit::Set("content-type", content_type.to_vec())],
+        (None, false) => vec![Edit::Remove("content-type")],
+        _ => Vec::new(),
+    }
+}
+
+/// What the gateway itself will send, where the operator wants that and all of it can be sent.
+fn outgoing(policy: &Policy, head: &RequestHead) -> Option<Box<Outgoing>> {
+    let Execution::Shielded { cluster, timeout_ms } = &policy.execution else { return None };
+    let is_text =
+        head.headers.iter().all(|(name, value)| [name, value].iter().all(|text| str::from_utf8(text).is_ok()));
+    let is_sent = |name: &[u8]| !is_about_the_connection(name) && name != b"expect" && name != b":scheme";
+    (is_text && policy.mode == Mode::Enforce).then(|| {
+        let headers = head.headers.iter().filter(|(name, _)| is_sent(name)).collect();
+        Box::new(Outgoing { cluster: cluster.clone(), timeout_ms: *timeout_ms, headers, body: Vec::new() })
+    })
+}
+
+/// Header fields after these changes.
+fn edited(headers: &Headers, edits: &[Edit]) -> Headers {
+    let is_replaced = |name: &[u8]| {
+        edits.iter().any(|edit| matches!(edit, Edit::Remove(gone) | Edit::Set(gone, _) if gone.as_bytes() == name))
+    };
+    let mut out: Headers = headers.iter().filter(|(name, _)| !is_replaced(name)).collect();
+    for edit in edits {
+        if let Edit::Add(name, value) | Edit::Set(name, value) = edit {
+            out.push(name.as_bytes(), value);
+        }
+    }
+    out
+}
+
+/// Envoy's own account of an answer to a request that the gateway itself had sent: what `response_headers_to_add` of
+/// the internal listener writes down.
+struct Account<'a> {
+    details: &'a [u8],
+    attempts: Option<u64>,
+    connected: bool,
+}
+
+impl<'a> Account<'a> {
+    fn read(headers: &'a Headers) -> Option<Self> {
+        let text = |name| headers.first(name).filter(|text| !text.is_empty() && *text != b"-");
+        let attempts = text(ACCOUNT_ATTEMPTS).and_then(|text| str::from_utf8(text).ok()?.parse().ok());
+        Some(Account { details: text(ACCOUNT_DETAILS)?, attempts, connected: text(ACCOUNT_UPSTREAM).is_some() })
+    }
+
+    fn origin(&self) -> Origin<'a> {
+        Origin { details: self.details, attempts: self.attempts, connected: self.connected }
+    }
+}
+
+/// The fields of an answer that go on to the client: all but those about the connection, and what was said to us.
+fn passed(headers: &Headers) -> Headers {
+    let ours = OUR_HEADERS.into_iter().chain([STEER_FATE, STEER_TTL]);
+    let not_theirs: Vec<&str> = ours.chain([ACCOUNT_DETAILS, ACCOUNT_UPSTREAM, ACCOUNT_ATTEMPTS]).collect();
+    let goes_on = |name: &[u8]| {
+        !name.starts_with(b":")
+            && !is_about_the_connection(name)
+            && !not_theirs.iter().any(|own| own.as_bytes() == name)
+    };
+    headers.iter().filter(|(name, _)| goes_on(name)).collect()
+}
+
 /// The upstream's own word on the fate of the key; anything but one known word is no word.
 fn steered_fate(headers: &Headers) -> Option<Fate> {
     match single(headers, STEER_FATE)? {
@@ -948,11 +1132,18 @@ fn kept(headers: &Headers) -> Headers {
     headers.iter().filter(|(name, _)| !is_about_one_delivery(name) && !is_nominated(name)).collect()
 }
 
+/// Fields about the connection or the framing.
+fn is_about_the_connection(name: &[u8]) -> bool {
+    let connection: [&[u8]; 6] =
+        [b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-connection", b"te", b"upgrade"];
+    let framing: [&[u8]; 3] = [b"content-length", b"trailer", b"transfer-encoding"];
+    connection.contains(&name) || framing.contains(&name)
+}
+
 /// Pseudo-headers, and fields about the connection, the framing, or this one delivery.
 fn is_about_one_delivery(name: &[u8]) -> bool {
     match name {
-        b"connection" | b"keep-alive" | b"proxy-authenticate" | b"proxy-connection" | b"te" | b"upgrade" => true,
-        b"content-length" | b"trailer" | b"transfer-encoding" => true,
+        name if is_about_the_connection(name) => true,
         b"date" | b"server" | b"set-cookie" | b"traceparent" | b"x-request-id" => true,
         b"idempotency-key" | b"idempotency-status" | b"idempotency-store" | b"idempotency-ttl" => true,
         b"idempotent-replayed" => true,

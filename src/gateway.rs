@@ -9,7 +9,7 @@ use crate::event::{Asked, Event, Verdict};
 use crate::exchange::Exchange;
 use crate::key::Name;
 use crate::record::Owner;
-use crate::step::{Call, Count, Flow, Remark, Step};
+use crate::step::{Call, Count, Flow, Outgoing, Remark, Step};
 use crate::store::client::{Batch, Client, Nonce, Reply, Told};
 use crate::store::local::Cells;
 use crate::store::{Asking, Store};
@@ -17,6 +17,13 @@ use crate::store::{Asking, Store};
 /// One thing to do, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Act {
+    /// Send this upstream in the client's place, and feed what comes back.
+    Execute {
+        /// For which exchange.
+        exchange: u32,
+        /// What.
+        outgoing: Box<Outgoing>,
+    },
     /// Raise a counter by one.
     Count {
         /// Which.
@@ -260,6 +267,7 @@ impl Entry {
 fn obey(id: u32, entry: &mut Entry, step: Step, acts: &mut Vec<Act>) -> Vec<Call> {
     acts.extend(step.counts.into_iter().map(|count| Act::Count { count, observed: step.observed }));
     acts.extend(step.remark.map(Act::Log));
+    acts.extend(step.execute.map(|outgoing| Act::Execute { exchange: id, outgoing }));
     entry.wake_ms = step.wake_ms.or(entry.wake_ms);
     if !entry.closed {
         acts.extend(step.status.map(|text| Act::Status { exchange: id, text }));

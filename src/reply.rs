@@ -75,6 +75,11 @@ impl Reply {
         Reply { status, headers, body: body.to_string().into_bytes(), details: refusal_details(slug) }
     }
 
+    /// What the upstream answered to a request that the gateway itself had sent.
+    pub fn passed(status: u16, headers: Headers, body: Vec<u8>) -> Self {
+        Reply { status, headers, body, details: "idempotency_executed" }
+    }
+
     /// The stored response once more. Its body is what was kept: nothing where only the head was.
     pub fn replay(policy: &Policy, response: Response, line: &StatusLine) -> Self {
         let mut headers = response.headers;

@@ -9,7 +9,7 @@ use crate::config::Slug;
 use crate::event::{Asked, Failure};
 use crate::fingerprint::Fingerprint;
 use crate::key::Name;
-use crate::message::Edit;
+use crate::message::{Edit, Headers};
 use crate::record::{Owner, UpstreamKey};
 use crate::reply::{Reason, Reply};
 
@@ -21,6 +21,8 @@ pub struct Step {
     pub flow: Flow,
     /// What to ask of the store.
     pub calls: Vec<Call>,
+    /// What to send upstream in the client's place.
+    pub execute: Option<Box<Outgoing>>,
     /// When to feed `Event::Tick` next; none leaves it as it was.
     pub wake_ms: Option<u64>,
     /// What to count.
@@ -45,6 +47,19 @@ pub enum Flow {
     Pass,
     /// Change its head so, and let it go.
     Resume(Vec<Edit>),
+}
+
+/// A request that the gateway itself sends upstream.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outgoing {
+    /// The Envoy cluster that leads there.
+    pub cluster: String,
+    /// How long the upstream may take.
+    pub timeout_ms: u64,
+    /// Every field, all of them UTF-8, the pseudo-headers first.
+    pub headers: Headers,
+    /// The whole body.
+    pub body: Vec<u8>,
 }
 
 /// One operation asked of the store. With what it carries a record that the store has lost can be made again.
@@ -138,6 +153,8 @@ pub enum Count {
     StoreOperation,
     /// Executions whose outcome was stored.
     Stored,
+    /// Requests that run inline because what is in them cannot be sent by the gateway itself.
+    Unshielded,
     /// Claims granted over an attempt whose outcome is unknown.
     Takeover,
     /// Executions whose outcome is unknown.
@@ -173,6 +190,7 @@ impl Count {
             Count::Stored,
             Count::Takeover,
             Count::Unknown,
+            Count::Unshielded,
         ];
         let bypassed = reasons.into_iter().map(Bypass::Said).chain(bypasses).map(Count::Bypassed);
         let by_slug = Slug::ALL.into_iter().map(Count::Refused);
@@ -199,6 +217,7 @@ impl Count {
             Count::Stored => "stored".to_owned(),
             Count::Takeover => "takeover".to_owned(),
             Count::Unknown => "unknown".to_owned(),
+            Count::Unshielded => "unshielded".to_owned(),
         };
         let prefix = if observed { "idempotency_observed" } else { "idempotency" };
         format!("{prefix}_{what}_total")

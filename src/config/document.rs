@@ -14,9 +14,9 @@ use serde_json::{Map, Value};
 use super::rules::{Match, header_name, is_token, plain};
 use super::walk::{ConfigError, Fields, Place, Read, flag, merge, parse_text};
 use super::{
-    Anonymous, Breaker, CacheBounds, Config, EncryptionKey, Fate, FingerprintPolicy, KeyPolicy, Mode, OnCompleted,
-    OnInFlight, OnStoreFailure, OnTooLarge, OnUnknown, Outcomes, Part, Policy, Redis, Rule, Save, Scope, Slug,
-    Statuses, Store,
+    Anonymous, Breaker, CacheBounds, Config, EncryptionKey, Execution, Fate, FingerprintPolicy, KeyPolicy, Mode,
+    OnCompleted, OnInFlight, OnStoreFailure, OnTooLarge, OnUnknown, Outcomes, Part, Policy, Redis, Rule, Save, Scope,
+    Slug, Statuses, Store,
 };
 
 impl Config {
@@ -240,6 +240,7 @@ fn policy(at: &Place<'_>, value: &Value, written: &Value, frame: &Frame) -> Read
             max_response_bytes: fields
                 .read("max_response_bytes", 524_288, |at, value| at.whole(value, 1..=64 * MIB))?,
             outcomes: fields.nested("outcomes", outcomes)?,
+            execution: fields.nested("execution", execution)?,
             save: fields.read("save", Save::BeforeReply, |at, value| {
                 at.choice(value, &[("before_reply", Save::BeforeReply), ("after_reply", Save::AfterReply)])
             })?,
@@ -342,6 +343,19 @@ fn fingerprint(at: &Place<'_>, value: &Value) -> Read<FingerprintPolicy> {
             query: fields.read("query", true, flag)?,
             headers: fields.read("headers", vec!["content-type".into()], |at, value| at.list(value, header_name))?,
         })
+    })
+}
+
+fn execution(at: &Place<'_>, value: &Value) -> Read<Execution> {
+    at.object(value, |fields| {
+        let kinds = [("inline", false), ("shielded", true)];
+        match fields.read("kind", false, |at, value| at.choice(value, &kinds))? {
+            false => Ok(Execution::Inline),
+            true => Ok(Execution::Shielded {
+                cluster: fields.required("cluster", plain)?,
+                timeout_ms: fields.read("timeout_ms", 30_000, |at, value| at.whole(value, 10..=3_600_000))?,
+            }),
+        }
     })
 }
 

@@ -144,6 +144,8 @@ pub struct Policy {
     pub max_response_bytes: u64,
     /// What becomes of the key, by what came back.
     pub outcomes: Outcomes,
+    /// Who sends the request upstream.
+    pub execution: Execution,
     /// When the client gets a response that is to be stored.
     pub save: Save,
     /// Status of each answer of the gateway itself.
@@ -274,6 +276,20 @@ pub enum OnTooLarge {
     Bypass,
     /// The answer is `body-too-large`.
     Reject,
+}
+
+/// `execution`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Execution {
+    /// The client's own stream.
+    Inline,
+    /// The gateway itself, so that a client that hangs up cannot lose the outcome.
+    Shielded {
+        /// The Envoy cluster that leads to an internal listener with the same routes.
+        cluster: String,
+        /// How long the upstream may take.
+        timeout_ms: u64,
+    },
 }
 
 /// `save`.

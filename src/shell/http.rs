@@ -11,7 +11,7 @@ use proxy_wasm::types::Action;
 
 use crate::event::{Event, Origin, VIA_UPSTREAM};
 use crate::shell::host::{self, Buffer, Map};
-use crate::shell::root::{Verdict, Worker};
+use crate::shell::root::{Verdict, Worker, status};
 
 /// One HTTP stream, as the SDK has it.
 pub struct Door {
@@ -37,7 +37,7 @@ impl Door {
         }
     }
 
-    fn request_body(&mut self, size: usize, end: bool) -> Action {
+    fn request_body(&mut self, size: usize, end: bool, trailers: bool) -> Action {
         let Some(worker) = &self.worker else { return Action::Continue };
         let mut worker = worker.borrow_mut();
         if !worker.exchange(self.id).is_some_and(|exchange| exchange.awaits_request_body()) {
@@ -49,7 +49,8 @@ impl Door {
         // While the body is held the host counts from its beginning; otherwise from this chunk's.
         let chunk = host::buffer(Buffer::RequestBody, self.held, size.saturating_sub(self.held));
         let (now_ms, crowded) = (host::monotonic_ms(), worker.is_crowded());
-        let verdict = worker.feed(self.id, Event::RequestBody { now_ms, chunk: &chunk, crowded, end }, now_ms);
+        let verdict =
+            worker.feed(self.id, Event::RequestBody { now_ms, chunk: &chunk, crowded, end, trailers }, now_ms);
         drop(worker);
         self.held = if verdict == Verdict::Held { size } else { 0 };
         self.leave_if_done();
@@ -86,24 +87,23 @@ impl HttpContext for Door {
     }
 
     fn on_http_request_body(&mut self, size: usize, end: bool) -> Action {
-        self.request_body(size, end)
+        self.request_body(size, end, false)
     }
 
     fn on_http_request_trailers(&mut self, _count: usize) -> Action {
-        self.request_body(self.held, true)
+        self.request_body(self.held, true, true)
     }
 
     fn on_http_response_headers(&mut self, _count: usize, end: bool) -> Action {
         let Some(worker) = &self.worker else { return Action::Continue };
         self.held = 0;
         let Some(headers) = host::headers(Map::Response) else { return Action::Continue };
-        let status = headers.first(":status").and_then(|text| std::str::from_utf8(text).ok()?.parse().ok());
         let details = details();
         let now_ms = host::monotonic_ms();
         let event = Event::ResponseHeaders {
             now_ms,
             headers: &headers,
-            status: status.unwrap_or(0),
+            status: status(&headers).unwrap_or(0),
             origin: origin(&details),
             end,
         };

@@ -12,15 +12,15 @@ use proxy_wasm::types::ContextType;
 
 use crate::config::{Config, Mode, Store as StoreConfig};
 use crate::digest::{Digest, hex};
-use crate::event::{Event, Failure};
+use crate::event::{Event, Executed, Failure};
 use crate::exchange::{Exchange, Secrets};
 use crate::gateway::{Act, Gateway, Side};
-use crate::message::{Edit, RequestHead};
+use crate::message::{Edit, Headers, RequestHead};
 use crate::record::{Owner, UpstreamKey};
 use crate::shell::calls::Calls;
 use crate::shell::host::{self, Bell, Buffer, Level, Map, Metric, SharedData};
 use crate::shell::http::Door;
-use crate::step::{Count, Flow, Remark};
+use crate::step::{Count, Flow, Outgoing, Remark};
 use crate::store::Store;
 use crate::store::cache::Cache;
 use crate::store::client::{Client, Limits, Nonce, Reply};
@@ -57,6 +57,10 @@ pub struct Worker {
     gateway: Gateway<SharedData>,
     /// None with the embedded store.
     calls: Option<Calls>,
+    /// Requests that the gateway itself is to send, for these exchanges.
+    outgoing: Vec<(u32, Box<Outgoing>)>,
+    /// Those under way, by the tokens of their calls.
+    executing: HashMap<u32, u32>,
     /// By which a stream has the root called.
     bell: Bell,
     /// Messages held in their heads, until the host has shown one body to a filter that does so.
@@ -218,6 +222,8 @@ impl Worker {
             config,
             gateway: Gateway::new(store),
             calls,
+            outgoing: Vec::new(),
+            executing: HashMap::new(),
             bell,
             unseen: HashMap::new(),
             counters,
@@ -298,7 +304,7 @@ impl Worker {
         let verdict = self.carry_out(acts, Some(id), now_ms);
         // Calls belong to the root, and so do other streams: both have to wait until it is its turn.
         let calls = self.gateway.store().client().is_some_and(|client| client.may_call(now_ms));
-        if calls || self.gateway.has_woken(now_ms) {
+        if calls || self.gateway.has_woken(now_ms) || !self.outgoing.is_empty() {
             self.bell.ring();
         }
         verdict
@@ -325,6 +331,9 @@ impl Worker {
     /// Takes what came back from a call; the next one goes out before anybody is told.
     fn call_ended(&mut self, token: u32, responded: bool, body_size: usize) {
         let now_ms = host::monotonic_ms();
+        if let Some(exchange) = self.executing.remove(&token) {
+            return self.execution_ended(exchange, responded, body_size, now_ms);
+        }
         let Some((batch, reply)) = self.calls.as_mut().and_then(|calls| calls.ended(token, responded, body_size))
         else {
             return;
@@ -335,8 +344,39 @@ impl Worker {
         self.wake_or_send(now_ms);
     }
 
+    /// Feeds what the upstream has answered to a request that the gateway itself had sent.
+    fn execution_ended(&mut self, exchange: u32, responded: bool, body_size: usize, now_ms: u64) {
+        let headers = responded.then(|| host::headers(Map::CallResponse)).flatten();
+        let body = host::buffer(Buffer::CallResponseBody, 0, body_size);
+        let answer = match headers.as_ref().and_then(|headers| Some((headers, status(headers)?))) {
+            Some((headers, status)) => Executed::Answered { status, headers, body: &body },
+            None => Executed::Lost,
+        };
+        let acts = self.gateway.feed(exchange, Event::Executed { now_ms, answer }, now_ms);
+        self.carry_out(acts, None, now_ms);
+        self.wake_or_send(now_ms);
+    }
+
+    /// Sends the requests that the gateway itself is to send. Called in the root's callbacks.
+    fn execute(&mut self, now_ms: u64) {
+        for (exchange, outgoing) in std::mem::take(&mut self.outgoing) {
+            let Outgoing { cluster, timeout_ms, headers, body } = *outgoing;
+            let text = |bytes| std::str::from_utf8(bytes).unwrap_or_default();
+            let headers = headers.iter().map(|(name, value)| (text(name), text(value))).collect();
+            match host::http_call(&cluster, headers, &body, timeout_ms) {
+                Some(token) => drop(self.executing.insert(token, exchange)),
+                None => {
+                    let event = Event::Executed { now_ms, answer: Executed::Unsent };
+                    let acts = self.gateway.feed(exchange, event, now_ms);
+                    self.carry_out(acts, None, now_ms);
+                }
+            }
+        }
+    }
+
     /// Sends as many calls as may be under way at once. Called in the root's callbacks.
     fn send(&mut self, now_ms: u64) {
+        self.execute(now_ms);
         let Some(calls) = &mut self.calls else { return };
         let mut acts = Vec::new();
         while let Some(batch) = self.gateway.next_batch(now_ms, || Nonce(self.entropy.draw())) {
@@ -359,6 +399,7 @@ impl Worker {
         let mut verdict = Verdict::Goes;
         for act in acts {
             match act {
+                Act::Execute { exchange, outgoing } => self.outgoing.push((exchange, outgoing)),
                 Act::Count { count, observed } => self.count(count, observed),
                 Act::Flow { exchange, side, flow } if in_hand == Some(exchange) => verdict = let_flow(side, flow),
                 Act::Flow { exchange, side, flow } => {
@@ -449,6 +490,11 @@ impl SharedGauge {
             self.told = now;
         }
     }
+}
+
+/// The status of a response.
+pub fn status(headers: &Headers) -> Option<u16> {
+    std::str::from_utf8(headers.first(":status")?).ok()?.parse().ok()
 }
 
 /// Does this to a message, and tells whether it goes on.

@@ -6,9 +6,9 @@
 use std::cell::RefCell;
 
 use envoy_idempotency::config::{
-    Anonymous, Breaker, CacheBounds, Config, ConfigError, EncryptionKey, Ending, Fate, FingerprintPolicy, KeyPolicy,
-    Mode, OnCompleted, OnInFlight, OnStoreFailure, OnTooLarge, OnUnknown, Outcomes, Part, PathMatch, Policy, Redis,
-    Save, Scope, Slug, Statuses, Store, Template,
+    Anonymous, Breaker, CacheBounds, Config, ConfigError, EncryptionKey, Ending, Execution, Fate, FingerprintPolicy,
+    KeyPolicy, Mode, OnCompleted, OnInFlight, OnStoreFailure, OnTooLarge, OnUnknown, Outcomes, Part, PathMatch, Policy,
+    Redis, Save, Scope, Slug, Statuses, Store, Template,
 };
 use envoy_idempotency::message::{Headers, RequestHead};
 
@@ -42,6 +42,7 @@ fn an_empty_document_is_the_embedded_store_with_every_default() {
             policy.fingerprint,
             FingerprintPolicy { body: true, query: true, headers: vec!["content-type".into()] }
         );
+        assert_eq!(policy.execution, Execution::Inline);
         assert_eq!(policy.on_in_flight, OnInFlight::Reject);
         assert_eq!(policy.on_completed, OnCompleted::Replay);
         assert_eq!(policy.on_unknown, OnUnknown::Retry);
@@ -817,7 +818,7 @@ const MISTAKES: &[(&str, &str)] = &[
     (r#"{"policy": []}"#, r#"/policy: must be an object, is a list"#),
     (
         r#"{"policy": {"lease": 60000}}"#,
-        r#"/policy/lease: is not a known field; known here: mode, key, scope, fingerprint, on_in_flight, on_completed, on_unknown, on_store_failure, on_too_large, lease_ms, max_running_ms, ttl_s, max_request_bytes, max_response_bytes, outcomes, save, statuses, expose_cors"#,
+        r#"/policy/lease: is not a known field; known here: mode, key, scope, fingerprint, on_in_flight, on_completed, on_unknown, on_store_failure, on_too_large, lease_ms, max_running_ms, ttl_s, max_request_bytes, max_response_bytes, outcomes, execution, save, statuses, expose_cors"#,
     ),
     (r#"{"policy": {"mode": "inject"}}"#, r#"/policy/mode: must be "enforce" or "observe" or "off", is "inject""#),
     (r#"{"policy": {"mode": true}}"#, r#"/policy/mode: must be "enforce" or "observe" or "off", is true"#),
@@ -879,6 +880,19 @@ const MISTAKES: &[(&str, &str)] = &[
     (r#"{"policy": {"expose_cors": 1}}"#, r#"/policy/expose_cors: must be true or false, is 1"#),
     (r#"{"policy": {"key": "idempotency-key"}}"#, r#"/policy/key: must be an object, is "idempotency-key""#),
     (r#"{"policy": {"key": {"required": "yes"}}}"#, r#"/policy/key/required: must be true or false, is "yes""#),
+    (r#"{"policy": {"execution": {"kind": "shielded"}}}"#, r#"/policy/execution: must have cluster"#),
+    (
+        r#"{"policy": {"execution": {"cluster": "c"}}}"#,
+        r#"/policy/execution/cluster: is not a known field; known here: kind"#,
+    ),
+    (
+        r#"{"policy": {"execution": {"kind": "shielded", "cluster": "c", "timeout_ms": 9}}}"#,
+        r#"/policy/execution/timeout_ms: must be at least 10, is 9"#,
+    ),
+    (
+        r#"{"policy": {"execution": {"kind": "outside"}}}"#,
+        r#"/policy/execution/kind: must be "inline" or "shielded", is "outside""#,
+    ),
     (r#"{"policy": {"on_in_flight": "wait"}}"#, r#"/policy/on_in_flight: must be an object, is "wait""#),
     (
         r#"{"policy": {"on_in_flight": {"action": "queue"}}}"#,
@@ -1059,7 +1073,7 @@ const MISTAKES: &[(&str, &str)] = &[
     ),
     (
         r#"{"rules": [{"policy": {"leese_ms": null}}]}"#,
-        r#"/rules/0/policy/leese_ms: is not a known field; known here: mode, key, scope, fingerprint, on_in_flight, on_completed, on_unknown, on_store_failure, on_too_large, lease_ms, max_running_ms, ttl_s, max_request_bytes, max_response_bytes, outcomes, save, statuses, expose_cors"#,
+        r#"/rules/0/policy/leese_ms: is not a known field; known here: mode, key, scope, fingerprint, on_in_flight, on_completed, on_unknown, on_store_failure, on_too_large, lease_ms, max_running_ms, ttl_s, max_request_bytes, max_response_bytes, outcomes, execution, save, statuses, expose_cors"#,
     ),
     (
         r#"{"rules": [{"policy": {"key": {"inject": null}}}]}"#,
@@ -1413,7 +1427,6 @@ const ENCRYPTION_MISTAKES: &[(&str, &str)] = &[
 /// Documents with a field that the contract has and this version does not, and its place.
 const LATER: &[(&str, &str)] = &[
     (r#"{"status_path": null}"#, "/status_path"),
-    (r#"{"policy": {"execution": {"kind": "inline"}}}"#, "/policy/execution"),
     (r#"{"policy": {"on_mismatch": "separate"}}"#, "/policy/on_mismatch"),
     (r#"{"policy": {"key": {"inject": {"kind": "uuid"}}}}"#, "/policy/key/inject"),
     (r#"{"policy": {"key": {"sources": [{"form": "a"}]}}}"#, "/policy/key/sources/0/form"),

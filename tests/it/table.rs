@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use envoy_idempotency::config::Config;
-use envoy_idempotency::event::{Asked, Event, Failure, Origin, Verdict};
+use envoy_idempotency::event::{Asked, Event, Executed, Failure, Origin, Verdict};
 use envoy_idempotency::exchange::Exchange;
 use envoy_idempotency::key::Name;
 use envoy_idempotency::message::{Headers, RequestHead};
@@ -109,20 +109,21 @@ fn the_lease_is_renewed_in_thirds_until_the_execution_ran_too_long() {
 
 const REPLAY: &str = "{}";
 const OBSERVE: &str = r#"{"policy": {"mode": "observe"}}"#;
-const STATES: [&str; 11] = [
+const STATES: [&str; 12] = [
     "head",
     "body",
     "claim",
     "waiting",
     "renewal",
     "response",
+    "shielded",
     "response-body",
     "save",
     "unprotected",
     "answered",
     "done",
 ];
-const EVENTS: [&str; 11] = [
+const EVENTS: [&str; 12] = [
     "request head",
     "request body",
     "claim verdict",
@@ -134,14 +135,17 @@ const EVENTS: [&str; 11] = [
     "tick",
     "closed",
     "unable",
+    "executed",
 ];
 /// Under these a cell may have more than one end.
-const POLICIES: [&str; 6] = [
+const POLICIES: [&str; 8] = [
     REPLAY,
     r#"{"policy": {"on_store_failure": "forward", "on_too_large": "bypass", "max_request_bytes": 4, "max_response_bytes": 4}}"#,
     r#"{"policy": {"max_request_bytes": 4, "key": {"required": true}}}"#,
     r#"{"policy": {"mode": "off"}}"#,
     r#"{"policy": {"on_in_flight": {"action": "wait"}}}"#,
+    r#"{"policy": {"execution": {"kind": "shielded", "cluster": "c"}}}"#,
+    r#"{"policy": {"execution": {"kind": "shielded", "cluster": "c"}, "save": "after_reply", "max_response_bytes": 4}}"#,
     r#"{"policy": {"on_completed": "conflict", "lease_ms": 1000, "max_running_ms": 1000}}"#,
 ];
 
@@ -198,11 +202,14 @@ fn routes(state: &str) -> &'static [&'static [&'static str]] {
         "waiting" => &[&["head alone", "in flight"]],
         "renewal" => &[&["head alone", "granted late"]],
         "response" => &[&["head alone", "granted"]],
+        "shielded" => &[&["head alone", "granted"]],
         "response-body" => &[&["head alone", "granted", "201"]],
         "save" => &[
             &["head alone", "granted", "201 alone"],
             &["head alone", "granted", "503"],
             &["head alone", "granted", "502"],
+            &["head alone", "granted", "executed"],
+            &["head alone", "granted", "executed in doubt"],
         ],
         "unprotected" => &[&["no key"]],
         "answered" => &[&["bad key"], &["head alone", "replay"]],
@@ -224,7 +231,13 @@ fn walk(policy: &str, route: &[&str]) -> Exchange {
             "no key" => request(&mut exchange, &[], false),
             "bad key" => request(&mut exchange, &[("idempotency-key", "a,b")], false),
             "grpc" => request(&mut exchange, &[("content-type", "application/grpc")], false),
-            "end" => exchange.handle(Event::RequestBody { now_ms: 0, chunk: b"x", crowded: false, end: true }),
+            "end" => exchange.handle(Event::RequestBody {
+                now_ms: 0,
+                chunk: b"x",
+                crowded: false,
+                end: true,
+                trailers: false,
+            }),
             "granted late" => {
                 let (asked, verdict) = (Asked::Claim, granted());
                 exchange.handle(Event::StoreAnswered { now_ms: 1_000_000, asked, verdict, may_wait: true })
@@ -236,6 +249,14 @@ fn walk(policy: &str, route: &[&str]) -> Exchange {
             "201 alone" => respond(&mut exchange, 201, true),
             "502" => respond(&mut exchange, 502, false),
             "503" => respond(&mut exchange, 503, false),
+            "executed" => {
+                let answer = Executed::Answered { status: 201, headers: &Headers::default(), body: b"done" };
+                exchange.handle(Event::Executed { now_ms: 0, answer })
+            }
+            "executed in doubt" => {
+                let answer = Executed::Answered { status: 502, headers: &Headers::default(), body: b"who knows" };
+                exchange.handle(Event::Executed { now_ms: 0, answer })
+            }
             other => panic!("no such step: {other}"),
         };
     }
@@ -298,7 +319,7 @@ fn each_event(kind: &str, mut feed: impl FnMut(Event<'_>)) {
                 (b"more than four", false, true),
                 (b"", true, true),
             ] {
-                feed(Event::RequestBody { now_ms: 1, chunk, crowded, end });
+                feed(Event::RequestBody { now_ms: 1, chunk, crowded, end, trailers: false });
             }
         }
         "claim verdict" => {
@@ -369,6 +390,21 @@ fn each_event(kind: &str, mut feed: impl FnMut(Event<'_>)) {
             }
         }
         "unable" => feed(Event::Unable { now_ms: 1 }),
+        "executed" => {
+            feed(Event::Executed { now_ms: 1, answer: Executed::Lost });
+            feed(Event::Executed { now_ms: 1, answer: Executed::Unsent });
+            for status in [201, 404, 503] {
+                for details in ["via_upstream", "response_timeout", "-", "idempotency_mismatch"] {
+                    let headers = [("x-idempotency-details", details)].into_iter().collect();
+                    for body in [b"".as_slice(), b"more than four"] {
+                        feed(Event::Executed {
+                            now_ms: 1,
+                            answer: Executed::Answered { status, headers: &headers, body },
+                        });
+                    }
+                }
+            }
+        }
         other => panic!("the table names an event that does not exist: {other}"),
     }
 }

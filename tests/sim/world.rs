@@ -726,7 +726,7 @@ impl World {
         for (chunk, end) in [(first, false), (rest, true)] {
             if (end || half > 0) && self.awaits(worker, stream, Exchange::awaits_request_body) {
                 let crowded = half > 0 && self.strikes(Fault::WorkerCrowded, 300);
-                self.feed(worker, stream, Event::RequestBody { now_ms, chunk, crowded, end });
+                self.feed(worker, stream, Event::RequestBody { now_ms, chunk, crowded, end, trailers: false });
             }
         }
         self.goes_on(request, worker, stream);
@@ -814,7 +814,7 @@ impl World {
                     }
                     self.coverage.counted(count);
                 }
-                Act::Log(_) | Act::Status { .. } => {}
+                Act::Execute { .. } | Act::Log(_) | Act::Status { .. } => {}
             }
         }
     }
