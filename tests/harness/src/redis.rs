@@ -67,6 +67,11 @@ impl Redis {
         self.port.addr()
     }
 
+    /// Its process id.
+    pub fn process_id(&self) -> u32 {
+        self.process().id()
+    }
+
     /// The answer to one command; panics when none comes.
     #[track_caller]
     pub fn ask<A: AsRef<[u8]>>(&self, command: &[A]) -> Reply {

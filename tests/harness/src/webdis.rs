@@ -58,6 +58,11 @@ impl Webdis {
         self.running().process.log()
     }
 
+    /// Its process id.
+    pub fn process_id(&self) -> u32 {
+        self.running().process.id()
+    }
+
     /// Ends it with SIGKILL, as a crash would.
     pub fn kill(&self) {
         self.running().process.kill();
