@@ -2,11 +2,13 @@
 
 ENVOY ?= 1.40.0
 ENVOY_BIN ?= $(CURDIR)/.cache/envoy-$(ENVOY)/envoy
+PEER ?= 1.2.2
+PEER_BIN ?= $(CURDIR)/.cache/idempotent-proxy-server-$(PEER)/bin/idempotent-proxy-server
 FILTER_WASM := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/wasm32-wasip1/release/envoy_idempotency.wasm
 # What rustc uses and every Envoy with V8 has; wasm-opt takes an eighth off the size.
 WASM_FEATURES := --enable-bulk-memory --enable-multivalue --enable-mutable-globals \
   --enable-nontrapping-float-to-int --enable-reference-types --enable-sign-ext
-export ENVOY_BIN FILTER_WASM
+export ENVOY_BIN FILTER_WASM PEER_BIN
 
 .DEFAULT_GOAL := help
 .PHONY: help run test build lint bench sim clean wasm-target build-tools bench-tools store-tools
@@ -35,7 +37,7 @@ lint: wasm-target ## Checks format, lints (native and wasm32) and documentation;
 sim: ## Simulates SEEDS runs of adversity (20000), shows that each broken safety rule is noticed, and what was covered.
 	SEEDS=$(or $(SEEDS),20000) cargo test --locked --release --features mutants --test sim -- --nocapture --test-threads 1
 
-bench: build bench-tools $(ENVOY_BIN) ## Measures throughput and latency on real Envoy (ONLY=bc: two scenarios of four).
+bench: build bench-tools $(ENVOY_BIN) $(PEER_BIN) ## Measures throughput and latency on real Envoy (ONLY=bc: two scenarios of eight).
 	cargo build --locked --release --target wasm32-wasip1 --package empty-filter
 	cargo run --locked --release --package bench
 
@@ -53,13 +55,17 @@ $(ENVOY_BIN):
 	chmod +x $@.part
 	mv $@.part $@
 
+# The proxy that `make bench` measures the filter against, as crates.io carries it.
+$(PEER_BIN):
+	cargo install --locked idempotent-proxy-server --version $(PEER) --root .cache/idempotent-proxy-server-$(PEER)
+
 wasm-target:
 	@rustup target list --installed | grep -qx wasm32-wasip1 || rustup target add wasm32-wasip1
 
 # Programs, each with its Debian package where that has another name. Packages may start services; nothing here uses
 # those.
 build-tools: TOOLS = wasm-opt:binaryen
-bench-tools: TOOLS = nginx wrk
+bench-tools: TOOLS = nginx wrk redis-server webdis
 store-tools: TOOLS = redis-server webdis
 build-tools bench-tools store-tools:
 	@for tool in $(TOOLS); do \

@@ -42,18 +42,12 @@ impl Machine {
 
     /// Gives a running process, all its threads and those to come, the processor of what is measured.
     pub fn bind(&self, process: u32) -> Result<(), String> {
-        if !is_pinned() {
-            return Ok(());
-        }
-        let status = Command::new("taskset")
-            .args(["--all-tasks", "--cpu-list", "--pid", &self.first(), &process.to_string()])
-            .stdout(Stdio::null())
-            .status();
-        match status {
-            Ok(status) if status.success() => Ok(()),
-            Ok(status) => Err(format!("taskset cannot bind process {process} to a processor ({status}).")),
-            Err(error) => Err(format!("taskset cannot be started: {error}.")),
-        }
+        bind(process, &self.first())
+    }
+
+    /// Gives it the processors of those who measure.
+    pub fn keep_off(&self, process: u32) -> Result<(), String> {
+        bind(process, &self.others())
     }
 
     /// How many processes wanted to run of late: the kernel's averages over 1, 5 and 15 minutes.
@@ -80,11 +74,11 @@ impl fmt::Display for Machine {
             let workers = workers();
             return write!(
                 f,
-                "{model}: Envoy with {workers} workers, wrk and nginx share all processors; load average {}.",
+                "{model}: Envoy with {workers} workers, wrk, nginx and stores share all processors; load average {}.",
                 Machine::load()
             );
         }
-        write!(f, "{model}: Envoy with one worker on processor {first}, wrk and nginx on {others}")?;
+        write!(f, "{model}: Envoy with one worker on processor {first}, wrk, nginx and stores on {others}")?;
         if self.processors.len() < 2 {
             write!(f, " (the only one, so requests/s mean little here)")?;
         }
@@ -116,6 +110,21 @@ fn ticks(stat: &str) -> Option<u64> {
     let mut fields = after_name.split(' ').skip(11);
     let (user, system): (u64, u64) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
     Some(user + system)
+}
+
+fn bind(process: u32, processors: &str) -> Result<(), String> {
+    if !is_pinned() {
+        return Ok(());
+    }
+    let status = Command::new("taskset")
+        .args(["--all-tasks", "--cpu-list", "--pid", processors, &process.to_string()])
+        .stdout(Stdio::null())
+        .status();
+    match status {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(format!("taskset cannot bind process {process} to a processor ({status}).")),
+        Err(error) => Err(format!("taskset cannot be started: {error}.")),
+    }
 }
 
 /// The kernel's list format: `0-3,8`.

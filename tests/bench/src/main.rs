@@ -7,7 +7,7 @@
 //! Envoy has a worker for every processor and shares them with wrk and nginx. With `PIN=1` it has one worker and, where
 //! there are two processors or more, one of them to itself: then only Envoy's own work counts, not what a replay spares
 //! the upstream. The sides of a scenario run beside each other, and take turns under the same load. CPU time is what
-//! Envoy's whole process has used. At the end of each round all sides bear the load at once: on a busy or a virtual
+//! Envoy's whole process has used, and the processes of its store. At the end of each round all sides bear the load at once: on a busy or a virtual
 //! machine the ratio of their CPU times then is the figure to trust.
 //!
 //! Settings come from the environment: `ONLY` (letters of scenarios, as in `ONLY=bc`), `ROUNDS`, `ROUND_S`, `WARMUP_S`,
@@ -19,9 +19,11 @@ use std::process::ExitCode;
 
 mod machine;
 mod nginx;
+mod peer;
 mod report;
 mod rounds;
 mod scenario;
+mod side;
 mod wrk;
 
 use machine::Machine;

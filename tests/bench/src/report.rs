@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 use crate::Settings;
 use crate::machine::Machine;
 use crate::rounds::{Figures, Rounds};
-use crate::scenario::{Comparison, Scenario, Side};
+use crate::scenario::{By, Comparison, Scenario};
+use crate::side::Side;
 
 /// What a scenario came to.
 pub struct Outcome {
@@ -24,6 +25,8 @@ pub struct Outcome {
 struct Ratio {
     comparison: &'static Comparison,
     rate: Spread,
+    /// Where it is what is compared.
+    added: Option<Spread>,
     cpu: Spread,
     cpu_together: Spread,
 }
@@ -42,8 +45,13 @@ impl Outcome {
         let rounds_of = |name: &str| sides.iter().find(|side| side.0 == name).map(|side| &side.1);
         let ratios = scenario.comparisons.iter().filter_map(|comparison| {
             let (subject, reference) = (rounds_of(comparison.subject)?, rounds_of(comparison.reference)?);
+            let added = match comparison.by {
+                By::Rate => None,
+                By::Added(bare) => Some(Spread::of_added(&subject.alone, &reference.alone, &rounds_of(bare)?.alone)),
+            };
             Some(Ratio {
                 comparison,
+                added,
                 rate: Spread::of(&subject.alone, &reference.alone, Figures::rate),
                 // The other way round, so that more is better here too.
                 cpu: Spread::of(&reference.alone, &subject.alone, Figures::cpu_per_request_us),
@@ -66,11 +74,16 @@ impl Outcome {
             })
         });
         let ratios = self.ratios.iter().map(|ratio| {
-            let Comparison { subject, reference, target } = ratio.comparison;
+            let Comparison { subject, reference, by, target } = ratio.comparison;
             json!({
                 "subject": subject,
                 "reference": reference,
+                "by": match by {
+                    By::Rate => "requests_per_s",
+                    By::Added(_) => "added_p50",
+                },
                 "requests_per_s": ratio.rate.json(),
+                "added_p50": ratio.added.as_ref().map(Spread::json),
                 "cpu": ratio.cpu.json(),
                 "cpu_together": ratio.cpu_together.json(),
                 "target": target,
@@ -113,7 +126,8 @@ impl fmt::Display for Outcome {
 
 impl Ratio {
     fn is_met(&self) -> Option<bool> {
-        self.comparison.target.map(|target| self.rate.median >= target)
+        let target = self.comparison.target?;
+        Some(self.added.as_ref().map_or(self.rate.median >= target, |added| added.median <= target))
     }
 }
 
@@ -124,6 +138,19 @@ impl Spread {
             median: median_of(above, figure) / median_of(below, figure),
             min: single().fold(f64::INFINITY, f64::min),
             max: single().fold(0.0, f64::max),
+        }
+    }
+
+    /// Of what both add to the median latency of a third.
+    fn of_added(above: &[Figures], below: &[Figures], bare: &[Figures]) -> Spread {
+        let p50 = |figures: &Figures| figures.turn.p50_us as f64;
+        let ratio = |[above, below, bare]: [f64; 3]| (above - bare) / (below - bare);
+        let rounds = above.iter().zip(below).zip(bare);
+        let single = || rounds.clone().map(|((above, below), bare)| ratio([p50(above), p50(below), p50(bare)]));
+        Spread {
+            median: ratio([above, below, bare].map(|rounds| median_of(rounds, p50))),
+            min: single().fold(f64::INFINITY, f64::min),
+            max: single().fold(f64::NEG_INFINITY, f64::max),
         }
     }
 
@@ -141,17 +168,21 @@ impl fmt::Display for Spread {
 /// All comparisons in one table.
 pub fn summary(outcomes: &[Outcome]) -> String {
     let line = |name: &str, rate: &str, target: &str, verdict: &str, cpu: &str, together: &str| {
-        format!("{name:<36}{rate:<23}{target:<8}{verdict:<8}{cpu:<23}{together}").trim_end().to_owned()
+        format!("{name:<38}{rate:<23}{target:<8}{verdict:<8}{cpu:<23}{together}").trim_end().to_owned()
     };
-    let mut lines = vec![line("", "by requests/s", "target", "", "by CPU time", "by CPU time, all at once")];
+    let mut lines = vec![line("", "ratio", "target", "", "by CPU time", "by CPU time, all at once")];
     for outcome in outcomes {
         for ratio in &outcome.ratios {
-            let Comparison { subject, reference, target } = ratio.comparison;
-            let target = target.map(|target| format!("{target:.2}")).unwrap_or_default();
+            let Comparison { subject, reference, by, target } = ratio.comparison;
+            let (what, bound) = match by {
+                By::Rate => ("", ""),
+                By::Added(_) => (", added p50", "≤"),
+            };
+            let target = target.map(|target| format!("{bound}{target:.2}")).unwrap_or_default();
             let verdict = ratio.is_met().map_or("", |met| if met { "met" } else { "MISSED" });
             lines.push(line(
-                &format!("({}) {subject} / {reference}", outcome.letter),
-                &ratio.rate.to_string(),
+                &format!("({}) {subject} / {reference}{what}", outcome.letter),
+                &ratio.added.as_ref().unwrap_or(&ratio.rate).to_string(),
                 &target,
                 verdict,
                 &ratio.cpu.to_string(),
@@ -189,7 +220,7 @@ fn round_json(figures: &Figures) -> Value {
     })
 }
 
-fn median_of(rounds: &[Figures], figure: fn(&Figures) -> f64) -> f64 {
+fn median_of(rounds: &[Figures], figure: impl Fn(&Figures) -> f64) -> f64 {
     median(rounds.iter().map(figure).collect())
 }
 

@@ -11,11 +11,10 @@ use std::path::Path;
 use std::slice;
 use std::thread;
 
-use harness::{PATIENCE, wait_for};
-
 use crate::Settings;
-use crate::machine::{Machine, cpu_us};
-use crate::scenario::{Scenario, Share, Side};
+use crate::machine::Machine;
+use crate::scenario::Scenario;
+use crate::side::{Share, Side};
 use crate::wrk::{self, Turn};
 
 /// What one turn of one side came to.
@@ -23,7 +22,7 @@ use crate::wrk::{self, Turn};
 pub struct Figures {
     /// What wrk saw.
     pub turn: Turn,
-    /// Processor time of Envoy's whole process.
+    /// Processor time of the server and its store.
     pub cpu_us: u64,
 }
 
@@ -33,12 +32,12 @@ impl Figures {
         self.turn.requests as f64 * 1e6 / self.turn.duration_us as f64
     }
 
-    /// Microseconds of Envoy's processor time for a request.
+    /// Microseconds of processor time for a request.
     pub fn cpu_per_request_us(&self) -> f64 {
         self.cpu_us as f64 / self.turn.requests as f64
     }
 
-    /// How much of a processor Envoy has used; well below 1, something else was in its way.
+    /// How much of a processor was used; well below 1, something else was in the way.
     pub fn busy(&self) -> f64 {
         self.cpu_us as f64 / self.turn.duration_us as f64
     }
@@ -69,7 +68,7 @@ impl Course<'_> {
     /// Lets the sides take turns, and bear the load together at the end of each round.
     pub fn run(&self, sides: &[Side]) -> Result<Vec<Rounds>, String> {
         for side in sides {
-            self.machine.bind(side.gateway.process_id())?;
+            side.bind(self.machine)?;
             (self.scenario.check)(side, &self.scenario.load)
                 .map_err(|complaint| format!("{}: {complaint}", side.name))?;
         }
@@ -92,14 +91,12 @@ impl Course<'_> {
 
     /// Puts load on these sides at once, and judges the answers.
     fn turn(&self, sides: &[Side], script: &Path, duration_s: u64, name: &str) -> Result<Vec<Figures>, String> {
-        let connections = self.settings.connections;
-        let before = sides
-            .iter()
-            .map(|side| Ok((Counts::read(side)?, cpu_us(side.gateway.process_id())?)))
-            .collect::<Result<Vec<_>, String>>()?;
+        let connections = self.scenario.connections.unwrap_or(self.settings.connections);
+        let before =
+            sides.iter().map(|side| Ok((side.counts()?, side.cpu_us()?))).collect::<Result<Vec<_>, String>>()?;
         let turns: Vec<_> = thread::scope(|scope| {
             let run = |side: &Side| {
-                let to = side.gateway.addr();
+                let to = side.addr();
                 scope.spawn(move || wrk::run(self.machine, script, to, connections, duration_s, name))
             };
             let running: Vec<_> = sides.iter().map(run).collect();
@@ -107,7 +104,7 @@ impl Course<'_> {
         });
         let mut all = Vec::new();
         for ((side, (counts, before_us)), turn) in sides.iter().zip(before).zip(turns) {
-            let (turn, cpu_us) = (turn?, cpu_us(side.gateway.process_id())? - before_us);
+            let (turn, cpu_us) = (turn?, side.cpu_us()? - before_us);
             judge(side, turn, &counts, connections)
                 .map_err(|complaint| format!("{}, {name}: {complaint}", side.name))?;
             all.push(Figures { turn, cpu_us });
@@ -116,38 +113,26 @@ impl Course<'_> {
     }
 }
 
-/// The counters a side has something to say about.
-struct Counts(Vec<u64>);
-
-impl Counts {
-    /// Waits until what earlier clients have left under way is over, because it counts too.
-    fn read(side: &Side) -> Result<Counts, String> {
-        wait_for("the clients before have gone", PATIENCE, || {
-            (side.gateway.stat("http.gateway.downstream_cx_active") == 0).then_some(())
-        })?;
-        Ok(Counts(side.expected.iter().map(|(name, _)| side.gateway.stat(name)).collect()))
-    }
-}
-
-fn judge(side: &Side, turn: Turn, before: &Counts, connections: u64) -> Result<(), String> {
+fn judge(side: &Side, turn: Turn, before: &[u64], connections: u64) -> Result<(), String> {
     if turn.requests == 0 || turn.bad_statuses > 0 || turn.lost > 0 {
         return Err(format!(
-            "{} answers, {} of them with a status of 400 or more, and {} connections lost. Envoy's log ends:\n{}",
+            "{} answers, {} of them with a status of 400 or more, and {} connections lost. The log ends:\n{}",
             turn.requests,
             turn.bad_statuses,
             turn.lost,
-            harness::process::tail(&side.gateway.log())
+            harness::process::tail(&side.log())
         ));
     }
-    let after = Counts::read(side)?;
-    for ((name, share), (after, before)) in side.expected.iter().zip(after.0.iter().zip(&before.0)) {
+    let after = side.counts()?;
+    for ((name, share), (after, before)) in side.expected.iter().zip(after.iter().zip(before)) {
         let counted = after - before;
         // wrk hangs up on what is under way when its time is over.
-        let right = match share {
-            Share::All => (turn.requests..=turn.requests + connections).contains(&counted),
-            Share::None => counted == 0,
+        let times = match share {
+            Share::None => 0,
+            Share::All => 1,
+            Share::Twice => 2,
         };
-        if !right {
+        if !(times * turn.requests..=times * (turn.requests + connections)).contains(&counted) {
             return Err(format!(
                 "{name} went up by {counted} with {} answers, where it should be {share:?}.",
                 turn.requests

@@ -1,21 +1,21 @@
-//! The four scenarios: what is sent, to which gateways, and which of them are compared.
+//! The scenarios: what is sent, to which sides, and which of them are compared.
 //!
-//! One rule: every gateway is the shipped one, changed only in what the comparison is about. The access log, which the
-//! shipped file has too, is written by all of them, but to nowhere.
+//! One rule: all sides of a scenario bear the same load, byte for byte, in front of the same upstream.
 //! It does not know how anything is measured.
 
 use std::net::SocketAddr;
 
-use harness::gateway::{hcm, plugin};
-use harness::{Gateway, Options, Request, Response};
+use harness::gateway::plugin;
+use harness::{Options, Request, Response};
 use serde_json::{Value, json};
 
-use crate::machine::workers;
 use crate::nginx::body;
+use crate::peer;
+use crate::side::{Share, Side};
 use crate::target_folder;
-use crate::wrk::{CALLER, Keys, Load};
+use crate::wrk::{Keys, Load};
 
-/// One load, and the gateways that have to bear it.
+/// One load, and the sides that have to bear it.
 pub struct Scenario {
     /// What `ONLY` calls it.
     pub letter: char,
@@ -23,50 +23,45 @@ pub struct Scenario {
     pub title: &'static str,
     /// What is sent.
     pub load: Load,
-    /// Starts the gateways, with the address of the upstream.
+    /// How many requests are under way at any moment; none where that is for the settings to say.
+    pub connections: Option<u64>,
+    /// Starts the sides, with the address of the upstream.
     pub sides: fn(SocketAddr) -> Result<Vec<Side>, String>,
-    /// Sees to it, before anything is measured, that a gateway answers as the scenario says.
+    /// Sees to it, before anything is measured, that a side answers as the scenario says.
     pub check: fn(&Side, &Load) -> Result<(), String>,
     /// What the figures are for.
     pub comparisons: &'static [Comparison],
 }
 
-/// One gateway of a scenario.
-pub struct Side {
-    /// What it is called in tables and comparisons.
-    pub name: &'static str,
-    /// It runs for as long as the scenario.
-    pub gateway: Gateway,
-    /// Counters, and for how many of the requests each must go up.
-    pub expected: &'static [(&'static str, Share)],
-}
-
-/// For how many of the requests a counter goes up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Share {
-    /// Every one.
-    All,
-    /// Not a single one.
-    None,
-}
-
-/// Two sides; the first one's requests/s are divided by the second's.
+/// Two sides; the first one's figure is divided by the second's.
 #[derive(Debug)]
 pub struct Comparison {
     /// The name of the side that is judged.
     pub subject: &'static str,
     /// The name of the side it is judged by.
     pub reference: &'static str,
-    /// What the ratio should be at least; none where it is only good to know.
+    /// What figure.
+    pub by: By,
+    /// What the ratio should be; none where it is only good to know.
     pub target: Option<f64>,
 }
 
+/// What sides are compared by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum By {
+    /// Requests/s; the target is the least that will do.
+    Rate,
+    /// What they add to the median latency of this side; the target is the most that will do.
+    Added(&'static str),
+}
+
 /// In the order in which they run.
-pub const ALL: [Scenario; 4] = [
+pub const ALL: [Scenario; 8] = [
     Scenario {
         letter: 'a',
         title: "A request that no rule matches: GET.",
         load: Load { method: "GET", path: "/v1/payments/pay_1", keys: Keys::None },
+        connections: None,
         sides: |upstream| {
             Ok(vec![
                 Side::start(NO_FILTER, without_filter(upstream), PROXIED)?,
@@ -76,15 +71,16 @@ pub const ALL: [Scenario; 4] = [
         },
         check: |side, load| is_untouched(&side.send(load, None)?, 200),
         comparisons: &[
-            Comparison { subject: FILTER, reference: EMPTY, target: Some(0.97) },
-            Comparison { subject: FILTER, reference: NO_FILTER, target: None },
-            Comparison { subject: EMPTY, reference: NO_FILTER, target: None },
+            Comparison { subject: FILTER, reference: EMPTY, by: By::Rate, target: Some(0.97) },
+            Comparison { subject: FILTER, reference: NO_FILTER, by: By::Rate, target: None },
+            Comparison { subject: EMPTY, reference: NO_FILTER, by: By::Rate, target: None },
         ],
     },
     Scenario {
         letter: 'b',
         title: "A replay: one POST of 256 bytes with one key, executed once before.",
         load: Load { method: "POST", path: "/v1/payments", keys: Keys::Same(KEY) },
+        connections: None,
         sides: |upstream| {
             Ok(vec![
                 Side::start(NO_FILTER, without_filter(upstream), PROXIED)?,
@@ -101,14 +97,15 @@ pub const ALL: [Scenario; 4] = [
         },
         comparisons: &[
             // The same Envoy with the same filter in it, proxying the same POST.
-            Comparison { subject: FILTER, reference: UNMATCHED, target: Some(1.3) },
-            Comparison { subject: FILTER, reference: NO_FILTER, target: None },
+            Comparison { subject: FILTER, reference: UNMATCHED, by: By::Rate, target: Some(1.3) },
+            Comparison { subject: FILTER, reference: NO_FILTER, by: By::Rate, target: None },
         ],
     },
     Scenario {
         letter: 'c',
         title: "First executions: POSTs of 256 bytes, each with a new key.",
         load: Load { method: "POST", path: "/v1/payments", keys: Keys::Fresh },
+        connections: None,
         sides: |upstream| {
             // Room for everything that is sent in a run: what is measured is not how records are thrown out.
             let configuration = json!({
@@ -124,12 +121,13 @@ pub const ALL: [Scenario; 4] = [
             (FILTER, response) => is_verdict(&response, "executed"),
             (_, response) => is_untouched(&response, 201),
         },
-        comparisons: &[Comparison { subject: FILTER, reference: NO_FILTER, target: Some(0.6) }],
+        comparisons: &[Comparison { subject: FILTER, reference: NO_FILTER, by: By::Rate, target: Some(0.6) }],
     },
     Scenario {
         letter: 'd',
         title: "A request that no rule matches, judged by its path: POST, one template or 50.",
         load: Load { method: "POST", path: "/v1/accounts/acc_4711/statements", keys: Keys::None },
+        connections: None,
         sides: |upstream| {
             Ok(vec![
                 Side::start(ONE_RULE, with_filter(upstream, rules(1)), UNTOUCHED)?,
@@ -138,33 +136,87 @@ pub const ALL: [Scenario; 4] = [
         },
         check: |side, load| {
             let last = if side.name == ONE_RULE { 0 } else { 49 };
-            let matched = Request::post(side.gateway.addr(), &format!("/v1/accounts/acc_1/{}", resource(last)));
+            let matched = Request::post(side.addr(), &format!("/v1/accounts/acc_1/{}", resource(last)));
             is_verdict(&matched.key(KEY).try_send()?, "executed")?;
             is_untouched(&side.send(load, None)?, 201)
         },
-        comparisons: &[Comparison { subject: FIFTY_RULES, reference: ONE_RULE, target: Some(0.9) }],
+        comparisons: &[Comparison { subject: FIFTY_RULES, reference: ONE_RULE, by: By::Rate, target: Some(0.9) }],
+    },
+    Scenario {
+        letter: 'e',
+        title: "First executions with records in Redis, 32 connections: POSTs of 256 bytes, each with a new key.",
+        load: FIRST_ON_REDIS,
+        connections: Some(32),
+        sides: |upstream| Ok(vec![first_on_redis(FILTER, upstream, "before_reply")?, Side::peer(PEER, upstream)?]),
+        check: is_first_on_redis,
+        comparisons: &[Comparison { subject: FILTER, reference: PEER, by: By::Rate, target: Some(0.95) }],
+    },
+    Scenario {
+        letter: 'f',
+        title: "The same, 128 connections.",
+        load: FIRST_ON_REDIS,
+        connections: Some(128),
+        sides: |upstream| Ok(vec![first_on_redis(FILTER, upstream, "before_reply")?, Side::peer(PEER, upstream)?]),
+        check: is_first_on_redis,
+        comparisons: &[Comparison { subject: FILTER, reference: PEER, by: By::Rate, target: Some(1.25) }],
+    },
+    Scenario {
+        letter: 'g',
+        title: "A replay of what Redis keeps, from this Envoy's memory: one POST of 256 bytes with one key.",
+        load: Load { method: "POST", path: "/v1/payments", keys: Keys::Same(KEY) },
+        connections: None,
+        sides: |upstream| {
+            // Nothing leaves the memory while it is measured.
+            let store = json!({ "type": "redis", "cluster": "webdis", "cache": { "ttl_s": 86400 } });
+            Ok(vec![
+                Side::start(EMBEDDED, with_filter(upstream, json!({})), REPLAYED)?,
+                Side::with_redis(
+                    REDIS,
+                    |webdis| Options::redis(upstream, webdis).configuration(json!({ "store": store })),
+                    REPLAYED_FROM_MEMORY,
+                )?,
+            ])
+        },
+        check: |side, load| {
+            let send = || side.send(load, None);
+            is_verdict(&send()?, "executed").and_then(|()| is_verdict(&send()?, "replayed"))
+        },
+        comparisons: &[Comparison { subject: REDIS, reference: EMBEDDED, by: By::Rate, target: Some(0.9) }],
+    },
+    Scenario {
+        letter: 'h',
+        title: "Latency of first executions with records in Redis: one connection.",
+        load: FIRST_ON_REDIS,
+        connections: Some(1),
+        sides: |upstream| {
+            Ok(vec![
+                Side::start(NO_FILTER, without_filter(upstream), PROXIED)?,
+                first_on_redis(FILTER, upstream, "before_reply")?,
+                first_on_redis(AFTER_REPLY, upstream, "after_reply")?,
+                Side::peer(PEER, upstream)?,
+            ])
+        },
+        check: is_first_on_redis,
+        comparisons: &[
+            Comparison { subject: FILTER, reference: PEER, by: By::Added(NO_FILTER), target: Some(3.0) },
+            Comparison { subject: AFTER_REPLY, reference: PEER, by: By::Added(NO_FILTER), target: Some(1.7) },
+        ],
     },
 ];
 
-impl Side {
-    fn start(name: &'static str, options: Options, expected: &'static [(&'static str, Share)]) -> Result<Side, String> {
-        let options = options.concurrency(workers()).log_level("warning").mutate(|tree| {
-            hcm(tree)["access_log"][0]["typed_config"]["path"] = json!("/dev/null");
-        });
-        Ok(Side { name, gateway: Gateway::try_start(options)?, expected })
-    }
+/// A gateway in front of Redis whose records live as long as the peer's.
+fn first_on_redis(name: &'static str, upstream: SocketAddr, save: &str) -> Result<Side, String> {
+    let configuration = json!({
+        "store": { "type": "redis", "cluster": "webdis" },
+        "policy": { "ttl_s": peer::TTL_S, "lease_ms": 1000, "save": save },
+    });
+    Side::with_redis(name, |webdis| Options::redis(upstream, webdis).configuration(configuration), EXECUTED)
+}
 
-    /// Sends what the load sends, once, with a key where the load has another every time.
-    fn send(&self, load: &Load, fresh: Option<&str>) -> Result<Response, String> {
-        let mut request = Request::new(self.gateway.addr(), load.method, load.path).header("Authorization", CALLER);
-        if load.method == "POST" {
-            request = request.header("Content-Type", "application/json").body(load.body());
-        }
-        match (load.keys, fresh) {
-            (Keys::Same(key), _) | (Keys::Fresh, Some(key)) => request.key(key),
-            _ => request,
-        }
-        .try_send()
+fn is_first_on_redis(side: &Side, load: &Load) -> Result<(), String> {
+    match (side.name, side.send(load, Some(KEY))?) {
+        (FILTER | AFTER_REPLY, response) => is_verdict(&response, "executed"),
+        (_, response) => is_untouched(&response, 201),
     }
 }
 
@@ -225,15 +277,26 @@ const NO_FILTER: &str = "no filter";
 const EMPTY: &str = "empty filter";
 const FILTER: &str = "the filter";
 const UNMATCHED: &str = "no rule matches";
+const AFTER_REPLY: &str = "after_reply";
+const EMBEDDED: &str = "embedded";
+const REDIS: &str = "redis";
+const PEER: &str = "the peer";
 const ONE_RULE: &str = "1 rule";
 const FIFTY_RULES: &str = "50 rules";
 
 const KEY: &str = "8e03978e-40d5-43dd-bc93-6894a57f9324";
 
+const FIRST_ON_REDIS: Load = Load { method: "POST", path: peer::PATH, keys: Keys::Fresh };
+
 const PROXIED: &[(&str, Share)] = &[(UPSTREAM_REQUESTS, Share::All)];
 const UNTOUCHED: &[(&str, Share)] = &[(UPSTREAM_REQUESTS, Share::All), (STORE_OPERATIONS, Share::None)];
 const REPLAYED: &[(&str, Share)] =
     &[("wasmcustom.idempotency_replayed_total", Share::All), (UPSTREAM_REQUESTS, Share::None)];
+const REPLAYED_FROM_MEMORY: &[(&str, Share)] = &[
+    ("wasmcustom.idempotency_replayed_cached_total", Share::All),
+    ("wasmcustom.idempotency_store_calls_total", Share::None),
+    (UPSTREAM_REQUESTS, Share::None),
+];
 const EXECUTED: &[(&str, Share)] = &[
     ("wasmcustom.idempotency_executed_total", Share::All),
     ("wasmcustom.idempotency_stored_total", Share::All),
