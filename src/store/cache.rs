@@ -78,9 +78,10 @@ impl<C: Cells> Cache<C> {
                     self.put(call, call.attempt, state, now_ms + call.ttl_ms, now_ms);
                 }
             }
+            // From when it was asked for: the answer may have been long on its way.
             (_, Verdict::Completed { attempt, status, response, age_ms, ttl_ms }) => {
-                let state = completed(call, *status, response.clone(), now_ms.saturating_sub(*age_ms));
-                self.put(call, *attempt, state, now_ms + ttl_ms, now_ms);
+                let state = completed(call, *status, response.clone(), asked_ms.saturating_sub(*age_ms));
+                self.put(call, *attempt, state, asked_ms + ttl_ms, now_ms);
             }
             // An earlier try of it may have been the one that counted, and the record's life began with that.
             (Operation::Complete { status, response }, Verdict::Settled) if is_heard => {

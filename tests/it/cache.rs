@@ -99,7 +99,7 @@ fn a_completion_that_only_the_outbox_still_waits_for_is_asked_of_the_store() {
 fn a_record_that_is_older_than_the_clock_keeps_its_age() {
     let cache = Host::default().cache(BOUNDS);
     let old = Verdict::Completed { attempt: 1, status: 200, response: None, age_ms: 3_600_000, ttl_ms: 500 };
-    learn(&cache, &claim(1, 1), 5, &old, 10);
+    learn(&cache, &claim(1, 1), 10, &old, 15);
     let verdict = cache.look(&claim(1, 2), 20);
     assert!(matches!(verdict, Some(Verdict::Completed { age_ms: 3_600_010, ttl_ms: 490, .. })), "{verdict:?}");
 }
@@ -147,7 +147,8 @@ fn what_a_claim_was_told_of_another_gateways_record_is_remembered_with_its_age()
             age_ms,
             ttl_ms,
         };
-        learn(&cache, &claim(1, 1), 0, &told(40, 60), 100);
+        // Its answer was long on its way.
+        learn(&cache, &claim(1, 1), 100, &told(40, 60), 120);
         assert_eq!(cache.look(&claim(1, 2), 130), Some(told(70, 30)));
         assert_eq!(cache.look(&claim(1, 2), 160), None, "the record has expired");
     }

@@ -1,4 +1,4 @@
-//! The memory that the workers of one gateway share, for the embedded store.
+//! The memory that the workers of one gateway share: the embedded store, or what they remember of a shared one.
 //!
 //! Its one rule: it behaves as Envoy's shared data does, and now and then another worker was there first.
 
@@ -6,7 +6,9 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 
+use envoy_idempotency::config::CacheBounds;
 use envoy_idempotency::event::Failure;
+use envoy_idempotency::store::cache::Cache;
 use envoy_idempotency::store::local::{Cells, Table};
 
 use crate::random::Random;
@@ -32,6 +34,12 @@ impl Memory {
     pub fn table(&self, max_bytes: u64) -> Table<Memory> {
         let table = Table::open(self.clone(), b"plugin", max_bytes, 0x9e37_79b9_7f4a_7c15);
         table.unwrap_or_else(|failure| panic!("the table cannot be opened: {failure:?}"))
+    }
+
+    /// What the workers remember of a shared store, as one of them opens it.
+    pub fn cache(&self) -> Cache<Memory> {
+        let bounds = CacheBounds { max_bytes: 1 << 20, max_entry_bytes: 1 << 14, ttl_ms: 60_000 };
+        Cache::new(self.clone(), b"plugin", "redis", bounds)
     }
 
     /// How often another worker was first since this was asked last.

@@ -220,6 +220,15 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Whether gateways remember what a shared store has told them. Not where it loses what it acknowledged, or its
+    /// clock jumps: a record that is remembered then outlives the store's own, and the oracle knows of those alone.
+    pub fn remembers(&self) -> bool {
+        use Fault::{ClockBack, ClockForward, StoreCrashes, StoreFailsOver, StoreFlushed, StoreLosesWrites};
+        let forgets = [ClockBack, ClockForward, StoreCrashes, StoreFailsOver, StoreFlushed, StoreLosesWrites];
+        let is_steady = !forgets.into_iter().any(|fault| self.faults.has(fault));
+        self.embedded.is_none() && self.seed % 2 == 1 && is_steady
+    }
+
     pub fn new(seed: u64) -> Plan {
         let mut random = Random::new(seed, 1);
         let embedded = random.chance(150).then(|| random.pick(&[4 << 10, 64 << 10, 1 << 20]));

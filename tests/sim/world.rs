@@ -471,8 +471,8 @@ impl World {
     pub fn crash(&mut self, node: usize, down_ms: u64) {
         self.say(|_| format!("g{} crashes", node + 1));
         self.end_workers(node, |_| true);
+        self.nodes[node].memory = memory(&self.plan);
         if self.plan.embedded.is_some() {
-            self.nodes[node].memory = memory(&self.plan);
             self.store.losses.push(self.now);
         }
         self.nodes[node].workers.clear();
@@ -1511,13 +1511,14 @@ fn body(payload: u8) -> Vec<u8> {
 /// A worker's gateway, as the shell makes it.
 fn gateway(plan: &Plan, memory: Option<&Memory>) -> Gateway<Memory> {
     let table = plan.embedded.zip(memory).map(|(max_bytes, memory)| memory.table(max_bytes));
-    let remote = || stores::Store::Remote(Box::new(client::Client::new(plan.limits)), None);
+    let cache = memory.filter(|_| plan.embedded.is_none()).map(Memory::cache);
+    let remote = || stores::Store::Remote(Box::new(client::Client::new(plan.limits)), cache);
     Gateway::new(table.map_or_else(remote, stores::Store::Embedded))
 }
 
 fn memory(plan: &Plan) -> Option<Memory> {
     let contention = plan.faults.has(Fault::CellsContended).then(|| Random::new(plan.seed, 8));
-    plan.embedded.map(|_| Memory::new(contention))
+    (plan.embedded.is_some() || plan.remembers()).then(|| Memory::new(contention))
 }
 
 fn policy(plan: &Plan, which: usize) -> Rc<Policy> {
