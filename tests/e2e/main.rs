@@ -61,3 +61,5 @@ mod running;
 mod scope;
 /// Outcomes nobody knows, and the attempts that follow them.
 mod unknown;
+/// Duplicates that wait for the attempt that runs.
+mod waiting;

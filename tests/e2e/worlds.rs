@@ -160,7 +160,7 @@ fn add_troubles(tree: &mut Value, refused: SocketAddr) {
 }
 
 /// Puts routes before those there are.
-fn add_routes(tree: &mut Value, more: Vec<Value>) {
+pub fn add_routes(tree: &mut Value, more: Vec<Value>) {
     let routes = &mut hcm(tree)["route_config"]["virtual_hosts"][0]["routes"];
     routes.as_array_mut().expect("routes is a list").splice(0..0, more);
 }
