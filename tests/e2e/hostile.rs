@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 
 use harness::gateway::{cluster, hcm, set_endpoint};
-use harness::{Options, PATIENCE, Port, Request, World, wait_for, wait_until};
+use harness::{Gateway, Options, PATIENCE, Port, Request, World, wait_for, wait_until};
 use serde_json::{Value, json};
 
 use crate::check::{executed, is_refusal, refused, replays, said, shown};
@@ -90,13 +90,13 @@ fn lengths_that_lie_execute_nothing_they_do_not_say() {
         ("Transfer-Encoding: chunked\r\n\r\nzz\r\nten\r\n0\r\n\r\n", 400),
     ];
     for (rest, status) in cases {
-        let mut client = talk(&world, &format!("{POST_LENGTHS}{rest}"));
+        let mut client = talk(&world.gateway, &format!("{POST_LENGTHS}{rest}"));
         assert_eq!(status_of(&mut client), Some(status), "{rest:?}");
     }
     assert_eq!(world.ledger.entries_for("/hostile/lengths").len(), 0);
 
     // Too short: what is left over is no request, and does not change the one before.
-    let mut client = talk(&world, &format!("{POST_LENGTHS}Content-Length: 3\r\n\r\nten and more"));
+    let mut client = talk(&world.gateway, &format!("{POST_LENGTHS}Content-Length: 3\r\n\r\nten and more"));
     assert_eq!(status_of(&mut client), Some(201));
     let pay = world.post("/hostile/lengths").key("k").body("ten");
     assert!(said(&pay.send()).starts_with("replayed;"));
@@ -108,7 +108,7 @@ fn requests_sent_in_one_go_execute_once() {
     let world = plain();
     let one = "POST /hostile/pipelined HTTP/1.1\r\nHost: api.example.com\r\nIdempotency-Key: k\r\n\
                Content-Length: 3\r\n\r\nten";
-    let mut client = talk(&world, &one.repeat(10));
+    let mut client = talk(&world.gateway, &one.repeat(10));
     assert_eq!(status_of(&mut client), Some(201));
     // Envoy itself closes such a connection after some answers of its own; whoever comes again gets the replay.
     drop(client);
@@ -120,7 +120,7 @@ fn requests_sent_in_one_go_execute_once() {
 #[test]
 fn an_http_2_stream_that_is_reset_in_mid_body_claims_nothing() {
     let world = plain();
-    let mut client = Frames::connect(&world);
+    let mut client = Frames::connect(&world.gateway);
     for stream in [1, 3, 5] {
         client.head(stream, "/hostile/rst-body", &[("idempotency-key", "k")]);
         client.frame(DATA, 0, stream, b"te");
@@ -138,7 +138,7 @@ fn an_http_2_stream_that_is_reset_in_mid_body_claims_nothing() {
 #[test]
 fn an_http_2_stream_that_is_reset_while_the_service_works_is_unknown() {
     let world = troubled();
-    let mut client = Frames::connect(&world);
+    let mut client = Frames::connect(&world.gateway);
     client.head(1, "/hostile/rst-working", &[("idempotency-key", "k"), ("x-test-hold", "rst-working")]);
     client.frame(DATA, END_STREAM, 1, b"ten");
     let executions = || world.ledger.entries_for("/hostile/rst-working").len();
@@ -156,7 +156,7 @@ fn an_http_2_stream_that_is_reset_while_the_service_works_is_unknown() {
 fn a_client_that_half_closes_gets_no_second_execution() {
     let world = troubled();
     let mut client = talk(
-        &world,
+        &world.gateway,
         "POST /hostile/half HTTP/1.1\r\nHost: api.example.com\r\nIdempotency-Key: k\r\nx-test-delay-ms: 300\r\n\
          Content-Length: 3\r\n\r\nten",
     );
@@ -198,7 +198,7 @@ fn upgrades_and_tunnels_work_and_are_counted() {
     ];
     for (head, status) in &cases {
         for _ in 0..2 {
-            let mut client = talk(&world, head);
+            let mut client = talk(&world.gateway, head);
             assert_eq!(status_of(&mut client), Some(*status), "{head}");
             client.write_all(b"ping").unwrap();
             let mut echo = [0; 4];
@@ -211,7 +211,7 @@ fn upgrades_and_tunnels_work_and_are_counted() {
     assert_eq!(world.gateway.stat("wasmcustom.idempotency_running"), 0);
     // An upgrade that Envoy does not know is refused by Envoy, and is no way round.
     let mut client = talk(
-        &world,
+        &world.gateway,
         "POST /socket HTTP/1.1\r\nHost: a\r\nUpgrade: other\r\nConnection: Upgrade\r\nContent-Length: 3\r\n\r\nten",
     );
     assert_eq!(status_of(&mut client), Some(403));
@@ -344,8 +344,8 @@ const POST_LENGTHS: &str =
 
 /// Sends these bytes on a connection of their own.
 #[track_caller]
-fn talk(world: &World, bytes: &str) -> TcpStream {
-    let mut client = TcpStream::connect(world.gateway.addr()).unwrap();
+fn talk(gateway: &Gateway, bytes: &str) -> TcpStream {
+    let mut client = TcpStream::connect(gateway.addr()).unwrap();
     client.set_read_timeout(Some(PATIENCE)).unwrap();
     client.write_all(bytes.as_bytes()).unwrap();
     client
@@ -365,26 +365,28 @@ fn status_of(client: &mut TcpStream) -> Option<u16> {
 }
 
 /// An HTTP/2 connection written frame by frame.
-struct Frames(TcpStream);
+pub struct Frames(TcpStream);
 
-const DATA: u8 = 0;
+pub const DATA: u8 = 0;
 const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
+pub const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
-const END_STREAM: u8 = 1;
+pub const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 const ACK: u8 = 1;
 
 impl Frames {
-    fn connect(world: &World) -> Frames {
-        let mut frames = Frames(talk(world, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"));
+    /// Opens it.
+    pub fn connect(gateway: &Gateway) -> Frames {
+        let mut frames = Frames(talk(gateway, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"));
         frames.frame(SETTINGS, 0, 0, b"");
         frames.settle();
         frames
     }
 
-    fn frame(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
+    /// Sends one frame.
+    pub fn frame(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
         let mut bytes = u32::try_from(payload.len()).unwrap().to_be_bytes()[1..].to_vec();
         bytes.extend([kind, flags]);
         bytes.extend(stream.to_be_bytes());
@@ -393,7 +395,7 @@ impl Frames {
     }
 
     /// The head of a POST; every name and value in plain, and shorter than 127 bytes (RFC 7541, section 6.2.2).
-    fn head(&mut self, stream: u32, path: &str, fields: &[(&str, &str)]) {
+    pub fn head(&mut self, stream: u32, path: &str, fields: &[(&str, &str)]) {
         let pseudo = [(":method", "POST"), (":scheme", "http"), (":authority", "api.example.com"), (":path", path)];
         let mut block = Vec::new();
         for (name, value) in pseudo.iter().chain(fields) {
@@ -407,7 +409,7 @@ impl Frames {
     }
 
     /// Returns when Envoy has read everything that was sent so far.
-    fn settle(&mut self) {
+    pub fn settle(&mut self) {
         self.frame(PING, 0, 0, b"are you?");
         loop {
             let mut head = [0; 9];

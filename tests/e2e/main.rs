@@ -63,3 +63,5 @@ mod scope;
 mod unknown;
 /// Duplicates that wait for the attempt that runs.
 mod waiting;
+/// Clients and timers that do not wait that long.
+mod waiting_clients;

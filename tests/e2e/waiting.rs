@@ -3,7 +3,7 @@
 //!
 //! Its one rule: one test at a time has the gateways of a store, so that their gauges speak of its waiters alone; the
 //! service holds the first attempt until they say that everybody waits, and they are back at 0 in the end.
-//! It does not know of clients that hang up, nor of bounds: see `waiting_clients.rs` and `waiting_bounds.rs`.
+//! It does not know of clients that hang up, of bounds, nor of losses: see the other files `waiting_*.rs`.
 
 use std::slice;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
@@ -26,7 +26,8 @@ pub const AT_ONCE: Duration = Duration::from_secs(4);
 
 /// The gateways of one store, to oneself.
 pub struct Turn {
-    gateways: &'static [Gateway],
+    /// All of them.
+    pub gateways: &'static [Gateway],
     /// The service behind them.
     pub ledger: &'static Ledger,
     _turn: MutexGuard<'static, ()>,
@@ -70,7 +71,7 @@ pub fn embedded() -> Turn {
         })
     });
     let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    Turn { gateways: slice::from_ref(&WORLD.gateway), ledger: &WORLD.ledger, _turn: turn }
+    Turn::new(slice::from_ref(&WORLD.gateway), &WORLD.ledger, turn)
 }
 
 /// Two gateways of two workers each, on one Redis.
@@ -82,7 +83,7 @@ pub fn shared() -> Turn {
         SharedWorld::start(document)
     });
     let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    Turn { gateways: &WORLD.gateways, ledger: &WORLD.ledger, _turn: turn }
+    Turn::new(&WORLD.gateways, &WORLD.ledger, turn)
 }
 
 /// Tells the story with each store; in the end nobody waits, nothing runs, and nothing is owed.
@@ -96,6 +97,11 @@ pub fn with_both_stores(story: impl Fn(&Turn)) {
 }
 
 impl Turn {
+    /// Gateways, the service behind them, and the proof that nobody else has them.
+    pub fn new(gateways: &'static [Gateway], ledger: &'static Ledger, turn: MutexGuard<'static, ()>) -> Turn {
+        Turn { gateways, ledger, _turn: turn }
+    }
+
     /// A POST under the key `k` to the first gateway.
     pub fn post(&self, path: &str) -> Request {
         Request::post(self.gateways[0].addr(), path).key("k")
