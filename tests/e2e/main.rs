@@ -63,5 +63,7 @@ mod scope;
 mod unknown;
 /// Duplicates that wait for the attempt that runs.
 mod waiting;
+/// How many duplicates may wait.
+mod waiting_bounds;
 /// Clients and timers that do not wait that long.
 mod waiting_clients;
