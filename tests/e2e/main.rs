@@ -67,3 +67,5 @@ mod waiting;
 mod waiting_bounds;
 /// Clients and timers that do not wait that long.
 mod waiting_clients;
+/// Waiting while gateways and stores go away.
+mod waiting_losses;
