@@ -65,6 +65,8 @@ mod unknown;
 mod waiting;
 /// How many duplicates may wait.
 mod waiting_bounds;
+/// Many answers at the same moment.
+mod waiting_bursts;
 /// Clients and timers that do not wait that long.
 mod waiting_clients;
 /// Waiting while gateways and stores go away.
