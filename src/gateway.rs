@@ -170,7 +170,8 @@ impl<C: Cells> Gateway<C> {
 
     /// Feeds what came back from a call to the store.
     pub fn replied(&mut self, batch: u64, reply: Reply, now_ms: u64) -> Vec<Act> {
-        let told = self.store.replied(batch, reply, now_ms);
+        let awaits = |id| self.exchanges.get(&id).is_some_and(|entry: &Entry| entry.exchange.awaits() == "claim");
+        let told = self.store.replied(batch, reply, now_ms, awaits);
         self.tell(told, now_ms)
     }
 

@@ -69,14 +69,14 @@ impl<C: Cells> Store<C> {
         }
     }
 
-    /// Takes what came back from a call.
-    pub fn replied(&mut self, batch: u64, reply: Reply, now_ms: u64) -> Vec<Told> {
-        self.hear(now_ms, |client| client.replied(batch, reply, now_ms))
+    /// Takes what came back from a call; `awaits` tells whether an exchange still waits for its claim.
+    pub fn replied(&mut self, batch: u64, reply: Reply, now_ms: u64, awaits: impl Fn(u32) -> bool) -> Vec<Told> {
+        self.hear(now_ms, awaits, |client| client.replied(batch, reply, now_ms))
     }
 
     /// Ends calls and operations whose time is over.
     pub fn tick(&mut self, now_ms: u64) -> Vec<Told> {
-        self.hear(now_ms, |client| client.tick(now_ms))
+        self.hear(now_ms, |_| true, |client| client.tick(now_ms))
     }
 
     /// The client of a store that is asked by messages.
@@ -96,11 +96,19 @@ impl<C: Cells> Store<C> {
     }
 
     /// Has the cache remember what the client was told.
-    fn hear(&mut self, now_ms: u64, hear: impl FnOnce(&mut Client) -> Vec<Told>) -> Vec<Told> {
+    fn hear(
+        &mut self,
+        now_ms: u64,
+        awaits: impl Fn(u32) -> bool,
+        hear: impl FnOnce(&mut Client) -> Vec<Told>,
+    ) -> Vec<Told> {
         let Store::Remote(client, cache) = self else { return Vec::new() };
         let told = hear(client);
+        // The answer to a claim may be overtaken by that to its withdrawal: nobody runs on it.
+        let runs =
+            |told: &&Told| !matches!(told.verdict, Verdict::Granted { .. }) || told.exchange.is_some_and(&awaits);
         if let Some(cache) = cache {
-            told.iter().for_each(|told| cache.learn(told, now_ms));
+            told.iter().filter(runs).for_each(|told| cache.learn(told, now_ms));
         }
         told
     }

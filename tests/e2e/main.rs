@@ -41,6 +41,8 @@ mod outcomes;
 mod policy;
 /// Gateways that share a Redis.
 mod redis;
+/// Small holes in what gateways on Redis remember and tell.
+mod redis_attack;
 /// A store in many parts.
 mod redis_cluster;
 /// What a store can say instead of an answer.
