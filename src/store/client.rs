@@ -229,13 +229,18 @@ impl Client {
         if !self.has_line(now_ms) {
             return None;
         }
-        for (id, owed) in self.owed.iter_mut().rev().filter(|(_, owed)| !owed.trying && owed.due_ms <= now_ms) {
-            owed.trying = true;
-            let (asker, call) = (Asker::Outbox(*id), Rc::clone(&owed.call));
-            let (asked_ms, due_ms, until_ms) = (now_ms, now_ms, u64::MAX);
-            self.queue.push_front(Job { asker, call, asked_ms, tries_left: 1, in_doubt: false, due_ms, until_ms });
-        }
         let room = if self.open_until_ms.is_some() { 1 } else { self.limits.max_batch };
+        // No more than fit, so that what is owed does not fill the queue that others wait in.
+        let due = self.owed.iter_mut().filter(|(_, owed)| !owed.trying && owed.due_ms <= now_ms).take(room);
+        let due: Vec<Job> = due
+            .map(|(id, owed)| {
+                owed.trying = true;
+                let (asker, call) = (Asker::Outbox(*id), Rc::clone(&owed.call));
+                let (asked_ms, due_ms, until_ms) = (now_ms, now_ms, u64::MAX);
+                Job { asker, call, asked_ms, tries_left: 1, in_doubt: false, due_ms, until_ms }
+            })
+            .collect();
+        due.into_iter().rev().for_each(|job| self.queue.push_front(job));
         let (mut jobs, mut left, mut bytes) = (Vec::new(), VecDeque::new(), 0);
         for job in self.queue.drain(..) {
             let size = size(&job.call);

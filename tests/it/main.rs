@@ -13,6 +13,7 @@ mod gateways;
 mod local;
 mod model;
 mod names;
+mod outbox;
 mod redis;
 mod seal;
 mod table;

@@ -1,0 +1,76 @@
+//! What the client of a store does with what it owes.
+//!
+//! Its one rule: the client is fed by hand; nothing happens that is not written here.
+//! It does not know the wire.
+
+use std::rc::Rc;
+
+use envoy_idempotency::event::{Failure, Verdict};
+use envoy_idempotency::fingerprint::Fingerprint;
+use envoy_idempotency::key::Name;
+use envoy_idempotency::record::Owner;
+use envoy_idempotency::step::{Call, Operation};
+use envoy_idempotency::store::client::{Batch, Client, Limits, Nonce, Reply};
+
+const CLAIM: Operation = Operation::Claim { may_retry: true };
+
+#[test]
+fn what_is_owed_after_an_outage_does_not_keep_others_out() {
+    let mut client = Client::new(LIMITS);
+    for number in 0..100 {
+        assert_eq!(client.submit(number, call(number, Operation::MarkUnknown), 0), None);
+        assert_eq!(fail(&mut client, 0), 1);
+    }
+    assert_eq!(client.owed(), 100);
+    // The store is well again.
+    let first = next(&mut client, 200).expect("something is owed");
+    assert_eq!(client.submit(100, call(100, CLAIM), 200), None, "the claim waits its turn");
+    let mut granted = Vec::new();
+    let mut batch = Some(first);
+    while let Some(Batch { id, tries }) = batch {
+        assert!(tries.len() <= LIMITS.max_batch);
+        let answers = tries.iter().map(|(nonce, _)| (*nonce, Verdict::Settled)).collect();
+        let told = client.replied(id, Reply::Answers(answers), 200);
+        granted.extend(told.into_iter().filter_map(|told| told.exchange));
+        batch = next(&mut client, 200);
+    }
+    assert_eq!((granted, client.owed()), (vec![100], 0));
+}
+
+const LIMITS: Limits = Limits {
+    attempts: 1,
+    timeout_ms: 100,
+    max_calls: 1,
+    max_batch: 8,
+    max_batch_bytes: 1 << 20,
+    max_queued: 16,
+    max_owed_bytes: 1 << 20,
+    breaker_failures: 1000,
+    breaker_open_ms: 1,
+};
+
+fn call(number: u32, operation: Operation) -> Rc<Call> {
+    let mut name = [0; 32];
+    name[..4].copy_from_slice(&number.to_le_bytes());
+    Rc::new(Call {
+        name: Name(name),
+        owner: Owner([7; 16]),
+        fingerprint: Fingerprint([1; 32]),
+        attempt: u32::from(operation != CLAIM),
+        upstream_key: None,
+        lease_ms: 60_000,
+        ttl_ms: 600_000,
+        deadline_ms: None,
+        operation,
+    })
+}
+
+fn next(client: &mut Client, now_ms: u64) -> Option<Batch> {
+    client.next_batch(now_ms, || Nonce([0; 16]))
+}
+
+/// Has the next call fail, and counts whom it told.
+fn fail(client: &mut Client, now_ms: u64) -> usize {
+    let batch = next(client, now_ms).expect("something waits");
+    client.replied(batch.id, Reply::Failed(Failure::Timeout), now_ms).len()
+}
