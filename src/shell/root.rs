@@ -165,8 +165,9 @@ impl RootContext for Root {
         worker.tick();
         host::set_effective_context(self.id);
         if worker.drains_until_ms.is_some() && worker.is_drained() {
-            worker.drains_until_ms = None;
-            worker.tell_gauges();
+            worker.leave_gauges();
+            drop(worker);
+            self.worker = None;
             host::done();
         }
     }
@@ -466,6 +467,13 @@ impl Worker {
     fn count(&self, count: Count, observed: bool) {
         if let Some(id) = self.counters.get(&(count, observed)) {
             host::increment_metric(*id, 1);
+        }
+    }
+
+    /// What is left undone is nobody's any more.
+    fn leave_gauges(&mut self) {
+        for gauge in [&mut self.running, &mut self.waiting, &mut self.outbox] {
+            gauge.tell(0);
         }
     }
 
