@@ -199,7 +199,7 @@ impl Worker {
                 (Store::Embedded(table.map_err(refused)?), None)
             }
             StoreConfig::Redis(redis) => {
-                let whose = format!("{} {} {}", redis.cluster, redis.path, redis.prefix);
+                let whose = format!("{} {} {} {}", redis.cluster, redis.authority, redis.path, redis.prefix);
                 let cache = redis.cache.map(|bounds| Cache::new(SharedData, &plugin, &whose, bounds));
                 let store = Store::Remote(Box::new(Client::new(Limits::new(redis))), cache);
                 (store, Some(Calls::new(redis)))

@@ -8,7 +8,7 @@ use std::time::Duration;
 use harness::{Fault, PATIENCE, Redis, SharedWorld, wait_until};
 use serde_json::json;
 
-use crate::check::{executed, not_stored};
+use crate::check::{executed, not_stored, replays};
 use crate::redis::{PATIENT_MS, held};
 
 #[test]
@@ -47,4 +47,21 @@ fn what_a_root_still_owes_when_it_goes_leaves_the_gauge() {
     let document = json!({ "store": { "type": "redis", "cluster": "webdis" }, "policy": policy(1500) });
     world.gateways[0].update_plugin_config(&document).unwrap();
     wait_until("nobody owes it any more", PATIENCE, || world.stat("outbox") == 0);
+}
+
+#[test]
+fn what_one_store_has_completed_is_not_replayed_for_another_behind_the_same_cluster() {
+    let world = SharedWorld::with(Redis::start(), &[json!({ "policy": { "ttl_s": 1800 } })], |options| {
+        options.lds().drain_time_s(1)
+    });
+    let pay = world.post("/other-store").key("k").body("ten");
+    let first = pay.send();
+    replays(&pay.send(), &first);
+    let cached = || world.stat("replayed_cached_total");
+    assert_eq!(cached(), 1);
+    let store = json!({ "type": "redis", "cluster": "webdis", "authority": "another-store" });
+    world.gateways[0].update_plugin_config(&json!({ "store": store, "policy": { "ttl_s": 1800 } })).unwrap();
+    // Here both names lead to one Redis, so the record is found, but by asking.
+    replays(&pay.send(), &first);
+    assert_eq!(cached(), 1);
 }
