@@ -318,6 +318,7 @@ impl Exchange {
             (State::Claim(run, wait), Event::StoreAnswered { now_ms, asked: Asked::Claim, verdict, may_wait }) => {
                 let (state, step) = match verdict {
                     Verdict::InFlight { attempt } => self.stood_in_the_way(now_ms, run, wait, attempt, may_wait),
+                    Verdict::Failed(failure) if wait.is_some() => self.poll_failed(run, failure),
                     verdict => self.claimed(now_ms, run, verdict),
                 };
                 (state.unless_sent_as_it_is(), step)
@@ -326,9 +327,11 @@ impl Exchange {
                 let (state, step) = self.ask_again(now_ms, run, wait, owner);
                 (state.unless_sent_as_it_is(), step)
             }
-            (State::Waiting(..), Event::ResponseHeaders { headers, .. }) => {
-                let line = StatusLine::new(Token::Refused);
-                (State::Done, resume(self.response_edits(headers, line), line))
+            (State::Waiting(_, wait), Event::ResponseHeaders { headers, .. }) => {
+                let (attempt, reason) = (Some(wait.attempt), Some(Slug::InFlight.as_str()));
+                let line = StatusLine { attempt, reason, ..StatusLine::new(Token::Refused) };
+                let counts = vec![Count::Refused(Slug::InFlight)];
+                (State::Done, Step { counts, ..resume(self.response_edits(headers, line), line) })
             }
             (State::Waiting(..), Event::Closed { .. }) => (State::Done, Step::default()),
             (State::Renewal(run, count), Event::StoreAnswered { now_ms, asked: Asked::Renew, verdict, .. }) => {
@@ -636,6 +639,20 @@ impl Exchange {
         drop(state);
         let (state, withdrawal) = self.withdraw(run);
         step.calls = withdrawal.calls;
+        (state, step)
+    }
+
+    /// Whoever has waited knows that another attempt runs, and is refused also where a failing store lets requests
+    /// through.
+    fn poll_failed(&mut self, run: Run, failure: Failure) -> (State, Step) {
+        let facts = Facts { retry_after_s: Some(1), ..Facts::default() };
+        let (mut state, mut step) = self.refuse(Slug::StoreUnavailable, facts);
+        step.counts.push(Count::StoreFailed(failure));
+        step.remark = Some(Remark::StoreFailed(failure));
+        if failure.is_doubtful() {
+            let (withdrawn, withdrawal) = self.withdraw(run);
+            (state, step.calls) = (withdrawn, withdrawal.calls);
+        }
         (state, step)
     }
 

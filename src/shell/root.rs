@@ -4,7 +4,7 @@
 //! It does not know what an exchange decides; it feeds events and carries out acts.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 
 use proxy_wasm::traits::{Context, HttpContext, RootContext};
@@ -36,6 +36,9 @@ const ENTROPY_BYTES: usize = 4096;
 const SWEEP_STEPS: u32 = 64;
 /// How many ticks pass between two looks at the table's size.
 const GAUGE_TICKS: u32 = 10;
+/// How many streams the root lets go or answers in one turn. Each calls the filter again from within the one before it,
+/// so that a thousand at once would exhaust the VM's stack.
+const FLOWS_AT_ONCE: usize = 32;
 /// How long a failure of the store that was logged is not logged again.
 const QUIET_MS: u64 = 1_000;
 /// How long a held request may wait for its first body callback before Envoy is taken not to show bodies, in a worker
@@ -59,6 +62,8 @@ pub struct Worker {
     calls: Option<Calls>,
     /// Requests that the gateway itself is to send, for these exchanges.
     outgoing: Vec<(u32, Box<Outgoing>)>,
+    /// Acts that are for the root's next turn.
+    later: VecDeque<Act>,
     /// Those under way, by the tokens of their calls.
     executing: HashMap<u32, u32>,
     /// By which a stream has the root called.
@@ -224,6 +229,7 @@ impl Worker {
             gateway: Gateway::new(store),
             calls,
             outgoing: Vec::new(),
+            later: VecDeque::new(),
             executing: HashMap::new(),
             bell,
             unseen: HashMap::new(),
@@ -315,6 +321,7 @@ impl Worker {
     fn was_rung_for(&mut self) {
         self.bell.hear();
         let now_ms = host::monotonic_ms();
+        self.carry_out(Vec::new(), None, now_ms);
         self.wake_or_send(now_ms);
     }
 
@@ -392,18 +399,31 @@ impl Worker {
     }
 
     fn is_drained(&self) -> bool {
-        self.gateway.is_idle() || self.drains_until_ms.is_some_and(|until| until <= host::monotonic_ms())
+        (self.gateway.is_idle() && self.later.is_empty())
+            || self.drains_until_ms.is_some_and(|until| until <= host::monotonic_ms())
     }
 
     /// Carries out acts in order, and tells whether the message in hand, of the stream `in_hand`, goes on.
     fn carry_out(&mut self, acts: Vec<Act>, in_hand: Option<u32>, now_ms: u64) -> Verdict {
         let mut verdict = Verdict::Goes;
-        for act in acts {
+        let mut acts = VecDeque::from(acts);
+        if in_hand.is_none() {
+            acts = std::mem::take(&mut self.later).into_iter().chain(acts).collect();
+        }
+        let mut flows = 0;
+        while let Some(act) = acts.pop_front() {
+            if flows == FLOWS_AT_ONCE {
+                acts.push_front(act);
+                self.later = acts;
+                self.bell.ring();
+                break;
+            }
             match act {
                 Act::Execute { exchange, outgoing } => self.outgoing.push((exchange, outgoing)),
                 Act::Count { count, observed } => self.count(count, observed),
                 Act::Flow { exchange, side, flow } if in_hand == Some(exchange) => verdict = let_flow(side, flow),
                 Act::Flow { exchange, side, flow } => {
+                    flows += 1;
                     host::set_effective_context(exchange);
                     let resumes = matches!(flow, Flow::Resume(_));
                     let_flow(side, flow);

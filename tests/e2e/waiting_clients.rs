@@ -89,7 +89,7 @@ fn an_idle_time_out_of_the_gateway_ends_the_wait() {
     let mut first = turn.start(&pay, "idle");
     let duplicate = pay.clone().header("x-route", "idle").body("ten");
     for late in [duplicate.send(), duplicate.send_h2()] {
-        assert_eq!((late.status, said(&late)), (504, "refused"), "{}", shown(&late));
+        assert_eq!((late.status, said(&late)), (504, "refused;attempt=1;reason=in-flight"), "{}", shown(&late));
         turn.waits(0);
     }
     turn.gateways[0].wait_for_access_log("POST /wait/idle 504 stream_idle_timeout");

@@ -39,6 +39,22 @@ fn waits(world: &SharedWorld, count: u64) {
 }
 
 #[test]
+fn who_waits_for_an_attempt_does_not_run_beside_it_though_a_failing_store_lets_requests_through() {
+    let world = SharedWorld::on(Redis::start(), document(json!({ "on_store_failure": "forward" })));
+    let pay = world.post("/wait/forward").key("k");
+    let mut first = held(&world, &pay, "forward");
+    let mut waiters: Vec<_> = (0..5).map(|_| send(&pay.clone().to(world.gateways[1].addr()))).collect();
+    waits(&world, 5);
+    world.redis.kill();
+    for waiter in &mut waiters {
+        refused(&waiter.response(), 503, "store-unavailable", Some("1"));
+    }
+    world.ledger.open("forward");
+    assert_eq!(first.response().status, 201);
+    assert_eq!(world.ledger.entries_for("/wait/forward").len(), 1);
+}
+
+#[test]
 fn everybody_is_answered_when_redis_dies_while_they_wait() {
     let world = SharedWorld::on(Redis::with(&DURABLE), document(json!({})));
     let pay = world.post("/wait/redis-dies").key("k");
