@@ -348,13 +348,16 @@ fn fingerprint(at: &Place<'_>, value: &Value) -> Read<FingerprintPolicy> {
 
 fn execution(at: &Place<'_>, value: &Value) -> Read<Execution> {
     at.object(value, |fields| {
-        let kinds = [("inline", false), ("shielded", true)];
-        match fields.read("kind", false, |at, value| at.choice(value, &kinds))? {
-            false => Ok(Execution::Inline),
-            true => Ok(Execution::Shielded {
-                cluster: fields.required("cluster", plain)?,
-                timeout_ms: fields.read("timeout_ms", 30_000, |at, value| at.whole(value, 10..=3_600_000))?,
-            }),
+        let kinds = [("inline", Some(false)), ("shielded", Some(true))];
+        let kind = fields.read("kind", None, |at, value| at.choice(value, &kinds))?;
+        let cluster = fields.read("cluster", None, |at, value| plain(at, value).map(Some))?;
+        let timeout_ms = fields.read("timeout_ms", 30_000, |at, value| at.whole(value, 10..=3_600_000))?;
+        match (kind, cluster) {
+            // What a patch leaves out, and what stays of the way when a rule goes back to inline, is no mistake.
+            (Some(true), Some(cluster)) => Ok(Execution::Shielded { cluster, timeout_ms }),
+            (Some(true), None) if !at.is_patch() => Err(at.error("must have cluster")),
+            (None, Some(_)) if !at.is_patch() => Err(at.error("must have kind")),
+            _ => Ok(Execution::Inline),
         }
     })
 }

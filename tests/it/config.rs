@@ -340,6 +340,21 @@ fn a_patch_that_is_right_only_when_merged_is_accepted() {
 }
 
 #[test]
+fn a_rule_changes_one_part_of_how_it_is_executed() {
+    let execution = |policy: &str, patch: &str| {
+        let rules = format!(r#"[{{"policy": {{"execution": {patch}}}}}]"#);
+        let config = parse(&format!(r#"{{"policy": {{"execution": {policy}}}, "rules": {rules}}}"#)).unwrap();
+        config.rules[0].policy.execution.clone()
+    };
+    let to = |cluster: &str, timeout_ms| Execution::Shielded { cluster: cluster.into(), timeout_ms };
+    let shielded = r#"{"kind": "shielded", "cluster": "c"}"#;
+    assert_eq!(execution(shielded, r#"{"kind": "inline"}"#), Execution::Inline);
+    assert_eq!(execution(shielded, r#"{"timeout_ms": 500}"#), to("c", 500));
+    assert_eq!(execution(shielded, r#"{"cluster": "d"}"#), to("d", 30_000));
+    assert_eq!(execution(r#"{"kind": "inline", "cluster": "c"}"#, r#"{"kind": "shielded"}"#), to("c", 30_000));
+}
+
+#[test]
 fn every_mistake_is_one_sentence_with_its_place_in_front() {
     for (document, message) in MISTAKES {
         assert_eq!(refusal(document), *message, "for {document}");
@@ -883,7 +898,7 @@ const MISTAKES: &[(&str, &str)] = &[
     (r#"{"policy": {"execution": {"kind": "shielded"}}}"#, r#"/policy/execution: must have cluster"#),
     (
         r#"{"policy": {"execution": {"cluster": "c"}}}"#,
-        r#"/policy/execution/cluster: is not a known field; known here: kind"#,
+        r#"/policy/execution: must have kind"#,
     ),
     (
         r#"{"policy": {"execution": {"kind": "shielded", "cluster": "c", "timeout_ms": 9}}}"#,
