@@ -188,6 +188,8 @@ struct HeldResponse {
     removals: Vec<Edit>,
     /// How long it will be replayed, if the store keeps it.
     ttl_ms: u64,
+    /// Why it will not be replayed although it is for good.
+    not_kept: Option<Reason>,
 }
 
 impl Exchange {
@@ -725,7 +727,7 @@ impl Exchange {
                 && self.policy.save == Save::BeforeReply
                 && self.policy.mode == Mode::Enforce
             {
-                *held = Some(HeldResponse { reply: None, removals: removals(headers), ttl_ms: 0 });
+                *held = Some(HeldResponse { reply: None, removals: removals(headers), ttl_ms: 0, not_kept: None });
                 step.flow = Flow::Hold;
             } else {
                 step.flow = Flow::Resume(self.response_edits(headers, line));
@@ -751,13 +753,14 @@ impl Exchange {
         let (name, policy) = (run.ticket.name, &self.policy);
         let (status, headers, body) = match answer {
             Executed::Answered { status, headers, body } => (status, headers, body),
-            Executed::Lost | Executed::Unsent => {
-                let fate = match answer {
-                    Executed::Unsent => policy.outcomes.of_ending(Ending::Unsent),
-                    _ => Fate::Unknown,
-                };
-                let (state, step) = self.fail(run, fate, false);
-                return self.hold_ours(state, step, Reply::problem(policy, Slug::OutcomeUnknown, Facts::default()), 0);
+            Executed::Lost => {
+                let (state, step) = self.fail(run, Fate::Unknown, false);
+                let reply = Reply::problem(policy, Slug::OutcomeUnknown, Facts::default());
+                return self.hold_ours(state, step, reply, 0, None);
+            }
+            Executed::Unsent => {
+                let (state, step) = self.fail(run, policy.outcomes.of_ending(Ending::Unsent), false);
+                return self.hold_ours(state, step, Reply::unsent(), 0, None);
             }
         };
         let account = Account::read(headers);
@@ -773,32 +776,40 @@ impl Exchange {
         let reply = Reply::passed(status, passed(headers), body.to_vec());
         if fate != Fate::Store {
             let (state, step) = self.fail(run, fate, retried);
-            return self.hold_ours(state, step, reply, 0);
+            return self.hold_ours(state, step, reply, 0, None);
         }
         let ttl_ms = steered_ttl_ms(headers).unwrap_or(policy.ttl_ms);
         let is_too_large = body.len() as u64 > policy.max_response_bytes;
-        let response = match policy.on_completed {
-            OnCompleted::Conflict => Some(Response { status, headers: headers.only("location"), body: None }),
-            OnCompleted::Replay if is_too_large => None,
+        let (response, not_kept) = match policy.on_completed {
+            OnCompleted::Conflict => (Some(Response { status, headers: headers.only("location"), body: None }), None),
+            OnCompleted::Replay if is_too_large => (None, Some(Reason::TooLarge)),
             OnCompleted::Replay => {
-                Some(Response { status, headers: kept(&passed(headers)), body: Some(body.to_vec()) })
+                (Some(Response { status, headers: kept(&passed(headers)), body: Some(body.to_vec()) }), None)
             }
         };
         let call = self.completion(&run, status, response, ttl_ms);
-        let remark = is_too_large.then_some(Remark::BodyDropped(name));
+        let remark = not_kept.map(|_| Remark::BodyDropped(name));
         let state = State::Save { run, asked: Asked::Settle, fate: Fate::Store, held: None };
-        self.hold_ours(state, Step { calls: vec![call], remark, ..Step::default() }, reply, ttl_ms)
+        self.hold_ours(state, Step { calls: vec![call], remark, ..Step::default() }, reply, ttl_ms, not_kept)
     }
 
     /// Keeps our own copy of a response until the store has heard of it, or hands it on at once under `after_reply`.
-    fn hold_ours(&self, mut state: State, step: Step, reply: Reply, ttl_ms: u64) -> (State, Step) {
-        let State::Save { run, held, .. } = &mut state else { return (state, step) };
+    fn hold_ours(
+        &self,
+        mut state: State,
+        step: Step,
+        reply: Reply,
+        ttl_ms: u64,
+        not_kept: Option<Reason>,
+    ) -> (State, Step) {
+        let State::Save { run, held, fate, .. } = &mut state else { return (state, step) };
         let reply = Box::new(reply);
         if self.policy.save == Save::BeforeReply {
-            *held = Some(HeldResponse { reply: Some(reply), removals: Vec::new(), ttl_ms });
+            *held = Some(HeldResponse { reply: Some(reply), removals: Vec::new(), ttl_ms, not_kept });
             return (state, step);
         }
-        let line = StatusLine { stored: None, ..run.line(false) };
+        let is_open = *fate == Fate::Store && not_kept.is_none();
+        let line = StatusLine { stored: (!is_open).then_some(false), ..run.line(false) }.because(not_kept);
         let (calls, remark) = (step.calls, step.remark);
         (state, Step { calls, remark, ..self.handed_on(reply, line) })
     }
@@ -834,16 +845,14 @@ impl Exchange {
         let call = self.completion(&run, status, response, ttl_ms);
         let (held, step) = match given_up {
             None if self.policy.save == Save::BeforeReply => {
-                (Some(HeldResponse { reply: None, removals: removals(headers), ttl_ms }), hold())
+                (Some(HeldResponse { reply: None, removals: removals(headers), ttl_ms, not_kept: None }), hold())
             }
             None => {
                 let line = StatusLine { stored: None, ..run.line(false) };
                 (None, resume(self.response_edits(headers, line), line))
             }
             Some(reason) => {
-                let line = run.line(false);
-                // Why it ran unprotected matters more than what became of its response.
-                let line = StatusLine { reason: line.reason.or(reason.map(Reason::as_str)), ..line };
+                let line = run.line(false).because(reason);
                 let remark = reason.is_some().then_some(Remark::BodyDropped(run.ticket.name));
                 (None, Step { remark, ..resume(self.response_edits(headers, line), line) })
             }
@@ -884,11 +893,11 @@ impl Exchange {
             (_, _) => (Some(Count::Unknown), Some(Remark::LeaseLost(run.ticket.name))),
         };
         let counts = count.into_iter().collect();
-        let Some(HeldResponse { reply, removals, ttl_ms }) = held else {
+        let Some(HeldResponse { reply, removals, ttl_ms, not_kept }) = held else {
             return Step { counts, remark, ..Step::default() };
         };
-        let stored = fate == Fate::Store && *verdict == Verdict::Settled;
-        let line = StatusLine { ttl_s: stored.then_some(ttl_ms / 1000), ..run.line(stored) };
+        let stored = fate == Fate::Store && *verdict == Verdict::Settled && not_kept.is_none();
+        let line = StatusLine { ttl_s: stored.then_some(ttl_ms / 1000), ..run.line(stored) }.because(not_kept);
         match reply {
             None => Step { counts, remark, ..resume(self.with_status(removals, line), line) },
             Some(reply) => Step { counts, remark, ..self.handed_on(reply, line) },

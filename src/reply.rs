@@ -80,6 +80,12 @@ impl Reply {
         Reply { status, headers, body, details: "idempotency_executed" }
     }
 
+    /// What the client gets where Envoy has no way to send the request, in the words of Envoy.
+    pub fn unsent() -> Self {
+        let headers = [("content-type", "text/plain")].into_iter().collect();
+        Reply::passed(503, headers, b"no healthy upstream".to_vec())
+    }
+
     /// The stored response once more. Its body is what was kept: nothing where only the head was.
     pub fn replay(policy: &Policy, response: Response, line: &StatusLine) -> Self {
         let mut headers = response.headers;
@@ -162,6 +168,11 @@ impl StatusLine {
     /// The line of a request that goes upstream unprotected.
     pub fn bypassed(reason: Reason) -> Self {
         StatusLine { reason: Some(reason.as_str()), ..StatusLine::new(Token::Bypassed) }
+    }
+
+    /// The line with what became of the response as its reason; why the request ran unprotected matters more.
+    pub fn because(self, reason: Option<Reason>) -> Self {
+        StatusLine { reason: self.reason.or(reason.map(Reason::as_str)), ..self }
     }
 }
 

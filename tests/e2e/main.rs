@@ -61,6 +61,12 @@ mod replay;
 mod running;
 /// Who shares a key with whom.
 mod scope;
+/// Executions that the gateway itself carries out, whatever their clients do.
+mod shielded;
+/// What passes through a shielded execution, and what does not.
+mod shielded_bytes;
+/// Shielded executions at gateways that share a Redis.
+mod shielded_redis;
 /// Outcomes nobody knows, and the attempts that follow them.
 mod unknown;
 /// Duplicates that wait for the attempt that runs.

@@ -8,13 +8,20 @@ use std::ops::Deref;
 use std::sync::LazyLock;
 use std::thread;
 
-use harness::gateway::{cluster, hcm, set_endpoint};
+use harness::gateway::{cluster, hcm_of, set_endpoint};
 use harness::process::tail;
 use harness::{Connection, PATIENCE, Port, Request, World, wait_until};
 use serde_json::{Value, json};
 
 /// A gateway that other tests use too; a test that fails shows the end of its log.
 pub struct Shared(&'static World);
+
+impl Shared {
+    /// One more that other tests use.
+    pub fn new(world: &'static World) -> Shared {
+        Shared(world)
+    }
+}
 
 impl Deref for Shared {
     type Target = World;
@@ -129,7 +136,8 @@ fn document() -> Value {
     })
 }
 
-fn add_troubles(tree: &mut Value, refused: SocketAddr) {
+/// Adds the routes of [`troubled`] to every listener; nobody may listen at `refused`.
+pub fn add_troubles(tree: &mut Value, refused: SocketAddr) {
     let mut nowhere = cluster(tree, "payments").clone();
     nowhere["name"] = json!("refused");
     set_endpoint(&mut nowhere, refused);
@@ -159,8 +167,10 @@ fn add_troubles(tree: &mut Value, refused: SocketAddr) {
     add_routes(tree, troubles.into());
 }
 
-/// Puts routes before those there are.
+/// Puts routes before those there are, in every listener.
 pub fn add_routes(tree: &mut Value, more: Vec<Value>) {
-    let routes = &mut hcm(tree)["route_config"]["virtual_hosts"][0]["routes"];
-    routes.as_array_mut().expect("routes is a list").splice(0..0, more);
+    for listener in tree["static_resources"]["listeners"].as_array_mut().expect("listeners is a list") {
+        let routes = &mut hcm_of(listener)["route_config"]["virtual_hosts"][0]["routes"];
+        routes.as_array_mut().expect("routes is a list").splice(0..0, more.clone());
+    }
 }

@@ -896,10 +896,7 @@ const MISTAKES: &[(&str, &str)] = &[
     (r#"{"policy": {"key": "idempotency-key"}}"#, r#"/policy/key: must be an object, is "idempotency-key""#),
     (r#"{"policy": {"key": {"required": "yes"}}}"#, r#"/policy/key/required: must be true or false, is "yes""#),
     (r#"{"policy": {"execution": {"kind": "shielded"}}}"#, r#"/policy/execution: must have cluster"#),
-    (
-        r#"{"policy": {"execution": {"cluster": "c"}}}"#,
-        r#"/policy/execution: must have kind"#,
-    ),
+    (r#"{"policy": {"execution": {"cluster": "c"}}}"#, r#"/policy/execution: must have kind"#),
     (
         r#"{"policy": {"execution": {"kind": "shielded", "cluster": "c", "timeout_ms": 9}}}"#,
         r#"/policy/execution/timeout_ms: must be at least 10, is 9"#,

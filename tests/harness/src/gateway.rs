@@ -80,7 +80,7 @@ impl Options {
         self
     }
 
-    /// Delivers the listener through a watched file, so that it can be updated while Envoy runs.
+    /// Delivers the first listener through a watched file, so that it can be updated while Envoy runs.
     pub fn lds(mut self) -> Options {
         self.lds = true;
         self
@@ -208,7 +208,7 @@ impl Gateway {
             ));
         }
 
-        let lds = options.lds.then(|| Lds::take_listeners(&mut tree, folder.path(), options.as_struct)).transpose()?;
+        let lds = options.lds.then(|| Lds::take_listener(&mut tree, folder.path(), options.as_struct)).transpose()?;
         let config = folder.path().join("envoy.json");
         write(&config, &tree)?;
 
@@ -448,11 +448,11 @@ struct Lds {
 }
 
 impl Lds {
-    /// Moves the listener out of the tree into a file of its own.
-    fn take_listeners(tree: &mut Value, folder: &Path, as_struct: bool) -> Result<Lds, String> {
-        let mut listener = listener(tree).take();
+    /// Moves the first listener out of the tree into a file of its own.
+    fn take_listener(tree: &mut Value, folder: &Path, as_struct: bool) -> Result<Lds, String> {
+        let listeners = tree["static_resources"]["listeners"].as_array_mut().ok_or("listeners is no list")?;
+        let mut listener = listeners.remove(0);
         listener["@type"] = json!("type.googleapis.com/envoy.config.listener.v3.Listener");
-        tree["static_resources"]["listeners"] = json!([]);
         let folder = folder.join("lds");
         fs::create_dir(&folder).map_err(|error| format!("{} cannot be made: {error}.", folder.display()))?;
         tree["node"] = json!({ "id": "harness", "cluster": "harness" });
@@ -533,7 +533,8 @@ fn named<'a>(tree: &'a mut Value, kind: &str, name: &str) -> &'a mut Value {
         .unwrap_or_else(|| panic!("There is no {name} among the {kind} of the configuration."))
 }
 
-fn hcm_of(listener: &mut Value) -> &mut Value {
+/// The HTTP connection manager of a listener.
+pub fn hcm_of(listener: &mut Value) -> &mut Value {
     &mut listener["filter_chains"][0]["filters"][0]["typed_config"]
 }
 

@@ -1,0 +1,492 @@
+//! Executions that the gateway itself carries out (`execution: shielded`), with the embedded store: clients that hang
+//! up, and everything that can become of an execution.
+//!
+//! Its one rule: the gateway is `envoy/shielded.yaml`, and what the service has executed decides what a retry may get.
+//! It does not know what passes through: see `shielded_bytes.rs`.
+
+use std::io::Write;
+use std::net::TcpStream;
+use std::sync::LazyLock;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use harness::gateway::{cluster, hcm_of, listener_named, shipped};
+use harness::ledger::body_of_size;
+use harness::{Connection, Options, PATIENCE, Port, Request, Response, World, send_all, wait_for, wait_until};
+use serde_json::{Value, json};
+
+use crate::check::{executed, is_refusal, not_stored, refused, replays, said, shown};
+use crate::worlds::{Shared, add_troubles, start};
+
+/// Under `/short/` and `/hold/`.
+const LEASE: Duration = Duration::from_secs(1);
+
+/// `envoy/shielded.yaml` with the rules of [`document`] and the routes of [`troubled`](crate::worlds::troubled).
+pub fn shielded() -> Shared {
+    static WORLD: LazyLock<World> = LazyLock::new(|| world(|options| options));
+    Shared::new(&WORLD)
+}
+
+/// Rules by path. Everything is shielded but what is under `/inline/`.
+pub fn document() -> Value {
+    let rule = |prefix: &str, policy: Value| json!({ "match": { "path": { "prefix": prefix } }, "policy": policy });
+    json!({
+        "policy": { "ttl_s": 1800, "execution": { "kind": "shielded", "cluster": "shielded" } },
+        "rules": [
+            rule("/inline/", json!({ "execution": { "kind": "inline" } })),
+            rule("/short/", json!({ "lease_ms": 1000 })),
+            rule("/hold/", json!({ "lease_ms": 1000, "on_unknown": "hold" })),
+            rule("/wait/", json!({ "on_in_flight": { "action": "wait" } })),
+            rule("/small/", json!({ "max_response_bytes": 10 })),
+            rule("/conflict/", json!({ "on_completed": "conflict" })),
+            rule("/after-reply/", json!({ "save": "after_reply" })),
+            rule("/hurried/", json!({ "lease_ms": 1000, "execution": { "timeout_ms": 300 } })),
+            rule("/blind/", json!({ "lease_ms": 1000, "execution": { "cluster": "blind" } })),
+            rule("/nowhere/", json!({ "lease_ms": 1000, "execution": { "cluster": "nowhere" } })),
+            rule("/", json!({})),
+        ],
+    })
+}
+
+fn world(change: impl FnOnce(Options) -> Options) -> World {
+    static REFUSED: LazyLock<Port> = LazyLock::new(Port::reserve);
+    let ledger = harness::Ledger::start();
+    let options = Options::file("shielded.yaml", ledger.addr()).configuration(document()).trailers();
+    let refused = REFUSED.addr();
+    let options = options.mutate(move |tree| {
+        add_troubles(tree, refused);
+        add_blind(tree);
+    });
+    World { gateway: harness::Gateway::start(change(options)), ledger }
+}
+
+/// A second internal listener, which does not write down how its answers came about.
+fn add_blind(tree: &mut Value) {
+    let mut blind = listener_named(tree, "shielded").clone();
+    blind["name"] = json!("blind");
+    let routes = &mut hcm_of(&mut blind)["route_config"];
+    routes.as_object_mut().expect("a route_config").remove("response_headers_to_add").expect("it writes them down");
+    let mut way = cluster(tree, "shielded").clone();
+    way["name"] = json!("blind");
+    let endpoint = &mut way["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"];
+    endpoint["address"]["envoy_internal_address"]["server_listener_name"] = json!("blind");
+    for (kind, one) in [("listeners", blind), ("clusters", way)] {
+        tree["static_resources"][kind].as_array_mut().expect("a list").push(one);
+    }
+}
+
+/// Nothing runs, waits or is owed.
+#[track_caller]
+fn is_quiet(world: &World) {
+    for gauge in ["running", "waiting", "outbox"] {
+        let name = format!("wasmcustom.idempotency_{gauge}");
+        wait_until(&format!("{gauge} is 0"), PATIENCE, || world.gateway.stat(&name) == 0);
+    }
+}
+
+/// Hangs up on a request that runs, and returns when Envoy has noticed.
+#[track_caller]
+fn hang_up(world: &World, connection: Connection, path: &str) {
+    drop(connection);
+    world.gateway.wait_for_access_log(&format!("POST {path} 0 "));
+}
+
+#[test]
+fn a_request_executes_once_and_is_replayed() {
+    let world = shielded();
+    let pay = world.post("/first/pay").key("k").body("ten");
+    let first = pay.send();
+    executed(&first, 1);
+    assert_eq!((first.status, first.json()["id"].is_string()), (201, true), "{}", shown(&first));
+    for again in [pay.send(), pay.send(), pay.send_h2()] {
+        replays(&again, &first);
+    }
+    refused(&pay.clone().body("twenty").send(), 409, "mismatch", None);
+    let over_http_2 = world.post("/first/h2").key("k").body("ten");
+    let first = over_http_2.send_h2();
+    executed(&first, 1);
+    replays(&over_http_2.send_h2(), &first);
+    assert_eq!(world.ledger.entries_for("/first/pay").len(), 1);
+    assert_eq!(world.ledger.entries_for("/first/h2").len(), 1);
+}
+
+#[test]
+fn a_client_that_hangs_up_while_the_service_works_finds_the_answer_stored() {
+    let world = world(|options| options);
+    let pay = world.post("/hang-up/works").key("k");
+    hang_up(&world, start(&world, &pay, "ten", "works"), pay.path());
+    let pay = pay.body("ten");
+    refused(&pay.send(), 429, "in-flight", Some("1"));
+    assert_eq!(world.gateway.stat("wasmcustom.idempotency_running"), 1);
+    world.ledger.open("works");
+    let retry = answered(&pay);
+    assert_eq!((retry.status, said(&retry).starts_with("replayed;attempt=1;")), (201, true), "{}", shown(&retry));
+
+    // In its head, and in mid-body: nothing has been claimed.
+    let mut client = TcpStream::connect(world.gateway.addr()).unwrap();
+    client.write_all(b"POST /hang-up/head HTTP/1.1\r\nhost: api.example.com\r\nidempot").unwrap();
+    drop(client);
+    let half = world.post("/hang-up/body").key("k").body("ten");
+    let mut connection = half.open();
+    connection.write("t");
+    wait_until("Envoy has the request", PATIENCE, || world.gateway.stat("http.gateway.downstream_rq_active") == 1);
+    hang_up(&world, connection, half.path());
+    assert_eq!(world.ledger.entries().len(), 1);
+    executed(&half.send(), 1);
+
+    // In mid-replay.
+    let large = world.post("/hang-up/replay").key("k").header("x-test-body-size", "500000").body("ten");
+    let first = large.send();
+    executed(&first, 1);
+    for _ in 0..8 {
+        let mut connection = large.open();
+        connection.write("ten");
+        assert_eq!(connection.head().status, 201);
+        connection.reset();
+    }
+    replays(&large.send(), &first);
+    assert_eq!(world.ledger.entries().len(), 3);
+    is_quiet(&world);
+    assert_eq!(world.gateway.stat("wasmcustom.idempotency_unknown_total"), 0);
+    assert_eq!(world.gateway.stat("wasmcustom.idempotency_stored_total"), 3);
+}
+
+#[test]
+fn failures_settle_the_key_although_the_client_has_gone() {
+    let world = shielded();
+    let leave = |path: &str, status: &str, gate: &str| {
+        let pay = world.post(path).key("k");
+        let failing = pay.clone().header("x-test-first-status", format!("{status},201"));
+        hang_up(&world, start(&world, &failing, "ten", gate), path);
+        world.ledger.open(gate);
+        failing.body("ten")
+    };
+    let invalid = leave("/gone/422", "422", "gone-422");
+    wait_until("the key is free", PATIENCE, || {
+        said(&invalid.clone().body("corrected").send()).starts_with("executed;")
+    });
+    assert_eq!(world.ledger.entries_for("/gone/422").len(), 2);
+    let busy = leave("/gone/503", "503", "gone-503");
+    executed(&answered(&busy), 2);
+    let lost = leave("/short/gone-504", "504", "gone-504");
+    wait_until("the outcome is unknown", PATIENCE, || is_refusal(&lost.send(), "outcome-unknown"));
+    executed(&after_the_lease(&lost), 2);
+}
+
+#[test]
+fn what_came_back_decides_what_becomes_of_the_key() {
+    let world = shielded();
+    let invalid = world.post("/outcome/422").key("k").header("x-test-first-status", "422,201").body("ten");
+    not_stored(&invalid.send(), 422, 1);
+    executed(&invalid.clone().body("corrected").send(), 2);
+
+    let busy = world.post("/outcome/503").key("k").header("x-test-first-status", "503,201").body("ten");
+    not_stored(&busy.send(), 503, 1);
+    refused(&busy.clone().body("twenty").send(), 409, "mismatch", None);
+    executed(&busy.send(), 2);
+
+    for name in ["refused", "nobody"] {
+        let unsent = world.post(&format!("/outcome/{name}")).key("k").body("ten");
+        not_stored(&unsent.clone().header("x-route", name).send(), 503, 1);
+        executed(&unsent.body("corrected").send(), 2);
+    }
+
+    let steered = world.post("/outcome/steered").key("k").body("ten");
+    let kept =
+        steered.clone().header("x-test-status", "404").header("x-test-header", "idempotency-store: store").send();
+    assert_eq!((kept.status, kept.header("idempotency-store")), (404, None));
+    executed(&kept, 1);
+    replays(&steered.send(), &kept);
+}
+
+#[test]
+fn lost_answers_are_unknown_until_the_lease_is_over() {
+    let world = shielded();
+    let cases: [(&str, u16, fn(Request) -> Request); 9] = [
+        ("502", 502, |pay| pay.header("x-test-first-status", "502,201")),
+        ("before", 503, |pay| pay.header("x-test-reset", "before")),
+        ("before-rst", 503, |pay| pay.header("x-test-reset", "before-rst")),
+        ("after-headers", 409, |pay| pay.header("x-test-reset", "after-headers")),
+        ("mid-body", 409, |pay| pay.header("x-test-reset", "mid-body")),
+        ("mid-chunk", 409, |pay| pay.header("x-test-reset", "mid-body").header("x-test-chunked", "1")),
+        ("late", 504, |pay| pay.header("x-route", "impatient").header("x-test-hold", "never")),
+        ("retried", 503, |pay| pay.header("x-route", "retrying").header("x-test-status", "503")),
+        ("too-large", 409, |pay| pay.header("x-test-body-size", (33 << 20).to_string())),
+    ];
+    thread::scope(|scope| {
+        for (name, status, spoil) in cases {
+            let world = &world;
+            scope.spawn(move || {
+                let pay = world.post(&format!("/short/lost-{name}")).key("k").body("ten");
+                let started = Instant::now();
+                let lost = spoil(pay.clone()).send();
+                not_stored(&lost, status, 1);
+                unknown(&pay, started);
+                let attempts: Vec<_> = world.ledger.entries_for(pay.path()).iter().map(|entry| entry.attempt).collect();
+                let tries = if name == "retried" { vec![Some(1), Some(1), Some(2)] } else { vec![Some(1), Some(2)] };
+                assert_eq!(attempts, tries, "{name}");
+            });
+        }
+    });
+}
+
+#[test]
+fn an_execution_that_outlives_its_call_is_unknown() {
+    let world = shielded();
+    let pay = world.post("/hurried/pay").key("k").body("ten");
+    let started = Instant::now();
+    not_stored(&pay.clone().header("x-test-hold", "never").send(), 504, 1);
+    unknown(&pay, started);
+}
+
+#[test]
+fn a_success_after_a_try_by_envoy_is_stored() {
+    let world = shielded();
+    let pay = world.post("/outcome/retried-well").key("k").body("ten");
+    let pay = pay.header("x-route", "retrying").header("x-test-first-status", "503,201");
+    let first = pay.send();
+    executed(&first, 1);
+    replays(&pay.send(), &first);
+    assert_eq!(world.ledger.entries_for(pay.path()).len(), 2);
+}
+
+#[test]
+fn a_lease_is_renewed_while_the_service_works_and_nobody_waits() {
+    let world = shielded();
+    let pay = world.post("/short/renewed").key("k");
+    let started = Instant::now();
+    hang_up(&world, start(&world, &pay, "ten", "shielded-renewed"), pay.path());
+    let pay = pay.body("ten");
+    wait_until("three leases have passed", PATIENCE, || {
+        refused(&pay.send(), 429, "in-flight", Some("1"));
+        started.elapsed() > 3 * LEASE
+    });
+    world.ledger.open("shielded-renewed");
+    assert!(said(&answered(&pay)).starts_with("replayed;attempt=1;"));
+    assert_eq!(world.ledger.entries_for(pay.path()).len(), 1);
+}
+
+#[test]
+fn waiters_get_the_answer_although_the_first_client_has_gone() {
+    let world = world(|options| options);
+    let pay = world.post("/wait/crowd").key("k");
+    let first = start(&world, &pay, "ten", "crowd");
+    let crowd = vec![pay.clone().body("ten"); 20];
+    let answers = thread::scope(|scope| {
+        let crowd = scope.spawn(|| send_all(&crowd));
+        world.gateway.wait_for_stat("wasmcustom.idempotency_waiting", 20);
+        hang_up(&world, first, pay.path());
+        world.ledger.open("crowd");
+        crowd.join().unwrap()
+    });
+    for answer in &answers {
+        assert!(said(answer).starts_with("replayed;attempt=1;"), "{}", shown(answer));
+        assert_eq!((answer.status, &answer.body), (201, &answers[0].body));
+    }
+    assert_eq!(world.ledger.entries().len(), 1);
+    is_quiet(&world);
+}
+
+#[test]
+fn a_waiter_takes_over_after_a_failure_although_the_first_client_has_gone() {
+    let world = shielded();
+    let pay = world.post("/wait/failed").key("k").header("x-test-first-status", "503,201");
+    let first = start(&world, &pay, "ten", "wait-failed");
+    let crowd = vec![pay.clone().body("ten"); 8];
+    let answers = thread::scope(|scope| {
+        let crowd = scope.spawn(|| send_all(&crowd));
+        world.gateway.wait_for_stat("wasmcustom.idempotency_waiting", 8);
+        hang_up(&world, first, pay.path());
+        world.ledger.open("wait-failed");
+        crowd.join().unwrap()
+    });
+    let (ran, replayed): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| said(answer).starts_with("executed;"));
+    assert_eq!((ran.len(), replayed.len()), (1, 7));
+    executed(ran[0], 2);
+    replayed.iter().for_each(|answer| replays(answer, ran[0]));
+    assert_eq!(world.ledger.entries_for(pay.path()).len(), 2);
+}
+
+#[test]
+fn under_hold_a_lost_answer_stays_unknown() {
+    let world = shielded();
+    let (pay, started) = (world.post("/hold/shielded").key("k").body("ten"), Instant::now());
+    not_stored(&pay.clone().header("x-test-reset", "mid-body").send(), 409, 1);
+    wait_until("two leases have passed", PATIENCE, || {
+        refused(&pay.send(), 409, "outcome-unknown", None);
+        started.elapsed() > 2 * LEASE
+    });
+    assert_eq!(world.ledger.entries_for(pay.path()).len(), 1);
+}
+
+#[test]
+fn without_envoys_account_only_a_success_is_known() {
+    let world = shielded();
+    let good = world.post("/blind/201").key("k").body("ten");
+    let first = good.send();
+    executed(&first, 1);
+    replays(&good.send(), &first);
+    for (name, status) in [("422", 422), ("503", 503)] {
+        let (pay, started) = (world.post(&format!("/blind/{name}")).key("k").body("ten"), Instant::now());
+        not_stored(&pay.clone().header("x-test-status", name).send(), status, 1);
+        unknown(&pay, started);
+    }
+    let (unsent, started) = (world.post("/blind/refused").key("k").body("ten"), Instant::now());
+    not_stored(&unsent.clone().header("x-route", "refused").send(), 503, 1);
+    unknown(&unsent, started);
+}
+
+#[test]
+fn without_a_way_to_the_internal_listener_nothing_is_executed_and_the_key_stays_free() {
+    let world = shielded();
+    let pay = world.post("/nowhere/pay").key("k").body("ten");
+    for attempt in 1..=2 {
+        not_stored(&pay.send(), 503, attempt);
+    }
+    not_stored(&pay.body("twenty").send(), 503, 3);
+    assert_eq!(world.ledger.entries_for("/nowhere/pay").len(), 0);
+}
+
+#[test]
+fn under_after_reply_the_answer_is_stored_too() {
+    let world = shielded();
+    let pay = world.post("/after-reply/pay").key("k").body("ten");
+    let first = pay.send();
+    assert_eq!((first.status, said(&first)), (201, "executed;attempt=1"), "{}", shown(&first));
+    replays(&answered(&pay), &first);
+    let gone = world.post("/after-reply/gone").key("k");
+    hang_up(&world, start(&world, &gone, "ten", "after-reply"), gone.path());
+    world.ledger.open("after-reply");
+    assert!(said(&answered(&gone.body("ten"))).starts_with("replayed;attempt=1;"));
+}
+
+#[test]
+fn under_conflict_a_duplicate_hears_where_the_first_one_went() {
+    let world = shielded();
+    let pay = world.post("/conflict/shielded").key("k").body("ten");
+    let first = pay.send();
+    executed(&first, 1);
+    let again = pay.send();
+    refused(&again, 409, "already-completed", None);
+    assert_eq!(again.header("location"), first.header("location"));
+    assert_eq!(again.json()["original_status"], json!(201));
+}
+
+#[test]
+fn a_response_that_is_too_large_to_keep_is_delivered() {
+    let world = shielded();
+    for (name, size) in [("little", 11), ("large", 3 << 20)] {
+        let pay = world.post(&format!("/small/shielded-{name}")).key("k").body("ten");
+        let first = pay.clone().header("x-test-body-size", size.to_string()).send();
+        assert_eq!(first.body, body_of_size(size));
+        let line = said(&first);
+        assert!(line.starts_with("executed;stored=?0;attempt=1"), "{line}");
+        refused(&pay.send(), 409, "not-replayable", None);
+        assert_eq!(world.ledger.entries_for(pay.path()).len(), 1);
+    }
+}
+
+#[test]
+fn an_update_lets_a_shielded_execution_finish() {
+    let world = world(|options| options.lds().drain_time_s(1));
+    let probe = world.post("/before").key("k").body("ten");
+    executed(&probe.send(), 1);
+    let pays = [0, 1].map(|n| world.post(&format!("/update/{n}")).key("k"));
+    let [gone, cut] = pays.each_ref().map(|pay| start(&world, pay, "ten", "update"));
+    hang_up(&world, gone, pays[0].path());
+
+    let mut document = document();
+    document["policy"]["statuses"] = json!("ietf");
+    world.gateway.update_plugin_config(&document).unwrap();
+    // Envoy cuts what the old listener has once it has drained.
+    world.gateway.wait_for_access_log("POST /update/1 ");
+    let pays = pays.map(|pay| pay.body("ten"));
+    wait_until("the new configuration is in force", PATIENCE, || probe.clone().body("not ten").send().status == 422);
+    pays.iter().for_each(|pay| assert!(is_refusal(&pay.send(), "in-flight")));
+    world.ledger.open("update");
+    for pay in &pays {
+        let retry = answered(pay);
+        assert!(said(&retry).starts_with("replayed;attempt=1;"), "{}", shown(&retry));
+        assert_eq!(world.ledger.entries_for(pay.path()).len(), 1);
+    }
+    drop(cut);
+    is_quiet(&world);
+}
+
+#[test]
+fn the_internal_listener_has_no_address_and_no_filter_of_ours() {
+    let mut tree = shipped("shielded.yaml").unwrap();
+    let inner = listener_named(&mut tree, "shielded");
+    assert_eq!((inner.get("address"), inner["internal_listener"].is_object()), (None, true));
+    let filters: Vec<_> =
+        hcm_of(inner)["http_filters"].as_array().unwrap().iter().map(|one| one["name"].clone()).collect();
+    assert_eq!(filters, ["envoy.filters.http.router"]);
+    assert_eq!(
+        hcm_of(inner)["route_config"]["virtual_hosts"].clone(),
+        harness::gateway::hcm(&mut tree)["route_config"]["virtual_hosts"].clone()
+    );
+
+    // Whoever listens on a port of this process is the gateway or its admin interface.
+    let world = shielded();
+    let listening = listening(world.gateway.process_id());
+    let mut expected = vec![world.gateway.addr().port(), world.gateway.admin_addr().port()];
+    expected.sort_unstable();
+    assert_eq!(listening, expected);
+    // A client cannot name it either.
+    let direct = world.post("/first/direct").host("shielded").key("k").body("ten").send();
+    executed(&direct, 1);
+}
+
+/// The TCP ports that a process listens on.
+fn listening(process_id: u32) -> Vec<u16> {
+    let sockets: Vec<String> = std::fs::read_dir(format!("/proc/{process_id}/fd"))
+        .unwrap()
+        .filter_map(|entry| Some(std::fs::read_link(entry.ok()?.path()).ok()?.to_str()?.to_owned()))
+        .filter_map(|link| Some(link.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned()))
+        .collect();
+    let mut ports: Vec<u16> = ["tcp", "tcp6"]
+        .iter()
+        .flat_map(|table| {
+            std::fs::read_to_string(format!("/proc/{process_id}/net/{table}"))
+                .unwrap_or_default()
+                .lines()
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+        })
+        .filter_map(|line| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            let is_ours =
+                fields.get(3) == Some(&"0A") && sockets.iter().any(|one| Some(&one.as_str()) == fields.get(9));
+            let port = fields.get(1)?.rsplit(':').next()?;
+            is_ours.then(|| u16::from_str_radix(port, 16).ok()).flatten()
+        })
+        .collect();
+    ports.sort_unstable();
+    ports.dedup();
+    ports
+}
+
+/// The first answer that does not say `in-flight`.
+#[track_caller]
+pub fn answered(pay: &Request) -> Response {
+    wait_for("the execution has ended", PATIENCE, || Some(pay.send()).filter(|answer| !is_refusal(answer, "in-flight")))
+        .unwrap_or_else(|message| panic!("{message}"))
+}
+
+/// The first answer that does not say `outcome-unknown`.
+#[track_caller]
+fn after_the_lease(pay: &Request) -> Response {
+    wait_for("the lease is over", PATIENCE, || Some(pay.send()).filter(|answer| !is_refusal(answer, "outcome-unknown")))
+        .unwrap_or_else(|message| panic!("{message}"))
+}
+
+/// The outcome is not known: attempt 2 runs when the lease is over, and not before.
+#[track_caller]
+fn unknown(pay: &Request, started: Instant) {
+    let early = pay.send();
+    refused(&early, 409, "outcome-unknown", Some("1"));
+    let second = after_the_lease(pay);
+    assert!(started.elapsed() >= LEASE, "{:?}", started.elapsed());
+    executed(&second, 2);
+    replays(&pay.send(), &second);
+}
