@@ -884,7 +884,7 @@ impl Exchange {
             (Verdict::Settled, Fate::Store) => (Some(Count::Stored), None),
             (Verdict::Dropped, _) => (Some(Count::Stored), Some(Remark::BodyDropped(run.ticket.name))),
             // A withdrawn claim was never an execution.
-            (Verdict::Settled, _) if run.attempt == 0 => (None, None),
+            (Verdict::Settled, _) | (Verdict::Lost, Fate::Release) if run.attempt == 0 => (None, None),
             (Verdict::Settled, Fate::Release) => (Some(Count::Released), None),
             (Verdict::Settled, Fate::Retry) => (Some(Count::Retryable), None),
             (Verdict::Settled, Fate::Unknown) => {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use harness::{Fault, PATIENCE, Redis, SharedWorld, wait_until};
 use serde_json::json;
 
-use crate::check::{executed, not_stored, replays};
+use crate::check::{executed, not_stored, refused, replays};
 use crate::redis::{PATIENT_MS, held};
 
 #[test]
@@ -64,4 +64,21 @@ fn what_one_store_has_completed_is_not_replayed_for_another_behind_the_same_clus
     // Here both names lead to one Redis, so the record is found, but by asking.
     replays(&pay.send(), &first);
     assert_eq!(cached(), 1);
+}
+
+#[test]
+fn a_duplicate_that_got_no_answer_is_no_execution_whose_outcome_is_unknown() {
+    let world = SharedWorld::start(json!({ "policy": { "ttl_s": 1800 } }));
+    let pay = world.post("/withdrawn").key("k").body("ten");
+    let first = pay.send();
+    executed(&first, 1);
+    let there = pay.to(world.other());
+    let calls = world.interposer.calls();
+    world.interposer.next(2, Fault::CutAfter);
+    refused(&there.send(), 503, "store-unavailable", Some("1"));
+    // Both tries, and the withdrawal.
+    world.interposer.wait_for_calls(calls + 3);
+    replays(&there.send(), &first);
+    assert_eq!(world.stat("unknown_total"), 0);
+    assert!(!world.gateways[1].log().contains("lost its lease"));
 }
