@@ -91,6 +91,9 @@ fn hang_up(world: &World, connection: Connection, path: &str) {
     world.gateway.wait_for_access_log(&format!("POST {path} 0 "));
 }
 
+/// What makes a case of a request.
+type Change = fn(Request) -> Request;
+
 #[test]
 fn a_request_executes_once_and_is_replayed() {
     let world = shielded();
@@ -117,7 +120,7 @@ fn a_client_that_hangs_up_while_the_service_works_finds_the_answer_stored() {
     hang_up(&world, start(&world, &pay, "ten", "works"), pay.path());
     let pay = pay.body("ten");
     refused(&pay.send(), 429, "in-flight", Some("1"));
-    assert_eq!(world.gateway.stat("wasmcustom.idempotency_running"), 1);
+    world.gateway.wait_for_stat("wasmcustom.idempotency_running", 1);
     world.ledger.open("works");
     let retry = answered(&pay);
     assert_eq!((retry.status, said(&retry).starts_with("replayed;attempt=1;")), (201, true), "{}", shown(&retry));
@@ -202,7 +205,7 @@ fn what_came_back_decides_what_becomes_of_the_key() {
 #[test]
 fn lost_answers_are_unknown_until_the_lease_is_over() {
     let world = shielded();
-    let cases: [(&str, u16, fn(Request) -> Request); 9] = [
+    let cases: [(&str, u16, Change); 9] = [
         ("502", 502, |pay| pay.header("x-test-first-status", "502,201")),
         ("before", 503, |pay| pay.header("x-test-reset", "before")),
         ("before-rst", 503, |pay| pay.header("x-test-reset", "before-rst")),
@@ -222,9 +225,11 @@ fn lost_answers_are_unknown_until_the_lease_is_over() {
                 let lost = spoil(pay.clone()).send();
                 not_stored(&lost, status, 1);
                 unknown(&pay, started);
-                let attempts: Vec<_> = world.ledger.entries_for(pay.path()).iter().map(|entry| entry.attempt).collect();
-                let tries = if name == "retried" { vec![Some(1), Some(1), Some(2)] } else { vec![Some(1), Some(2)] };
-                assert_eq!(attempts, tries, "{name}");
+                let entries = world.ledger.entries_for(pay.path());
+                let of = |attempt| entries.iter().filter(|entry| entry.attempt == Some(attempt)).count();
+                // A service that is busy may have been too late to notice a first one that was in a hurry.
+                let tries = if name == "retried" { 2 } else { 1 };
+                assert!(of(1) <= tries && of(2) == 1 && of(1) + 1 == entries.len(), "{name}: {entries:?}");
             });
         }
     });
@@ -345,6 +350,7 @@ fn without_a_way_to_the_internal_listener_nothing_is_executed_and_the_key_stays_
     }
     not_stored(&pay.body("twenty").send(), 503, 3);
     assert_eq!(world.ledger.entries_for("/nowhere/pay").len(), 0);
+    assert!(world.gateway.stat("wasmcustom.idempotency_released_total") >= 3);
 }
 
 #[test]
@@ -354,6 +360,10 @@ fn under_after_reply_the_answer_is_stored_too() {
     let first = pay.send();
     assert_eq!((first.status, said(&first)), (201, "executed;attempt=1"), "{}", shown(&first));
     replays(&answered(&pay), &first);
+    let invalid = world.post("/after-reply/422").key("k").header("x-test-status", "422").body("ten");
+    not_stored(&invalid.send(), 422, 1);
+    let large = world.post("/after-reply/large").key("k").header("x-test-body-size", "600000").body("ten");
+    assert_eq!(said(&large.send()), "executed;stored=?0;attempt=1;reason=too-large");
     let gone = world.post("/after-reply/gone").key("k");
     hang_up(&world, start(&world, &gone, "ten", "after-reply"), gone.path());
     world.ledger.open("after-reply");
@@ -379,8 +389,7 @@ fn a_response_that_is_too_large_to_keep_is_delivered() {
         let pay = world.post(&format!("/small/shielded-{name}")).key("k").body("ten");
         let first = pay.clone().header("x-test-body-size", size.to_string()).send();
         assert_eq!(first.body, body_of_size(size));
-        let line = said(&first);
-        assert!(line.starts_with("executed;stored=?0;attempt=1"), "{line}");
+        assert_eq!(said(&first), "executed;stored=?0;attempt=1;reason=too-large");
         refused(&pay.send(), 409, "not-replayable", None);
         assert_eq!(world.ledger.entries_for(pay.path()).len(), 1);
     }
