@@ -489,7 +489,8 @@ impl Exchange {
         let ticket = Ticket { name, owner, upstream_key };
         let payload = Payload::new(&policy.fingerprint, self.secrets.hash_key.as_ref(), head);
         self.outgoing = outgoing(&policy, head);
-        let is_unshielded = matches!(policy.execution, Execution::Shielded { .. }) && self.outgoing.is_none();
+        let is_wanted = policy.mode == Mode::Enforce && matches!(policy.execution, Execution::Shielded { .. });
+        let is_unshielded = is_wanted && self.outgoing.is_none();
         let (state, mut step) =
             if end { self.claim(now_ms, ticket, payload) } else { (State::Body { ticket, payload }, hold()) };
         step.counts.extend(is_unshielded.then_some(Count::Unshielded));
@@ -755,8 +756,7 @@ impl Exchange {
             Executed::Answered { status, headers, body } => (status, headers, body),
             Executed::Lost => {
                 let (state, step) = self.fail(run, Fate::Unknown, false);
-                let reply = Reply::problem(policy, Slug::OutcomeUnknown, Facts::default());
-                return self.hold_ours(state, step, reply, 0, None);
+                return self.hold_ours(state, step, Reply::lost(), 0, None);
             }
             Executed::Unsent => {
                 let (state, step) = self.fail(run, policy.outcomes.of_ending(Ending::Unsent), false);

@@ -82,8 +82,17 @@ impl Reply {
 
     /// What the client gets where Envoy has no way to send the request, in the words of Envoy.
     pub fn unsent() -> Self {
+        Reply::in_plain_text(503, "no healthy upstream")
+    }
+
+    /// What the client gets where the upstream's answer got lost, as when the host itself had sent the request.
+    pub fn lost() -> Self {
+        Reply::in_plain_text(502, "the response of the upstream was lost")
+    }
+
+    fn in_plain_text(status: u16, text: &str) -> Self {
         let headers = [("content-type", "text/plain")].into_iter().collect();
-        Reply::passed(503, headers, b"no healthy upstream".to_vec())
+        Reply::passed(status, headers, text.into())
     }
 
     /// The stored response once more. Its body is what was kept: nothing where only the head was.

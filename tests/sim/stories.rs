@@ -1317,13 +1317,13 @@ fn tries_of_what_is_owed_no_more_do_not_pile_up() {
             1400   a ← 503  executed;stored=?0;attempt=1
             1400     g1 → store  mark unknown (h k8)
             1600   b ← 503  executed;stored=?0;attempt=1
-            1700     g1 → store  mark unknown (a k1)
+            1700     g1 → store  mark unknown (i k9)
             3000     g1 → store  mark unknown (i k9)
             3055     store  settled (a k1)
             3055     store  settled (c k3)
             3055     store  settled (a k1)
             3055     store  settled (h k8)
-            3055     store  settled (a k1)
+            3055     store  settled (i k9)
             3055     store  settled (i k9)
             3056     g1 → store  mark unknown (j k1 t2)
             3057     store  settled (j k1 t2)
