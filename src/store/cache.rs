@@ -100,19 +100,19 @@ impl<C: Cells> Cache<C> {
     }
 
     fn put(&self, call: &Call, attempt: u32, state: State, expires_ms: u64, now_ms: u64) {
-        let fits = |response: &Vec<u8>| response.len() as u64 <= self.bounds.max_entry_bytes;
-        if !matches!(&state, State::Completed { response, .. } if !response.iter().all(fits)) {
-            let record = Record { attempt, upstream_key: None, doubt: false, released: Vec::new(), expires_ms, state };
-            let mut entry = (now_ms + self.bounds.ttl_ms).to_le_bytes().to_vec();
-            entry.extend(record.encode());
-            if entry.len() as u64 + 32 <= SMALL_BYTES {
-                self.set(SMALL, &call.name, &entry);
-            } else {
-                self.set(LARGE, &call.name, &entry);
-                self.set(SMALL, &call.name, &ELSEWHERE);
-            }
+        if let State::Completed { response: Some(response), .. } = &state
+            && response.len() as u64 > self.bounds.max_entry_bytes
+        {
+            return self.set(SMALL, &call.name, &FORGOTTEN);
+        }
+        let record = Record { attempt, upstream_key: None, doubt: false, released: Vec::new(), expires_ms, state };
+        let mut entry = (now_ms + self.bounds.ttl_ms).to_le_bytes().to_vec();
+        entry.extend(record.encode());
+        if entry.len() as u64 + 32 <= SMALL_BYTES {
+            self.set(SMALL, &call.name, &entry);
         } else {
-            self.set(SMALL, &call.name, &FORGOTTEN);
+            self.set(LARGE, &call.name, &entry);
+            self.set(SMALL, &call.name, &ELSEWHERE);
         }
     }
 
