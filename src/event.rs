@@ -4,8 +4,9 @@
 //! It does not know what the machine makes of it.
 
 use crate::config::Ending;
+use crate::key::Attributes;
 use crate::message::{Headers, RequestHead};
-use crate::record::{Owner, UpstreamKey};
+use crate::record::{Owner, Sight, UpstreamKey};
 use crate::reply::DETAILS;
 
 /// One thing that happened. `now_ms` is monotonic, and the embedded store's own clock.
@@ -23,8 +24,8 @@ pub enum Event<'a> {
         now_ms: u64,
         /// Its fields.
         head: &'a RequestHead,
-        /// Tells whether the connection showed a client certificate; asked only where it matters.
-        client_certificate: &'a dyn Fn() -> bool,
+        /// What the host knows about the request.
+        attribute: Attributes<'a>,
         /// Fresh random bytes, the token of the claim that may follow.
         owner: Owner,
         /// Fresh random bytes, the key for the upstream where the client's own header does not serve.
@@ -36,6 +37,8 @@ pub enum Event<'a> {
     RequestBody {
         /// When.
         now_ms: u64,
+        /// What the host knows about the request.
+        attribute: Attributes<'a>,
         /// What has not been shown before.
         chunk: &'a [u8],
         /// Whether too many bytes of bodies are held already.
@@ -178,6 +181,8 @@ impl Origin<'_> {
 pub enum Asked {
     /// To claim the name.
     Claim,
+    /// To tell what is known of the name.
+    Look,
     /// To say that nobody knows whether it was executed: at its end, or while it runs too long.
     Mark,
     /// To make the lease last.
@@ -238,6 +243,8 @@ pub enum Verdict {
         /// When the record will be forgotten, on the store's clock.
         expires_ms: u64,
     },
+    /// To a look: what is known of the name; nothing where there is no record.
+    Seen(Option<Sight>),
     /// To a settlement: it is so.
     Settled,
     /// To a claim: this very claim has been released; its answer comes too late.

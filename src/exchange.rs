@@ -18,32 +18,33 @@
 //!
 //! A cell lists what may be awaited next. `=` is no change. `tests/it/table.rs` drives every cell.
 //!
-//! | awaited       | request head                          | request body                    | claim verdict                    | mark verdict | renew verdict | settle verdict | response head                    | response body        | tick          | closed     | unable               | executed |
-//! |---------------|---------------------------------------|---------------------------------|----------------------------------|--------------|---------------|----------------|----------------------------------|----------------------|---------------|------------|----------------------|----------|
-//! | head          | body, claim, unprotected, answered, done | =                            | =                                | =            | =             | =              | done                             | =                    | =             | done       | =                    | =        |
-//! | body          | =                                     | =, claim, unprotected, answered | =                                | =            | =             | =              | answered, done                   | =                    | =             | done       | unprotected, answered | =        |
-//! | claim         | =                                     | =                               | waiting, renewal, response, shielded, unprotected, answered, save, done | =            | =             | =              | save                             | =                    | =             | save       | =                    | =        |
-//! | waiting       | =                                     | =                               | =                                | =            | =             | =              | done                             | =                    | claim, done   | done       | =                    | =        |
-//! | renewal       | =                                     | =                               | =                                | =            | =, response, shielded, answered, save | =       | save                             | =                    | =             | save       | =                    | =        |
-//! | response      | =                                     | =                               | =                                | =            | =             | =              | response-body, save              | =                    | =             | save       | =                    | =        |
-//! | shielded      | =                                     | =                               | =                                | =            | =             | =              | =                                | =                    | =             | =          | =                    | save     |
-//! | response-body | =                                     | =                               | =                                | =            | =             | =              | =                                | =, save              | =             | save       | save                 | =        |
-//! | save          | =                                     | =                               | =                                | =, done, answered| =             | =, done, answered  | =                                | =                    | =             | =          | =                    | =        |
-//! | unprotected   | =                                     | =                               | =                                | =            | =             | =              | done                             | =                    | =             | done       | =                    | =        |
-//! | answered      | =                                     | =                               | =                                | =            | =             | =              | =, done                          | =                    | =             | done       | =                    | =        |
-//! | done          | =                                     | =                               | =                                | =            | =             | =              | =                                | =                    | =             | =          | =                    | =        |
+//! | awaited       | request head                          | request body                    | claim verdict                    | look verdict | mark verdict | renew verdict | settle verdict | response head                    | response body        | tick          | closed     | unable               | executed |
+//! |---------------|---------------------------------------|---------------------------------|----------------------------------|--------------|--------------|---------------|----------------|----------------------------------|----------------------|---------------|------------|----------------------|----------|
+//! | head          | body, claim, unprotected, answered, done | =                            | =                                | =            | =            | =             | =              | done                             | =                    | =             | done       | =                    | =        |
+//! | look-up       | =                                     | =                               | =                                | answered     | =            | =             | =              | done                             | =                    | =             | done       | =                    | =        |
+//! | body          | =                                     | =, claim, unprotected, answered | =                                | =            | =            | =             | =              | answered, done                   | =                    | =             | done       | unprotected, answered | =        |
+//! | claim         | =                                     | =                               | waiting, renewal, response, shielded, unprotected, answered, save, done | =            | =            | =             | =              | save                             | =                    | =             | save       | =                    | =        |
+//! | waiting       | =                                     | =                               | =                                | =            | =            | =             | =              | done                             | =                    | claim, done   | done       | =                    | =        |
+//! | renewal       | =                                     | =                               | =                                | =            | =            | =, response, shielded, answered, save | =       | save                             | =                    | =             | save       | =                    | =        |
+//! | response      | =                                     | =                               | =                                | =            | =            | =             | =              | response-body, save              | =                    | =             | save       | =                    | =        |
+//! | shielded      | =                                     | =                               | =                                | =            | =            | =             | =              | =                                | =                    | =             | =          | =                    | save     |
+//! | response-body | =                                     | =                               | =                                | =            | =            | =             | =              | =                                | =, save              | =             | save       | save                 | =        |
+//! | save          | =                                     | =                               | =                                | =            | =, done, answered| =             | =, done, answered  | =                                | =                    | =             | =          | =                    | =        |
+//! | unprotected   | =                                     | =                               | =                                | =            | =            | =             | =              | done                             | =                    | =             | done       | =                    | =        |
+//! | answered      | =                                     | =                               | =                                | =            | =            | =             | =              | =, done                          | =                    | =             | done       | =                    | =        |
+//! | done          | =                                     | =                               | =                                | =            | =            | =             | =              | =                                | =                    | =             | =          | =                    | =        |
 
 use std::mem;
 use std::rc::Rc;
 
 use crate::config::{
-    Config, Ending, Execution, Fate, Mode, OnCompleted, OnInFlight, OnStoreFailure, OnTooLarge, OnUnknown, Policy,
-    Save, Slug,
+    Config, Ending, Execution, Fate, Inject, Mode, OnCompleted, OnInFlight, OnMismatch, OnStoreFailure, OnTooLarge,
+    OnUnknown, Policy, Save, Slug,
 };
-use crate::digest::HashKey;
+use crate::digest::{Digest, HashKey, hex};
 use crate::event::{Asked, Event, Executed, Failure, Origin, Source, Verdict};
 use crate::fingerprint::{Fingerprint, Payload};
-use crate::key::{self, Caller, ClientKey, Name};
+use crate::key::{self, Attributes, Caller, ClientKey, Name, NoKey, Request};
 use crate::message::{Edit, Headers, RequestHead, content_length, media_type};
 use crate::mutant::{self, Mutant};
 use crate::record::{Owner, Response, UpstreamKey};
@@ -111,6 +112,8 @@ pub struct Exchange {
     held: u64,
     /// Removals of what a client must not tell the upstream in our name.
     forged: Vec<Edit>,
+    /// The key that the gateway has made, where the client brought none.
+    injected: Option<Injected>,
     /// What the gateway itself will send; none where the client's own stream goes on.
     outgoing: Option<Box<Outgoing>>,
     /// Whether the client's stream is over, and nobody to answer.
@@ -120,8 +123,10 @@ pub struct Exchange {
 enum State {
     /// Awaits the request's head.
     Head,
+    /// Awaits the store's word on what is known of an operation, for somebody who only looks.
+    LookUp(Box<Call>),
     /// Awaits the rest of the request's body.
-    Body { ticket: Ticket, payload: Payload },
+    Body { draft: Draft, payload: Payload },
     /// Awaits the store's word on a claim: what will run if it is granted, and how it has waited for that.
     Claim(Run, Option<Wait>),
     /// Awaits the time to ask again whether another's attempt has ended.
@@ -144,12 +149,33 @@ enum State {
     Done,
 }
 
+/// A request whose body has not come.
+enum Draft {
+    /// Its head tells which operation it is.
+    Named(Ticket),
+    /// Its body will tell.
+    Unnamed { head: Box<RequestHead>, owner: Owner, fresh: UpstreamKey },
+}
+
+/// A key that the gateway has made.
+enum Injected {
+    /// Found by the content of the request.
+    Content,
+    /// A random one, which the client is told.
+    Uuid(UpstreamKey),
+}
+
+/// What became of a request that is no operation.
+type Decided = Box<(State, Step)>;
+
 /// What a claim needs besides the fingerprint.
 struct Ticket {
     name: Name,
     owner: Owner,
     /// A key of ours for the upstream: proposed, then granted. None where the client's own header goes upstream.
     upstream_key: Option<UpstreamKey>,
+    /// How long a content key counts from its first request on; none of any other key.
+    window_ms: Option<u64>,
 }
 
 /// An execution under a granted claim.
@@ -195,7 +221,21 @@ struct HeldResponse {
 impl Exchange {
     /// An exchange that awaits the request's head.
     pub fn new(policy: Rc<Policy>, secrets: Rc<Secrets>) -> Self {
-        Exchange { policy, secrets, state: State::Head, held: 0, forged: Vec::new(), outgoing: None, is_over: false }
+        Exchange {
+            policy,
+            secrets,
+            state: State::Head,
+            held: 0,
+            forged: Vec::new(),
+            injected: None,
+            outgoing: None,
+            is_over: false,
+        }
+    }
+
+    /// An exchange that only looks what is known of an operation, and answers that.
+    pub fn looking(policy: Rc<Policy>, secrets: Rc<Secrets>, call: Call) -> Self {
+        Exchange { state: State::LookUp(Box::new(call)), ..Exchange::new(policy, secrets) }
     }
 
     /// Feeds one event; obey the step.
@@ -215,15 +255,17 @@ impl Exchange {
         if self.policy.mode == Mode::Observe { self.only_observe(step, is_response_head) } else { step }
     }
 
-    /// How many bytes of bodies the host holds back for this exchange.
+    /// How many bytes of bodies the host holds back for this exchange, or it keeps itself.
     pub fn held_bytes(&self) -> u64 {
-        if self.policy.mode == Mode::Observe { 0 } else { self.held }
+        let keeps_body = matches!(&self.state, State::Body { payload, .. } if payload.keeps_body());
+        if self.policy.mode == Mode::Observe && !keeps_body { 0 } else { self.held }
     }
 
     /// What is awaited, in one word of the table above.
     pub fn awaits(&self) -> &'static str {
         match self.state {
             State::Head => "head",
+            State::LookUp(_) => "look-up",
             State::Body { .. } => "body",
             State::Claim(..) => "claim",
             State::Waiting(..) => "waiting",
@@ -283,12 +325,22 @@ impl Exchange {
 
     fn next(&mut self, state: State, event: Event<'_>) -> (State, Step) {
         match (state, event) {
-            (State::Head, Event::RequestHeaders { now_ms, head, client_certificate, owner, upstream_key, end }) => {
-                self.begin(now_ms, head, client_certificate, owner, upstream_key, end)
+            (State::Head, Event::RequestHeaders { now_ms, head, attribute, owner, upstream_key, end }) => {
+                self.begin(now_ms, head, attribute, owner, upstream_key, end)
             }
-            (State::Head, Event::ResponseHeaders { .. } | Event::Closed { .. }) => (State::Done, Step::default()),
+            (State::LookUp(call), Event::RequestHeaders { .. }) => {
+                let calls = vec![(*call).clone()];
+                (State::LookUp(call), Step { calls, ..hold() })
+            }
+            (State::LookUp(_), Event::StoreAnswered { asked: Asked::Look, verdict, .. }) => self.looked(&verdict),
+            (State::Head | State::LookUp(_), Event::ResponseHeaders { .. } | Event::Closed { .. }) => {
+                (State::Done, Step::default())
+            }
 
-            (State::Body { ticket, mut payload }, Event::RequestBody { now_ms, chunk, crowded, end, trailers }) => {
+            (
+                State::Body { draft, mut payload },
+                Event::RequestBody { now_ms, attribute, chunk, crowded, end, trailers },
+            ) => {
                 self.held += chunk.len() as u64;
                 if self.held > self.policy.max_request_bytes {
                     return self.too_large();
@@ -300,12 +352,13 @@ impl Exchange {
                 if let Some(outgoing) = &mut self.outgoing {
                     outgoing.body.extend_from_slice(chunk);
                 }
-                if trailers && self.outgoing.take().is_some() {
-                    let (state, mut step) = self.claim(now_ms, ticket, payload);
-                    step.counts.push(Count::Unshielded);
-                    return (state, step);
+                if !end {
+                    return (State::Body { draft, payload }, hold());
                 }
-                if end { self.claim(now_ms, ticket, payload) } else { (State::Body { ticket, payload }, hold()) }
+                let is_unshielded = trailers && self.outgoing.take().is_some();
+                let (state, mut step) = self.claim(now_ms, draft, payload, attribute);
+                step.counts.extend(is_unshielded.then_some(Count::Unshielded));
+                (state, step)
             }
             (State::Body { .. }, Event::ResponseHeaders { origin, headers, .. }) => {
                 if origin.is_request_too_large() {
@@ -361,7 +414,7 @@ impl Exchange {
             (State::Shielded(run), Event::Executed { answer, .. }) => self.executed(run, answer),
             // Envoy has ended the client's stream; what runs goes on.
             (State::Shielded(run), Event::ResponseHeaders { headers, .. }) => {
-                let line = run.line(false);
+                let line = self.line(&run, false);
                 (State::Shielded(run), resume(self.response_edits(headers, line), line))
             }
             (State::Response(run), Event::Closed { origin, .. }) => {
@@ -428,7 +481,7 @@ impl Exchange {
                     return (State::Save { run, asked, fate, held: Some(response) }, hold());
                 }
                 // It has more of a body than the host can hold.
-                let line = run.line(false);
+                let line = self.line(&run, false);
                 (State::Save { run, asked, fate, held: None }, resume(self.with_status(response.removals, line), line))
             }
 
@@ -449,14 +502,14 @@ impl Exchange {
         }
     }
 
-    /// The request's head: whose is it, and what is its key?
+    /// The request's head: is it to be protected, and does it tell already which operation it is?
     fn begin(
         &mut self,
         now_ms: u64,
         head: &RequestHead,
-        client_certificate: &dyn Fn() -> bool,
+        attribute: Attributes<'_>,
         owner: Owner,
-        upstream_key: UpstreamKey,
+        fresh: UpstreamKey,
         end: bool,
     ) -> (State, Step) {
         if self.policy.mode == Mode::Off {
@@ -469,36 +522,109 @@ impl Exchange {
             return (State::Done, Step { flow, counts: vec![Count::Bypassed(bypass)], ..Step::default() });
         }
         let policy = Rc::clone(&self.policy);
-        let key = match ClientKey::read(&policy.key, head) {
-            Ok(Some(key)) => key,
-            Ok(None) if policy.key.required => return self.refuse(Slug::KeyMissing, Facts::default()),
-            Ok(None) => return self.bypass(Reason::NoKey),
-            Err(_) => return self.refuse(Slug::KeyInvalid, Facts::default()),
+        let draft = if policy.is_named_by_body() && !end {
+            Draft::Unnamed { head: Box::new(head.clone()), owner, fresh }
+        } else {
+            match self.identify(&Request::new(head, b"", attribute), head, owner, fresh) {
+                Ok(ticket) => Draft::Named(ticket),
+                Err(decided) => return *decided,
+            }
         };
-        let caller = Caller::read(&policy.scope, head, client_certificate);
-        match caller {
-            Caller::Outside => return self.bypass(Reason::NoCaller),
-            Caller::Refused => return self.refuse(Slug::CallerMissing, Facts::default()),
-            Caller::Anonymous | Caller::Known(_) => {}
-        }
         if head.content_length().is_some_and(|length| length > policy.max_request_bytes) {
             return self.too_large();
         }
-        let name = key::name(&policy, self.secrets.hash_key.as_ref(), head, &caller, &key);
-        let upstream_key = (!key::is_sent_as_is(&policy.key, head)).then_some(upstream_key);
-        let ticket = Ticket { name, owner, upstream_key };
-        let payload = Payload::new(&policy.fingerprint, self.secrets.hash_key.as_ref(), head);
+        let payload = Payload::new(&policy, self.secrets.hash_key.as_ref(), head);
         self.outgoing = outgoing(&policy, head);
         let is_wanted = policy.mode == Mode::Enforce && matches!(policy.execution, Execution::Shielded { .. });
         let is_unshielded = is_wanted && self.outgoing.is_none();
-        let (state, mut step) =
-            if end { self.claim(now_ms, ticket, payload) } else { (State::Body { ticket, payload }, hold()) };
+        let (state, mut step) = match end {
+            true => self.claim(now_ms, draft, payload, attribute),
+            false => (State::Body { draft, payload }, hold()),
+        };
         step.counts.extend(is_unshielded.then_some(Count::Unshielded));
         (state, step)
     }
 
-    fn claim(&self, now_ms: u64, ticket: Ticket, payload: Payload) -> (State, Step) {
-        let fingerprint = payload.finish();
+    /// Which operation is it: what is its key, and whose? Or what becomes of a request that is none.
+    fn identify(
+        &mut self,
+        request: &Request<'_>,
+        head: &RequestHead,
+        owner: Owner,
+        fresh: UpstreamKey,
+    ) -> Result<Ticket, Decided> {
+        let policy = Rc::clone(&self.policy);
+        let (key, window) = match (ClientKey::read(&policy.key, request), policy.key.inject) {
+            (Ok(key), _) => (Some(key), None),
+            (Err(NoKey::Invalid), _) => return Err(Box::new(self.refuse(Slug::KeyInvalid, Facts::default()))),
+            (Err(_), Inject::Off) if policy.key.required => {
+                return Err(Box::new(self.refuse(Slug::KeyMissing, Facts::default())));
+            }
+            (Err(NoKey::Unreadable), Inject::Off) => return Err(Box::new(self.bypass(Reason::KeyUnreadable))),
+            (Err(NoKey::Absent), Inject::Off) => return Err(Box::new(self.bypass(Reason::NoKey))),
+            (Err(_), Inject::Uuid) => {
+                self.injected = Some(Injected::Uuid(fresh));
+                (Some(ClientKey::of_ours(fresh.text())), None)
+            }
+            (Err(_), Inject::Content { window_ms, anonymous }) => {
+                self.injected = Some(Injected::Content);
+                (None, Some((window_ms, anonymous)))
+            }
+        };
+        let is_sent_as_is = self.injected.is_none() && key::is_sent_as_is(&policy.key, request);
+        if policy.mode == Mode::Inject && (is_sent_as_is || self.injected.is_some()) {
+            return Err(Box::new(self.send_key(self.injected.is_some().then_some(fresh))));
+        }
+        let caller = Caller::read(&policy.scope, request);
+        // Whoever has no name of his own may have the same content as somebody else.
+        let is_left_alone = caller == Caller::Anonymous && matches!(window, Some((_, false)));
+        match caller {
+            _ if is_left_alone => return Err(Box::new(self.bypass(Reason::NoCaller))),
+            Caller::Outside => return Err(Box::new(self.bypass(Reason::NoCaller))),
+            Caller::Refused => return Err(Box::new(self.refuse(Slug::CallerMissing, Facts::default()))),
+            Caller::Anonymous | Caller::Known(_) => {}
+        }
+        let hash_key = self.secrets.hash_key.as_ref();
+        let name = match &key {
+            Some(key) => key::name(&policy, hash_key, head, &caller, key),
+            None => key::content_name(&policy, hash_key, head, &caller),
+        };
+        if policy.mode == Mode::Inject {
+            // The same for every attempt, without a store to keep it.
+            let [own @ .., _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _] = name.0;
+            return Err(Box::new(self.send_key(Some(UpstreamKey(own)))));
+        }
+        let upstream_key = (!is_sent_as_is).then_some(fresh);
+        Ok(Ticket { name, owner, upstream_key, window_ms: window.map(|(window_ms, _)| window_ms) })
+    }
+
+    /// Under `mode: inject`: the request goes on with a key, and that is all.
+    fn send_key(&mut self, key: Option<UpstreamKey>) -> (State, Step) {
+        let mut edits = mem::take(&mut self.forged);
+        let Some(key) = key else {
+            let line = StatusLine::new(Token::Bypassed);
+            return (State::Unprotected(line), Step { flow: Flow::Resume(edits), ..Step::default() });
+        };
+        edits.push(Edit::Set(KEY, key.text().into_bytes()));
+        let (state, step) = self.bypass(Reason::Injected);
+        (state, Step { flow: Flow::Resume(edits), ..step })
+    }
+
+    /// The whole request has come: may it run?
+    fn claim(&mut self, now_ms: u64, draft: Draft, payload: Payload, attribute: Attributes<'_>) -> (State, Step) {
+        let (fingerprint, body) = payload.finish();
+        let mut ticket = match draft {
+            Draft::Named(ticket) => ticket,
+            Draft::Unnamed { head, owner, fresh } => {
+                match self.identify(&Request::new(&head, &body, attribute), &head, owner, fresh) {
+                    Ok(ticket) => ticket,
+                    Err(decided) => return *decided,
+                }
+            }
+        };
+        if ticket.window_ms.is_some() || self.policy.on_mismatch == OnMismatch::Separate {
+            ticket.name = fingerprint.joined_to(&ticket.name, self.secrets.hash_key.as_ref());
+        }
         let operation = Operation::Claim { may_retry: self.policy.on_unknown == OnUnknown::Retry };
         let run = Run {
             ticket,
@@ -512,6 +638,20 @@ impl Exchange {
         };
         let call = run.call(&self.policy, operation);
         (State::Claim(run, None), Step { calls: vec![call], ..hold() })
+    }
+
+    /// The store's word on what is known, for somebody who only looks.
+    fn looked(&mut self, verdict: &Verdict) -> (State, Step) {
+        let failure = match verdict {
+            Verdict::Seen(sight) => {
+                let reply = Reply::sight(*sight);
+                let edits = mending(&reply);
+                return (State::Answered(edits), Step { flow: Flow::Answer(Box::new(reply)), ..Step::default() });
+            }
+            Verdict::Failed(failure) => *failure,
+            _ => Failure::Stale,
+        };
+        self.refused_by_store(failure)
     }
 
     /// Nobody waits for the claim's answer any more: whatever it is, the name is not ours to keep.
@@ -550,6 +690,7 @@ impl Exchange {
             | Verdict::Dropped
             | Verdict::Lost
             | Verdict::Renewed { .. }
+            | Verdict::Seen(_)
             | Verdict::Settled
             | Verdict::Stale => self.store_failed(Failure::Stale),
         }
@@ -611,7 +752,7 @@ impl Exchange {
     fn forward(&mut self, mut run: Run) -> (State, Step) {
         run.renew_at_ms = Some(run.asked_ms + self.policy.lease_ms / 3);
         let mut edits = mem::take(&mut self.forged);
-        edits.push(Edit::Set(OPERATION, run.ticket.name.hex().into_bytes()));
+        edits.push(Edit::Set(OPERATION, run.ticket.operation().into_bytes()));
         edits.push(Edit::Set(ATTEMPT, run.attempt.to_string().into_bytes()));
         if let Some(key) = run.ticket.upstream_key {
             edits.push(Edit::Set(KEY, key.text().into_bytes()));
@@ -648,10 +789,7 @@ impl Exchange {
     /// Whoever has waited knows that another attempt runs, and is refused also where a failing store lets requests
     /// through.
     fn poll_failed(&mut self, run: Run, failure: Failure) -> (State, Step) {
-        let facts = Facts { retry_after_s: Some(1), ..Facts::default() };
-        let (mut state, mut step) = self.refuse(Slug::StoreUnavailable, facts);
-        step.counts.push(Count::StoreFailed(failure));
-        step.remark = Some(Remark::StoreFailed(failure));
+        let (mut state, mut step) = self.refused_by_store(failure);
         if failure.is_doubtful() {
             let (withdrawn, withdrawal) = self.withdraw(run);
             (state, step.calls) = (withdrawn, withdrawal.calls);
@@ -677,11 +815,7 @@ impl Exchange {
         let opened = response.map(|sealed| Response::decode(&self.secrets.vault.open(name, sealed)?));
         let Ok(response) = opened.transpose() else {
             // It has run, whatever it answered: so it is refused, also where a failing store lets requests through.
-            let facts = Facts { retry_after_s: Some(1), ..Facts::default() };
-            let (state, mut step) = self.refuse(Slug::StoreUnavailable, facts);
-            step.counts.push(Count::StoreFailed(Failure::Corrupt));
-            step.remark = Some(Remark::StoreFailed(Failure::Corrupt));
-            return (state, step);
+            return self.refused_by_store(Failure::Corrupt);
         };
         let facts = Facts { attempt: Some(attempt), original_status: Some(status), ..Facts::default() };
         match response {
@@ -705,7 +839,8 @@ impl Exchange {
                     age_s: Some(age_ms / 1000),
                     ttl_s: Some(ttl_ms / 1000),
                     ..StatusLine::new(Token::Replayed)
-                };
+                }
+                .because(self.injected.as_ref().map(|_| Reason::Injected));
                 self.answer(Reply::replay(&self.policy, response, &line), Count::Replayed)
             }
             _ => self.refuse(Slug::NotReplayable, Facts { original_status: None, ..facts }),
@@ -721,7 +856,7 @@ impl Exchange {
             Source::Upstream => steered_fate(headers).unwrap_or_else(|| self.policy.outcomes.of_status(status)),
         };
         if fate != Fate::Store {
-            let line = run.line(false);
+            let line = self.line(&run, false);
             let (mut state, mut step) = self.fail(run, fate, origin.retried());
             // Whoever is told may ask again at once, and then the store must know.
             if let State::Save { held, .. } = &mut state
@@ -809,7 +944,7 @@ impl Exchange {
             return (state, step);
         }
         let is_open = *fate == Fate::Store && not_kept.is_none();
-        let line = StatusLine { stored: (!is_open).then_some(false), ..run.line(false) }.because(not_kept);
+        let line = StatusLine { stored: (!is_open).then_some(false), ..self.line(run, false) }.because(not_kept);
         let (calls, remark) = (step.calls, step.remark);
         (state, Step { calls, remark, ..self.handed_on(reply, line) })
     }
@@ -824,6 +959,7 @@ impl Exchange {
     fn completion(&self, run: &Run, status: u16, response: Option<Response>, ttl_ms: u64) -> Call {
         let Ticket { name, owner, .. } = &run.ticket;
         let sealed = response.and_then(|response| self.secrets.vault.seal(name, *owner, &response.encode()));
+        let ttl_ms = run.ticket.window_ms.unwrap_or(ttl_ms);
         Call { ttl_ms, ..run.call(&self.policy, Operation::Complete { status, response: sealed }) }
     }
 
@@ -848,11 +984,11 @@ impl Exchange {
                 (Some(HeldResponse { reply: None, removals: removals(headers), ttl_ms, not_kept: None }), hold())
             }
             None => {
-                let line = StatusLine { stored: None, ..run.line(false) };
+                let line = StatusLine { stored: None, ..self.line(&run, false) };
                 (None, resume(self.response_edits(headers, line), line))
             }
             Some(reason) => {
-                let line = run.line(false).because(reason);
+                let line = self.line(&run, false).because(reason);
                 let remark = reason.is_some().then_some(Remark::BodyDropped(run.ticket.name));
                 (None, Step { remark, ..resume(self.response_edits(headers, line), line) })
             }
@@ -897,7 +1033,9 @@ impl Exchange {
             return Step { counts, remark, ..Step::default() };
         };
         let stored = fate == Fate::Store && *verdict == Verdict::Settled && not_kept.is_none();
-        let line = StatusLine { ttl_s: stored.then_some(ttl_ms / 1000), ..run.line(stored) }.because(not_kept);
+        // How much is left of a window only the store knows.
+        let ttl_s = (stored && run.ticket.window_ms.is_none()).then_some(ttl_ms / 1000);
+        let line = StatusLine { ttl_s, ..self.line(run, stored) }.because(not_kept);
         match reply {
             None => Step { counts, remark, ..resume(self.with_status(removals, line), line) },
             Some(reply) => Step { counts, remark, ..self.handed_on(reply, line) },
@@ -928,18 +1066,21 @@ impl Exchange {
 
     /// Doubt is never "free": the request is refused, or forwarded where the operator prefers that, and it is said.
     fn store_failed(&mut self, failure: Failure) -> (State, Step) {
-        let (state, mut step) = match self.policy.on_store_failure {
-            OnStoreFailure::Forward => self.bypass(Reason::StoreFailure),
-            OnStoreFailure::Reject => {
-                self.refuse(Slug::StoreUnavailable, Facts { retry_after_s: Some(1), ..Facts::default() })
-            }
-        };
-        step.counts.push(Count::StoreFailed(failure));
-        step.remark = Some(Remark::StoreFailed(failure));
-        (state, step)
+        match self.policy.on_store_failure {
+            OnStoreFailure::Forward => blame(failure, self.bypass(Reason::StoreFailure)),
+            OnStoreFailure::Reject => self.refused_by_store(failure),
+        }
+    }
+
+    fn refused_by_store(&mut self, failure: Failure) -> (State, Step) {
+        let facts = Facts { retry_after_s: Some(1), ..Facts::default() };
+        blame(failure, self.refuse(Slug::StoreUnavailable, facts))
     }
 
     fn bypass(&mut self, reason: Reason) -> (State, Step) {
+        if reason == Reason::NoCaller {
+            self.injected = None;
+        }
         let line = StatusLine::bypassed(reason);
         let counts = vec![Count::Bypassed(Bypass::Said(reason))];
         let flow = Flow::Resume(mem::take(&mut self.forged));
@@ -959,7 +1100,8 @@ impl Exchange {
         }
     }
 
-    fn answer(&mut self, reply: Reply, count: Count) -> (State, Step) {
+    fn answer(&mut self, mut reply: Reply, count: Count) -> (State, Step) {
+        self.told_key().iter().for_each(|key| reply.headers.push(KEY.as_bytes(), key));
         let edits = mending(&reply);
         let status = reply.headers.first(STATUS).map(|line| String::from_utf8_lossy(line).into_owned());
         let flow = Flow::Answer(Box::new(reply));
@@ -980,6 +1122,23 @@ impl Exchange {
         Step { flow, status, observed: true, ..step }
     }
 
+    fn line(&self, run: &Run, stored: bool) -> StatusLine {
+        if run.attempt == 0 {
+            // It runs although its claim got no answer.
+            return StatusLine::bypassed(Reason::StoreFailure);
+        }
+        let line = StatusLine { stored: Some(stored), attempt: Some(run.attempt), ..StatusLine::new(Token::Executed) };
+        line.because(self.injected.as_ref().map(|_| Reason::Injected))
+    }
+
+    /// The key that the client is told, where the gateway has made one for it.
+    fn told_key(&self) -> Option<Vec<u8>> {
+        match self.injected {
+            Some(Injected::Uuid(key)) => Some(key.text().into_bytes()),
+            Some(Injected::Content) | None => None,
+        }
+    }
+
     /// What a response loses and gains on its way to the client.
     fn response_edits(&self, headers: &Headers, line: StatusLine) -> Vec<Edit> {
         self.with_status(removals(headers), line)
@@ -987,6 +1146,7 @@ impl Exchange {
 
     fn with_status(&self, mut edits: Vec<Edit>, line: StatusLine) -> Vec<Edit> {
         edits.push(Edit::Set(STATUS, line.to_string().into_bytes()));
+        edits.extend(self.told_key().map(|key| Edit::Set(KEY, key)));
         if self.policy.expose_cors {
             edits.push(Edit::Add(EXPOSE, EXPOSED.as_bytes().to_vec()));
         }
@@ -1013,6 +1173,17 @@ impl State {
     }
 }
 
+impl Ticket {
+    /// What the upstream knows the operation by. The same content in another window is another one.
+    fn operation(&self) -> String {
+        let (Some(_), Some(key)) = (self.window_ms, self.upstream_key) else { return self.name.hex() };
+        let mut digest = Digest::new("operation", None);
+        digest.part("name", &self.name.0);
+        digest.part("key", &key.0);
+        hex(&digest.finish())
+    }
+}
+
 impl Run {
     fn call(&self, policy: &Policy, operation: Operation) -> Call {
         Call {
@@ -1022,18 +1193,11 @@ impl Run {
             attempt: self.attempt,
             upstream_key: self.ticket.upstream_key,
             lease_ms: policy.lease_ms,
-            ttl_ms: policy.ttl_ms,
+            ttl_ms: self.ticket.window_ms.unwrap_or(policy.ttl_ms),
+            in_window: self.ticket.window_ms.is_some(),
             deadline_ms: self.expires_ms,
             operation,
         }
-    }
-
-    fn line(&self, stored: bool) -> StatusLine {
-        if self.attempt == 0 {
-            // It runs although its claim got no answer.
-            return StatusLine::bypassed(Reason::StoreFailure);
-        }
-        StatusLine { stored: Some(stored), attempt: Some(self.attempt), ..StatusLine::new(Token::Executed) }
     }
 }
 
@@ -1175,6 +1339,12 @@ fn is_about_one_delivery(name: &[u8]) -> bool {
         b"idempotent-replayed" => true,
         _ => [":", "ratelimit", "x-envoy-"].iter().any(|prefix| name.starts_with(prefix.as_bytes())),
     }
+}
+
+/// Says what failed.
+fn blame(failure: Failure, (state, mut step): (State, Step)) -> (State, Step) {
+    step.counts.push(Count::StoreFailed(failure));
+    (state, Step { remark: Some(Remark::StoreFailed(failure)), ..step })
 }
 
 fn hold() -> Step {

@@ -1,12 +1,15 @@
 //! What makes two requests the same: a hash over the payload parts that the policy names.
 //!
-//! Its one rule: the body streams through; nothing of it is kept.
+//! Its one rule: a body streams through, and is kept only where what it says is asked for.
 //! It does not know the key, nor who is asking.
 
 use subtle::ConstantTimeEq;
 
-use crate::config::FingerprintPolicy;
+use crate::config::{BodyPart, Policy};
 use crate::digest::{Digest, HashKey};
+use crate::form;
+use crate::json::{self, Pointer};
+use crate::key::Name;
 use crate::message::{RequestHead, media_type};
 
 /// The hash of a request's payload.
@@ -22,22 +25,44 @@ impl PartialEq for Fingerprint {
 
 impl Eq for Fingerprint {}
 
+impl Fingerprint {
+    /// The name of a record of its own for this payload.
+    pub fn joined_to(&self, name: &Name, hash_key: Option<&HashKey>) -> Name {
+        let mut digest = Digest::new("name of a payload", hash_key);
+        digest.part("name", &name.0);
+        digest.part("fingerprint", &self.0);
+        Name(digest.finish())
+    }
+}
+
 /// A fingerprint under way.
-#[derive(Clone)]
 pub struct Payload {
     digest: Digest,
-    /// Whether the body is part of it.
-    body: bool,
+    form: Form,
+    /// The body, where it must be read as a whole.
+    kept: Option<Vec<u8>>,
+}
+
+/// In which form the body is part of the fingerprint.
+enum Form {
+    /// As it comes.
+    Bytes,
+    /// As what it says, without what stands there.
+    Json(Vec<Pointer>),
+    /// As the pieces between its delimiters, which a client chooses anew for every request.
+    Multipart(Vec<u8>),
+    /// Not at all.
+    Off,
 }
 
 impl Payload {
     /// Takes what the head contributes: the query and the chosen headers.
-    pub fn new(policy: &FingerprintPolicy, hash_key: Option<&HashKey>, head: &RequestHead) -> Self {
+    pub fn new(policy: &Policy, hash_key: Option<&HashKey>, head: &RequestHead) -> Self {
         let mut digest = Digest::new("fingerprint", hash_key);
-        if policy.query {
+        if policy.fingerprint.query {
             digest.list("query", head.query().into_iter());
         }
-        for name in &policy.headers {
+        for name in &policy.fingerprint.headers {
             digest.part("header", name.as_bytes());
             match name.as_str() {
                 "content-type" => {
@@ -47,19 +72,55 @@ impl Payload {
                 _ => digest.list("lines", head.headers.all(name).collect::<Vec<_>>().into_iter()),
             }
         }
-        digest.open_tail("body");
-        Payload { digest, body: policy.body }
+        let form = match (&policy.fingerprint.body, head.headers.first("content-type").and_then(form::boundary)) {
+            (BodyPart::Off, _) => Form::Off,
+            (_, Some(boundary)) => Form::Multipart(boundary),
+            (BodyPart::Json { ignored }, None) => Form::Json(ignored.clone()),
+            (BodyPart::Bytes, None) => Form::Bytes,
+        };
+        let is_kept = policy.is_named_by_body() || matches!(form, Form::Json(_) | Form::Multipart(_));
+        if matches!(form, Form::Bytes | Form::Off) {
+            digest.open_tail("body");
+        }
+        Payload { digest, form, kept: is_kept.then(Vec::new) }
     }
 
     /// Takes the next bytes of the body.
     pub fn body(&mut self, chunk: &[u8]) {
-        if self.body {
+        if let Some(kept) = &mut self.kept {
+            kept.extend_from_slice(chunk);
+        }
+        if matches!(self.form, Form::Bytes) {
             self.digest.feed(chunk);
         }
     }
 
-    /// The fingerprint of everything taken.
-    pub fn finish(self) -> Fingerprint {
-        Fingerprint(self.digest.finish())
+    /// Whether it keeps the body.
+    pub fn keeps_body(&self) -> bool {
+        self.kept.is_some()
     }
+
+    /// The fingerprint of everything taken, and the body, where it was kept.
+    pub fn finish(self) -> (Fingerprint, Vec<u8>) {
+        let (mut digest, body) = (self.digest, self.kept.unwrap_or_default());
+        match self.form {
+            Form::Bytes | Form::Off => {}
+            Form::Json(ignored) => match canonical(&body, &ignored) {
+                Some(canonical) => digest.part("json", canonical.as_bytes()),
+                None => {
+                    digest.open_tail("body");
+                    digest.feed(&body);
+                }
+            },
+            Form::Multipart(boundary) => digest.list("pieces", form::pieces(&body, &boundary).into_iter()),
+        }
+        (Fingerprint(digest.finish()), body)
+    }
+}
+
+/// What a body says as JSON; nothing where it says nothing, or something that not every reader understands alike.
+fn canonical(body: &[u8], ignored: &[Pointer]) -> Option<String> {
+    let mut value = json::parse(body).ok().filter(|_| json::is_exact(body))?;
+    ignored.iter().for_each(|place| place.remove_from(&mut value));
+    Some(json::canonical(&value))
 }

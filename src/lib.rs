@@ -20,6 +20,10 @@ pub mod mutant;
 
 pub mod message;
 
+pub mod json;
+
+pub mod form;
+
 pub mod config;
 
 pub mod digest;
@@ -39,6 +43,8 @@ pub mod event;
 pub mod step;
 
 pub mod exchange;
+
+pub mod look_up;
 
 pub mod store;
 

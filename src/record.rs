@@ -32,7 +32,7 @@ pub struct Record {
     pub doubt: bool,
     /// The owners released last, oldest first: their late claims are refused.
     pub released: Vec<Owner>,
-    /// When the record is forgotten.
+    /// When the record may be forgotten; [`Record::forgotten_ms`] tells when it is.
     pub expires_ms: u64,
     /// What is known.
     pub state: State,
@@ -82,6 +82,30 @@ pub enum State {
     },
 }
 
+/// What a record shows to somebody who only looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sight {
+    /// The last that was granted.
+    pub attempt: u32,
+    /// How far it is.
+    pub standing: Standing,
+    /// Until the record is forgotten.
+    pub ttl_ms: u64,
+}
+
+/// How far an operation is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// The upstream answered for good, with this status.
+    Completed(u16),
+    /// Nobody executes; it may be tried again.
+    Open,
+    /// It is executed.
+    Running,
+    /// Somebody may have executed it.
+    Unknown,
+}
+
 /// A stored value that is not a record of a version we know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Corrupt;
@@ -90,6 +114,27 @@ pub struct Corrupt;
 pub const FORMAT: u8 = 1;
 
 impl Record {
+    /// When the record is forgotten: never before its lease has ended.
+    pub fn forgotten_ms(&self) -> u64 {
+        match self.state {
+            State::Running { lease_end_ms: until_ms, .. } | State::Unknown { retry_at_ms: until_ms, .. } => {
+                self.expires_ms.max(until_ms)
+            }
+            State::Completed { .. } | State::Open { .. } => self.expires_ms,
+        }
+    }
+
+    /// What there is to see of it now.
+    pub fn sight(&self, now_ms: u64) -> Sight {
+        let standing = match self.state {
+            State::Completed { status, .. } => Standing::Completed(status),
+            State::Open { .. } => Standing::Open,
+            State::Running { lease_end_ms, .. } if now_ms < lease_end_ms => Standing::Running,
+            State::Running { .. } | State::Unknown { .. } => Standing::Unknown,
+        };
+        Sight { attempt: self.attempt, standing, ttl_ms: self.forgotten_ms().saturating_sub(now_ms) }
+    }
+
     /// The wire form: version, state, doubt, attempt, expiry, upstream key, released owners, then the state's fields.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(128);

@@ -7,7 +7,7 @@ use std::fmt;
 
 use crate::config::{Policy, Slug};
 use crate::message::Headers;
-use crate::record::Response;
+use crate::record::{Response, Sight, Standing};
 
 /// Our response headers; what an upstream sends under these names is removed.
 pub const OUR_HEADERS: [&str; 3] = [STATUS, REPLAYED, KEY];
@@ -95,6 +95,35 @@ impl Reply {
         Reply::passed(status, headers, text.into())
     }
 
+    /// What is known of an operation, for somebody who only looks: `{"state", "attempt", "status", "ttl"}`.
+    pub fn sight(sight: Option<Sight>) -> Self {
+        let (status, body) = match sight {
+            None => (404, serde_json::json!({ "state": "absent" })),
+            Some(Sight { attempt, standing, ttl_ms }) => {
+                let (state, status) = match standing {
+                    Standing::Completed(status) => ("completed", Some(status)),
+                    Standing::Open => ("open", None),
+                    Standing::Running => ("running", None),
+                    Standing::Unknown => ("unknown", None),
+                };
+                let ttl_s = ttl_ms / 1000;
+                (200, serde_json::json!({ "state": state, "attempt": attempt, "status": status, "ttl": ttl_s }))
+            }
+        };
+        let headers = [("content-type", "application/json"), ("cache-control", "no-store")].into_iter().collect();
+        Reply { status, headers, body: body.to_string().into_bytes(), details: "idempotency_look_up" }
+    }
+
+    /// A look-up that does not say what it looks for: "about:blank" is a problem with no more to it than its status
+    /// (RFC 9457, section 4.2.1).
+    pub fn bad_look_up(detail: &str) -> Self {
+        let body =
+            serde_json::json!({ "type": "about:blank", "title": "Bad Request", "status": 400, "detail": detail });
+        let headers = [("content-type", "application/problem+json"), ("cache-control", "no-store")];
+        let headers = headers.into_iter().collect();
+        Reply { status: 400, headers, body: body.to_string().into_bytes(), details: "idempotency_look_up" }
+    }
+
     /// The stored response once more. Its body is what was kept: nothing where only the head was.
     pub fn replay(policy: &Policy, response: Response, line: &StatusLine) -> Self {
         let mut headers = response.headers;
@@ -143,6 +172,10 @@ pub enum Token {
 /// Why a request went upstream unprotected, or was not kept for replay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reason {
+    /// The key is one of the gateway's own making.
+    Injected,
+    /// The body that would hold its key cannot be read.
+    KeyUnreadable,
     /// It has a credential outside the scope.
     NoCaller,
     /// It has no key and needs none.
@@ -159,6 +192,8 @@ impl Reason {
     /// As it stands in `Idempotency-Status`.
     pub fn as_str(self) -> &'static str {
         match self {
+            Reason::Injected => "injected",
+            Reason::KeyUnreadable => "key-unreadable",
             Reason::NoCaller => "no-caller",
             Reason::NoKey => "no-key",
             Reason::Observe => "observe",

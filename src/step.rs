@@ -79,6 +79,8 @@ pub struct Call {
     pub lease_ms: u64,
     /// How long the record lives after this.
     pub ttl_ms: u64,
+    /// Whether it lives only so long after its first claim, whatever happens then: the window of a content key.
+    pub in_window: bool,
     /// On the store's clock: past it nothing is written, so that no late word revives a forgotten record.
     pub deadline_ms: Option<u64>,
     /// What is asked.
@@ -100,6 +102,8 @@ pub enum Operation {
         /// The encoded response; none where it cannot be replayed.
         response: Option<Vec<u8>>,
     },
+    /// What is known? Changes nothing.
+    Look,
     /// I may have executed.
     MarkUnknown,
     /// May I execute, as one that has waited for another's attempt to end? Never after an unknown outcome.
@@ -121,6 +125,7 @@ impl Operation {
     pub fn asked(&self) -> Asked {
         match self {
             Operation::Claim { .. } | Operation::Poll { .. } => Asked::Claim,
+            Operation::Look => Asked::Look,
             Operation::MarkUnknown => Asked::Mark,
             Operation::Renew => Asked::Renew,
             Operation::Complete { .. } | Operation::Release { .. } => Asked::Settle,
@@ -177,7 +182,14 @@ pub enum Bypass {
 impl Count {
     /// Every counter there is.
     pub fn all() -> Vec<Count> {
-        let reasons = [Reason::NoCaller, Reason::NoKey, Reason::StoreFailure, Reason::TooLarge];
+        let reasons = [
+            Reason::Injected,
+            Reason::KeyUnreadable,
+            Reason::NoCaller,
+            Reason::NoKey,
+            Reason::StoreFailure,
+            Reason::TooLarge,
+        ];
         let bypasses = [Bypass::Connect, Bypass::Grpc, Bypass::Upgrade];
         let plain = [
             Count::Executed,

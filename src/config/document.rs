@@ -11,13 +11,14 @@ use std::rc::Rc;
 use base64ct::{Base64, Encoding};
 use serde_json::{Map, Value};
 
-use super::rules::{Match, header_name, is_token, plain};
-use super::walk::{ConfigError, Fields, Place, Read, flag, merge, parse_text};
+use super::rules::{Match, header_name, is_token, path, plain};
+use super::walk::{ConfigError, Fields, Place, Read, Reader, flag, merge, parse_text};
 use super::{
-    Anonymous, Breaker, CacheBounds, Config, EncryptionKey, Execution, Fate, FingerprintPolicy, KeyPolicy, Mode,
-    OnCompleted, OnInFlight, OnStoreFailure, OnTooLarge, OnUnknown, Outcomes, Part, Policy, Redis, Rule, Save, Scope,
-    Slug, Statuses, Store,
+    Anonymous, BodyPart, Breaker, CacheBounds, Config, EncryptionKey, Execution, Fate, FingerprintPolicy, Inject,
+    KeyPolicy, Mode, OnCompleted, OnInFlight, OnMismatch, OnStoreFailure, OnTooLarge, OnUnknown, Outcomes, Part,
+    Policy, Redis, Rule, Save, Scope, Slug, Statuses, Store,
 };
+use crate::json::Pointer;
 
 impl Config {
     /// Reads the whole document, or says what is wrong with it; `env` reads a variable of the VM's environment.
@@ -28,6 +29,10 @@ impl Config {
             let store = fields.nested("store", |at, value| store(at, value, env))?;
             let (hash_key, encryption) = fields.nested("secrets", |at, value| secrets(&at.as_secret(), value, env))?;
             let problem_base = fields.read("problem_base", "urn:envoy-idempotency:".into(), problem_base)?;
+            let status_path = fields.read("status_path", None, |at, value| match value {
+                Value::Null => Ok(None),
+                value => path(at, value).map(|path| Some(path.to_owned())),
+            })?;
             let frame = Frame { problem_base, ttl_s: if matches!(store, Store::Redis(_)) { DAY_S } else { 1800 } };
             // The defaults are right by themselves, so that what is wrong with a rule is the rule's fault.
             let (defaults, common) =
@@ -38,7 +43,8 @@ impl Config {
                 at.filled_list(value, |at, value| rule(at, value, &defaults, &common, &frame)).map(Some)
             })?;
             let rules = rules.unwrap_or_else(|| vec![everywhere()]);
-            Ok(Config { store, hash_key, encryption, rules, warnings: Vec::new() })
+            let problem_base = frame.problem_base;
+            Ok(Config { store, hash_key, encryption, rules, status_path, problem_base, warnings: Vec::new() })
         })?;
         refuse_bodies_that_never_fit(&root.member("store"), &config)?;
         if matches!(config.store, Store::Redis(_)) && config.encryption.is_empty() {
@@ -217,11 +223,20 @@ fn policy(at: &Place<'_>, value: &Value, written: &Value, frame: &Frame) -> Read
     let policy = at.object(value, |fields| {
         Ok(Policy {
             mode: fields.read("mode", Mode::Enforce, |at, value| {
-                at.choice(value, &[("enforce", Mode::Enforce), ("observe", Mode::Observe), ("off", Mode::Off)])
+                let words = [
+                    ("enforce", Mode::Enforce),
+                    ("observe", Mode::Observe),
+                    ("inject", Mode::Inject),
+                    ("off", Mode::Off),
+                ];
+                at.choice(value, &words)
             })?,
             key: fields.nested("key", key)?,
             scope: fields.nested("scope", scope)?,
             fingerprint: fields.nested("fingerprint", fingerprint)?,
+            on_mismatch: fields.read("on_mismatch", OnMismatch::Reject, |at, value| {
+                at.choice(value, &[("reject", OnMismatch::Reject), ("separate", OnMismatch::Separate)])
+            })?,
             on_in_flight: fields.nested("on_in_flight", on_in_flight)?,
             on_completed: fields.read("on_completed", OnCompleted::Replay, |at, value| {
                 at.choice(value, &[("replay", OnCompleted::Replay), ("conflict", OnCompleted::Conflict)])
@@ -270,7 +285,27 @@ fn refuse_contradictions(at: &Place<'_>, policy: &Policy, written: &Value) -> Re
         let scope = at.member("scope");
         return Err(scope.error("must not have an empty caller with anonymous \"refuse\", which refuses every request"));
     }
-    Ok(())
+    refuse_contradictory_injection(&at.member("key"), policy)
+}
+
+/// Where the gateway makes the key, every setting must leave it something to make it of.
+fn refuse_contradictory_injection(at: &Place<'_>, policy: &Policy) -> Read<()> {
+    let (key, inject) = (&policy.key, at.member("inject"));
+    let keeps = policy.mode != Mode::Inject;
+    match key.inject {
+        Inject::Off => Ok(()),
+        _ if key.required => Err(at
+            .member("required")
+            .error("must not be true where key.inject makes the key that a request does not have")),
+        Inject::Uuid if keeps && key.sources.len() > 1 => Err(inject
+            .error("must not be \"uuid\" with several key.sources: the client could not say the key it is told again")),
+        Inject::Content { .. } if !keeps => {
+            Err(inject.error("must not be \"content\" with mode \"inject\", which has no store to find it in"))
+        }
+        Inject::Content { .. } if policy.fingerprint.body == BodyPart::Off => Err(inject
+            .error("must not be \"content\" with fingerprint.body \"off\": the body is what tells requests apart")),
+        Inject::Content { .. } | Inject::Uuid => Ok(()),
+    }
 }
 
 fn key(at: &Place<'_>, value: &Value) -> Read<KeyPolicy> {
@@ -281,22 +316,43 @@ fn key(at: &Place<'_>, value: &Value) -> Read<KeyPolicy> {
             })?,
             required: fields.read("required", false, flag)?,
             max_bytes: fields.read("max_bytes", 255, |at, value| at.whole(value, 1..=4096))? as usize,
+            inject: fields.nested("inject", inject)?,
         })
     })
 }
 
+fn inject(at: &Place<'_>, value: &Value) -> Read<Inject> {
+    at.object(value, |fields| {
+        let kinds = [("off", Inject::Off), ("uuid", Inject::Uuid), ("content", CONTENT)];
+        let kind = fields.read("kind", Inject::Off, |at, value| at.choice(value, &kinds))?;
+        let window_ms = fields.read("window_ms", 10_000, |at, value| at.whole(value, 100..=DAY_MS))?;
+        let anonymous = fields.read("anonymous", false, flag)?;
+        Ok(if kind == CONTENT { Inject::Content { window_ms, anonymous } } else { kind })
+    })
+}
+
+const CONTENT: Inject = Inject::Content { window_ms: 0, anonymous: false };
+
 /// Reads one place of a request.
 fn part(at: &Place<'_>, value: &Value) -> Read<Part> {
-    at.one_of(
-        value,
-        &[
-            ("header", |at, value| Ok(Part::Header(header_name(at, value)?))),
-            ("query", |at, value| Ok(Part::Query(plain(at, value)?))),
-            ("cookie", |at, value| Ok(Part::Cookie(at.text(value, "a cookie name", is_token)?.to_owned()))),
-            ("path_segment", |at, value| Ok(Part::PathSegment(at.whole(value, 0..=255)? as usize))),
-            ("any", |at, value| Ok(Part::Any(at.filled_list(value, part)?))),
-        ],
-    )
+    at.one_of(value, &parts(|at, value| Ok(Part::Any(at.filled_list(value, part)?))))
+}
+
+fn parts(any: Reader<Part>) -> [(&'static str, Reader<Part>); 7] {
+    [
+        ("header", |at, value| Ok(Part::Header(header_name(at, value)?))),
+        ("query", |at, value| Ok(Part::Query(plain(at, value)?))),
+        ("cookie", |at, value| Ok(Part::Cookie(at.text(value, "a cookie name", is_token)?.to_owned()))),
+        ("form", |at, value| Ok(Part::Form(plain(at, value)?))),
+        ("json", |at, value| Ok(Part::Json(pointer(at, value)?))),
+        ("path_segment", |at, value| Ok(Part::PathSegment(at.whole(value, 0..=255)? as usize))),
+        ("any", any),
+    ]
+}
+
+fn pointer(at: &Place<'_>, value: &Value) -> Read<Pointer> {
+    let text = at.text(value, "a JSON Pointer such as /order/id", |text| Pointer::parse(text).is_some())?;
+    Pointer::parse(text).ok_or_else(|| at.wrong("a JSON Pointer", value))
 }
 
 fn scope(at: &Place<'_>, value: &Value) -> Read<Scope> {
@@ -320,11 +376,21 @@ fn caller(at: &Place<'_>, value: &Value) -> Read<Part> {
             _ => false,
         }
     }
-    let part = part(at, value)?;
+    let part = caller_part(at, value)?;
     if is_raw(&part) {
         at.warn("takes authorization as it was sent, so a client that renews its token is another caller");
     }
     Ok(part)
+}
+
+/// Reads one place of a request, or of what Envoy knows about its sender.
+fn caller_part(at: &Place<'_>, value: &Value) -> Read<Part> {
+    let of_callers: [(&str, Reader<Part>); 2] = [
+        ("jwt_claim", |at, value| Ok(Part::JwtClaim(plain(at, value)?))),
+        ("property", |at, value| Ok(Part::Property(at.filled_list(value, plain)?))),
+    ];
+    let any: Reader<Part> = |at, value| Ok(Part::Any(at.filled_list(value, caller_part)?));
+    at.one_of(value, &parts(any).into_iter().chain(of_callers).collect::<Vec<_>>())
 }
 
 fn anonymous(at: &Place<'_>, value: &Value) -> Read<Anonymous> {
@@ -339,11 +405,26 @@ fn anonymous(at: &Place<'_>, value: &Value) -> Read<Anonymous> {
 fn fingerprint(at: &Place<'_>, value: &Value) -> Read<FingerprintPolicy> {
     at.object(value, |fields| {
         Ok(FingerprintPolicy {
-            body: fields.read("body", true, |at, value| at.choice(value, &[("bytes", true), ("off", false)]))?,
+            body: body_part(at, fields)?,
             query: fields.read("query", true, flag)?,
             headers: fields.read("headers", vec!["content-type".into()], |at, value| at.list(value, header_name))?,
         })
     })
+}
+
+fn body_part(at: &Place<'_>, fields: &mut Fields<'_>) -> Read<BodyPart> {
+    let kinds = [("bytes", Some(false)), ("json", Some(true)), ("off", None)];
+    let kind = fields.read("body", Some(false), |at, value| at.choice(value, &kinds))?;
+    let ignored = fields.read("json_ignore", Vec::new(), |at, value| at.list(value, pointer))?;
+    match kind {
+        Some(true) => Ok(BodyPart::Json { ignored }),
+        // What a patch leaves out is no mistake.
+        _ if !ignored.is_empty() && !at.is_patch() => {
+            Err(at.member("json_ignore").error("must be empty unless fingerprint.body is \"json\""))
+        }
+        Some(false) => Ok(BodyPart::Bytes),
+        None => Ok(BodyPart::Off),
+    }
 }
 
 fn execution(at: &Place<'_>, value: &Value) -> Read<Execution> {

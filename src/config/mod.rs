@@ -13,6 +13,8 @@ use std::rc::Rc;
 pub use rules::{Match, PathMatch, Template};
 pub use walk::ConfigError;
 
+use crate::json::Pointer;
+
 /// The whole document.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -24,6 +26,10 @@ pub struct Config {
     pub encryption: Vec<EncryptionKey>,
     /// Tried in order; the first that matches decides.
     pub rules: Vec<Rule>,
+    /// The path of the status look-up, where there is one.
+    pub status_path: Option<String>,
+    /// Prefix of problem types.
+    pub problem_base: String,
     /// Risky but legal settings, one sentence each with the place in front.
     pub warnings: Vec<String>,
 }
@@ -122,6 +128,8 @@ pub struct Policy {
     pub scope: Scope,
     /// What makes two requests the same.
     pub fingerprint: FingerprintPolicy,
+    /// What a request with a used key and another payload is.
+    pub on_mismatch: OnMismatch,
     /// What a duplicate of a running operation gets.
     pub on_in_flight: OnInFlight,
     /// What a duplicate of a completed operation gets.
@@ -156,11 +164,20 @@ pub struct Policy {
     pub expose_cors: bool,
 }
 
+impl Policy {
+    /// Whether only the body tells which operation a request is.
+    pub fn is_named_by_body(&self) -> bool {
+        self.key.sources.iter().chain(&self.scope.caller).any(Part::is_in_body)
+    }
+}
+
 /// `mode`, for the requests the filter looks at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// Decisions are carried out.
     Enforce,
+    /// A key is seen to go upstream, and nothing is kept.
+    Inject,
     /// Decisions are counted and nothing is changed but `Idempotency-Status`.
     Observe,
     /// The request passes as if no rule had matched.
@@ -176,6 +193,24 @@ pub struct KeyPolicy {
     pub required: bool,
     /// A longer key is `key-invalid`.
     pub max_bytes: usize,
+    /// What becomes of a request without one.
+    pub inject: Inject,
+}
+
+/// `key.inject`: the key that the gateway makes when the client brings none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Inject {
+    /// The content of the request, for a while.
+    Content {
+        /// From the first request with this content.
+        window_ms: u64,
+        /// Also for a request without a caller.
+        anonymous: bool,
+    },
+    /// None.
+    Off,
+    /// A random one, which the client is told.
+    Uuid,
 }
 
 /// One place of a request from which a part of the key or of the caller is read.
@@ -185,12 +220,30 @@ pub enum Part {
     Any(Vec<Part>),
     /// A cookie by its name.
     Cookie(String),
+    /// A field of a form in the body, urlencoded or multipart.
+    Form(String),
     /// A header by its lower-case name.
     Header(String),
+    /// A string or a whole number in a JSON body.
+    Json(Pointer),
+    /// A claim of the bearer token; of callers only.
+    JwtClaim(String),
     /// A segment of the path, counted from 0.
     PathSegment(usize),
+    /// An attribute of Envoy by its path; of callers only.
+    Property(Vec<String>),
     /// A query parameter by its name.
     Query(String),
+}
+
+impl Part {
+    /// Whether it is read from the body.
+    pub fn is_in_body(&self) -> bool {
+        match self {
+            Part::Any(parts) => parts.iter().any(Part::is_in_body),
+            part => matches!(part, Part::Form(_) | Part::Json(_)),
+        }
+    }
 }
 
 /// `scope`: what separates two uses of one key.
@@ -222,12 +275,35 @@ pub enum Anonymous {
 /// `fingerprint`: what makes two requests the same.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FingerprintPolicy {
-    /// The bytes of the body are part of it.
-    pub body: bool,
+    /// What of the body is part of it.
+    pub body: BodyPart,
     /// The query string is part of it.
     pub query: bool,
     /// Lower-case names of the headers that are part of it; of `content-type` only the media type.
     pub headers: Vec<String>,
+}
+
+/// `fingerprint.body`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BodyPart {
+    /// Its bytes.
+    Bytes,
+    /// What it says as JSON.
+    Json {
+        /// `fingerprint.json_ignore`: all but what stands there.
+        ignored: Vec<Pointer>,
+    },
+    /// Nothing.
+    Off,
+}
+
+/// `on_mismatch`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnMismatch {
+    /// The answer is `mismatch`.
+    Reject,
+    /// It is an operation of its own.
+    Separate,
 }
 
 /// `on_in_flight`.

@@ -10,14 +10,23 @@ use super::{Config, Rule};
 use crate::message::{RequestHead, path_of};
 
 impl Config {
-    /// Whether a rule could match, going by the method and, where it is known already, the target (`:path`).
+    /// Whether a rule could match, or this is a look-up, going by the method and, where it is known already, the target
+    /// (`:path`).
     ///
     /// `false` is final. It is asked for every request before anything else is read.
     pub fn may_match(&self, method: &[u8], target: Option<&[u8]>) -> bool {
         let path = target.map(path_of);
-        self.rules
-            .iter()
-            .any(|rule| rule.matches.has_method(method) && path.is_none_or(|path| rule.matches.has_path(path)))
+        self.is_look_up(method, path)
+            || self
+                .rules
+                .iter()
+                .any(|rule| rule.matches.has_method(method) && path.is_none_or(|path| rule.matches.has_path(path)))
+    }
+
+    /// Whether a request of this method asks for the status of an operation, or might, where its path is not known.
+    pub fn is_look_up(&self, method: &[u8], path: Option<&[u8]>) -> bool {
+        let is_here = |known: &String| path.is_none_or(|path| path == known.as_bytes());
+        method == b"GET" && self.status_path.as_ref().is_some_and(is_here)
     }
 
     /// Whether the path can still rule a request of this method out: no rule would take it wherever it goes.
@@ -288,7 +297,8 @@ fn method(at: &Place<'_>, value: &Value) -> Read<String> {
     at.text(value, "a method in capitals", fits).map(str::to_owned)
 }
 
-fn path<'v>(at: &Place<'_>, value: &'v Value) -> Read<&'v str> {
+/// Reads a path that requests can have.
+pub(super) fn path<'v>(at: &Place<'_>, value: &'v Value) -> Read<&'v str> {
     // Anything else never appears in a path, so the rule would never match.
     let fits = |text: &str| {
         text.starts_with('/') && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'?' && byte != b'#')

@@ -7,10 +7,10 @@ use std::cell::RefCell;
 use std::fmt;
 use std::ops::RangeInclusive;
 
-use serde_core::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
 use super::protobuf::parse_struct;
+use crate::json::{self, Path};
 
 /// Why a document was refused: one sentence, with the JSON Pointer of the fault in front.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,7 +33,7 @@ pub type Reader<T> = fn(&Place<'_>, &Value) -> Read<T>;
 /// Where in the document a value stands, as a chain up to the root.
 #[derive(Clone, Copy)]
 pub struct Place<'a> {
-    step: Step<'a>,
+    path: Path<'a>,
     /// Values below are not to be shown.
     secret: bool,
     /// Null members are absent, as in a JSON Merge Patch.
@@ -41,28 +41,21 @@ pub struct Place<'a> {
     warnings: &'a RefCell<Vec<String>>,
 }
 
-#[derive(Clone, Copy)]
-enum Step<'a> {
-    Root,
-    Member(&'a Place<'a>, &'a str),
-    Item(&'a Place<'a>, usize),
-}
-
 impl<'a> Place<'a> {
     /// The whole document; warnings about anything in it go to the list.
     pub fn root(warnings: &'a RefCell<Vec<String>>) -> Self {
-        Place { step: Step::Root, secret: false, patch: false, warnings }
+        Place { path: Path::Root, secret: false, patch: false, warnings }
     }
 
     /// A member of the object that stands here.
     pub fn member(&'a self, name: &'a str) -> Place<'a> {
-        Place { step: Step::Member(self, name), ..*self }
+        Place { path: Path::Member(&self.path, name), ..*self }
     }
 
     /// An item of the list that stands here.
     pub fn item(&'a self, index: usize) -> Place<'a> {
         // RFC 7396 replaces lists whole, so a null inside one is a value like any other.
-        Place { step: Step::Item(self, index), patch: false, ..*self }
+        Place { path: Path::Item(&self.path, index), patch: false, ..*self }
     }
 
     /// The same place, in which null members are absent.
@@ -180,7 +173,7 @@ impl<'a> Place<'a> {
 
     fn shown(&self, value: &Value) -> String {
         // A document that is one string is often a document encoded twice, with its secrets in it.
-        let secret = self.secret || matches!(self.step, Step::Root);
+        let secret = self.secret || matches!(self.path, Path::Root);
         let kind = match value {
             Value::Array(_) => "a list",
             Value::Object(_) => "an object",
@@ -202,25 +195,9 @@ impl<'a> Place<'a> {
 /// As a JSON Pointer (RFC 6901); the root, whose pointer is empty, in words.
 impl fmt::Display for Place<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.step {
-            Step::Root => f.write_str("the document"),
-            Step::Member(up, _) | Step::Item(up, _) => {
-                if !matches!(up.step, Step::Root) {
-                    up.fmt(f)?;
-                }
-                f.write_str("/")?;
-                match self.step {
-                    Step::Member(_, name) => name.chars().try_for_each(|char| match char {
-                        '~' => f.write_str("~0"),
-                        '/' => f.write_str("~1"),
-                        // A message is one line, whatever the document holds.
-                        char if char.is_control() => write!(f, "{}", char.escape_default()),
-                        char => write!(f, "{char}"),
-                    }),
-                    Step::Item(_, index) => write!(f, "{index}"),
-                    Step::Root => Ok(()),
-                }
-            }
+        match self.path {
+            Path::Root => f.write_str("the document"),
+            path => path.fmt(f),
         }
     }
 }
@@ -279,8 +256,7 @@ pub fn parse_text(text: &[u8], root: Place<'_>) -> Read<Value> {
     if text.trim_ascii().is_empty() {
         return Ok(Value::Object(Map::new()));
     }
-    let mut source = serde_json::Deserializer::from_slice(text);
-    match Unrepeated(root).deserialize(&mut source).and_then(|value| source.end().map(|()| value)) {
+    match json::parse(text) {
         Ok(value) => Ok(value),
         // The one error of ours has its pointer already.
         Err(error) if error.is_data() => Err(ConfigError(error.to_string())),
@@ -304,70 +280,6 @@ pub fn merge(target: &mut Value, patch: &Value) {
         } else {
             merge(members.entry(name.as_str()).or_insert(Value::Null), value);
         }
-    }
-}
-
-/// Reads any value in which no object has a member twice; serde_json itself would keep the last in silence.
-struct Unrepeated<'a>(Place<'a>);
-
-impl<'de> DeserializeSeed<'de> for Unrepeated<'_> {
-    type Value = Value;
-
-    fn deserialize<D: Deserializer<'de>>(self, source: D) -> Result<Value, D::Error> {
-        source.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Unrepeated<'_> {
-    type Value = Value;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a JSON value")
-    }
-
-    fn visit_unit<E>(self) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
-
-    fn visit_bool<E>(self, flag: bool) -> Result<Value, E> {
-        Ok(Value::from(flag))
-    }
-
-    fn visit_i64<E>(self, number: i64) -> Result<Value, E> {
-        Ok(Value::from(number))
-    }
-
-    fn visit_u64<E>(self, number: u64) -> Result<Value, E> {
-        Ok(Value::from(number))
-    }
-
-    fn visit_f64<E>(self, number: f64) -> Result<Value, E> {
-        Ok(Value::from(number))
-    }
-
-    fn visit_str<E>(self, text: &str) -> Result<Value, E> {
-        Ok(Value::from(text))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut source: A) -> Result<Value, A::Error> {
-        let mut items = Vec::new();
-        while let Some(item) = source.next_element_seed(Unrepeated(self.0.item(items.len())))? {
-            items.push(item);
-        }
-        Ok(Value::Array(items))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut source: A) -> Result<Value, A::Error> {
-        let mut members = Map::new();
-        while let Some(name) = source.next_key::<String>()? {
-            let place = self.0.member(&name);
-            if members.contains_key(&name) {
-                return Err(A::Error::custom(place.error("is given a second time")));
-            }
-            let value = source.next_value_seed(Unrepeated(place))?;
-            members.insert(name, value);
-        }
-        Ok(Value::Object(members))
     }
 }
 

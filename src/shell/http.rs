@@ -49,8 +49,11 @@ impl Door {
         // While the body is held the host counts from its beginning; otherwise from this chunk's.
         let chunk = host::buffer(Buffer::RequestBody, self.held, size.saturating_sub(self.held));
         let (now_ms, crowded) = (host::monotonic_ms(), worker.is_crowded());
-        let verdict =
-            worker.feed(self.id, Event::RequestBody { now_ms, chunk: &chunk, crowded, end, trailers }, now_ms);
+        let verdict = worker.feed(
+            self.id,
+            Event::RequestBody { now_ms, attribute: &host::property, chunk: &chunk, crowded, end, trailers },
+            now_ms,
+        );
         drop(worker);
         self.held = if verdict == Verdict::Held { size } else { 0 };
         self.leave_if_done();

@@ -15,6 +15,7 @@ use crate::digest::{Digest, hex};
 use crate::event::{Event, Executed, Failure};
 use crate::exchange::{Exchange, Secrets};
 use crate::gateway::{Act, Gateway, Side};
+use crate::look_up;
 use crate::message::{Edit, Headers, RequestHead};
 use crate::record::{Owner, UpstreamKey};
 use crate::shell::calls::Calls;
@@ -261,14 +262,22 @@ impl Worker {
         let head = RequestHead { headers: host::headers(Map::Request)? };
         let metadata =
             |namespace: &str, key: &str| host::property(&["xds", "route_metadata", "filter_metadata", namespace, key]);
-        let policy = Rc::clone(&self.config.rule_for(&head, &metadata)?.policy);
-        self.gateway.begin(id, Exchange::new(policy, Rc::clone(&self.secrets)));
+        let owner = Owner(self.entropy.draw());
+        let exchange = if self.config.is_look_up(head.method(), Some(head.path())) {
+            match look_up::begin(&self.config, &self.secrets, &head, &host::property, &metadata, owner) {
+                Ok(exchange) => exchange,
+                Err(reply) => return Some(let_flow(Side::Request, Flow::Answer(Box::new(reply)))),
+            }
+        } else {
+            Exchange::new(Rc::clone(&self.config.rule_for(&head, &metadata)?.policy), Rc::clone(&self.secrets))
+        };
+        self.gateway.begin(id, exchange);
         let now_ms = host::monotonic_ms();
         let event = Event::RequestHeaders {
             now_ms,
             head: &head,
-            client_certificate: &|| host::property(&["connection", "mtls"]).is_some_and(|value| value.contains(&1)),
-            owner: Owner(self.entropy.draw()),
+            attribute: &host::property,
+            owner,
             upstream_key: UpstreamKey(self.entropy.draw()),
             end,
         };

@@ -83,8 +83,9 @@ impl<C: Cells> Cache<C> {
                 let state = completed(call, *status, response.clone(), asked_ms.saturating_sub(*age_ms));
                 self.put(call, *attempt, state, asked_ms + ttl_ms, now_ms);
             }
-            // An earlier try of it may have been the one that counted, and the record's life began with that.
-            (Operation::Complete { status, response }, Verdict::Settled) if is_heard => {
+            // An earlier try of it may have been the one that counted, and the record's life began with that. Where it
+            // began with the first claim, only the store knows how much of it is left.
+            (Operation::Complete { status, response }, Verdict::Settled) if is_heard && !call.in_window => {
                 let state = completed(call, *status, response.clone(), asked_ms);
                 self.put(call, call.attempt, state, asked_ms + call.ttl_ms, now_ms);
             }
@@ -94,7 +95,7 @@ impl<C: Cells> Cache<C> {
                 let until_ms = now_ms + OWED_MS.max(call.lease_ms);
                 self.put(call, call.attempt, running(call, until_ms), until_ms, now_ms);
             }
-            (Operation::Claim { .. } | Operation::Poll { .. }, _) => {}
+            (Operation::Claim { .. } | Operation::Look | Operation::Poll { .. }, _) => {}
             (_, _) => self.set(SMALL, &call.name, &FORGOTTEN),
         }
     }

@@ -286,9 +286,9 @@ impl<C: Cells> Table<C> {
         for entry in entries(&bytes) {
             let entry = entry?;
             let record = Record::decode(entry.record)?;
-            if record.expires_ms > now_ms && !(released && matches!(record.state, State::Open { .. })) {
+            if record.forgotten_ms() > now_ms && !(released && matches!(record.state, State::Open { .. })) {
                 kept.extend_from_slice(entry.whole);
-                visit.earliest_ms = visit.earliest_ms.min(record.expires_ms);
+                visit.earliest_ms = visit.earliest_ms.min(record.forgotten_ms());
             } else {
                 bodies.extend(body_place(&record));
             }

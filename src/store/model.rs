@@ -19,13 +19,14 @@ pub struct Outcome {
 
 /// One operation on one record, as one atomic step. `record` is what is stored, expired or not.
 pub fn apply(record: Option<Record>, call: &Call, now_ms: u64) -> Outcome {
-    let record = record.filter(|record| record.expires_ms > now_ms);
+    let record = record.filter(|record| record.forgotten_ms() > now_ms);
     if call.deadline_ms.is_some_and(|deadline| deadline <= now_ms) && !mutant::is(Mutant::DeadlineIgnored) {
         return refuse(Verdict::Lost);
     }
     match &call.operation {
         Operation::Claim { may_retry } => claim(record, call, *may_retry, u32::MAX, now_ms),
         Operation::Complete { status, response } => complete(record, call, *status, response.clone(), now_ms),
+        Operation::Look => refuse(Verdict::Seen(record.map(|record| record.sight(now_ms)))),
         Operation::MarkUnknown => mark_unknown(record, call, now_ms),
         Operation::Poll { max_attempt } => claim(record, call, false, *max_attempt, now_ms),
         Operation::Release { keep_fingerprint } => release(record, call, *keep_fingerprint, now_ms),
@@ -96,7 +97,10 @@ fn complete(record: Option<Record>, call: &Call, status: u16, response: Option<V
             let (fingerprint, owner) = (call.fingerprint, call.owner);
             settle(Record {
                 attempt: record.attempt.max(call.attempt),
-                expires_ms: now_ms.saturating_add(call.ttl_ms),
+                expires_ms: match call.in_window {
+                    true => expires_ms(&record, call, now_ms, 0),
+                    false => now_ms.saturating_add(call.ttl_ms),
+                },
                 state: State::Completed { fingerprint, owner, status, since_ms: now_ms, response },
                 ..record
             })
@@ -117,7 +121,7 @@ fn release(record: Option<Record>, call: &Call, keep_fingerprint: bool, now_ms: 
     }
     // Who withdraws a claim says nothing about the attempts before it, and one of them may have kept the payload.
     let keep_fingerprint = keep_fingerprint || (call.attempt == 0 && record.attempt > 1);
-    let expires_ms = expires_ms(&record, call, now_ms);
+    let expires_ms = expires_ms(&record, call, now_ms, 0);
     match record.state {
         State::Running { fingerprint, owner, .. } | State::Unknown { fingerprint, owner, .. }
             if known && is_own(owner, call) =>
@@ -149,7 +153,7 @@ fn mark_unknown(record: Option<Record>, call: &Call, now_ms: u64) -> Outcome {
     let record = record.unwrap_or_else(|| blank(call));
     let (fingerprint, owner) = (call.fingerprint, call.owner);
     settle(Record {
-        expires_ms: expires_ms(&record, call, now_ms).max(lease_end),
+        expires_ms: expires_ms(&record, call, now_ms, lease_end),
         state: State::Unknown { fingerprint, owner, retry_at_ms: lease_end },
         ..record
     })
@@ -167,19 +171,25 @@ fn blank(call: &Call) -> Record {
     }
 }
 
-/// When a record that is not completed is forgotten after this call.
+/// When a record that is not completed may be forgotten after this call; no lease of it ends later.
 ///
 /// Never before an owner was told: its completion is welcome until then, and must find the record still there though
 /// the clock was set back in between.
-fn expires_ms(record: &Record, call: &Call, now_ms: u64) -> u64 {
-    now_ms.saturating_add(call.ttl_ms).max(record.expires_ms)
+fn expires_ms(record: &Record, call: &Call, now_ms: u64, lease_end_ms: u64) -> u64 {
+    let begun_ms = now_ms.saturating_add(call.ttl_ms);
+    match (call.in_window, record.expires_ms) {
+        (false, known_ms) => begun_ms.max(known_ms).max(lease_end_ms),
+        (true, 0) => begun_ms,
+        (true, end_ms) if end_ms > now_ms => end_ms,
+        // An execution outlasts the window: who waits for it must find its record, for as long as its lease would last.
+        (true, _) => record.forgotten_ms(),
+    }
 }
 
 fn running(record: Record, call: &Call, now_ms: u64) -> Record {
     let lease_end_ms = now_ms.saturating_add(call.lease_ms);
     Record {
-        // No record expires before its lease ends.
-        expires_ms: expires_ms(&record, call, now_ms).max(lease_end_ms),
+        expires_ms: expires_ms(&record, call, now_ms, lease_end_ms),
         state: State::Running { fingerprint: call.fingerprint, owner: call.owner, lease_end_ms },
         ..record
     }
@@ -188,13 +198,13 @@ fn running(record: Record, call: &Call, now_ms: u64) -> Record {
 fn grant(record: Record, call: &Call, attempt: u32, now_ms: u64) -> Outcome {
     let upstream_key = record.upstream_key.or(call.upstream_key);
     let record = running(Record { attempt, upstream_key, ..record }, call, now_ms);
-    let (doubt, expires_ms) = (record.doubt, record.expires_ms);
+    let (doubt, expires_ms) = (record.doubt, record.forgotten_ms());
     let verdict = Verdict::Granted { attempt, doubt, upstream_key, expires_ms };
     Outcome { record: Some(record), verdict }
 }
 
 fn renewed(record: Record) -> Outcome {
-    let verdict = Verdict::Renewed { expires_ms: record.expires_ms };
+    let verdict = Verdict::Renewed { expires_ms: record.forgotten_ms() };
     Outcome { record: Some(record), verdict }
 }
 

@@ -56,6 +56,12 @@ local function optional(value)
   return value and '\1' .. value or '\0'
 end
 
+-- When it is forgotten: never before its lease has ended.
+local function forgotten(r)
+  if r.state == RUNNING or r.state == UNKNOWN then return math.max(r.expires, r.till) end
+  return r.expires
+end
+
 local function write(r)
   local tail
   if r.state == OPEN then
@@ -67,7 +73,7 @@ local function write(r)
   end
   local head = struct.pack('<BBBI4I8', FORMAT, r.state, r.doubt, r.attempt, r.expires)
   local data = head .. optional(r.key) .. struct.pack('B', #r.released / 16) .. r.released .. tail
-  call('SET', op.record, data, 'PXAT', string.format('%.0f', r.expires))
+  call('SET', op.record, data, 'PXAT', string.format('%.0f', forgotten(r)))
 end
 
 local function is_released()
@@ -88,20 +94,23 @@ local function blank()
 end
 
 -- Never before an owner was told, though the clock was set back in between.
-local function expires(r)
-  return math.max(now + op.ttl, r.expires)
+local function expires(r, lease_end)
+  if not op.in_window then return math.max(now + op.ttl, r.expires, lease_end) end
+  if r.expires == 0 then return now + op.ttl end
+  return r.expires > now and r.expires or forgotten(r)
 end
 
 local function run(r)
-  r.state, r.fingerprint, r.owner, r.till = RUNNING, op.fingerprint, op.owner, now + op.lease
-  r.expires = math.max(expires(r), r.till)
+  local lease_end = now + op.lease
+  r.expires = expires(r, lease_end)
+  r.state, r.fingerprint, r.owner, r.till = RUNNING, op.fingerprint, op.owner, lease_end
   write(r)
 end
 
 local function grant(r, attempt)
   r.attempt, r.key = math.min(attempt, 4294967295), r.key or op.key
   run(r)
-  return 'G' .. struct.pack('<I4B', r.attempt, r.doubt) .. optional(r.key) .. struct.pack('<I8', r.expires)
+  return 'G' .. struct.pack('<I4B', r.attempt, r.doubt) .. optional(r.key) .. struct.pack('<I8', forgotten(r))
 end
 
 local function settle(r, state, expires)
@@ -136,18 +145,25 @@ local function claim(may_retry, max_attempt)
 end
 
 function operations.c() -- claim
-  return claim(op.flag == 1, 4294967295)
+  return claim(op.flag, 4294967295)
 end
 
 function operations.p() -- poll
   return claim(false, op.attempt)
 end
 
+function operations.l() -- look
+  if not record then return 'Z' end
+  local lapsed = record.state == RUNNING and record.till <= now
+  local ttl, status = forgotten(record) - now, record.status or 0
+  return 'V' .. struct.pack('<BI4I2I8', lapsed and UNKNOWN or record.state, record.attempt, status, ttl)
+end
+
 function operations.n() -- renew
   if record and (is_released() or not is_own() or record.attempt ~= op.attempt) then return 'L' end
   local r = record or blank()
   run(r)
-  return 'N' .. struct.pack('<I8', r.expires)
+  return 'N' .. struct.pack('<I8', forgotten(r))
 end
 
 function operations.d() -- complete
@@ -155,8 +171,8 @@ function operations.d() -- complete
   if r.state == RUNNING and r.owner ~= op.owner and now < r.till then return 'L' end
   if r.state == COMPLETED then return r.owner == op.owner and 'O' or 'L' end
   r.attempt, r.fingerprint, r.owner = math.max(r.attempt, op.attempt), op.fingerprint, op.owner
-  r.status, r.since, r.response = op.status, now, op.flag == 1 and op.response or nil
-  return settle(r, COMPLETED, now + op.ttl)
+  r.status, r.since, r.response = op.status, now, op.flag and op.response or nil
+  return settle(r, COMPLETED, op.in_window and expires(r, 0) or now + op.ttl)
 end
 
 function operations.f() -- release
@@ -164,18 +180,19 @@ function operations.f() -- release
   record = record or blank()
   local is_repeat = is_released()
   if not is_repeat then record.released = (record.released .. op.owner):sub(-16 * KEPT) end
-  local keep = op.flag == 1 or (op.attempt == 0 and record.attempt > 1)
+  local keep = op.flag or (op.attempt == 0 and record.attempt > 1)
+  local till = expires(record, 0)
   if known and is_own() then
     if record.doubt == 1 then
       record.till = now
-      return settle(record, UNKNOWN, expires(record))
+      return settle(record, UNKNOWN, till)
     end
     record.fingerprint = keep and record.fingerprint or nil
-    return settle(record, OPEN, expires(record))
+    return settle(record, OPEN, till)
   end
   if not known then
     record.fingerprint = keep and op.fingerprint or nil
-    return settle(record, OPEN, expires(record))
+    return settle(record, OPEN, till)
   end
   if record.state == OPEN and is_repeat then return 'O' end
   write(record)
@@ -188,14 +205,14 @@ function operations.u() -- mark unknown
   if record and record.state ~= RUNNING then return 'L' end
   local r = record or blank()
   r.till, r.fingerprint, r.owner = r.till or now + op.lease, op.fingerprint, op.owner
-  return settle(r, UNKNOWN, math.max(expires(r), r.till))
+  return settle(r, UNKNOWN, expires(r, r.till))
 end
 
 local function apply()
   if op.deadline > 0 and op.deadline <= now then return 'L' end
   local data = call('GET', op.record)
   record = data and parse(data) or nil
-  if record and record.expires <= now then record = nil end
+  if record and forgotten(record) <= now then record = nil end
   return operations[op.kind]()
 end
 
@@ -206,6 +223,7 @@ for i, key in ipairs(KEYS) do
   op.kind, op.nonce, op.owner, op.fingerprint, op.attempt, op.key, op.flag, op.lease, op.ttl, op.deadline, op.status,
     op.response, at = struct.unpack('<c1c16c16c32I4Bc0BI8I8I8I2I4c0', ARGV[1], at)
   if op.key == '' then op.key = nil end
+  op.flag, op.in_window = op.flag % 2 == 1, op.flag >= 2
   local done, answer = pcall(apply)
   if not done then
     -- Redis 7 hands over the text of an error alone. One of Lua's own, in small letters, is a record cut short.

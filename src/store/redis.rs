@@ -4,7 +4,7 @@
 //! It does not know how Redis is reached.
 
 use crate::event::{Failure, RedisError, Verdict};
-use crate::record::{Corrupt, Input, UpstreamKey};
+use crate::record::{Corrupt, Input, Sight, Standing, UpstreamKey};
 use crate::step::{Call, Operation};
 use crate::store::client::{Batch, Nonce};
 
@@ -12,7 +12,7 @@ use crate::store::client::{Batch, Nonce};
 pub const SCRIPT: &str = include_str!("redis.lua");
 
 /// The SHA-1 of [`SCRIPT`] in hex, under which Redis keeps it; `tests/it/redis.rs` asks Redis whether it is right.
-pub const SCRIPT_SHA1: &str = "637f77c7d2ea506f7a039d79bf729238eabe6186";
+pub const SCRIPT_SHA1: &str = "fe1644b91c2519b8ab85730bd8bdc5fb078a98d7";
 
 /// The operations of a batch, packed one after the other, numbers in little-endian.
 pub fn pack(batch: &Batch) -> Vec<u8> {
@@ -25,6 +25,7 @@ fn pack_call(nonce: Nonce, call: &Call, out: &mut Vec<u8>) {
     let (kind, flag, status, response) = match &call.operation {
         Operation::Claim { may_retry } => (b'c', *may_retry, 0, None),
         Operation::Complete { status, response } => (b'd', response.is_some(), *status, response.as_ref()),
+        Operation::Look => (b'l', false, 0, None),
         Operation::MarkUnknown => (b'u', false, 0, None),
         Operation::Poll { .. } => (b'p', false, 0, None),
         Operation::Release { keep_fingerprint } => (b'f', *keep_fingerprint, 0, None),
@@ -40,7 +41,7 @@ fn pack_call(nonce: Nonce, call: &Call, out: &mut Vec<u8>) {
     let key = call.upstream_key.map(|key| key.0);
     out.push(key.map_or(0, |key| key.len() as u8));
     out.extend(key.iter().flatten());
-    out.push(flag.into());
+    out.push(u8::from(flag) + 2 * u8::from(call.in_window));
     out.extend(call.lease_ms.to_le_bytes());
     out.extend(call.ttl_ms.to_le_bytes());
     // 0 is no deadline, so one at the beginning of time is as good as one a millisecond later.
@@ -86,6 +87,19 @@ pub fn unpack(answer: &[u8]) -> Result<(Nonce, Verdict), Corrupt> {
             attempt: u32::from_le_bytes(input.array()?),
             wait_ms: u64::from_le_bytes(input.array()?),
         },
+        b'V' => {
+            let [state] = input.array()?;
+            let (attempt, status) = (u32::from_le_bytes(input.array()?), u16::from_le_bytes(input.array()?));
+            let standing = match state {
+                0 => Standing::Open,
+                1 => Standing::Running,
+                2 => Standing::Unknown,
+                3 => Standing::Completed(status),
+                _ => return Err(Corrupt),
+            };
+            Verdict::Seen(Some(Sight { attempt, standing, ttl_ms: u64::from_le_bytes(input.array()?) }))
+        }
+        b'Z' => Verdict::Seen(None),
         _ => return Err(Corrupt),
     };
     input.end()?;

@@ -365,6 +365,7 @@ fn call(name: u8, owner: u8, operation: Operation) -> Call {
         upstream_key: None,
         lease_ms: LEASE,
         ttl_ms: TTL,
+        in_window: false,
         deadline_ms: None,
         operation,
     }

@@ -564,6 +564,7 @@ fn call_of(name: Name, owner: u8, operation: Operation) -> Call {
         upstream_key: None,
         lease_ms: LEASE,
         ttl_ms: TTL,
+        in_window: false,
         deadline_ms: None,
         operation,
     }

@@ -466,6 +466,7 @@ impl Book {
             owner: bytes(owner),
             payload: bytes(payload),
             ttl_ms: if self.ttl_ms > 0 { self.ttl_ms } else { TTL },
+            in_window: false,
             operation,
         };
         let call = self.gateways.call(&deed);

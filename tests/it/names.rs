@@ -11,7 +11,7 @@ use std::rc::Rc;
 use envoy_idempotency::config::{Config, Policy};
 use envoy_idempotency::digest::{Digest, HashKey, hex};
 use envoy_idempotency::fingerprint::{Fingerprint, Payload};
-use envoy_idempotency::key::{self, Caller, ClientKey, InvalidKey, Name};
+use envoy_idempotency::key::{self, Caller, ClientKey, Name, NoKey, Request};
 use envoy_idempotency::message::RequestHead;
 use proptest::prelude::*;
 use sha2::{Digest as _, Sha256};
@@ -81,13 +81,13 @@ fn every_other_key_header_is_invalid() {
     let policy = policy("{}");
     for sent in invalid {
         let head = RequestHead { headers: [("idempotency-key", sent)].into_iter().collect() };
-        assert_eq!(ClientKey::read(&policy.key, &head), Err(InvalidKey), "{}", String::from_utf8_lossy(sent));
+        assert_eq!(key_of(&policy, &head), Err(NoKey::Invalid), "{}", String::from_utf8_lossy(sent));
     }
     for lines in [["a", "a"], ["a", "b"], ["\"a\"", ""], ["", ""]] {
         let head = head(&lines.map(|line| ("idempotency-key", line)));
-        assert_eq!(ClientKey::read(&policy.key, &head), Err(InvalidKey), "{lines:?}");
+        assert_eq!(key_of(&policy, &head), Err(NoKey::Invalid), "{lines:?}");
     }
-    assert_eq!(ClientKey::read(&policy.key, &head(&[])), Ok(None));
+    assert_eq!(key_of(&policy, &head(&[])), Err(NoKey::Absent));
 }
 
 #[test]
@@ -100,7 +100,7 @@ fn over_long_counts_the_key_and_not_its_quotes_over_all_sources() {
         ("a", "/?q=%41%42%43", true),
         ("a", "/?q=%41%42%43%44", false),
     ] {
-        let key = ClientKey::read(&policy.key, &head(&[("idempotency-key", sent), (":path", path)]));
+        let key = key_of(&policy, &head(&[("idempotency-key", sent), (":path", path)]));
         assert_eq!(key.is_ok(), fits, "{sent} {path}");
     }
 }
@@ -109,10 +109,10 @@ fn over_long_counts_the_key_and_not_its_quotes_over_all_sources() {
 fn other_sources_are_read_as_bytes() {
     let absent = None;
     let value = |value: &'static [u8]| Some(Ok(value));
-    let invalid = Some(Err(InvalidKey));
+    let invalid = Some(Err(NoKey::Invalid));
     let (query, cookie, segment) = (r#"{"query": "k"}"#, r#"{"cookie": "k"}"#, r#"{"path_segment": 1}"#);
     let any = r#"{"any": [{"header": "x-key"}, {"query": "k"}, {"cookie": "k"}]}"#;
-    type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], Option<Result<&'a [u8], InvalidKey>>);
+    type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], Option<Result<&'a [u8], NoKey>>);
     let cases: &[Case<'_>] = &[
         (query, &[(":path", "/p")], absent),
         (query, &[(":path", "/p?K=a&kk=b&x=k")], absent),
@@ -164,9 +164,9 @@ fn a_plus_in_a_path_segment_is_a_plus() {
 #[test]
 fn all_sources_must_be_there_and_their_order_counts() {
     let policy = policy(r#"{"key": {"sources": [{"query": "a"}, {"query": "b"}]}}"#);
-    let read = |path| ClientKey::read(&policy.key, &head(&[(":path", path)]));
-    assert_eq!(read("/?a=1"), Ok(None));
-    assert_eq!(read("/?a=1&b="), Err(InvalidKey));
+    let read = |path| key_of(&policy, &head(&[(":path", path)]));
+    assert_eq!(read("/?a=1"), Err(NoKey::Absent));
+    assert_eq!(read("/?a=1&b="), Err(NoKey::Invalid));
     assert_eq!(read("/?b=2&a=1"), read("/?a=1&b=2"));
     for other in ["/?a=2&b=1", "/?a=12&b=", "/?a=1&b=22", "/?a=11&b=2"] {
         assert_ne!(read("/?a=1&b=2"), read(other));
@@ -379,27 +379,32 @@ fn head(fields: &[(&str, &str)]) -> RequestHead {
 }
 
 /// The key of one source, in a form that can be compared with that of another.
-fn read(source: &str, fields: &[(&str, &str)]) -> Result<Option<ClientKey>, InvalidKey> {
-    ClientKey::read(&policy(&format!(r#"{{"key": {{"sources": [{source}]}}}}"#)).key, &head(fields))
+fn read(source: &str, fields: &[(&str, &str)]) -> Result<ClientKey, NoKey> {
+    key_of(&policy(&format!(r#"{{"key": {{"sources": [{source}]}}}}"#)), &head(fields))
+}
+
+fn key_of(policy: &Policy, head: &RequestHead) -> Result<ClientKey, NoKey> {
+    ClientKey::read(&policy.key, &Request::new(head, b"", &|_| None))
 }
 
 /// A key with these bytes: from a query in which every byte is escaped.
-fn reference(key: Option<Result<&[u8], InvalidKey>>) -> Result<Option<ClientKey>, InvalidKey> {
-    let Some(key) = key.transpose()? else { return Ok(None) };
+fn reference(key: Option<Result<&[u8], NoKey>>) -> Result<ClientKey, NoKey> {
+    let key = key.unwrap_or(Err(NoKey::Absent))?;
     let escaped: String = key.iter().map(|byte| format!("%{byte:02X}")).collect();
     read(r#"{"query": "reference"}"#, &[(":path", &format!("/?reference={escaped}"))])
 }
 
 fn name_of(policy: &Policy, hash_key: Option<&HashKey>, fields: &[(&str, &str)]) -> Name {
     let head = head(fields);
-    let Ok(Some(key)) = ClientKey::read(&policy.key, &head) else { panic!("{fields:?} has a key") };
-    key::name(policy, hash_key, &head, &Caller::read(&policy.scope, &head, &|| false), &key)
+    let Ok(key) = key_of(policy, &head) else { panic!("{fields:?} has a key") };
+    let caller = Caller::read(&policy.scope, &Request::new(&head, b"", &|_| None));
+    key::name(policy, hash_key, &head, &caller, &key)
 }
 
 fn fingerprint(policy: &Policy, fields: &[(&str, &str)], chunks: &[&[u8]]) -> Fingerprint {
-    let mut payload = Payload::new(&policy.fingerprint, None, &head(fields));
+    let mut payload = Payload::new(policy, None, &head(fields));
     chunks.iter().for_each(|chunk| payload.body(chunk));
-    payload.finish()
+    payload.finish().0
 }
 
 /// Each part as its tag and its bytes, both behind their lengths.

@@ -60,6 +60,7 @@ fn call(number: u32, operation: Operation) -> Rc<Call> {
         upstream_key: None,
         lease_ms: 60_000,
         ttl_ms: 600_000,
+        in_window: false,
         deadline_ms: None,
         operation,
     })

@@ -223,6 +223,7 @@ fn call(owner: u8, operation: Operation) -> Call {
         upstream_key: None,
         lease_ms: 30_000,
         ttl_ms: 60_000,
+        in_window: false,
         deadline_ms: None,
         operation,
     }

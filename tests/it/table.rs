@@ -8,11 +8,12 @@ use std::rc::Rc;
 use envoy_idempotency::config::Config;
 use envoy_idempotency::event::{Asked, Event, Executed, Failure, Origin, Verdict};
 use envoy_idempotency::exchange::Exchange;
+use envoy_idempotency::fingerprint::Fingerprint;
 use envoy_idempotency::key::Name;
 use envoy_idempotency::message::{Headers, RequestHead};
-use envoy_idempotency::record::{Owner, Response, UpstreamKey};
+use envoy_idempotency::record::{Owner, Response, Sight, Standing, UpstreamKey};
 use envoy_idempotency::seal::Vault;
-use envoy_idempotency::step::{Flow, Operation, Step};
+use envoy_idempotency::step::{Call, Flow, Operation, Step};
 
 const SOURCE: &str = include_str!("../../src/exchange.rs");
 
@@ -109,8 +110,9 @@ fn the_lease_is_renewed_in_thirds_until_the_execution_ran_too_long() {
 
 const REPLAY: &str = "{}";
 const OBSERVE: &str = r#"{"policy": {"mode": "observe"}}"#;
-const STATES: [&str; 12] = [
+const STATES: [&str; 13] = [
     "head",
+    "look-up",
     "body",
     "claim",
     "waiting",
@@ -123,10 +125,11 @@ const STATES: [&str; 12] = [
     "answered",
     "done",
 ];
-const EVENTS: [&str; 12] = [
+const EVENTS: [&str; 13] = [
     "request head",
     "request body",
     "claim verdict",
+    "look verdict",
     "mark verdict",
     "renew verdict",
     "settle verdict",
@@ -138,7 +141,7 @@ const EVENTS: [&str; 12] = [
     "executed",
 ];
 /// Under these a cell may have more than one end.
-const POLICIES: [&str; 8] = [
+const POLICIES: [&str; 11] = [
     REPLAY,
     r#"{"policy": {"on_store_failure": "forward", "on_too_large": "bypass", "max_request_bytes": 4, "max_response_bytes": 4}}"#,
     r#"{"policy": {"max_request_bytes": 4, "key": {"required": true}}}"#,
@@ -146,6 +149,9 @@ const POLICIES: [&str; 8] = [
     r#"{"policy": {"on_in_flight": {"action": "wait"}}}"#,
     r#"{"policy": {"execution": {"kind": "shielded", "cluster": "c"}}}"#,
     r#"{"policy": {"execution": {"kind": "shielded", "cluster": "c"}, "save": "after_reply", "max_response_bytes": 4}}"#,
+    r#"{"policy": {"key": {"sources": [{"json": "/k"}]}}}"#,
+    r#"{"policy": {"key": {"sources": [{"any": [{"header": "idempotency-key"}, {"form": "k"}]}], "inject": {"kind": "uuid"}}}}"#,
+    r#"{"policy": {"mode": "inject", "key": {"inject": {"kind": "uuid"}}}}"#,
     r#"{"policy": {"on_completed": "conflict", "lease_ms": 1000, "max_running_ms": 1000}}"#,
 ];
 
@@ -185,7 +191,7 @@ fn reached(state: &str, kind: &str) -> BTreeSet<String> {
 fn each_meeting(state: &str, kind: &str, policy: &str, mut check: impl FnMut(&mut Exchange, Event<'_>)) {
     for route in routes(state) {
         each_event(kind, |event| {
-            let mut exchange = walk(policy, route);
+            let mut exchange = if state == "look-up" { looking(policy) } else { walk(policy, route) };
             if exchange.awaits() == state {
                 check(&mut exchange, event);
             }
@@ -196,7 +202,7 @@ fn each_meeting(state: &str, kind: &str, policy: &str, mut check: impl FnMut(&mu
 /// The ways that lead to this state, under the policies that allow them.
 fn routes(state: &str) -> &'static [&'static [&'static str]] {
     match state {
-        "head" => &[&[]],
+        "head" | "look-up" => &[&[]],
         "body" => &[&["head"]],
         "claim" => &[&["head", "end"], &["head alone"]],
         "waiting" => &[&["head alone", "in flight"]],
@@ -217,6 +223,24 @@ fn routes(state: &str) -> &'static [&'static [&'static str]] {
     }
 }
 
+fn looking(policy: &str) -> Exchange {
+    let config = Config::parse(policy.as_bytes(), &|_| None).expect("the policy is right");
+    let policy = Rc::clone(&config.rules[0].policy);
+    let call = Call {
+        name: Name([0; 32]),
+        owner: Owner([1; 16]),
+        fingerprint: Fingerprint([0; 32]),
+        attempt: 0,
+        upstream_key: None,
+        lease_ms: policy.lease_ms,
+        ttl_ms: policy.ttl_ms,
+        in_window: false,
+        deadline_ms: None,
+        operation: Operation::Look,
+    };
+    Exchange::looking(policy, Rc::default(), call)
+}
+
 fn in_state(state: &str, policy: &str) -> Exchange {
     walk(policy, routes(state)[0])
 }
@@ -233,6 +257,7 @@ fn walk(policy: &str, route: &[&str]) -> Exchange {
             "grpc" => request(&mut exchange, &[("content-type", "application/grpc")], false),
             "end" => exchange.handle(Event::RequestBody {
                 now_ms: 0,
+                attribute: &|_| None,
                 chunk: b"x",
                 crowded: false,
                 end: true,
@@ -269,7 +294,7 @@ fn request(exchange: &mut Exchange, fields: &[(&str, &str)], end: bool) -> Step 
     exchange.handle(Event::RequestHeaders {
         now_ms: 0,
         head: &head,
-        client_certificate: &|| false,
+        attribute: &|_| None,
         owner: Owner([1; 16]),
         upstream_key: UpstreamKey([2; 16]),
         end,
@@ -304,7 +329,7 @@ fn each_event(kind: &str, mut feed: impl FnMut(Event<'_>)) {
                     feed(Event::RequestHeaders {
                         now_ms: 1,
                         head: &head,
-                        client_certificate: &|| false,
+                        attribute: &|_| None,
                         owner: Owner([1; 16]),
                         upstream_key: UpstreamKey([2; 16]),
                         end,
@@ -319,7 +344,7 @@ fn each_event(kind: &str, mut feed: impl FnMut(Event<'_>)) {
                 (b"more than four", false, true),
                 (b"", true, true),
             ] {
-                feed(Event::RequestBody { now_ms: 1, chunk, crowded, end, trailers: false });
+                feed(Event::RequestBody { now_ms: 1, attribute: &|_| None, chunk, crowded, end, trailers: false });
             }
         }
         "claim verdict" => {
@@ -327,6 +352,12 @@ fn each_event(kind: &str, mut feed: impl FnMut(Event<'_>)) {
                 for (now_ms, may_wait) in [(1, true), (1, false), (1_000_000, true)] {
                     feed(Event::StoreAnswered { now_ms, asked: Asked::Claim, verdict: verdict.clone(), may_wait });
                 }
+            }
+        }
+        "look verdict" => {
+            let sight = Sight { attempt: 1, standing: Standing::Running, ttl_ms: 5 };
+            for verdict in [Verdict::Seen(None), Verdict::Seen(Some(sight)), Verdict::Failed(Failure::Timeout)] {
+                feed(Event::StoreAnswered { now_ms: 1, asked: Asked::Look, verdict, may_wait: false });
             }
         }
         "renew verdict" => {

@@ -10,7 +10,7 @@ use envoy_idempotency::digest::hex;
 use envoy_idempotency::event::{Failure, RedisError, Verdict};
 use envoy_idempotency::fingerprint::Fingerprint;
 use envoy_idempotency::key::Name;
-use envoy_idempotency::record::{Corrupt, Owner, UpstreamKey};
+use envoy_idempotency::record::{Corrupt, Owner, Sight, Standing, UpstreamKey};
 use envoy_idempotency::step::{Call, Operation};
 use envoy_idempotency::store::client::{Batch, Client, Limits, Nonce, Reply};
 use envoy_idempotency::store::redis::{SCRIPT, SCRIPT_SHA1, pack, unpack};
@@ -115,7 +115,7 @@ fn an_answer_that_is_cut_off_or_goes_on_is_none() {
         assert!(has_open_end || unpack(&[&sample[..], &[0]].concat()) == Err(Corrupt), "{verdict:?}");
     }
     for letter in 0..=255_u8 {
-        if !b"ADEGHILMNOSU".contains(&letter) {
+        if !b"ADEGHILMNOSUVZ".contains(&letter) {
             for tail in ["", "01000000", "01000000 00 00 0403000000000000"] {
                 let answer = [&answer(&format!("{letter:02x}"))[..], &bytes(tail)].concat();
                 assert_eq!(unpack(&answer), Err(Corrupt), "{letter:02x} {tail}");
@@ -311,6 +311,7 @@ fn answers() -> Vec<(Vec<u8>, Verdict)> {
     let granted = |doubt, upstream_key| Verdict::Granted { attempt: 0x0102, doubt, upstream_key, expires_ms: 0x0304 };
     let key = UpstreamKey([0x0b; 16]);
     let times = "0403000000000000 0605000000000000";
+    let seen = |standing| Verdict::Seen(Some(Sight { attempt: 0x0102, standing, ttl_ms: 0x0304 }));
     [
         ("41".to_owned(), Verdict::Deferred),
         (format!("44 02010000 c900 {times} 00"), completed(None)),
@@ -328,6 +329,11 @@ fn answers() -> Vec<(Vec<u8>, Verdict)> {
         ("4f".to_owned(), Verdict::Settled),
         ("53".to_owned(), Verdict::Stale),
         ("55 02010000 0403000000000000".to_owned(), Verdict::Unknown { attempt: 0x0102, wait_ms: 0x0304 }),
+        ("56 00 02010000 0000 0403000000000000".to_owned(), seen(Standing::Open)),
+        ("56 01 02010000 0000 0403000000000000".to_owned(), seen(Standing::Running)),
+        ("56 02 02010000 0000 0403000000000000".to_owned(), seen(Standing::Unknown)),
+        ("56 03 02010000 c900 0403000000000000".to_owned(), seen(Standing::Completed(201))),
+        ("5a".to_owned(), Verdict::Seen(None)),
     ]
     .map(|(sample, verdict)| (answer(&sample), verdict))
     .to_vec()
@@ -367,6 +373,7 @@ fn call(number: u8, operation: Operation) -> Call {
         upstream_key: Some(UpstreamKey([0x0b; 16])),
         lease_ms: 0x0102,
         ttl_ms: 0x0304,
+        in_window: false,
         deadline_ms: Some(0x0708),
         operation,
     }

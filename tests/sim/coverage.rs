@@ -53,6 +53,7 @@ impl Coverage {
         let asked = match operation {
             Operation::Claim { .. } => "claim",
             Operation::Complete { .. } => "complete",
+            Operation::Look => "look",
             Operation::MarkUnknown => "mark unknown",
             Operation::Poll { .. } => "poll",
             Operation::Release { .. } => "release",
@@ -182,6 +183,7 @@ fn meets(state: &'static str, event: &Event<'_>) {
         Event::StoreAnswered { asked: Asked::Claim, verdict, .. } => ("claim", told(verdict)),
         Event::StoreAnswered { asked: Asked::Mark, verdict, .. } => ("mark", told(verdict)),
         Event::StoreAnswered { asked: Asked::Renew, verdict, .. } => ("renew", told(verdict)),
+        Event::StoreAnswered { asked: Asked::Look, verdict, .. } => ("look", told(verdict)),
         Event::StoreAnswered { asked: Asked::Settle, verdict, .. } => ("settle", told(verdict)),
         Event::Tick { .. } => ("tick", ""),
         Event::Unable { .. } => ("unable", ""),
@@ -202,6 +204,7 @@ fn told(verdict: &Verdict) -> &'static str {
         Verdict::Lost => "lost",
         Verdict::Mismatch => "mismatch",
         Verdict::Renewed { .. } => "renewed",
+        Verdict::Seen(_) => "seen",
         Verdict::Settled => "settled",
         Verdict::Stale => "stale",
         Verdict::Unknown { .. } => "unknown",

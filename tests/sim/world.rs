@@ -533,9 +533,10 @@ impl World {
     pub fn shown(&self, who: (u8, u8)) -> String {
         let policy = &self.policies[0];
         let head = head(who.0, who.1);
-        let caller = envoy_idempotency::key::Caller::read(&policy.scope, &head, &|| false);
-        match envoy_idempotency::key::ClientKey::read(&policy.key, &head) {
-            Ok(Some(key)) => {
+        let request = envoy_idempotency::key::Request::new(&head, b"", &|_| None);
+        let caller = envoy_idempotency::key::Caller::read(&policy.scope, &request);
+        match envoy_idempotency::key::ClientKey::read(&policy.key, &request) {
+            Ok(key) => {
                 let name: Name = envoy_idempotency::key::name(policy, None, &head, &caller, &key);
                 self.store.shown(&name, self.now)
             }
@@ -698,7 +699,7 @@ impl World {
         let event = Event::RequestHeaders {
             now_ms,
             head: &head,
-            client_certificate: &|| false,
+            attribute: &|_| None,
             owner: self.requests[request].owner,
             upstream_key: UpstreamKey([0; 16]),
             end: false,
@@ -726,7 +727,11 @@ impl World {
         for (chunk, end) in [(first, false), (rest, true)] {
             if (end || half > 0) && self.awaits(worker, stream, Exchange::awaits_request_body) {
                 let crowded = half > 0 && self.strikes(Fault::WorkerCrowded, 300);
-                self.feed(worker, stream, Event::RequestBody { now_ms, chunk, crowded, end, trailers: false });
+                self.feed(
+                    worker,
+                    stream,
+                    Event::RequestBody { now_ms, attribute: &|_| None, chunk, crowded, end, trailers: false },
+                );
             }
         }
         self.goes_on(request, worker, stream);
@@ -1438,6 +1443,7 @@ impl World {
             Operation::Claim { may_retry: false } => "claim, no retry".to_owned(),
             Operation::Complete { status, response: Some(_) } => format!("complete {status}"),
             Operation::Complete { status, response: None } => format!("complete {status} without its response"),
+            Operation::Look => "look".to_owned(),
             Operation::MarkUnknown => "mark unknown".to_owned(),
             Operation::Poll { max_attempt } => format!("poll up to attempt {max_attempt}"),
             Operation::Release { keep_fingerprint: true } => "release for the same payload".to_owned(),
@@ -1574,6 +1580,7 @@ fn told(verdict: &Verdict) -> String {
         Verdict::Lost => "lost".to_owned(),
         Verdict::Mismatch => "mismatch".to_owned(),
         Verdict::Renewed { .. } => "renewed".to_owned(),
+        Verdict::Seen(_) => "seen".to_owned(),
         Verdict::Settled => "settled".to_owned(),
         Verdict::Stale => "stale".to_owned(),
         Verdict::Unknown { attempt, wait_ms } => format!("unknown, attempt {attempt}, wait {wait_ms} ms"),

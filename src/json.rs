@@ -1,0 +1,263 @@
+//! JSON as documents and request bodies bring it: read strictly, and written in the one form of RFC 8785.
+//!
+//! Its one rule: an object that has a member twice is not read, because nobody knows which of the two counts.
+//! It does not know what any member means.
+
+use std::fmt;
+
+use serde_core::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Value};
+
+/// Where in a document a value stands, as a chain up to the root; shown as a JSON Pointer (RFC 6901).
+#[derive(Clone, Copy)]
+pub enum Path<'a> {
+    /// The whole document, whose pointer is empty.
+    Root,
+    /// A member of the object that stands there.
+    Member(&'a Path<'a>, &'a str),
+    /// An item of the list that stands there.
+    Item(&'a Path<'a>, usize),
+}
+
+impl fmt::Display for Path<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Path::Root => Ok(()),
+            Path::Item(up, index) => write!(f, "{up}/{index}"),
+            Path::Member(up, name) => {
+                write!(f, "{up}/")?;
+                name.chars().try_for_each(|char| match char {
+                    '~' => f.write_str("~0"),
+                    '/' => f.write_str("~1"),
+                    // A message is one line, whatever the document holds.
+                    char if char.is_control() => write!(f, "{}", char.escape_default()),
+                    char => write!(f, "{char}"),
+                })
+            }
+        }
+    }
+}
+
+/// Reads one JSON text.
+///
+/// # Errors
+/// It is not JSON, is nested deeper than 127 levels, or has a number that no double comes near; or, as an error about
+/// data, an object has a member twice: then the text of the error is the member's pointer and what is wrong with it.
+pub fn parse(text: &[u8]) -> serde_json::Result<Value> {
+    let mut source = serde_json::Deserializer::from_slice(text);
+    let value = Unrepeated(Path::Root).deserialize(&mut source)?;
+    source.end().map(|()| value)
+}
+
+/// The canonical form of a value (RFC 8785).
+pub fn canonical(value: &Value) -> String {
+    let mut out = String::new();
+    write(value, &mut out);
+    out
+}
+
+fn write(value: &Value, out: &mut String) {
+    match value {
+        Value::Array(items) => {
+            for (index, item) in items.iter().enumerate() {
+                out.push(if index == 0 { '[' } else { ',' });
+                write(item, out);
+            }
+            out.push_str(if items.is_empty() { "[]" } else { "]" });
+        }
+        Value::Object(members) => {
+            let mut names: Vec<&String> = members.keys().collect();
+            // "sorting is based on the UTF-16 code unit" (section 3.2.3), which puts U+FB33 behind U+1F600.
+            names.sort_unstable_by(|a, b| a.encode_utf16().cmp(b.encode_utf16()));
+            for (index, name) in names.iter().enumerate() {
+                out.push(if index == 0 { '{' } else { ',' });
+                // serde_json writes strings as section 3.2.2.2 wants them.
+                out.push_str(&Value::from(name.as_str()).to_string());
+                out.push(':');
+                members.get(*name).into_iter().for_each(|value| write(value, out));
+            }
+            out.push_str(if names.is_empty() { "{}" } else { "}" });
+        }
+        Value::Number(number) => out.push_str(&ecmascript(&number.to_string())),
+        plain => out.push_str(&plain.to_string()),
+    }
+}
+
+/// A number in the shortest digits that tell its double from all others, laid out as ECMAScript has it
+/// (Number::toString, which section 3.2.2.3 refers to).
+fn ecmascript(shortest: &str) -> String {
+    let Some((digits, power)) = decimal(shortest).filter(|(digits, _)| !digits.is_empty()) else {
+        return "0".to_owned();
+    };
+    let sign = if shortest.starts_with('-') { "-" } else { "" };
+    let count = digits.len() as i64;
+    // Where the point stands, counted from the first digit.
+    let point = count + power;
+    let zeros = |count: i64| "0".repeat(count.unsigned_abs() as usize);
+    let text = match (point, digits.split_at_checked(point.max(0) as usize)) {
+        (_, Some((whole, fraction))) if (1..count).contains(&point) => format!("{whole}.{fraction}"),
+        (1..=21, _) => format!("{digits}{}", zeros(power)),
+        (-5..=0, _) => format!("0.{}{digits}", zeros(point)),
+        _ => {
+            let (first, rest) = digits.split_at_checked(1).unwrap_or((&digits, ""));
+            let dot = if rest.is_empty() { "" } else { "." };
+            format!("{first}{dot}{rest}e{:+}", point - 1)
+        }
+    };
+    format!("{sign}{text}")
+}
+
+/// Whether every number of a JSON text stays the number it is when it is read as a double and written again.
+///
+/// serde_json may read a number of 16 digits and more, or one far from 1, as a neighbour of its double: then it counts
+/// as changed too.
+pub fn is_exact(text: &[u8]) -> bool {
+    numbers(text).all(|number| {
+        let double = parse(number).ok().and_then(|number| number.as_f64());
+        let written = double.map(|double| Value::from(double).to_string());
+        written
+            .is_some_and(|written| std::str::from_utf8(number).is_ok_and(|number| decimal(number) == decimal(&written)))
+    })
+}
+
+/// A place in JSON bodies (RFC 6901), never the whole of one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pointer(String);
+
+impl Pointer {
+    /// Reads a pointer such as `/order/id`; none where it is not one.
+    pub fn parse(text: &str) -> Option<Self> {
+        let is_escaped = text.split('~').skip(1).all(|rest| rest.starts_with(['0', '1']));
+        (text.starts_with('/') && is_escaped).then(|| Pointer(text.to_owned()))
+    }
+
+    /// What stands there.
+    pub fn of<'v>(&self, value: &'v Value) -> Option<&'v Value> {
+        value.pointer(&self.0)
+    }
+
+    /// Takes a member away; an item of a list becomes null, so that those behind it keep their places.
+    pub fn remove_from(&self, value: &mut Value) {
+        let Some((above, last)) = self.0.rsplit_once('/') else { return };
+        match value.pointer_mut(above) {
+            Some(Value::Object(members)) => {
+                members.remove(&last.replace("~1", "/").replace("~0", "~"));
+            }
+            Some(Value::Array(items)) => {
+                if let Some(item) = last.parse().ok().and_then(|index: usize| items.get_mut(index)) {
+                    *item = Value::Null;
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// As it was written.
+impl fmt::Display for Pointer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The numbers of a valid JSON text, as they are written.
+fn numbers(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        let (mut in_string, mut escaped) = (false, false);
+        let start = rest.iter().position(|byte| {
+            let is_escaped = std::mem::take(&mut escaped);
+            match byte {
+                b'\\' => escaped = in_string && !is_escaped,
+                b'"' => in_string ^= !is_escaped,
+                _ => {}
+            }
+            !in_string && (byte.is_ascii_digit() || *byte == b'-')
+        })?;
+        let token = rest.get(start..)?;
+        let end = token.iter().position(|byte| !b"0123456789+-.eE".contains(byte)).unwrap_or(token.len());
+        let (number, left) = token.split_at_checked(end)?;
+        rest = left;
+        Some(number)
+    })
+}
+
+/// A JSON number as its significant digits and the power of ten they are multiplied with, without its sign; zero has
+/// no digits.
+fn decimal(number: &str) -> Option<(String, i64)> {
+    let text = number.trim_start_matches('-');
+    let (mantissa, power) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let digits = [whole, fraction].concat();
+    let significant = digits.trim_start_matches('0').trim_end_matches('0');
+    if significant.is_empty() {
+        return Some((String::new(), 0));
+    }
+    let zeros = digits.len() - digits.trim_end_matches('0').len();
+    let power = power.parse::<i64>().ok()?.checked_add(zeros as i64 - fraction.len() as i64)?;
+    Some((significant.to_owned(), power))
+}
+
+/// Reads any value in which no object has a member twice; serde_json itself would keep the last in silence.
+struct Unrepeated<'a>(Path<'a>);
+
+impl<'de> DeserializeSeed<'de> for Unrepeated<'_> {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, source: D) -> Result<Value, D::Error> {
+        source.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Unrepeated<'_> {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E>(self, flag: bool) -> Result<Value, E> {
+        Ok(Value::from(flag))
+    }
+
+    fn visit_i64<E>(self, number: i64) -> Result<Value, E> {
+        Ok(Value::from(number))
+    }
+
+    fn visit_u64<E>(self, number: u64) -> Result<Value, E> {
+        Ok(Value::from(number))
+    }
+
+    fn visit_f64<E>(self, number: f64) -> Result<Value, E> {
+        Ok(Value::from(number))
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Value, E> {
+        Ok(Value::from(text))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut source: A) -> Result<Value, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = source.next_element_seed(Unrepeated(Path::Item(&self.0, items.len())))? {
+            items.push(item);
+        }
+        Ok(Value::Array(items))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut source: A) -> Result<Value, A::Error> {
+        let mut members = Map::new();
+        while let Some(name) = source.next_key::<String>()? {
+            let place = Path::Member(&self.0, &name);
+            if members.contains_key(&name) {
+                return Err(A::Error::custom(format_args!("{place}: is given a second time")));
+            }
+            let value = source.next_value_seed(Unrepeated(place))?;
+            members.insert(name, value);
+        }
+        Ok(Value::Object(members))
+    }
+}
