@@ -19,16 +19,26 @@ mod worlds;
 
 /// Request and response bodies in every framing and size.
 mod bodies;
+/// Keys that stand in the body.
+mod body_keys;
 /// Header values that are not UTF-8.
 mod bytes;
+/// Who is asking, where a token or the host tells.
+mod callers;
+/// What makes two requests the same, where that is not every byte.
+mod fingerprints;
 /// Clients that break rules, break off, or ask for what cannot be protected.
 mod hostile;
+/// Requests without a key, where the gateway makes one.
+mod injected;
 /// `envoy/istio.yaml`, served without Istio.
 mod istio;
 /// What a client may send as a key, and where it may stand.
 mod keys;
 /// Configurations that are refused, taken, and replaced while requests run.
 mod lifecycle;
+/// The status look-up.
+mod look_up;
 /// A table that is far too small for the keys that come.
 mod memory;
 /// What the module imports, and its size.

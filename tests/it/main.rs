@@ -10,6 +10,7 @@
 mod cache;
 mod config;
 mod gateways;
+mod json;
 mod local;
 mod model;
 mod names;

@@ -1,0 +1,216 @@
+//! Who is asking, where a token or the host tells: with real tokens behind Envoy's own jwt_authn filter.
+//!
+//! Its one rule: whoever cannot be told is never taken for somebody else.
+//! It does not know how keys are read.
+
+use std::sync::LazyLock;
+
+use base64ct::{Base64UrlUnpadded, Encoding};
+use harness::gateway::hcm;
+use harness::{Response, SharedWorld, World};
+use hmac::{Hmac, KeyInit, Mac};
+use serde_json::{Value, json};
+use sha2::Sha256;
+
+use crate::check::{executed, refused, replays, said};
+use crate::worlds::Shared;
+
+const SECRET: &[u8] = b"a secret that only the issuer and the gateway know";
+const ISSUER: &str = "https://issuer.example.com";
+
+fn world() -> Shared {
+    static WORLD: LazyLock<World> = LazyLock::new(|| World::with(document(), |options| options.mutate(authenticate)));
+    Shared::new(&WORLD)
+}
+
+fn document() -> Value {
+    let rule =
+        |prefix: &str, scope: Value| json!({ "match": { "path": { "prefix": prefix } }, "policy": { "scope": scope } });
+    let payload = ["metadata", "filter_metadata", "envoy.filters.http.jwt_authn", "payload", "sub"];
+    json!({
+        "rules": [
+            rule("/claim/", json!({ "caller": [{ "jwt_claim": "sub" }] })),
+            rule("/open/claim/", json!({ "caller": [{ "jwt_claim": "sub" }] })),
+            rule("/open/refuse/", json!({ "caller": [{ "jwt_claim": "sub" }], "anonymous": "refuse" })),
+            rule("/open/two/", json!({ "caller": [{ "jwt_claim": "sub" }, { "header": "x-tenant" }] })),
+            rule("/open/number/", json!({ "caller": [{ "jwt_claim": "account" }] })),
+            rule("/metadata/", json!({ "caller": [{ "property": payload }] })),
+            rule("/open/metadata/", json!({ "caller": [{ "property": payload }] })),
+            rule("/open/query/", json!({ "caller": [{ "query": "tenant" }, { "cookie": "sid" }] })),
+        ],
+    })
+}
+
+/// Puts Envoy's jwt_authn in front of the filter, for every path that is not open.
+fn authenticate(tree: &mut Value) {
+    let key = json!({ "kty": "oct", "alg": "HS256", "kid": "k1", "k": Base64UrlUnpadded::encode_string(SECRET) });
+    let filter = json!({
+        "name": "envoy.filters.http.jwt_authn",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication",
+            "providers": { "issuer": {
+                "issuer": ISSUER,
+                "local_jwks": { "inline_string": json!({ "keys": [key] }).to_string() },
+                "payload_in_metadata": "payload",
+                "forward": true,
+            } },
+            "rules": [
+                { "match": { "prefix": "/open/" } },
+                { "match": { "prefix": "/" }, "requires": { "provider_name": "issuer" } },
+            ],
+        },
+    });
+    hcm(tree)["http_filters"].as_array_mut().expect("http_filters is a list").insert(0, filter);
+}
+
+/// A signed token with these claims, the issuer added.
+fn token(claims: &Value) -> String {
+    let mut claims = claims.clone();
+    claims["iss"] = json!(ISSUER);
+    let piece = |value: &Value| Base64UrlUnpadded::encode_string(value.to_string().as_bytes());
+    let signed = format!("{}.{}", piece(&json!({ "alg": "HS256", "kid": "k1", "typ": "JWT" })), piece(&claims));
+    let mut mac = Hmac::<Sha256>::new_from_slice(SECRET).expect("HMAC takes keys of any length");
+    mac.update(signed.as_bytes());
+    format!("{signed}.{}", Base64UrlUnpadded::encode_string(&mac.finalize().into_bytes()))
+}
+
+fn bearer(claims: &Value) -> String {
+    format!("Bearer {}", token(claims))
+}
+
+#[test]
+fn a_refreshed_token_of_the_same_subject_is_the_same_caller() {
+    let world = world();
+    for path in ["/claim/pay", "/metadata/pay"] {
+        let pay = |claims: Value| world.post(path).key("k").header("authorization", bearer(&claims)).body("ten").send();
+        let first = pay(json!({ "sub": "alice", "exp": 4_000_000_000_u64, "jti": "1" }));
+        executed(&first, 1);
+        replays(&pay(json!({ "sub": "alice", "exp": 4_000_000_900_u64, "jti": "2" })), &first);
+        executed(&pay(json!({ "sub": "bob", "exp": 4_000_000_000_u64 })), 1);
+        assert_eq!(world.ledger.entries_for(path).len(), 2, "{path}");
+    }
+}
+
+#[test]
+fn a_token_that_the_authentication_refuses_never_gets_to_a_replay() {
+    let world = world();
+    let good = bearer(&json!({ "sub": "carol" }));
+    let pay = |authorization: &str| {
+        world.post("/claim/forged").key("k").header("authorization", authorization).body("ten").send()
+    };
+    executed(&pay(&good), 1);
+    let forged = format!("{}x", &good[..good.len() - 1]);
+    let answer = pay(&forged);
+    assert_eq!((answer.status, said(&answer)), (401, ""));
+    let expired = pay(&bearer(&json!({ "sub": "carol", "exp": 1 })));
+    assert_eq!((expired.status, said(&expired)), (401, ""));
+    assert_eq!(world.ledger.entries_for("/claim/forged").len(), 1);
+}
+
+#[test]
+fn a_token_that_cannot_be_read_is_nobody() {
+    let world = world();
+    let piece = |text: &[u8]| Base64UrlUnpadded::encode_string(text);
+    let with = |payload: &[u8]| format!("Bearer e30.{}.sig", piece(payload));
+    let unreadable = [
+        "Bearer".to_owned(),
+        "Bearer ".to_owned(),
+        "bearer not-a-token".to_owned(),
+        "Bearer a.b".to_owned(),
+        "Bearer a.b.c.d".to_owned(),
+        "Bearer e30.!!!.sig".to_owned(),
+        "Bearer e30.e30=.sig".to_owned(),
+        with(b"{}"),
+        with(b"[]"),
+        with(b"\"sub\""),
+        with(b"{\"sub\":"),
+        with(b"{\"sub\": \"\"}"),
+        with(b"{\"sub\": \" \"}"),
+        with(b"{\"sub\": null}"),
+        with(b"{\"sub\": [\"dave\"]}"),
+        with(b"{\"sub\": \"dave\", \"sub\": \"erin\"}"),
+        with(b"{\"sub\": \"\xff\"}"),
+        with("[".repeat(10_000).as_bytes()),
+    ];
+    for authorization in &unreadable {
+        let pay = |path: &str| world.post(path).key("k").header("authorization", authorization).body("ten");
+        let shown = &authorization[..authorization.len().min(60)];
+        assert_eq!(said(&pay("/open/claim/nobody").send()), "bypassed;reason=no-caller", "{shown}");
+        refused(&pay("/open/refuse/nobody").send(), 401, "caller-missing", None);
+        // Nor do the other parts tell who somebody is who shows a token that cannot be read.
+        let two = pay("/open/two/nobody").header("x-tenant", "t").send();
+        assert_eq!(said(&two), "bypassed;reason=no-caller", "{shown}");
+    }
+    let twice = world.post("/open/claim/nobody").key("k").header("authorization", with(b"{\"sub\": \"dave\"}"));
+    let twice = twice.header("authorization", with(b"{\"sub\": \"erin\"}")).body("ten").send();
+    assert_eq!(said(&twice), "bypassed;reason=no-caller");
+    // Another scheme is a credential that the scope does not look at.
+    let basic = world.post("/open/claim/nobody").key("k").header("authorization", "Basic ZGF2ZTpw").body("ten").send();
+    assert_eq!(said(&basic), "bypassed;reason=no-caller");
+    assert_eq!(world.ledger.entries_for("/open/refuse/nobody").len(), 0);
+}
+
+#[test]
+fn callers_who_differ_in_one_part_share_nothing() {
+    let world = world();
+    let pay = |path: &str, sub: Value, tenant: &str| {
+        let request = world.post(path).key("k").header("authorization", bearer(&sub));
+        request.header("x-tenant", tenant).body("ten").send()
+    };
+    let first = pay("/open/two/apart", json!({ "sub": "a" }), "bc");
+    executed(&first, 1);
+    executed(&pay("/open/two/apart", json!({ "sub": "ab" }), "c"), 1);
+    replays(&pay("/open/two/apart", json!({ "sub": "a" }), "bc"), &first);
+    let number = |account: Value| {
+        let request =
+            world.post("/open/number/pay").key("k").header("authorization", bearer(&json!({ "account": account })));
+        request.body("ten").send()
+    };
+    let first = number(json!(9_007_199_254_740_993_u64));
+    executed(&first, 1);
+    executed(&number(json!(9_007_199_254_740_992_u64)), 1);
+    replays(&number(json!(9_007_199_254_740_993_u64)), &first);
+    assert_eq!(said(&number(json!(1.5))), "bypassed;reason=no-caller");
+}
+
+#[test]
+fn an_attribute_that_the_host_does_not_have_shows_nobody() {
+    let world = world();
+    let pay = |path: &str| world.post(path).key("k").body("ten");
+    let anonymous = pay("/open/metadata/pay").send();
+    executed(&anonymous, 1);
+    let unverified = pay("/open/metadata/pay").header("authorization", bearer(&json!({ "sub": "mallory" }))).send();
+    assert_eq!(said(&unverified), "bypassed;reason=no-caller");
+}
+
+#[test]
+fn a_query_parameter_and_a_cookie_tell_callers_apart() {
+    let world = world();
+    let pay = |path: &str, cookie: &str| world.post(path).key("k").header("cookie", cookie).body("ten").send();
+    let first = pay("/open/query/pay?tenant=a%20b", "sid=1; x=2");
+    executed(&first, 1);
+    replays(&pay("/open/query/pay?tenant=a%20b", "x=3; sid=1"), &first);
+    executed(&pay("/open/query/pay?tenant=a%20b", "sid=2"), 1);
+    // The query is part of the fingerprint, the caller of the name: another tenant is no mismatch.
+    executed(&pay("/open/query/pay?tenant=b", "sid=1"), 1);
+    let hostile = (0..10_000).map(|index| format!("p{index}=v")).collect::<Vec<_>>().join("&");
+    let answer = pay(&format!("/open/query/pay?tenant=a&{}", &hostile[..50_000]), "sid=\u{fe}\u{ff}");
+    executed(&answer, 1);
+    assert!(world.gateway.is_running());
+}
+
+#[test]
+fn gateways_on_one_redis_know_the_same_subject() {
+    let redis = harness::Redis::start();
+    let world = SharedWorld::with(redis, &[document(), document()], |options| options.mutate(authenticate));
+    let pay = |jti: &str| {
+        world
+            .post("/claim/pay")
+            .key("k")
+            .header("authorization", bearer(&json!({ "sub": "alice", "jti": jti })))
+            .body("ten")
+    };
+    let is_replay = |answer: &Response| said(answer).starts_with("replayed;attempt=1;");
+    assert!(said(&pay("1").send()).starts_with("executed;stored=?1;attempt=1;"));
+    assert!(is_replay(&pay("2").to(world.other()).send()));
+}
