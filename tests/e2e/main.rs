@@ -49,6 +49,8 @@ mod observability;
 mod outcomes;
 /// What operators can switch.
 mod policy;
+/// The files under `envoy/presets`.
+mod presets;
 /// Gateways that share a Redis.
 mod redis;
 /// Small holes in what gateways on Redis remember and tell.

@@ -1,0 +1,132 @@
+//! The files under `envoy/presets`, each put into a shipped Envoy configuration and played through.
+//!
+//! Its one rule: the documents are those of the files, with nothing added.
+//! It does not know what the fields mean.
+
+use harness::gateway::shipped;
+use harness::{Gateway, Ledger, Options, World, send_all};
+use serde_json::{Value, json};
+
+use crate::check::{executed, not_stored, refused, replays, said};
+use crate::worlds::start;
+
+/// The document of a preset, as text.
+fn document(preset: &str) -> Value {
+    let filters = shipped(&format!("presets/{preset}.yaml")).expect("the file can be read");
+    let config = &filters[0]["typed_config"]["config"];
+    assert_eq!(config["allow_on_headers_stop_iteration"], json!(true), "{preset}");
+    assert_eq!(config["failure_policy"], json!("FAIL_RELOAD"), "{preset}");
+    config["configuration"]["value"].clone()
+}
+
+/// The document of a preset in one of the shipped files.
+fn world(preset: &str, file: &'static str) -> World {
+    let ledger = Ledger::start();
+    let options = Options::file(file, ledger.addr()).configuration(document(preset));
+    World { gateway: Gateway::start(options), ledger }
+}
+
+#[test]
+fn payments_are_kept_for_the_subject_held_when_in_doubt_and_survive_their_client() {
+    let world = world("payments", "shielded.yaml");
+    let pay = |body: &str| {
+        let request = world.post("/v1/payments").key("\"order-1\"").header("content-type", "application/json");
+        request.header("authorization", "Bearer e30.eyJzdWIiOiJhbGljZSJ9.sig").body(body)
+    };
+    // The client hangs up while the service works, and its retry gets the answer all the same.
+    let client = start(&world, &pay(""), r#"{"amount": 10, "to": "bob"}"#, "payment");
+    drop(client);
+    world.ledger.open("payment");
+    let retry = || pay(r#"{"to":"bob","amount":10.0}"#).send();
+    let mut answer = retry();
+    while answer.status == 409 {
+        refused(&answer, 409, "in-flight", Some("1"));
+        answer = retry();
+    }
+    assert!(said(&answer).starts_with("replayed;attempt=1;"), "{}", said(&answer));
+    assert_eq!(answer.status, 201);
+    refused(&pay(r#"{"to":"bob","amount":11}"#).send(), 422, "mismatch", None);
+    assert_eq!(world.ledger.entries_for("/v1/payments").len(), 1);
+    let look = world.request("GET", "/.well-known/idempotency?method=POST&path=/v1/payments").key("order-1");
+    let seen = look.header("authorization", "Bearer e30.eyJzdWIiOiJhbGljZSJ9.other").send();
+    assert_eq!((seen.status, &seen.json()["state"]), (200, &json!("completed")));
+
+    let keyless = world.post("/v1/payments").header("authorization", "Bearer e30.eyJzdWIiOiJhbGljZSJ9.sig").body("{}");
+    refused(&keyless.send(), 400, "key-missing", None);
+    refused(&world.post("/v1/payments").key("k").body("{}").send(), 401, "caller-missing", None);
+    let other =
+        world.post("/v1/payments").key("order-2").header("authorization", "Bearer e30.eyJzdWIiOiJhbGljZSJ9.sig");
+    let other = other.header("x-test-status", "503").body("{}");
+    not_stored(&other.send(), 503, 1);
+    refused(&other.send(), 409, "outcome-unknown", None);
+}
+
+#[test]
+fn a_form_posted_twice_gets_the_page_of_the_first() {
+    let world = world("form-post", "local.yaml");
+    let post = |token: &str, sid: &str| {
+        let request = world.post("/checkout/pay").header("content-type", "application/x-www-form-urlencoded");
+        request.header("cookie", format!("theme=dark; sid={sid}")).body(format!("amount=10&checkout_token={token}"))
+    };
+    let clicks: Vec<_> = (0..4).map(|_| post("t1", "me")).collect();
+    let pages = send_all(&clicks);
+    assert_eq!(world.ledger.entries_for("/checkout/pay").len(), 1);
+    assert!(pages.iter().all(|page| (page.status, &page.body) == (201, &pages[0].body)));
+    let anew = post("t2", "me").send();
+    assert!(said(&anew).starts_with("executed;stored=?1;attempt=1;"), "{}", said(&anew));
+    let somebody_else = post("t1", "you").send();
+    assert!(said(&somebody_else).starts_with("executed;stored=?1;attempt=1;"), "{}", said(&somebody_else));
+}
+
+#[test]
+fn an_event_delivered_twice_is_taken_once_in_both_modes() {
+    let world = world("webhooks", "local.yaml");
+    let binary = |id: &str, time: &str| {
+        let request = world.post("/hooks/orders").header("ce-source", "/shop").header("ce-id", id);
+        request.header("ce-time", time).header("content-type", "application/json").body(r#"{"order":7}"#).send()
+    };
+    let first = binary("e-1", "12:00");
+    assert!(said(&first).starts_with("executed;stored=?1;attempt=1;"), "{}", said(&first));
+    assert!(said(&binary("e-1", "12:05")).starts_with("replayed;attempt=1;"));
+    assert!(said(&binary("e-2", "12:00")).starts_with("executed;"));
+    let structured = |time: &str, order: u32| {
+        let event =
+            json!({ "source": "/shop", "id": "e-3", "time": time, "traceparent": time, "data": { "order": order } });
+        let request = world.post("/hooks/orders").header("content-type", "application/cloudevents+json");
+        request.body(event.to_string()).send()
+    };
+    assert!(said(&structured("12:00", 7)).starts_with("executed;"));
+    assert!(said(&structured("12:05", 7)).starts_with("replayed;"));
+    refused(&structured("12:05", 8), 409, "mismatch", None);
+    assert_eq!(world.ledger.entries_for("/hooks/orders").len(), 3);
+}
+
+#[test]
+fn an_order_takes_an_article_once() {
+    let world = world("order-line", "local.yaml");
+    let add = |line: Value| {
+        world.post("/v1/order-lines").header("content-type", "application/json").body(line.to_string()).send()
+    };
+    let first = add(json!({ "order_id": "o-1", "sku": "a-7", "quantity": 2 }));
+    assert!(said(&first).starts_with("executed;stored=?1;attempt=1;"), "{}", said(&first));
+    assert!(said(&add(json!({ "quantity": 2.0, "sku": "a-7", "order_id": "o-1" }))).starts_with("replayed;"));
+    refused(&add(json!({ "order_id": "o-1", "sku": "a-7", "quantity": 3 })), 409, "mismatch", None);
+    assert!(said(&add(json!({ "order_id": "o-1", "sku": "a-8", "quantity": 2 }))).starts_with("executed;"));
+    refused(&add(json!({ "order_id": "o-1" })), 400, "key-missing", None);
+}
+
+#[test]
+fn a_client_without_keys_that_repeats_itself_is_answered_once_executed() {
+    let world = world("legacy", "local.yaml");
+    let buy = |body: &str| world.post("/api/orders").header("authorization", "me").body(body);
+    let clicks: Vec<_> = (0..4).map(|_| buy("one book")).collect();
+    let answers = send_all(&clicks);
+    assert!(answers.iter().all(|answer| (answer.status, &answer.body) == (201, &answers[0].body)));
+    buy("two books").send();
+    assert_eq!(world.ledger.entries_for("/api/orders").len(), 2);
+    // Whoever brings a key is better off.
+    let keyed = || buy("one book").key("k").send();
+    let first = keyed();
+    executed(&first, 1);
+    replays(&keyed(), &first);
+}
