@@ -899,12 +899,12 @@ impl Exchange {
             }
         };
         let account = Account::read(headers);
-        let retried = account.as_ref().is_some_and(|account| account.origin().retried());
+        // Without Envoy's own account nobody knows who has failed, nor how often it was tried.
+        let retried = account.as_ref().is_none_or(|account| account.origin().retried());
         let fate = match account.as_ref().map(|account| account.origin().source()) {
             Some(Source::Host(ending)) => policy.outcomes.of_ending(ending),
             Some(Source::Own) => Fate::Unknown,
             Some(Source::Upstream) => steered_fate(headers).unwrap_or_else(|| policy.outcomes.of_status(status)),
-            // Without Envoy's own account nobody knows who has failed.
             None if status >= 400 => Fate::Unknown,
             None => steered_fate(headers).unwrap_or_else(|| policy.outcomes.of_status(status)),
         };
@@ -1254,22 +1254,23 @@ fn edited(headers: &Headers, edits: &[Edit]) -> Headers {
 }
 
 /// Envoy's own account of an answer to a request that the gateway itself had sent: what `response_headers_to_add` of
-/// the internal listener writes down.
+/// the internal listener writes down. A part of it is none, because a field that is missing looks like one that says no.
 struct Account<'a> {
     details: &'a [u8],
-    attempts: Option<u64>,
+    attempts: u64,
     connected: bool,
 }
 
 impl<'a> Account<'a> {
     fn read(headers: &'a Headers) -> Option<Self> {
-        let text = |name| headers.first(name).filter(|text| !text.is_empty() && *text != b"-");
-        let attempts = text(ACCOUNT_ATTEMPTS).and_then(|text| str::from_utf8(text).ok()?.parse().ok());
-        Some(Account { details: text(ACCOUNT_DETAILS)?, attempts, connected: text(ACCOUNT_UPSTREAM).is_some() })
+        let is_said = |text: &&[u8]| !text.is_empty() && *text != b"-";
+        let attempts = str::from_utf8(headers.first(ACCOUNT_ATTEMPTS)?).ok()?.parse().ok()?;
+        let connected = headers.first(ACCOUNT_UPSTREAM).as_ref().map(is_said)?;
+        Some(Account { details: headers.first(ACCOUNT_DETAILS).filter(is_said)?, attempts, connected })
     }
 
     fn origin(&self) -> Origin<'a> {
-        Origin { details: self.details, attempts: self.attempts, connected: self.connected }
+        Origin { details: self.details, attempts: Some(self.attempts), connected: self.connected }
     }
 }
 

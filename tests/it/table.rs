@@ -426,7 +426,8 @@ fn each_event(kind: &str, mut feed: impl FnMut(Event<'_>)) {
             feed(Event::Executed { now_ms: 1, answer: Executed::Unsent });
             for status in [201, 404, 503] {
                 for details in ["via_upstream", "response_timeout", "-", "idempotency_mismatch"] {
-                    let headers = [("x-idempotency-details", details)].into_iter().collect();
+                    let account = [("x-idempotency-details", details), ("x-idempotency-attempts", "1")];
+                    let headers = account.into_iter().chain([("x-idempotency-upstream", "-")]).collect();
                     for body in [b"".as_slice(), b"more than four"] {
                         feed(Event::Executed {
                             now_ms: 1,
