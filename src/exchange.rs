@@ -412,10 +412,19 @@ impl Exchange {
                 self.answered(run, headers, status, origin, end)
             }
             (State::Shielded(run), Event::Executed { answer, .. }) => self.executed(run, answer),
-            // Envoy has ended the client's stream; what runs goes on.
+            // Envoy has ended the client's stream; what runs, or is being stored, goes on.
             (State::Shielded(run), Event::ResponseHeaders { headers, .. }) => {
+                self.is_over = true;
                 let line = self.line(&run, false);
                 (State::Shielded(run), resume(self.response_edits(headers, line), line))
+            }
+            (
+                State::Save { run, asked, fate, held: Some(HeldResponse { reply: Some(_), .. }) },
+                Event::ResponseHeaders { headers, .. },
+            ) => {
+                self.is_over = true;
+                let line = self.line(&run, false);
+                (State::Save { run, asked, fate, held: None }, resume(self.response_edits(headers, line), line))
             }
             (State::Response(run), Event::Closed { origin, .. }) => {
                 let redirected = origin.details == b"internal_redirect";
@@ -938,6 +947,9 @@ impl Exchange {
         not_kept: Option<Reason>,
     ) -> (State, Step) {
         let State::Save { run, held, fate, .. } = &mut state else { return (state, step) };
+        if self.is_over {
+            return (state, step);
+        }
         let reply = Box::new(reply);
         if self.policy.save == Save::BeforeReply {
             *held = Some(HeldResponse { reply: Some(reply), removals: Vec::new(), ttl_ms, not_kept });
