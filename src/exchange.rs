@@ -412,6 +412,9 @@ impl Exchange {
                 self.answered(run, headers, status, origin, end)
             }
             (State::Shielded(run), Event::Executed { answer, .. }) => self.executed(run, answer),
+            (State::Shielded(run), Event::Closed { .. }) if mutant::is(Mutant::ShieldDropped) => {
+                self.fail(run, Fate::Unknown, false)
+            }
             // Envoy has ended the client's stream; what runs, or is being stored, goes on.
             (State::Shielded(run), Event::ResponseHeaders { headers, .. }) => {
                 self.is_over = true;
@@ -899,7 +902,8 @@ impl Exchange {
         let (status, headers, body) = match answer {
             Executed::Answered { status, headers, body } => (status, headers, body),
             Executed::Lost => {
-                let (state, step) = self.fail(run, Fate::Unknown, false);
+                let fate = if mutant::is(Mutant::LostAnswerReleased) { Fate::Release } else { Fate::Unknown };
+                let (state, step) = self.fail(run, fate, false);
                 return self.hold_ours(state, step, Reply::lost(), 0, None);
             }
             Executed::Unsent => {

@@ -16,6 +16,8 @@ pub enum Mutant {
     GhostGranted,
     /// Leases are judged by the clock of whoever asks.
     LeaseByAskersClock,
+    /// A request of the gateway's own counts as not executed where its answer got lost.
+    LostAnswerReleased,
     /// Another payload is noticed only once the operation is completed.
     MismatchLast,
     /// An answer counts whatever its nonce.
@@ -24,6 +26,8 @@ pub enum Mutant {
     OutboxDiesWithLease,
     /// A record changes for whoever asks.
     OwnerIgnored,
+    /// What the gateway itself executes is given up when its client goes.
+    ShieldDropped,
     /// The request goes upstream however old its claim is.
     StaleClaimForwarded,
     /// An attempt may follow one of unknown outcome at once.
@@ -32,16 +36,18 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 11] = [
+    pub const ALL: [Mutant; 13] = [
         Mutant::CompletedReplaced,
         Mutant::DeadlineIgnored,
         Mutant::DoubtForgotten,
         Mutant::GhostGranted,
         Mutant::LeaseByAskersClock,
+        Mutant::LostAnswerReleased,
         Mutant::MismatchLast,
         Mutant::NonceIgnored,
         Mutant::OutboxDiesWithLease,
         Mutant::OwnerIgnored,
+        Mutant::ShieldDropped,
         Mutant::StaleClaimForwarded,
         Mutant::UnknownFree,
     ];

@@ -8,6 +8,7 @@
 )]
 
 mod coverage;
+mod crowds;
 mod embedded;
 mod oracle;
 mod plan;

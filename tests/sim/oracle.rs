@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use crate::coverage;
 use crate::plan::{Client, Plan, TOO_LARGE};
-use crate::world::{Answer, ByOperation, Forward, Known, Request, World};
+use crate::world::{Answer, ByOperation, Forward, Known, MAX_BODY, Request, World};
 
 /// A whole run: adversity, calm, one probe of every operation, judgement.
 pub fn judge(plan: &Plan, transcribe: bool) -> (World, Vec<String>) {
@@ -337,7 +337,8 @@ fn repeats(world: &World, wrong: &mut Vec<String>) {
     }
 }
 
-/// I9: after one lease and one backoff of calm every operation is told for what it is.
+/// I9: after one lease and one backoff of calm every operation is told for what it is. An answer to the gateway's own
+/// request is replayed then, whether or not the client was still there when it came.
 fn probes(world: &World, first_probe: usize, wrong: &mut Vec<String>) {
     let store = &world.store;
     // A full outbox gives up what it owes, and then such a claim lapses instead of being released.
@@ -389,6 +390,17 @@ fn probes(world: &World, first_probe: usize, wrong: &mut Vec<String>) {
                 answer.line()
             ));
         }
+        if let Some(last) = last.filter(|last| last.is_shielded)
+            && !answer.is("replayed")
+            && !may_lack_its_body(world, last)
+        {
+            wrong.push(format!(
+                "shielded: {} was told {:?}, but the gateway had heard the answer to attempt {}",
+                shown(probe),
+                answer.line(),
+                last.attempt.unwrap_or(0)
+            ));
+        }
         let in_doubt =
             |forward: &&Forward| !matches!(forward.heard, Some((_, Known::Release | Known::Retry))) || !alive(forward);
         let may_be_unknown = world.plan.holds
@@ -403,6 +415,18 @@ fn probes(world: &World, first_probe: usize, wrong: &mut Vec<String>) {
             wrong.push(format!("I9: {} was told {:?} although all is calm", shown(probe), answer.line()));
         }
     }
+}
+
+/// Whether a completed record may be without the response that the gateway itself has heard: what becomes of its client
+/// is no reason.
+fn may_lack_its_body(world: &World, forward: &Forward) -> bool {
+    let has_little_room = world.plan.embedded.is_some_and(|max_bytes| max_bytes < 1 << 20);
+    let had_company = world.forwards.iter().any(|other| {
+        other.who == forward.who
+            && !std::ptr::eq(other, forward)
+            && other.heard.is_some_and(|(_, known)| known == Known::Success)
+    });
+    world.plan.conflicts || has_little_room || forward.body.len() > MAX_BODY || had_company
 }
 
 fn replayed<'a>(world: &'a World, answer: &Answer) -> Option<&'a Forward> {

@@ -34,6 +34,8 @@ pub enum Fault {
     ReplyLost,
     ReplyTruncated,
     RouterRetries,
+    ShieldedLost,
+    ShieldedUnsent,
     StoreCrashes,
     StoreFailsOver,
     StoreFlushed,
@@ -54,7 +56,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    pub const ALL: [Fault; 41] = [
+    pub const ALL: [Fault; 43] = [
         Fault::AnswersAnother,
         Fault::BodiesHidden,
         Fault::CallDelayed,
@@ -79,6 +81,8 @@ impl Fault {
         Fault::ReplyLost,
         Fault::ReplyTruncated,
         Fault::RouterRetries,
+        Fault::ShieldedLost,
+        Fault::ShieldedUnsent,
         Fault::StoreCrashes,
         Fault::StoreFailsOver,
         Fault::StoreFlushed,
@@ -143,6 +147,11 @@ impl Fault {
         if is_embedded { !outside } else { !inside }
     }
 
+    /// Those that only a request of the gateway's own can meet.
+    fn is_of_shielding(self) -> bool {
+        matches!(self, Fault::ShieldedLost | Fault::ShieldedUnsent)
+    }
+
     /// After these the store has forgotten what it had acknowledged.
     pub fn loses_writes(self) -> bool {
         matches!(self, Fault::StoreFailsOver | Fault::StoreFlushed | Fault::StoreLosesWrites)
@@ -190,6 +199,15 @@ pub struct Client {
     pub insists: bool,
 }
 
+/// How the gateway itself executes.
+#[derive(Clone, Copy, Debug)]
+pub struct Shielding {
+    /// How many of the three fields the internal listener writes down by which it tells how an answer came about.
+    pub fields: usize,
+    /// How long the upstream may take.
+    pub timeout_ms: u64,
+}
+
 /// What one seed asks of the world.
 #[derive(Clone)]
 pub struct Plan {
@@ -206,6 +224,8 @@ pub struct Plan {
     pub conflicts: bool,
     /// How long duplicates wait, where they wait.
     pub waits_ms: Option<u64>,
+    /// None where the clients' own requests go upstream.
+    pub shields: Option<Shielding>,
     /// Whether requests that are too large go up unprotected.
     pub bypasses: bool,
     /// Of the first policy, and of the one after a reload: whether it is only tried.
@@ -234,7 +254,7 @@ impl Plan {
         let embedded = random.chance(150).then(|| random.pick(&[4 << 10, 64 << 10, 1 << 20]));
         let share = random.pick(&[150, 300, 500, 800]);
         let mut faults = Faults::NONE;
-        for fault in Fault::ALL {
+        for fault in Fault::ALL.into_iter().filter(|fault| !fault.is_of_shielding()) {
             // Lost writes excuse much; most runs are without.
             let share = if fault.loses_writes() { share / 4 } else { share };
             if random.chance(share) && fault.strikes(embedded.is_some()) {
@@ -259,6 +279,17 @@ impl Plan {
         let (tenants, keys) = (random.between(1, 2) as u8, random.between(1, 4) as u8);
         let span_ms = random.pick(&[5_000, 15_000, 30_000]);
         let (mut clients, mut waits) = (Random::new(seed, 2), Random::new(seed, 7));
+        let mut shields = Random::new(seed, 9);
+        let is_shielded = shields.chance(250);
+        for fault in Fault::ALL.into_iter().filter(|fault| fault.is_of_shielding()) {
+            if shields.chance(share) && is_shielded {
+                faults = faults.with(fault);
+            }
+        }
+        let shielding = Shielding {
+            fields: shields.pick(&[3, 3, 3, 3, 3, 2, 1, 0]),
+            timeout_ms: shields.pick(&[lease / 2, 2 * lease, 30_000, 30_000]),
+        };
         let clients = (0..random.between(14, 30)).map(|_| Client {
             tenant: clients.between(1, tenants.into()) as u8,
             key: clients.between(1, keys.into()) as u8,
@@ -286,6 +317,7 @@ impl Plan {
             holds,
             conflicts: random.chance(150),
             waits_ms: waits.chance(200).then(|| waits.between(100, 3 * lease)),
+            shields: is_shielded.then_some(shielding),
             bypasses: random.chance(500),
             observes,
             embedded,

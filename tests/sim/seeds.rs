@@ -137,8 +137,16 @@ fn report(plan: &Plan) {
     let (world, wrong) = judge(plan, true);
     println!("seed {}, shrunk to {} clients and {:?}", plan.seed, plan.clients.len(), plan.faults.list());
     println!(
-        "{} gateways of {} workers, forwards: {}, holds: {}, conflicts: {}, leases {:?} ms, ttl {} s, {:?}",
-        plan.gateways, plan.workers, plan.forwards, plan.holds, plan.conflicts, plan.leases_ms, plan.ttl_s, plan.limits
+        "{} gateways of {} workers, forwards: {}, holds: {}, conflicts: {}, leases {:?} ms, ttl {} s, {:?}, {:?}",
+        plan.gateways,
+        plan.workers,
+        plan.forwards,
+        plan.holds,
+        plan.conflicts,
+        plan.leases_ms,
+        plan.ttl_s,
+        plan.limits,
+        plan.shields
     );
     world.transcript.iter().flatten().for_each(|line| println!("{line}"));
     wrong.iter().for_each(|line| println!("WRONG {line}"));

@@ -3,11 +3,12 @@
 //! Its one rule: a script says what strikes and when; everything else is as the simulator always has it.
 //!
 //! A line of a script is one of:
-//! - `policy: hold, forward, conflict, bypass, observe, embedded` and `lease 1s`, `ttl 60s`, `calls 1`, `batch 1`,
-//!   `queue 2`, `outbox 300` (bytes), first of all;
-//! - `a: POST k1 p1`, with `t2` for another tenant and `g2` for another gateway; `a: hangs up`;
-//! - `upstream: 201` (or another status, `reset`, `dies in body`, `unreached`, `times out`), and `says release`,
-//!   `for 5s`, `at length`, `after 3s`, of the next request;
+//! - `policy: hold, forward, conflict, bypass, observe, embedded` and `lease 1s`, `ttl 60s`, `wait 10s`, `shielded`,
+//!   `account-of 2` (fields, not three), `calls 1`, `batch 1`, `queue 2`, `outbox 300` (bytes), first of all;
+//! - `a: POST k1 p1`, with `t2` for another tenant and `g2` for another gateway; `a: hangs up`; `a: times out`, because
+//!   Envoy waits no longer;
+//! - `upstream: 201` (or another status, `reset`, `reset before`, `dies in body`, `unreached`, `unsent`, `lost`,
+//!   `times out`, `retried 503`), and `says release`, `for 5s`, `at length`, `after 3s`, of the next request;
 //! - `store: lose call|lose reply|cross|garbage|truncate|refuse|fail|again 500ms|delay 2s`, or `ok`, of the next call;
 //!   `store: down 2s|stops 2s|crashes 2s|flush|clock back 2s|clock forward 2s`;
 //! - `g1: stops 3s|crashes|loses a worker|reloads`; `wait 5s`; `record: k1`.
@@ -20,7 +21,7 @@ use expect_test::{Expect, expect};
 
 use envoy_idempotency::store::client::Limits;
 
-use crate::plan::{Client, Faults, Plan};
+use crate::plan::{Client, Faults, Plan, Shielding};
 use crate::world::{Carriage, End, Handling, Steering, TOO_LARGE_BODY, Treatment, World};
 
 #[test]
@@ -1337,6 +1338,1165 @@ fn tries_of_what_is_owed_no_more_do_not_pile_up() {
     );
 }
 
+#[test]
+fn whoever_waits_gets_the_answer_of_the_attempt_that_runs() {
+    check(
+        "policy: wait 10s
+         upstream: 201 after 300ms
+         a: POST k1 p1
+         wait 20ms
+         b: POST k1 p1
+         c: POST k1 p1 g2
+         d: POST k1 p2 g2
+         wait 2s",
+        expect![[r#"
+            0      a → g1  POST k1 p1
+            1        g1 → store  claim (a k1)
+            2        store  granted attempt 1 (a k1)
+            3      a → upstream  attempt 1
+            5              upstream executes k1 p1 as #1
+            20     b → g1  POST k1 p1
+            20     c → g2  POST k1 p1
+            20     d → g2  POST k1 p2
+            21       g1 → store  claim (b k1)
+            21       g2 → store  claim (c k1)
+            21       g2 → store  claim (d k1)
+            22       store  in flight, attempt 1 (b k1)
+            22       store  in flight, attempt 1 (c k1)
+            22       store  mismatch (d k1)
+            23     d ← 409  refused;reason=mismatch
+            100      g1 → store  poll up to attempt 2 (one who waits k1)
+            101      store  in flight, attempt 1 (one who waits k1)
+            107      g2 → store  poll up to attempt 2 (one who waits k1)
+            108      store  in flight, attempt 1 (one who waits k1)
+            300      g1 → store  poll up to attempt 2 (one who waits k1)
+            301      store  in flight, attempt 1 (one who waits k1)
+            305      g1 → store  complete 201 (a k1)
+            306      store  settled (a k1)
+            307      g2 → store  poll up to attempt 2 (one who waits k1)
+            307    a ← 201  executed;stored=?1;attempt=1;ttl=60  execution #1
+            307      g1 → store  poll up to attempt 2 (one who waits k1)
+            308      store  completed 201 by attempt 1 (one who waits k1)
+            308      store  completed 201 by attempt 1 (one who waits k1)
+            309    c ← 201  replayed;attempt=1;age=0;ttl=59  execution #1
+            309    b ← 201  replayed;attempt=1;age=0;ttl=59  execution #1
+        "#]],
+    );
+}
+
+#[test]
+fn after_an_attempt_that_failed_one_of_those_who_wait_takes_over_and_the_others_get_its_answer() {
+    check(
+        "policy: wait 10s
+         upstream: 503 after 300ms
+         upstream: 201 after 300ms
+         a: POST k1 p1
+         wait 20ms
+         b: POST k1 p1
+         c: POST k1 p1 g2
+         wait 2s",
+        expect![[r#"
+            0      a → g1  POST k1 p1
+            1        g1 → store  claim (a k1)
+            2        store  granted attempt 1 (a k1)
+            3      a → upstream  attempt 1
+            5              upstream executes k1 p1 as #1
+            20     b → g1  POST k1 p1
+            20     c → g2  POST k1 p1
+            21       g1 → store  claim (b k1)
+            21       g2 → store  claim (c k1)
+            22       store  in flight, attempt 1 (b k1)
+            22       store  in flight, attempt 1 (c k1)
+            100      g1 → store  poll up to attempt 2 (one who waits k1)
+            101      store  in flight, attempt 1 (one who waits k1)
+            107      g2 → store  poll up to attempt 2 (one who waits k1)
+            108      store  in flight, attempt 1 (one who waits k1)
+            300      g1 → store  poll up to attempt 2 (one who waits k1)
+            301      store  in flight, attempt 1 (one who waits k1)
+            305      g1 → store  release for the same payload (a k1)
+            306      store  settled (a k1)
+            307      g2 → store  poll up to attempt 2 (one who waits k1)
+            307    a ← 503  executed;stored=?0;attempt=1  execution #1
+            307      g1 → store  poll up to attempt 2 (one who waits k1)
+            308      store  granted attempt 2 (one who waits k1)
+            308      store  in flight, attempt 2 (one who waits k1)
+            309    c → upstream  attempt 2
+            311            upstream executes k1 p1 as #2
+            611      g2 → store  complete 201 (one who waits k1)
+            612      store  settled (one who waits k1)
+            613    c ← 201  executed;stored=?1;attempt=2;ttl=60  execution #2
+            800      g1 → store  poll up to attempt 2 (one who waits k1)
+            801      store  completed 201 by attempt 2 (one who waits k1)
+            802    b ← 201  replayed;attempt=2;age=0;ttl=59  execution #2
+        "#]],
+    );
+}
+
+#[test]
+fn whoever_has_seen_two_attempts_fail_is_refused() {
+    check(
+        "policy: wait 10s
+         upstream: 503 after 300ms
+         upstream: 503 after 300ms
+         a: POST k1 p1
+         wait 20ms
+         b: POST k1 p1
+         c: POST k1 p1 g2
+         wait 2s",
+        expect![[r#"
+            0      a → g1  POST k1 p1
+            1        g1 → store  claim (a k1)
+            2        store  granted attempt 1 (a k1)
+            3      a → upstream  attempt 1
+            5              upstream executes k1 p1 as #1
+            20     b → g1  POST k1 p1
+            20     c → g2  POST k1 p1
+            21       g1 → store  claim (b k1)
+            21       g2 → store  claim (c k1)
+            22       store  in flight, attempt 1 (b k1)
+            22       store  in flight, attempt 1 (c k1)
+            100      g1 → store  poll up to attempt 2 (one who waits k1)
+            101      store  in flight, attempt 1 (one who waits k1)
+            107      g2 → store  poll up to attempt 2 (one who waits k1)
+            108      store  in flight, attempt 1 (one who waits k1)
+            300      g1 → store  poll up to attempt 2 (one who waits k1)
+            301      store  in flight, attempt 1 (one who waits k1)
+            305      g1 → store  release for the same payload (a k1)
+            306      store  settled (a k1)
+            307      g2 → store  poll up to attempt 2 (one who waits k1)
+            307    a ← 503  executed;stored=?0;attempt=1  execution #1
+            307      g1 → store  poll up to attempt 2 (one who waits k1)
+            308      store  granted attempt 2 (one who waits k1)
+            308      store  in flight, attempt 2 (one who waits k1)
+            309    c → upstream  attempt 2
+            311            upstream executes k1 p1 as #2
+            611      g2 → store  release for the same payload (one who waits k1)
+            612      store  settled (one who waits k1)
+            613    c ← 503  executed;stored=?0;attempt=2  execution #2
+            800      g1 → store  poll up to attempt 2 (one who waits k1)
+            801      store  exhausted by attempt 2 (one who waits k1)
+            802    b ← 429  refused;attempt=2;reason=in-flight
+        "#]],
+    );
+}
+
+#[test]
+fn whoever_has_waited_enough_is_refused_and_the_answer_is_stored_all_the_same() {
+    check(
+        "policy: wait 300ms
+         upstream: 201 after 900ms
+         a: POST k1 p1
+         wait 20ms
+         b: POST k1 p1 g2
+         wait 2s
+         c: POST k1 p1 g2",
+        expect![[r#"
+            0      a → g1  POST k1 p1
+            1        g1 → store  claim (a k1)
+            2        store  granted attempt 1 (a k1)
+            3      a → upstream  attempt 1
+            5              upstream executes k1 p1 as #1
+            20     b → g2  POST k1 p1
+            21       g2 → store  claim (b k1)
+            22       store  in flight, attempt 1 (b k1)
+            107      g2 → store  poll up to attempt 2 (one who waits k1)
+            108      store  in flight, attempt 1 (one who waits k1)
+            307      g2 → store  poll up to attempt 2 (one who waits k1)
+            308      store  in flight, attempt 1 (one who waits k1)
+            400      g1 → store  renew (a k1)
+            401      store  renewed (a k1)
+            407    b ← 429  refused;attempt=1;reason=in-flight
+            800      g1 → store  renew (a k1)
+            801      store  renewed (a k1)
+            905      g1 → store  complete 201 (a k1)
+            906      store  settled (a k1)
+            907    a ← 201  executed;stored=?1;attempt=1;ttl=60  execution #1
+            2020   c → g2  POST k1 p1
+            2021     g2 → store  claim (c k1)
+            2022     store  completed 201 by attempt 1 (c k1)
+            2023   c ← 201  replayed;attempt=1;age=1;ttl=58  execution #1
+        "#]],
+    );
+}
+
+#[test]
+fn an_unknown_outcome_is_told_at_once_to_all_who_wait() {
+    check(
+        "policy: wait 10s
+         upstream: reset after 300ms
+         a: POST k1 p1
+         wait 20ms
+         b: POST k1 p1
+         c: POST k1 p1 g2
+         wait 2s
+         d: POST k1 p1",
+        expect![[r#"
+            0      a → g1  POST k1 p1
+            1        g1 → store  claim (a k1)
+            2        store  granted attempt 1 (a k1)
+            3      a → upstream  attempt 1
+            5              upstream executes k1 p1 as #1
+            20     b → g1  POST k1 p1
+            20     c → g2  POST k1 p1
+            21       g1 → store  claim (b k1)
+            21       g2 → store  claim (c k1)
+            22       store  in flight, attempt 1 (b k1)
+            22       store  in flight, attempt 1 (c k1)
+            100      g1 → store  poll up to attempt 2 (one who waits k1)
+            101      store  in flight, attempt 1 (one who waits k1)
+            107      g2 → store  poll up to attempt 2 (one who waits k1)
+            108      store  in flight, attempt 1 (one who waits k1)
+            300      g1 → store  poll up to attempt 2 (one who waits k1)
+            301      store  in flight, attempt 1 (one who waits k1)
+            305      g1 → store  mark unknown (a k1)
+            306      store  settled (a k1)
+            307      g2 → store  poll up to attempt 2 (one who waits k1)
+            307    a ← 503  executed;stored=?0;attempt=1
+            307      g1 → store  poll up to attempt 2 (one who waits k1)
+            308      store  unknown, attempt 1, wait 694 ms (one who waits k1)
+            308      store  unknown, attempt 1, wait 694 ms (one who waits k1)
+            309    c ← 409  refused;attempt=1;reason=outcome-unknown
+            309    b ← 409  refused;attempt=1;reason=outcome-unknown
+            2020   d → g1  POST k1 p1
+            2021     g1 → store  claim (d k1)
+            2022     store  granted attempt 2, in doubt (d k1)
+            2023   d → upstream  attempt 2
+            2025           upstream executes k1 p1 as #2
+            2030     g1 → store  complete 201 (d k1)
+            2031     store  settled (d k1)
+            2032   d ← 201  executed;stored=?1;attempt=2;ttl=60  execution #2
+        "#]],
+    );
+}
+
+#[test]
+fn whoever_hangs_up_while_it_waits_is_forgotten() {
+    check(
+        "policy: wait 10s
+         upstream: 503 after 300ms
+         a: POST k1 p1
+         wait 20ms
+         b: POST k1 p1 g2
+         wait 100ms
+         b: hangs up
+         wait 2s
+         c: POST k1 p1",
+        expect![[r#"
+            0      a → g1  POST k1 p1
+            1        g1 → store  claim (a k1)
+            2        store  granted attempt 1 (a k1)
+            3      a → upstream  attempt 1
+            5              upstream executes k1 p1 as #1
+            20     b → g2  POST k1 p1
+            21       g2 → store  claim (b k1)
+            22       store  in flight, attempt 1 (b k1)
+            107      g2 → store  poll up to attempt 2 (one who waits k1)
+            108      store  in flight, attempt 1 (one who waits k1)
+            120    b hangs up
+            120    b ← connection closed
+            305      g1 → store  release for the same payload (a k1)
+            306      store  settled (a k1)
+            307    a ← 503  executed;stored=?0;attempt=1  execution #1
+            2120   c → g1  POST k1 p1
+            2121     g1 → store  claim (c k1)
+            2122     store  granted attempt 2 (c k1)
+            2123   c → upstream  attempt 2
+            2125           upstream executes k1 p1 as #2
+            2130     g1 → store  complete 201 (c k1)
+            2131     store  settled (c k1)
+            2132   c ← 201  executed;stored=?1;attempt=2;ttl=60  execution #2
+        "#]],
+    );
+}
+
+#[test]
+fn whoever_hangs_up_while_it_asks_again_executes_nothing() {
+    check(
+        "policy: wait 10s
+         upstream: 503 after 100ms
+         a: POST k1 p1
+         wait 20ms
+         b: POST k1 p1 g2
+         wait 50ms
+         store: ok
+         store: delay 200ms
+         wait 100ms
+         b: hangs up
+         wait 2s
+         c: POST k1 p1",
+        expect![[r#"
+            0      a → g1  POST k1 p1
+            1        g1 → store  claim (a k1)
+            2        store  granted attempt 1 (a k1)
+            3      a → upstream  attempt 1
+            5              upstream executes k1 p1 as #1
+            20     b → g2  POST k1 p1
+            21       g2 → store  claim (b k1)
+            22       store  in flight, attempt 1 (b k1)
+            105      g1 → store  release for the same payload (a k1)
+            106      store  settled (a k1)
+            107      g2 → store  poll up to attempt 2 (one who waits k1)
+            107    a ← 503  executed;stored=?0;attempt=1  execution #1
+            170    b hangs up
+            170    b ← connection closed
+            170      g2 → store  withdraw (one who waits k1)
+            171      store  lost (one who waits k1)
+            307      store  stale (one who waits k1)
+            707      g2 → store  withdraw (one who waits k1)
+            708      store  settled (one who waits k1)
+            2170   c → g1  POST k1 p1
+            2171     g1 → store  claim (c k1)
+            2172     store  granted attempt 2 (c k1)
+            2173   c → upstream  attempt 2
+            2175           upstream executes k1 p1 as #2
+            2180     g1 → store  complete 201 (c k1)
+            2181     store  settled (c k1)
+            2182   c ← 201  executed;stored=?1;attempt=2;ttl=60  execution #2
+        "#]],
+    );
+}
+
+#[test]
+fn those_who_wait_hear_of_an_unknown_outcome_when_the_gateway_of_the_first_has_crashed() {
+    check(
+        "policy: wait 10s
+         upstream: 201 after 300ms
+         a: POST k1 p1
+         wait 20ms
+         b: POST k1 p1 g2
+         wait 100ms
+         g1: crashes
+         wait 3s
+         c: POST k1 p1 g2",
+        expect![[r#"
+            0      a → g1  POST k1 p1
+            1        g1 → store  claim (a k1)
+            2        store  granted attempt 1 (a k1)
+            3      a → upstream  attempt 1
+            5              upstream executes k1 p1 as #1
+            20     b → g2  POST k1 p1
+            21       g2 → store  claim (b k1)
+            22       store  in flight, attempt 1 (b k1)
+            107      g2 → store  poll up to attempt 2 (one who waits k1)
+            108      store  in flight, attempt 1 (one who waits k1)
+            120    g1 crashes
+            120    a ← connection closed
+            220    g1 is back
+            307      g2 → store  poll up to attempt 2 (one who waits k1)
+            308      store  in flight, attempt 1 (one who waits k1)
+            607      g2 → store  poll up to attempt 2 (one who waits k1)
+            608      store  in flight, attempt 1 (one who waits k1)
+            1107     g2 → store  poll up to attempt 2 (one who waits k1)
+            1108     store  unknown, attempt 1, wait 0 ms (one who waits k1)
+            1109   b ← 409  refused;attempt=1;reason=outcome-unknown
+            3120   c → g2  POST k1 p1
+            3121     g2 → store  claim (c k1)
+            3122     store  granted attempt 2, in doubt (c k1)
+            3123   c → upstream  attempt 2
+            3125           upstream executes k1 p1 as #2
+            3130     g2 → store  complete 201 (c k1)
+            3131     store  settled (c k1)
+            3132   c ← 201  executed;stored=?1;attempt=2;ttl=60  execution #2
+        "#]],
+    );
+}
+
+#[test]
+fn who_waits_is_answered_though_the_store_stands_still() {
+    check(
+        "policy: wait 10s
+         upstream: 201 after 300ms
+         a: POST k1 p1
+         wait 20ms
+         b: POST k1 p1
+         c: POST k1 p1 g2
+         wait 30ms
+         store: stops 3s
+         wait 6s
+         d: POST k1 p1 g2",
+        expect![[r#"
+            0      a → g1  POST k1 p1
+            1        g1 → store  claim (a k1)
+            2        store  granted attempt 1 (a k1)
+            3      a → upstream  attempt 1
+            5              upstream executes k1 p1 as #1
+            20     b → g1  POST k1 p1
+            20     c → g2  POST k1 p1
+            21       g1 → store  claim (b k1)
+            21       g2 → store  claim (c k1)
+            22       store  in flight, attempt 1 (b k1)
+            22       store  in flight, attempt 1 (c k1)
+            100      g1 → store  poll up to attempt 2 (one who waits k1)
+            107      g2 → store  poll up to attempt 2 (one who waits k1)
+            305      g1 → store  complete 201 (a k1)
+            500      g1 → store  poll up to attempt 2 (one who waits k1)
+            507      g2 → store  poll up to attempt 2 (one who waits k1)
+            700      g1 → store  complete 201 (a k1)
+            800      g1 → store  withdraw (one who waits k1)
+            800    b ← 503  refused;reason=store-unavailable
+            807      g2 → store  withdraw (one who waits k1)
+            807    c ← 503  refused;reason=store-unavailable
+            1000   a ← 201  executed;stored=?0;attempt=1  execution #1
+            1107     g2 → store  withdraw (one who waits k1)
+            1507     g2 → store  withdraw (one who waits k1)
+            2100     g1 → store  complete 201 (a k1)
+            2807     g2 → store  withdraw (one who waits k1)
+            3050     store  unknown, attempt 1, wait 0 ms (one who waits k1)
+            3050     store  unknown, attempt 1, wait 0 ms (one who waits k1)
+            3050     store  settled (a k1)
+            3050     store  completed 201 by attempt 1 (one who waits k1)
+            3050     store  completed 201 by attempt 1 (one who waits k1)
+            3050     store  settled (a k1)
+            3050     store  lost (one who waits k1)
+            3050     store  lost (one who waits k1)
+            3050     store  lost (one who waits k1)
+            3050     store  lost (one who waits k1)
+            3050     store  settled (a k1)
+            3050     store  lost (one who waits k1)
+            3400     g1 → store  complete 201 (a k1)
+            3401     store  settled (a k1)
+            3402     g1 → store  withdraw (one who waits k1)
+            3403     store  lost (one who waits k1)
+            3607     g2 → store  withdraw (one who waits k1)
+            3608     store  lost (one who waits k1)
+            4000     g1 → store  withdraw (one who waits k1)
+            4001     store  lost (one who waits k1)
+            6050   d → g2  POST k1 p1
+            6051     g2 → store  claim (d k1)
+            6052     store  completed 201 by attempt 1 (d k1)
+            6053   d ← 201  replayed;attempt=1;age=3;ttl=56  execution #1
+        "#]],
+    );
+}
+
+#[test]
+fn an_inline_execution_whose_client_hangs_up_is_unknown_and_a_shielded_one_is_stored() {
+    check(
+        "upstream: 201 after 300ms
+         a: POST k1 p1
+         wait 100ms
+         a: hangs up
+         wait 500ms
+         b: POST k1 p1 g2
+         wait 1s
+         c: POST k1 p1 g2",
+        expect![[r#"
+            0      a → g1  POST k1 p1
+            1        g1 → store  claim (a k1)
+            2        store  granted attempt 1 (a k1)
+            3      a → upstream  attempt 1
+            5              upstream executes k1 p1 as #1
+            100    a hangs up
+            100    a ← connection closed
+            100      g1 → store  mark unknown (a k1)
+            101      store  settled (a k1)
+            600    b → g2  POST k1 p1
+            601      g2 → store  claim (b k1)
+            602      store  unknown, attempt 1, wait 400 ms (b k1)
+            603    b ← 409  refused;attempt=1;reason=outcome-unknown
+            1600   c → g2  POST k1 p1
+            1601     g2 → store  claim (c k1)
+            1602     store  granted attempt 2, in doubt (c k1)
+            1603   c → upstream  attempt 2
+            1605           upstream executes k1 p1 as #2
+            1610     g2 → store  complete 201 (c k1)
+            1611     store  settled (c k1)
+            1612   c ← 201  executed;stored=?1;attempt=2;ttl=60  execution #2
+        "#]],
+    );
+    check(
+        "policy: shielded
+         upstream: 201 after 300ms
+         a: POST k1 p1
+         wait 100ms
+         a: hangs up
+         b: POST k1 p1
+         wait 500ms
+         c: POST k1 p1 g2",
+        expect![[r#"
+            0      a → g1  POST k1 p1
+            1        g1 → store  claim (a k1)
+            2        store  granted attempt 1 (a k1)
+            3        g1 → upstream  attempt 1 (a)
+            5              upstream executes k1 p1 as #1
+            100    a hangs up
+            100    a ← connection closed
+            100    b → g1  POST k1 p1
+            101      g1 → store  claim (b k1)
+            102      store  in flight, attempt 1 (b k1)
+            103    b ← 429  refused;attempt=1;reason=in-flight
+            305      g1 ← upstream  201 (a)
+            305      g1 → store  complete 201 (a k1)
+            306      store  settled (a k1)
+            600    c → g2  POST k1 p1
+            601      g2 → store  claim (c k1)
+            602      store  completed 201 by attempt 1 (c k1)
+            603    c ← 201  replayed;attempt=1;age=0;ttl=59  execution #1
+        "#]],
+    );
+}
+
+#[test]
+fn nothing_is_executed_for_a_client_that_hangs_up_while_its_claim_is_in_flight() {
+    check(
+        "policy: shielded
+         store: delay 200ms
+         a: POST k1 p1
+         wait 100ms
+         a: hangs up
+         wait 1s
+         b: POST k1 p1 g2",
+        expect![[r#"
+            0      a → g1  POST k1 p1
+            1        g1 → store  claim (a k1)
+            100    a hangs up
+            100    a ← connection closed
+            100      g1 → store  withdraw (a k1)
+            101      store  settled (a k1)
+            201      store  stale (a k1)
+            700      g1 → store  withdraw (a k1)
+            701      store  settled (a k1)
+            1100   b → g2  POST k1 p1
+            1101     g2 → store  claim (b k1)
+            1102     store  granted attempt 1 (b k1)
+            1103     g2 → upstream  attempt 1 (b)
+            1105           upstream executes k1 p1 as #1
+            1110     g2 ← upstream  201 (b)
+            1110     g2 → store  complete 201 (b k1)
+            1111     store  settled (b k1)
+            1112   b ← 201  executed;stored=?1;attempt=1;ttl=60  execution #1
+        "#]],
+    );
+}
+
+#[test]
+fn a_client_that_hangs_up_while_its_answer_is_being_stored_loses_nothing() {
+    check(
+        "policy: shielded
+         store: ok
+         store: delay 200ms
+         a: POST k1 p1
+         wait 100ms
+         a: hangs up
+         wait 1s
+         b: POST k1 p1 g2",
+        expect![[r#"
+            0      a → g1  POST k1 p1
+            1        g1 → store  claim (a k1)
+            2        store  granted attempt 1 (a k1)
+            3        g1 → upstream  attempt 1 (a)
+            5              upstream executes k1 p1 as #1
+            10       g1 ← upstream  201 (a)
+            10       g1 → store  complete 201 (a k1)
+            100    a hangs up
+            100    a ← connection closed
+            210      store  settled (a k1)
+            1100   b → g2  POST k1 p1
+            1101     g2 → store  claim (b k1)
+            1102     store  completed 201 by attempt 1 (b k1)
+            1103   b ← 201  replayed;attempt=1;age=0;ttl=59  execution #1
+        "#]],
+    );
+}
+
+#[test]
+fn who_waits_gets_the_answer_of_a_shielded_execution_whose_client_has_gone() {
+    check(
+        "policy: shielded, wait 10s
+         upstream: 201 after 300ms
+         a: POST k1 p1
+         wait 20ms
+         b: POST k1 p1
+         c: POST k1 p1 g2
+         wait 100ms
+         a: hangs up
+         wait 2s",
+        expect![[r#"
+            0      a → g1  POST k1 p1
+            1        g1 → store  claim (a k1)
+            2        store  granted attempt 1 (a k1)
+            3        g1 → upstream  attempt 1 (a)
+            5              upstream executes k1 p1 as #1
+            20     b → g1  POST k1 p1
+            20     c → g2  POST k1 p1
+            21       g1 → store  claim (b k1)
+            21       g2 → store  claim (c k1)
+            22       store  in flight, attempt 1 (b k1)
+            22       store  in flight, attempt 1 (c k1)
+            100      g1 → store  poll up to attempt 2 (one who waits k1)
+            101      store  in flight, attempt 1 (one who waits k1)
+            107      g2 → store  poll up to attempt 2 (one who waits k1)
+            108      store  in flight, attempt 1 (one who waits k1)
+            120    a hangs up
+            120    a ← connection closed
+            300      g1 → store  poll up to attempt 2 (one who waits k1)
+            301      store  in flight, attempt 1 (one who waits k1)
+            305      g1 ← upstream  201 (a)
+            305      g1 → store  complete 201 (a k1)
+            306      store  settled (a k1)
+            307      g2 → store  poll up to attempt 2 (one who waits k1)
+            307      g1 → store  poll up to attempt 2 (one who waits k1)
+            308      store  completed 201 by attempt 1 (one who waits k1)
+            308      store  completed 201 by attempt 1 (one who waits k1)
+            309    c ← 201  replayed;attempt=1;age=0;ttl=59  execution #1
+            309    b ← 201  replayed;attempt=1;age=0;ttl=59  execution #1
+        "#]],
+    );
+}
+
+#[test]
+fn who_waits_takes_over_after_a_shielded_execution_that_failed_though_its_client_has_gone() {
+    check(
+        "policy: shielded, wait 10s
+         upstream: 503 after 300ms
+         a: POST k1 p1
+         wait 20ms
+         b: POST k1 p1 g2
+         wait 100ms
+         a: hangs up
+         wait 2s",
+        expect![[r#"
+            0      a → g1  POST k1 p1
+            1        g1 → store  claim (a k1)
+            2        store  granted attempt 1 (a k1)
+            3        g1 → upstream  attempt 1 (a)
+            5              upstream executes k1 p1 as #1
+            20     b → g2  POST k1 p1
+            21       g2 → store  claim (b k1)
+            22       store  in flight, attempt 1 (b k1)
+            107      g2 → store  poll up to attempt 2 (one who waits k1)
+            108      store  in flight, attempt 1 (one who waits k1)
+            120    a hangs up
+            120    a ← connection closed
+            305      g1 ← upstream  503 (a)
+            305      g1 → store  release for the same payload (a k1)
+            306      store  settled (a k1)
+            307      g2 → store  poll up to attempt 2 (one who waits k1)
+            308      store  granted attempt 2 (one who waits k1)
+            309      g2 → upstream  attempt 2 (b)
+            311            upstream executes k1 p1 as #2
+            316      g2 ← upstream  201 (b)
+            316      g2 → store  complete 201 (one who waits k1)
+            317      store  settled (one who waits k1)
+            318    b ← 201  executed;stored=?1;attempt=2;ttl=60  execution #2
+        "#]],
+    );
+}
+
+#[test]
+fn what_came_back_to_the_gateway_decides_what_becomes_of_the_key() {
+    check(
+        "policy: shielded, lease 2s
+         upstream: 404
+         a: POST k1 p1
+         upstream: 503
+         b: POST k2 p1
+         upstream: unreached
+         c: POST k3 p1
+         upstream: unsent
+         d: POST k4 p1
+         upstream: 404 says store
+         e: POST k5 p1
+         upstream: retried 404
+         f: POST k6 p1
+         upstream: reset before
+         g: POST k7 p1
+         upstream: times out
+         h: POST k8 p1
+         upstream: lost
+         i: POST k9 p1
+         wait 500ms
+         record: k1
+         record: k2
+         record: k3
+         record: k4
+         record: k5
+         record: k6
+         record: k7
+         record: k8
+         record: k9",
+        expect![[r#"
+            0      a → g1  POST k1 p1
+            0      b → g1  POST k2 p1
+            0      c → g1  POST k3 p1
+            0      d → g1  POST k4 p1
+            0      e → g1  POST k5 p1
+            0      f → g1  POST k6 p1
+            0      g → g1  POST k7 p1
+            0      h → g1  POST k8 p1
+            0      i → g1  POST k9 p1
+            1        g1 → store  claim (a k1)
+            1        g1 → store  claim (b k2)
+            2        store  granted attempt 1 (a k1)
+            2        store  granted attempt 1 (b k2)
+            3        g1 → upstream  attempt 1 (a)
+            3        g1 → store  claim (c k3)
+            3        g1 → store  claim (d k4)
+            3        g1 → store  claim (e k5)
+            3        g1 → store  claim (f k6)
+            3        g1 → store  claim (g k7)
+            3        g1 → store  claim (h k8)
+            3        g1 → store  claim (i k9)
+            3        g1 → upstream  attempt 1 (b)
+            4        store  granted attempt 1 (c k3)
+            4        store  granted attempt 1 (d k4)
+            4        store  granted attempt 1 (e k5)
+            4        store  granted attempt 1 (f k6)
+            4        store  granted attempt 1 (g k7)
+            4        store  granted attempt 1 (h k8)
+            4        store  granted attempt 1 (i k9)
+            5              upstream executes k1 p1 as #1
+            5              upstream executes k2 p1 as #2
+            5        g1 → upstream  attempt 1 (c)
+            5        g1 → upstream  attempt 1 (d)
+            5        g1 → upstream  attempt 1 (e)
+            5        g1 → upstream  attempt 1 (f)
+            5        g1 → upstream  attempt 1 (g)
+            5        g1 → upstream  attempt 1 (h)
+            5        g1 → upstream  attempt 1 (i)
+            7              upstream executes k5 p1 as #5
+            7              upstream executes k6 p1 as #6
+            7              upstream executes k8 p1 as #8
+            7              upstream executes k9 p1 as #9
+            10       g1 ← upstream  404 (a)
+            10       g1 → store  release (a k1)
+            10       g1 ← upstream  503 (b)
+            10       g1 → store  release for the same payload (b k2)
+            11       store  settled (a k1)
+            11       store  settled (b k2)
+            12       g1 ← upstream  503 (c)
+            12       g1 ← upstream  nothing, there is no way (d)
+            12       g1 ← upstream  404 (e)
+            12       g1 ← upstream  404 (f)
+            12       g1 ← upstream  503 (g)
+            12       g1 ← upstream  504 (h)
+            12       g1 ← upstream  nothing, its answer is lost (i)
+            12       g1 → store  release (c k3)
+            12       g1 → store  release (d k4)
+            12       g1 → store  complete 404 (e k5)
+            12       g1 → store  mark unknown (f k6)
+            12       g1 → store  mark unknown (g k7)
+            12       g1 → store  mark unknown (h k8)
+            12       g1 → store  mark unknown (i k9)
+            12     a ← 404  executed;stored=?0;attempt=1  execution #1
+            12     b ← 503  executed;stored=?0;attempt=1  execution #2
+            13       store  settled (c k3)
+            13       store  settled (d k4)
+            13       store  settled (e k5)
+            13       store  settled (f k6)
+            13       store  settled (g k7)
+            13       store  settled (h k8)
+            13       store  settled (i k9)
+            14     c ← 503  executed;stored=?0;attempt=1
+            14     d ← 503  executed;stored=?0;attempt=1
+            14     e ← 404  executed;stored=?1;attempt=1;ttl=60  execution #5
+            14     f ← 404  executed;stored=?0;attempt=1  execution #6
+            14     g ← 503  executed;stored=?0;attempt=1
+            14     h ← 504  executed;stored=?0;attempt=1
+            14     i ← 502  executed;stored=?0;attempt=1
+            500    k1 is open, attempt 1
+            500    k2 is open, attempt 1
+            500    k3 is open, attempt 1
+            500    k4 is open, attempt 1
+            500    k5 is completed 404, attempt 1
+            500    k6 is unknown, attempt 1
+            500    k7 is unknown, attempt 1
+            500    k8 is unknown, attempt 1
+            500    k9 is unknown, attempt 1
+        "#]],
+    );
+}
+
+#[test]
+fn a_body_that_is_lost_half_way_is_completed_inline_and_unknown_shielded() {
+    check(
+        "upstream: dies in body
+         a: POST k1 p1
+         wait 100ms
+         b: POST k1 p1",
+        expect![[r#"
+            0      a → g1  POST k1 p1
+            1        g1 → store  claim (a k1)
+            2        store  granted attempt 1 (a k1)
+            3      a → upstream  attempt 1
+            5              upstream executes k1 p1 as #1
+            10     a ← connection closed
+            10       g1 → store  complete 201 without its response (a k1)
+            11       store  settled (a k1)
+            100    b → g1  POST k1 p1
+            101      g1 → store  claim (b k1)
+            102      store  completed 201 by attempt 1, not replayable (b k1)
+            103    b ← 409  refused;attempt=1;reason=not-replayable
+        "#]],
+    );
+    check(
+        "policy: shielded
+         upstream: dies in body
+         a: POST k1 p1
+         wait 100ms
+         b: POST k1 p1
+         wait 1s
+         c: POST k1 p1",
+        expect![[r#"
+            0      a → g1  POST k1 p1
+            1        g1 → store  claim (a k1)
+            2        store  granted attempt 1 (a k1)
+            3        g1 → upstream  attempt 1 (a)
+            5              upstream executes k1 p1 as #1
+            10       g1 ← upstream  nothing, its answer is lost (a)
+            10       g1 → store  mark unknown (a k1)
+            11       store  settled (a k1)
+            12     a ← 502  executed;stored=?0;attempt=1
+            100    b → g1  POST k1 p1
+            101      g1 → store  claim (b k1)
+            102      store  unknown, attempt 1, wait 900 ms (b k1)
+            103    b ← 409  refused;attempt=1;reason=outcome-unknown
+            1100   c → g1  POST k1 p1
+            1101     g1 → store  claim (c k1)
+            1102     store  granted attempt 2, in doubt (c k1)
+            1103     g1 → upstream  attempt 2 (c)
+            1105           upstream executes k1 p1 as #2
+            1110     g1 ← upstream  201 (c)
+            1110     g1 → store  complete 201 (c k1)
+            1111     store  settled (c k1)
+            1112   c ← 201  executed;stored=?1;attempt=2;ttl=60  execution #2
+        "#]],
+    );
+}
+
+#[test]
+fn a_lease_is_renewed_for_a_client_that_has_gone() {
+    check(
+        "policy: shielded
+         upstream: 201 after 1900ms
+         a: POST k1 p1
+         wait 100ms
+         a: hangs up
+         wait 1400ms
+         b: POST k1 p1 g2
+         wait 1s
+         c: POST k1 p1 g2",
+        expect![[r#"
+            0      a → g1  POST k1 p1
+            1        g1 → store  claim (a k1)
+            2        store  granted attempt 1 (a k1)
+            3        g1 → upstream  attempt 1 (a)
+            5              upstream executes k1 p1 as #1
+            100    a hangs up
+            100    a ← connection closed
+            400      g1 → store  renew (a k1)
+            401      store  renewed (a k1)
+            800      g1 → store  renew (a k1)
+            801      store  renewed (a k1)
+            1200     g1 → store  renew (a k1)
+            1201     store  renewed (a k1)
+            1500   b → g2  POST k1 p1
+            1501     g2 → store  claim (b k1)
+            1502     store  in flight, attempt 1 (b k1)
+            1503   b ← 429  refused;attempt=1;reason=in-flight
+            1600     g1 → store  renew (a k1)
+            1601     store  renewed (a k1)
+            1905     g1 ← upstream  201 (a)
+            1905     g1 → store  complete 201 (a k1)
+            1906     store  settled (a k1)
+            2500   c → g2  POST k1 p1
+            2501     g2 → store  claim (c k1)
+            2502     store  completed 201 by attempt 1 (c k1)
+            2503   c ← 201  replayed;attempt=1;age=0;ttl=59  execution #1
+        "#]],
+    );
+}
+
+#[test]
+fn an_answer_that_nobody_waits_for_lands_when_the_store_is_back() {
+    check(
+        "policy: shielded, lease 4s
+         upstream: 201 after 100ms
+         a: POST k1 p1
+         wait 50ms
+         a: hangs up
+         store: down 2s
+         wait 4s
+         b: POST k1 p1 g2",
+        expect![[r#"
+            0      a → g1  POST k1 p1
+            1        g1 → store  claim (a k1)
+            2        store  granted attempt 1 (a k1)
+            3        g1 → upstream  attempt 1 (a)
+            5              upstream executes k1 p1 as #1
+            50     a hangs up
+            50     a ← connection closed
+            105      g1 ← upstream  201 (a)
+            105      g1 → store  complete 201 (a k1)
+            107           the call fails: transport
+            200      g1 → store  complete 201 (a k1)
+            202           the call fails: transport
+            400      g1 → store  complete 201 (a k1)
+            402           the call fails: transport
+            600      g1 → store  complete 201 (a k1)
+            602           the call fails: transport
+            900      g1 → store  complete 201 (a k1)
+            902           the call fails: transport
+            2000     g1 → store  complete 201 (a k1)
+            2002          the call fails: transport
+            3100     g1 → store  complete 201 (a k1)
+            3101     store  settled (a k1)
+            4050   b → g2  POST k1 p1
+            4051     g2 → store  claim (b k1)
+            4052     store  completed 201 by attempt 1 (b k1)
+            4053   b ← 201  replayed;attempt=1;age=0;ttl=59  execution #1
+        "#]],
+    );
+}
+
+#[test]
+fn what_a_crashed_gateway_executed_for_its_client_is_unknown() {
+    check(
+        "policy: shielded
+         upstream: 201 after 300ms
+         a: POST k1 p1
+         wait 100ms
+         g1: crashes
+         wait 500ms
+         b: POST k1 p1 g2
+         wait 1s
+         c: POST k1 p1 g2",
+        expect![[r#"
+            0      a → g1  POST k1 p1
+            1        g1 → store  claim (a k1)
+            2        store  granted attempt 1 (a k1)
+            3        g1 → upstream  attempt 1 (a)
+            5              upstream executes k1 p1 as #1
+            100    g1 crashes
+            100    a ← connection closed
+            200    g1 is back
+            600    b → g2  POST k1 p1
+            601      g2 → store  claim (b k1)
+            602      store  in flight, attempt 1 (b k1)
+            603    b ← 429  refused;attempt=1;reason=in-flight
+            1600   c → g2  POST k1 p1
+            1601     g2 → store  claim (c k1)
+            1602     store  granted attempt 2, in doubt (c k1)
+            1603     g2 → upstream  attempt 2 (c)
+            1605           upstream executes k1 p1 as #2
+            1610     g2 ← upstream  201 (c)
+            1610     g2 → store  complete 201 (c k1)
+            1611     store  settled (c k1)
+            1612   c ← 201  executed;stored=?1;attempt=2;ttl=60  execution #2
+        "#]],
+    );
+    check(
+        "policy: shielded, hold, ttl 4s
+         upstream: 201 after 300ms
+         a: POST k1 p1
+         wait 100ms
+         g1: crashes
+         wait 1500ms
+         b: POST k1 p1 g2
+         wait 3s
+         c: POST k1 p1 g2",
+        expect![[r#"
+            0      a → g1  POST k1 p1
+            1        g1 → store  claim, no retry (a k1)
+            2        store  granted attempt 1 (a k1)
+            3        g1 → upstream  attempt 1 (a)
+            5              upstream executes k1 p1 as #1
+            100    g1 crashes
+            100    a ← connection closed
+            200    g1 is back
+            1600   b → g2  POST k1 p1
+            1601     g2 → store  claim, no retry (b k1)
+            1602     store  unknown, attempt 1, wait 0 ms (b k1)
+            1603   b ← 409  refused;attempt=1;reason=outcome-unknown
+            4600   c → g2  POST k1 p1
+            4601     g2 → store  claim, no retry (c k1)
+            4602     store  granted attempt 1 (c k1)
+            4603     g2 → upstream  attempt 1 (c)
+            4605           upstream executes k1 p1 as #2
+            4610     g2 ← upstream  201 (c)
+            4610     g2 → store  complete 201 (c k1)
+            4611     store  settled (c k1)
+            4612   c ← 201  executed;stored=?1;attempt=1;ttl=4  execution #2
+        "#]],
+    );
+}
+
+#[test]
+fn without_the_whole_of_envoys_account_only_a_success_is_known() {
+    check(
+        "policy: account-of 2
+         upstream: 404
+         a: POST k1 p1
+         upstream: unreached
+         b: POST k2 p1
+         upstream: 201 says release
+         c: POST k3 p1
+         d: POST k4 p1
+         wait 100ms
+         record: k1
+         record: k2
+         record: k3
+         record: k4",
+        expect![[r#"
+            0      a → g1  POST k1 p1
+            0      b → g1  POST k2 p1
+            0      c → g1  POST k3 p1
+            0      d → g1  POST k4 p1
+            1        g1 → store  claim (a k1)
+            1        g1 → store  claim (b k2)
+            2        store  granted attempt 1 (a k1)
+            2        store  granted attempt 1 (b k2)
+            3        g1 → upstream  attempt 1 (a)
+            3        g1 → store  claim (c k3)
+            3        g1 → store  claim (d k4)
+            3        g1 → upstream  attempt 1 (b)
+            4        store  granted attempt 1 (c k3)
+            4        store  granted attempt 1 (d k4)
+            5              upstream executes k1 p1 as #1
+            5        g1 → upstream  attempt 1 (c)
+            5        g1 → upstream  attempt 1 (d)
+            7              upstream executes k3 p1 as #3
+            7              upstream executes k4 p1 as #4
+            10       g1 ← upstream  404 (a)
+            10       g1 → store  mark unknown (a k1)
+            10       g1 ← upstream  503 (b)
+            10       g1 → store  mark unknown (b k2)
+            11       store  settled (a k1)
+            11       store  settled (b k2)
+            12       g1 ← upstream  201 (c)
+            12       g1 ← upstream  201 (d)
+            12       g1 → store  mark unknown (c k3)
+            12       g1 → store  complete 201 (d k4)
+            12     a ← 404  executed;stored=?0;attempt=1  execution #1
+            12     b ← 503  executed;stored=?0;attempt=1
+            13       store  settled (c k3)
+            13       store  settled (d k4)
+            14     c ← 201  executed;stored=?0;attempt=1  execution #3
+            14     d ← 201  executed;stored=?1;attempt=1;ttl=60  execution #4
+            100    k1 is unknown, attempt 1
+            100    k2 is unknown, attempt 1
+            100    k3 is unknown, attempt 1
+            100    k4 is completed 201, attempt 1
+        "#]],
+    );
+}
+
+#[test]
+fn who_is_answered_by_envoy_itself_is_told_that_it_was_executed() {
+    check(
+        "policy: shielded
+         upstream: 201 after 300ms
+         a: POST k1 p1
+         wait 100ms
+         a: times out
+         store: ok
+         store: delay 200ms
+         b: POST k2 p1
+         wait 100ms
+         b: times out
+         wait 1s
+         c: POST k1 p1
+         d: POST k2 p1",
+        expect![[r#"
+            0      a → g1  POST k1 p1
+            1        g1 → store  claim (a k1)
+            2        store  granted attempt 1 (a k1)
+            3        g1 → upstream  attempt 1 (a)
+            5              upstream executes k1 p1 as #1
+            100    a Envoy answers 408 by itself
+            100    b → g1  POST k2 p1
+            100    a ← 408  executed;stored=?0;attempt=1
+            101      g1 → store  claim (b k2)
+            102      store  granted attempt 1 (b k2)
+            103      g1 → upstream  attempt 1 (b)
+            105            upstream executes k2 p1 as #2
+            110      g1 ← upstream  201 (b)
+            110      g1 → store  complete 201 (b k2)
+            200    b Envoy answers 408 by itself
+            200    b ← 408  executed;stored=?0;attempt=1
+            305      g1 ← upstream  201 (a)
+            305      g1 → store  complete 201 (a k1)
+            306      store  settled (a k1)
+            310      store  settled (b k2)
+            1200   c → g1  POST k1 p1
+            1200   d → g1  POST k2 p1
+            1201     g1 → store  claim (c k1)
+            1201     g1 → store  claim (d k2)
+            1202     store  completed 201 by attempt 1 (c k1)
+            1202     store  completed 201 by attempt 1 (d k2)
+            1203   c ← 201  replayed;attempt=1;age=0;ttl=59  execution #1
+            1203   d ← 201  replayed;attempt=1;age=0;ttl=59  execution #2
+        "#]],
+    );
+}
+
+#[test]
+fn a_drained_gateway_finishes_what_it_executes_for_clients_that_have_gone() {
+    check(
+        "policy: shielded
+         upstream: 201 after 300ms
+         a: POST k1 p1
+         wait 100ms
+         g1: reloads
+         a: hangs up
+         b: POST k1 p1
+         wait 500ms
+         c: POST k1 p1",
+        expect![[r#"
+            0      a → g1  POST k1 p1
+            1        g1 → store  claim (a k1)
+            2        store  granted attempt 1 (a k1)
+            3        g1 → upstream  attempt 1 (a)
+            5              upstream executes k1 p1 as #1
+            100    g1 reloads its configuration
+            100    a hangs up
+            100    a ← connection closed
+            100    b → g1  POST k1 p1
+            101      g1 → store  claim (b k1)
+            102      store  in flight, attempt 1 (b k1)
+            103    b ← 429  refused;attempt=1;reason=in-flight
+            305      g1 ← upstream  201 (a)
+            305      g1 → store  complete 201 (a k1)
+            306      store  settled (a k1)
+            600    c → g1  POST k1 p1
+            601      g1 → store  claim (c k1)
+            602      store  completed 201 by attempt 1 (c k1)
+            603    c ← 201  replayed;attempt=1;age=0;ttl=59  execution #1
+        "#]],
+    );
+}
+
+#[test]
+fn a_claim_that_failed_runs_inline_under_forward_and_unprotected() {
+    check(
+        "policy: shielded, forward
+         store: lose reply
+         store: lose reply
+         upstream: 201 after 300ms
+         a: POST k1 p1
+         wait 2s
+         b: POST k1 p1",
+        expect![[r#"
+            0      a → g1  POST k1 p1
+            1        g1 → store  claim (a k1)
+            2        store  granted attempt 1 (a k1)
+            2             the reply is lost
+            400      g1 → store  claim (a k1)
+            401      store  granted attempt 1 (a k1)
+            401           the reply is lost
+            700    a → upstream  unprotected
+            702            upstream executes k1 p1 as #1
+            1002     g1 → store  complete 201 (a k1)
+            1003     store  settled (a k1)
+            1004   a ← 201  bypassed;ttl=60;reason=store-failure  execution #1
+            2000   b → g1  POST k1 p1
+            2001     g1 → store  claim (b k1)
+            2002     store  completed 201 by attempt 1 (b k1)
+            2003   b ← 201  replayed;attempt=1;age=0;ttl=59  execution #1
+        "#]],
+    );
+}
+
 fn check(script: &str, transcript: Expect) {
     let mut lines = script.lines().map(str::trim).peekable();
     let mut plan = quiet();
@@ -1349,6 +2509,9 @@ fn check(script: &str, transcript: Expect) {
                 ("bypass", _) => plan.bypasses = true,
                 ("observe", _) => plan.observes = [true; 2],
                 ("embedded", _) => plan.embedded = Some(1 << 20),
+                ("wait", time) => plan.waits_ms = Some(millis(time)),
+                ("shielded", _) => plan.shields = Some(Shielding { fields: 3, timeout_ms: 30_000 }),
+                ("account-of", fields) => plan.shields = Some(Shielding { fields: count(fields), timeout_ms: 30_000 }),
                 ("calls", number) => plan.limits.max_calls = count(number),
                 ("batch", number) => plan.limits.max_batch = count(number),
                 ("queue", number) => plan.limits.max_queued = count(number),
@@ -1392,6 +2555,7 @@ fn obey(world: &mut World, requests: &mut HashMap<String, usize>, line: &str) {
             world.note(format!("{key} is {shown}"));
         }
         (_, ["hangs", "up"]) => world.hang_up(requests[who]),
+        (_, ["times", "out"]) => world.end(requests[who]),
         (_, ["POST", key, payload, rest @ ..]) => {
             let numbered =
                 |letter: char| rest.iter().find(|word| word.starts_with(letter)).map_or(1, |word| digit(word));
@@ -1431,7 +2595,7 @@ fn carriage(words: &[&str]) -> Carriage {
     }
 }
 
-fn treatment(words: &[&str]) -> Treatment {
+pub fn treatment(words: &[&str]) -> Treatment {
     match words {
         [what @ .., "after", time] => Treatment { work_ms: millis(time), ..treatment(what) },
         [what @ .., "at", "length"] => Treatment { size: TOO_LARGE_BODY, ..treatment(what) },
@@ -1451,13 +2615,20 @@ fn treatment(words: &[&str]) -> Treatment {
 fn end(words: &str) -> End {
     match words {
         "reset" => End::ResetsAfter,
+        "reset before" => End::ResetsBefore,
+        "lost" => End::Lost,
+        "unsent" => End::Unsent,
         "dies in body" => End::DiesInBody,
         "unreached" => End::Unreached,
         "times out" => End::TimesOut,
-        status => End::Answers(status.parse().unwrap_or_else(|_| panic!("no such end: {status}"))),
+        tried if tried.starts_with("retried ") => End::Retried(status_of(&tried[8..])),
+        status => End::Answers(status_of(status)),
     }
 }
 
+fn status_of(text: &str) -> u16 {
+    text.parse().unwrap_or_else(|_| panic!("no such end: {text}"))
+}
 fn millis(text: &str) -> u64 {
     let (number, unit) = match text.strip_suffix("ms") {
         Some(number) => (number, 1),
@@ -1475,7 +2646,7 @@ fn digit(word: &str) -> u8 {
 }
 
 /// Two gateways of one worker each, and nothing that strikes.
-fn quiet() -> Plan {
+pub fn quiet() -> Plan {
     Plan {
         seed: 0,
         faults: Faults::NONE,
@@ -1487,6 +2658,7 @@ fn quiet() -> Plan {
         holds: false,
         conflicts: false,
         waits_ms: None,
+        shields: None,
         bypasses: false,
         observes: [false; 2],
         embedded: None,

@@ -8,20 +8,20 @@ use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet, VecDeque};
 use std::rc::Rc;
 
 use envoy_idempotency::config::{Config, Mode, Policy};
-use envoy_idempotency::event::{Event, Failure, Origin, VIA_UPSTREAM, Verdict};
+use envoy_idempotency::event::{Event, Executed, Failure, Origin, VIA_UPSTREAM, Verdict};
 use envoy_idempotency::exchange::Exchange;
 use envoy_idempotency::gateway::{Act, Gateway, Side};
 use envoy_idempotency::key::Name;
 use envoy_idempotency::message::{Edit, Headers, RequestHead};
 use envoy_idempotency::record::{Owner, RELEASED_KEPT, UpstreamKey};
 use envoy_idempotency::reply::Reply as Own;
-use envoy_idempotency::step::{Call, Flow, Operation};
+use envoy_idempotency::step::{Call, Flow, Operation, Outgoing};
 use envoy_idempotency::store as stores;
 use envoy_idempotency::store::client::{self, Batch, Nonce, Reply};
 
 use crate::coverage::Coverage;
 use crate::embedded::Memory;
-use crate::plan::{Client, Fault, LARGE, Plan, TOO_LARGE};
+use crate::plan::{Client, Fault, LARGE, Plan, Shielding, TOO_LARGE};
 use crate::random::Random;
 use crate::store::Store;
 
@@ -32,7 +32,7 @@ pub const BACKOFF_MS: u64 = 5_000;
 /// A body that a crowded worker does not hold back.
 pub const LARGE_BODY: usize = 17 << 10;
 /// The largest body the policy allows, either way.
-const MAX_BODY: usize = 18 << 10;
+pub const MAX_BODY: usize = 18 << 10;
 /// A larger one.
 pub const TOO_LARGE_BODY: usize = 19 << 10;
 /// How many buckets of an embedded table one tick cleans.
@@ -119,6 +119,10 @@ pub struct Forward {
     pub crashed_ms: Option<u64>,
     /// When the whole response had come.
     pub whole_ms: Option<u64>,
+    /// Whether the gateway itself sent it, and no end of its client's ends it.
+    pub is_shielded: bool,
+    /// Whether the gateway is told how the answer came about.
+    is_accounted: bool,
     is_announced: bool,
     connected_ms: u64,
     arrives_ms: u64,
@@ -138,12 +142,18 @@ pub enum Known {
 pub enum End {
     Answers(u16),
     DiesInBody,
+    /// A request of the gateway's own outlives its call.
+    Late,
+    /// The answer to a request of the gateway's own gets lost.
+    Lost,
     ResetsBefore,
     ResetsAfter,
     /// The router tries twice; both may execute.
     Retried(u16),
     TimesOut,
     Unreached,
+    /// The host does not take a request of the gateway's own.
+    Unsent,
 }
 
 /// What the upstream does with one request: connection, arrival and work each take so long.
@@ -205,6 +215,8 @@ struct Incoming {
     details: &'static str,
     is_held: bool,
     is_whole: bool,
+    /// Whether its head is on the way to the client.
+    has_begun: bool,
 }
 
 struct Worker {
@@ -242,12 +254,14 @@ enum Happening {
     AtUpstream { forward: usize },
     BodyEnds { worker: usize, stream: u32 },
     BodyOfResponse { worker: usize, stream: u32 },
+    Executed { worker: usize, stream: u32, forward: usize },
     Gone { request: usize, place: (usize, u32) },
     HangsUp { request: usize },
     HostAnswers { request: usize, place: (usize, u32) },
     Replied { worker: usize, batch: u64, reply: Reply, epoch: u64 },
     Responds { worker: usize, stream: u32 },
     Restarts { node: usize },
+    Rings { worker: usize },
     Strikes,
     Tick { worker: usize },
     Tries { client: usize },
@@ -381,7 +395,10 @@ impl World {
 
     /// Whether every client has its last answer, and no upstream works any more.
     fn clients_are_done(&self) -> bool {
+        let is_executing =
+            |forward: &Forward| forward.is_shielded && forward.heard.is_none() && forward.crashed_ms.is_none();
         self.pending_tries == 0
+            && !self.forwards.iter().any(is_executing)
             && self
                 .requests
                 .iter()
@@ -450,6 +467,13 @@ impl World {
 
     pub fn hang_up(&mut self, request: usize) {
         self.happens(Happening::HangsUp { request });
+    }
+
+    /// Has Envoy answer a request that is held back.
+    pub fn end(&mut self, request: usize) {
+        if let Some(place) = self.requests[request].place {
+            self.happens(Happening::HostAnswers { request, place });
+        }
     }
 
     /// Stops a gateway's process for so long; its clock goes on. Where its workers share a table, only one stops.
@@ -596,10 +620,12 @@ impl World {
         let worker = match &happening {
             Happening::BodyEnds { worker, .. }
             | Happening::BodyOfResponse { worker, .. }
+            | Happening::Executed { worker, .. }
             | Happening::Gone { place: (worker, _), .. }
             | Happening::HostAnswers { place: (worker, _), .. }
             | Happening::Replied { worker, .. }
             | Happening::Responds { worker, .. }
+            | Happening::Rings { worker }
             | Happening::Tick { worker } => Some(*worker),
             _ => None,
         };
@@ -619,6 +645,7 @@ impl World {
             Happening::AtUpstream { forward } => self.at_upstream(forward),
             Happening::BodyEnds { worker, stream } => self.body_ends(worker, stream),
             Happening::BodyOfResponse { worker, stream } => self.body_of_response(worker, stream),
+            Happening::Executed { worker, stream, forward } => self.executed(worker, stream, forward),
             Happening::Gone { request, place } => self.gone(request, place),
             Happening::HangsUp { request } => {
                 let Some(place) = self.requests[request].place else { return };
@@ -641,6 +668,7 @@ impl World {
                     self.start(node, 0);
                 }
             }
+            Happening::Rings { worker } => self.wake(worker),
             Happening::Strikes => self.strike(),
             Happening::Tick { worker } => self.tick(worker),
             Happening::Tries { client } => self.tries(client),
@@ -752,7 +780,7 @@ impl World {
     /// Envoy loses patience with a request that is held back, and answers it.
     fn host_answers(&mut self, request: usize, place: (usize, u32)) {
         let asked = &self.requests[request];
-        if asked.place != Some(place) || asked.forward.is_some() || asked.incoming.is_some() {
+        if asked.place != Some(place) || self.is_upstream(request) || asked.incoming.is_some() {
             return;
         }
         let is_body_late = asked.asked_ms.is_none();
@@ -767,16 +795,31 @@ impl World {
             body: Vec::new(),
             details,
             is_held: false,
-            is_whole: true,
+            is_whole: false,
+            has_begun: false,
         };
         self.requests[request].incoming = Some(incoming);
         let origin = Origin { details: details.as_bytes(), attempts: None, connected: false };
         let now_ms = self.clock(place.0);
         let event = Event::ResponseHeaders { now_ms, headers: &headers, status, origin, end: true };
         self.feed(place.0, place.1, event);
-        if self.requests[request].place == Some(place) {
-            self.deliver(request, place.0, place.1);
+        self.begins(request);
+        // The client takes its time.
+        let travels = if self.is_wild { self.fate.between(0, 500) } else { 0 };
+        self.requests[request].excused_ms += travels;
+        self.after(travels, Happening::BodyOfResponse { worker: place.0, stream: place.1 });
+    }
+
+    /// The head of a response goes to the client, unless it is held back or was replaced.
+    fn begins(&mut self, request: usize) {
+        if let Some(incoming) = self.requests[request].incoming.as_mut() {
+            incoming.has_begun = !incoming.is_held;
         }
+    }
+
+    /// Whether the client's own request has gone upstream.
+    fn is_upstream(&self, request: usize) -> bool {
+        self.requests[request].forward.is_some_and(|forward| !self.forwards[forward].is_shielded)
     }
 
     fn clock(&self, worker: usize) -> u64 {
@@ -797,11 +840,20 @@ impl World {
                     let Some(request) = self.workers[worker].streams.get(&stream).copied() else { continue };
                     match (side, flow) {
                         (Side::Request, Flow::Resume(edits)) => self.forward(request, worker, stream, &edits),
-                        (_, Flow::Answer(reply)) => self.own_answer(request, worker, stream, *reply),
+                        (_, Flow::Answer(reply)) => {
+                            if self.requests[request].incoming.as_ref().is_some_and(|incoming| incoming.has_begun) {
+                                self.broken_bounds.push("a client was answered twice".to_owned());
+                            }
+                            self.own_answer(request, worker, stream, *reply);
+                        }
                         (Side::Response, Flow::Resume(edits)) => {
                             let Some(incoming) = &mut self.requests[request].incoming else { continue };
+                            if std::mem::replace(&mut incoming.is_held, false) {
+                                incoming.has_begun = true;
+                            } else if incoming.has_begun {
+                                self.broken_bounds.push("a response was changed that had begun".to_owned());
+                            }
                             incoming.headers = edited(&incoming.headers, &edits);
-                            incoming.is_held = false;
                             self.deliver(request, worker, stream);
                         }
                         (Side::Response, Flow::Hold) => {
@@ -819,7 +871,8 @@ impl World {
                     }
                     self.coverage.counted(count);
                 }
-                Act::Execute { .. } | Act::Log(_) | Act::Status { .. } => {}
+                Act::Execute { exchange: stream, outgoing } => self.execute(worker, stream, &outgoing),
+                Act::Log(_) | Act::Status { .. } => {}
             }
         }
     }
@@ -832,6 +885,9 @@ impl World {
             let Some(batch) = self.workers[worker].gateway.next_batch(now_ms, || Nonce(tokens.bytes())) else { break };
             self.departs(worker, batch);
         }
+        if self.workers[worker].gateway.has_woken(now_ms) {
+            self.after(0, Happening::Rings { worker });
+        }
         let place = &mut self.workers[worker];
         if !place.ticks && !place.gateway.is_idle() {
             place.ticks = true;
@@ -841,18 +897,24 @@ impl World {
         }
     }
 
-    fn tick(&mut self, worker: usize) {
-        self.workers[worker].ticks = false;
+    /// Feeds ticks to whoever is due.
+    fn wake(&mut self, worker: usize) {
         let now_ms = self.clock(worker);
         let tokens = &mut self.tokens;
         let acts = self.workers[worker].gateway.tick(now_ms, || Owner(tokens.bytes()));
         self.obey(worker, acts);
+        self.pump(worker);
+    }
+
+    fn tick(&mut self, worker: usize) {
+        self.workers[worker].ticks = false;
+        self.wake(worker);
+        let now_ms = self.clock(worker);
         if let Some(table) = self.workers[worker].gateway.store().table() {
             table.sweep(SWEEP_STEPS, now_ms);
         }
         let contended = self.nodes[self.workers[worker].node].memory.as_ref().map_or(0, Memory::contended);
         (0..contended).for_each(|_| self.coverage.injected(Fault::CellsContended));
-        self.pump(worker);
         let limits = &self.plan.limits;
         let client = self.workers[worker].gateway.store().client();
         let (waiting, owed_bytes) = client.map_or((0, 0), |client| (client.waiting(), client.owed_bytes()));
@@ -1039,34 +1101,113 @@ impl World {
     }
 
     fn forward(&mut self, request: usize, worker: usize, stream: u32, edits: &[Edit]) {
-        let text = |name: &str| {
-            edits.iter().find_map(|edit| match edit {
-                Edit::Set(set, value) if *set == name => String::from_utf8(value.clone()).ok(),
-                _ => None,
-            })
-        };
-        let attempt = text("idempotency-attempt").and_then(|text| text.parse().ok());
         let sent = &mut self.requests[request];
         sent.is_held = false;
         let upstream = edited(&sent.head().headers, edits);
-        for name in FORGED.iter().filter(|_| !sent.is_observed) {
-            let lines: Vec<_> = upstream.all(name).collect();
-            if lines.len() != usize::from(attempt.is_some()) || lines.contains(&b"99".as_slice()) {
-                self.broken_bounds.push(format!("the upstream was told a client's {name}"));
-            }
-        }
         if sent.is_observed && !edits.is_empty() {
             self.broken_bounds.push("a request was changed though the policy is only tried".to_owned());
         }
+        let is_numbered = edits.iter().any(|edit| matches!(edit, Edit::Set("idempotency-attempt", _)));
         let treatment = self.treatment();
+        let forward = self.goes_up(request, worker, stream, is_numbered.then_some(&upstream), treatment);
+        let is_observed = self.requests[request].is_observed;
+        self.is_not_forged(&upstream, forward, is_observed);
+        self.say(|w| {
+            let attempt = w.forwards[forward].attempt;
+            let attempt = attempt.map_or("unprotected".to_owned(), |attempt| format!("attempt {attempt}"));
+            format!("{} → upstream  {attempt}", w.requests[request].label)
+        });
+        self.after(2 + treatment.work_ms, Happening::Responds { worker, stream });
+    }
+
+    /// The gateway itself sends a request upstream, in the place of its client.
+    fn execute(&mut self, worker: usize, stream: u32, outgoing: &Outgoing) {
+        let Some(request) = self.workers[worker].streams.get(&stream).copied() else {
+            return self.broken_bounds.push("something was executed for a client that had gone before".to_owned());
+        };
+        let asked = &self.requests[request];
+        if outgoing.body != body(asked.payload) || outgoing.headers.first("idempotency-key").is_none() {
+            self.broken_bounds.push("the gateway sent another request than its client".to_owned());
+        }
+        let mut treatment = self.treatment();
+        if self.strikes(Fault::ShieldedUnsent, 100) {
+            treatment = Treatment::new(End::Unsent, 0);
+        } else if treatment.end == End::DiesInBody || self.strikes(Fault::ShieldedLost, 150) {
+            treatment.end = End::Lost;
+        } else if treatment.work_ms > outgoing.timeout_ms {
+            treatment = Treatment { end: End::Late, work_ms: outgoing.timeout_ms, ..treatment };
+        }
+        let forward = self.goes_up(request, worker, stream, Some(&outgoing.headers), treatment);
+        self.forwards[forward].is_shielded = true;
+        self.forwards[forward].is_accounted = self.account_fields() == ACCOUNT.len();
+        self.is_not_forged(&outgoing.headers, forward, false);
+        self.say(|w| {
+            let attempt = w.forwards[forward].attempt.unwrap_or(0);
+            format!("  g{} → upstream  attempt {attempt} ({})", w.requests[request].node + 1, w.requests[request].label)
+        });
+        self.after(2 + treatment.work_ms, Happening::Executed { worker, stream, forward });
+        if self.strikes(Fault::ClientHangsUp, 300) {
+            let patience = self.fate.between(0, treatment.work_ms + 5);
+            self.after(patience, Happening::HangsUp { request });
+        }
+    }
+
+    /// What came back from a request of the gateway's own, whether or not its client is still there.
+    fn executed(&mut self, worker: usize, stream: u32, forward: usize) {
+        let now_ms = self.clock(worker);
+        let (mut headers, body, origin) = self.response(forward);
+        let fields = self.account_fields();
+        let entry = &mut self.forwards[forward];
+        entry.heard = Some((self.now, entry.known()));
+        if entry.end != End::Late {
+            let upstream: &[u8] = if origin.connected { b"10.0.0.1:4242" } else { b"" };
+            let attempts = origin.attempts.unwrap_or(0).to_string();
+            let account = ACCOUNT.into_iter().zip([origin.details, attempts.as_bytes(), upstream]);
+            account.take(fields).for_each(|(name, text)| headers.push(name.as_bytes(), text));
+        }
+        let status = entry.status;
+        let answer = match entry.end {
+            End::Lost => Executed::Lost,
+            End::Unsent => Executed::Unsent,
+            _ => {
+                entry.whole_ms = (origin.details == VIA_UPSTREAM).then_some(self.now);
+                Executed::Answered { status, headers: &headers, body: &body }
+            }
+        };
+        self.say(|w| {
+            let request = &w.requests[w.forwards[forward].request];
+            let what = match answer {
+                Executed::Answered { .. } => status.to_string(),
+                Executed::Lost => "nothing, its answer is lost".to_owned(),
+                Executed::Unsent => "nothing, there is no way".to_owned(),
+            };
+            format!("  g{} ← upstream  {what} ({})", request.node + 1, request.label)
+        });
+        self.feed(worker, stream, Event::Executed { now_ms, answer });
+    }
+
+    fn account_fields(&self) -> usize {
+        self.plan.shields.map_or(0, |shielding| shielding.fields)
+    }
+
+    /// Lets a request go upstream; `numbered` are its fields where it goes under a claim.
+    fn goes_up(
+        &mut self,
+        request: usize,
+        worker: usize,
+        stream: u32,
+        numbered: Option<&Headers>,
+        treatment: Treatment,
+    ) -> usize {
+        let number = |headers: &Headers| std::str::from_utf8(headers.first("idempotency-attempt")?).ok()?.parse().ok();
         let forward = self.forwards.len();
         let connects = 1;
         let sent = &mut self.requests[request];
         let status = match treatment.end {
             End::Answers(status) | End::Retried(status) => status,
-            End::DiesInBody => 201,
-            End::TimesOut => 504,
-            End::ResetsBefore | End::ResetsAfter | End::Unreached => 503,
+            End::DiesInBody | End::Lost => 201,
+            End::Late | End::TimesOut => 504,
+            End::ResetsBefore | End::ResetsAfter | End::Unreached | End::Unsent => 503,
         };
         if sent.forward.is_some() {
             self.broken_bounds.push("I1: one request was let go twice".to_owned());
@@ -1078,7 +1219,7 @@ impl World {
             request,
             who: (sent.tenant, sent.key),
             payload: sent.payload,
-            attempt,
+            attempt: numbered.and_then(number),
             asked_ms: sent.asked_ms.unwrap_or(sent.sent_ms),
             forwarded_ms: self.now,
             lease_ms: self.workers[worker].policy.lease_ms,
@@ -1088,6 +1229,8 @@ impl World {
             status,
             body: format!("execution {} {}", forward + 1, "x".repeat((forward + 1) * 37 % 300 + treatment.size))
                 .into_bytes(),
+            is_shielded: false,
+            is_accounted: true,
             is_announced: treatment.is_announced,
             end: treatment.end,
             steering: treatment.steering,
@@ -1098,15 +1241,21 @@ impl World {
             arrives_ms: self.now + connects + 1,
         });
         self.coverage.forwards += 1;
-        self.say(|w| {
-            let attempt = attempt.map_or("unprotected".to_owned(), |attempt: u32| format!("attempt {attempt}"));
-            format!("{} → upstream  {attempt}", w.requests[request].label)
-        });
-        match treatment.end {
-            End::Unreached => {}
-            _ => self.at(self.forwards[forward].arrives_ms, Happening::AtUpstream { forward }),
+        if !matches!(treatment.end, End::Unreached | End::Unsent) {
+            self.at(self.forwards[forward].arrives_ms, Happening::AtUpstream { forward });
         }
-        self.after(2 + treatment.work_ms, Happening::Responds { worker, stream });
+        forward
+    }
+
+    /// Only the gateway says what only it may say.
+    fn is_not_forged(&mut self, upstream: &Headers, forward: usize, is_observed: bool) {
+        let expected = usize::from(self.forwards[forward].attempt.is_some());
+        for name in FORGED.iter().filter(|_| !is_observed) {
+            let lines: Vec<_> = upstream.all(name).collect();
+            if lines.len() != expected || lines.contains(&b"99".as_slice()) {
+                self.broken_bounds.push(format!("the upstream was told a client's {name}"));
+            }
+        }
     }
 
     fn treatment(&mut self) -> Treatment {
@@ -1167,7 +1316,7 @@ impl World {
             return;
         }
         entry.executions = match entry.end {
-            End::ResetsBefore | End::Unreached => 0,
+            End::ResetsBefore | End::Unreached | End::Unsent => 0,
             End::Retried(_) => 2,
             _ => 1,
         };
@@ -1180,31 +1329,39 @@ impl World {
         }
     }
 
-    /// What the upstream, or Envoy in its place, has to say reaches the gateway.
-    fn responds(&mut self, worker: usize, stream: u32) {
-        let Some(request) = self.workers[worker].streams.get(&stream).copied() else { return };
-        let Some(number) = self.requests[request].forward else { return };
+    /// What the upstream, or Envoy in its place, has to say, and Envoy's account of it.
+    fn response(&self, number: usize) -> (Headers, Vec<u8>, Origin<'static>) {
         let reset = "upstream_reset_before_response_started{connection_termination}";
-        let entry = &mut self.forwards[number];
+        let entry = &self.forwards[number];
         let (details, attempts, connected) = match entry.end {
             End::Answers(_) | End::DiesInBody => ("via_upstream", 1, true),
             End::Retried(_) => ("via_upstream", 2, true),
             End::ResetsBefore | End::ResetsAfter => (reset, 1, true),
             End::TimesOut => ("response_timeout", 1, true),
             End::Unreached => ("upstream_reset_before_response_started{connection_failure}", 1, false),
+            // Nobody is told.
+            End::Late | End::Lost | End::Unsent => ("", 0, false),
         };
-        let known = entry.known();
-        entry.heard = Some((self.now, known));
+        let origin = Origin { details: details.as_bytes(), attempts: Some(attempts), connected };
         let mut fields = vec![(":status", entry.status.to_string())];
-        let is_theirs = details.as_bytes() == VIA_UPSTREAM;
-        if is_theirs {
-            fields.push(("x-execution", (number + 1).to_string()));
-            fields.extend(entry.is_announced.then(|| ("content-length", entry.body.len().to_string())));
-            fields.extend(entry.steering.fate.map(|fate| ("idempotency-store", fate.to_owned())));
-            fields.extend(entry.steering.ttl_s.map(|ttl_s| ("idempotency-ttl", ttl_s.to_string())));
+        if origin.details != VIA_UPSTREAM {
+            return (fields.into_iter().collect(), b"upstream connect error".to_vec(), origin);
         }
-        let headers: Headers = fields.into_iter().collect();
-        let body = if is_theirs { entry.body.clone() } else { b"upstream connect error".to_vec() };
+        fields.push(("x-execution", (number + 1).to_string()));
+        fields.extend(entry.is_announced.then(|| ("content-length", entry.body.len().to_string())));
+        fields.extend(entry.steering.fate.map(|fate| ("idempotency-store", fate.to_owned())));
+        fields.extend(entry.steering.ttl_s.map(|ttl_s| ("idempotency-ttl", ttl_s.to_string())));
+        (fields.into_iter().collect(), entry.body.clone(), origin)
+    }
+
+    /// A response reaches the gateway.
+    fn responds(&mut self, worker: usize, stream: u32) {
+        let Some(request) = self.workers[worker].streams.get(&stream).copied() else { return };
+        let Some(number) = self.requests[request].forward else { return };
+        let (headers, body, origin) = self.response(number);
+        let details = std::str::from_utf8(origin.details).unwrap_or_default();
+        let entry = &mut self.forwards[number];
+        entry.heard = Some((self.now, entry.known()));
         let (status, dies) = (entry.status, entry.end == End::DiesInBody);
         let original = headers.clone();
         self.requests[request].incoming = Some(Incoming {
@@ -1215,11 +1372,12 @@ impl World {
             details,
             is_held: false,
             is_whole: false,
+            has_begun: false,
         });
-        let origin = Origin { details: details.as_bytes(), attempts: Some(attempts), connected };
         let event =
             Event::ResponseHeaders { now_ms: self.clock(worker), headers: &headers, status, origin, end: false };
         self.feed(worker, stream, event);
+        self.begins(request);
         let mut travels = if self.is_wild { self.net.between(0, 30) } else { 0 };
         if self.strikes(Fault::UpstreamSlow, 60) {
             travels = self.up.between(0, 2 * self.plan.leases_ms[0]);
@@ -1273,17 +1431,20 @@ impl World {
         if self.requests[request].is_observed && changed {
             self.broken_bounds.push("a response was changed though the policy is only tried".to_owned());
         }
-        let is_steering = STEERING.iter().any(|name| headers.has(name));
+        let is_steering = STEERING.iter().chain(&ACCOUNT).any(|name| headers.has(name));
         if !self.requests[request].is_observed && is_steering {
             self.broken_bounds.push("a client was told what the upstream tells the gateway".to_owned());
         }
-        let connected = self.requests[request].forward.is_some();
+        let connected = self.is_upstream(request);
         self.hears(request, Answer { status, headers, body });
         self.closes(request, worker, stream, details, connected);
     }
 
     fn own_answer(&mut self, request: usize, worker: usize, stream: u32, reply: Own) {
         let Own { status, headers, body, details } = reply;
+        if STEERING.iter().chain(&ACCOUNT).any(|name| headers.has(name)) {
+            self.broken_bounds.push("a client was told what is for the gateway alone".to_owned());
+        }
         if self.workers[worker].gateway.exchange(stream).is_some() {
             let origin = Origin { details: details.as_bytes(), attempts: None, connected: false };
             let now_ms = self.clock(worker);
@@ -1353,7 +1514,7 @@ impl World {
         self.breaks(request);
         self.requests[request].place = None;
         let has_head = self.requests[request].incoming.take().is_some();
-        let forward = self.requests[request].forward;
+        let forward = self.requests[request].forward.filter(|_| self.is_upstream(request));
         let mut origin = Origin { details: b"downstream_remote_disconnect", attempts: None, connected: false };
         if let Some(forward) = forward {
             let entry = &mut self.forwards[forward];
@@ -1432,9 +1593,11 @@ impl World {
 
     /// Of whose request an operation is, and about which key.
     fn whose(&self, call: &Call) -> String {
-        let Some(request) = self.by_owner.get(&call.owner) else { return String::new() };
-        let Request { label, tenant, key, .. } = &self.requests[*request];
-        if *tenant == 1 { format!("{label} k{key}") } else { format!("{label} k{key} t{tenant}") }
+        // Who has waited asks under owners of its own.
+        let asked = self.by_owner.get(&call.owner).map(|request| &self.requests[*request]);
+        let label = asked.map_or("one who waits", |request| &request.label);
+        let (tenant, key) = self.by_name.get(&call.name).copied().unwrap_or_default();
+        if tenant == 1 { format!("{label} k{key}") } else { format!("{label} k{key} t{tenant}") }
     }
 
     fn operation(&self, worker: usize, call: &Call) -> String {
@@ -1458,6 +1621,8 @@ impl World {
 
 /// What only the gateway may tell the upstream.
 const FORGED: [&str; 2] = ["idempotency-attempt", "idempotency-operation"];
+/// What only the internal listener may tell the gateway.
+const ACCOUNT: [&str; 3] = ["x-idempotency-details", "x-idempotency-attempts", "x-idempotency-upstream"];
 /// What only the upstream may tell the gateway.
 const STEERING: [&str; 2] = ["idempotency-store", "idempotency-ttl"];
 
@@ -1466,6 +1631,12 @@ impl Forward {
     fn known(&self) -> Known {
         let is_retried = matches!(self.end, End::Retried(_));
         match (self.end, self.steering.fate, self.status) {
+            (End::Unsent, ..) => Known::Release,
+            (End::Late | End::Lost, ..) => Known::Doubt,
+            // Nobody knows who has failed, nor how often it was tried.
+            (_, fate, status) if !self.is_accounted && (status >= 400 || !matches!(fate, None | Some("store"))) => {
+                Known::Doubt
+            }
             (End::Unreached, ..) => Known::Release,
             (End::ResetsAfter | End::ResetsBefore | End::TimesOut, ..) => Known::Doubt,
             (_, Some("store"), _) | (_, None, 200..400) => Known::Success,
@@ -1532,7 +1703,7 @@ fn policy(plan: &Plan, which: usize) -> Rc<Policy> {
     let document = format!(
         r#"{{"policy": {{"lease_ms": {lease_ms}, "ttl_s": {}, "max_running_ms": {}, "on_store_failure": "{}",
             "on_unknown": "{}", "on_completed": "{}", "on_too_large": "{}", "mode": "{}", "on_in_flight": {{{}}},
-            "max_request_bytes": {MAX_BODY}, "max_response_bytes": {MAX_BODY}}}}}"#,
+            "max_request_bytes": {MAX_BODY}, "max_response_bytes": {MAX_BODY}, "execution": {{{}}}}}}}"#,
         plan.ttl_s,
         2 * lease_ms,
         if plan.forwards { "forward" } else { "reject" },
@@ -1542,6 +1713,9 @@ fn policy(plan: &Plan, which: usize) -> Rc<Policy> {
         if plan.observes[which] { "observe" } else { "enforce" },
         plan.waits_ms.map_or(r#""action": "reject""#.to_owned(), |max_wait_ms| {
             format!(r#""action": "wait", "max_wait_ms": {max_wait_ms}"#)
+        }),
+        plan.shields.map_or(r#""kind": "inline""#.to_owned(), |Shielding { timeout_ms, .. }| {
+            format!(r#""kind": "shielded", "cluster": "inner", "timeout_ms": {timeout_ms}"#)
         }),
     );
     let config = Config::parse(document.as_bytes(), &|_| None).expect("the plan's policy is right");
