@@ -907,7 +907,10 @@ impl Exchange {
                 return self.hold_ours(state, step, Reply::lost(), 0, None);
             }
             Executed::Unsent => {
-                let (state, step) = self.fail(run, policy.outcomes.of_ending(Ending::Unsent), false);
+                let (state, mut step) = self.fail(run, policy.outcomes.of_ending(Ending::Unsent), false);
+                if let Execution::Shielded { cluster, .. } = &policy.execution {
+                    step.remark = Some(Remark::NoWay(cluster.clone()));
+                }
                 return self.hold_ours(state, step, Reply::unsent(), 0, None);
             }
         };

@@ -237,7 +237,7 @@ impl Count {
 }
 
 /// Something an operator may want to read of. Never holds a key, a body or a record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Remark {
     /// The response cannot be replayed: it is too large, or there was no room for it.
     BodyDropped(Name),
@@ -245,6 +245,8 @@ pub enum Remark {
     InternalRedirect(Name),
     /// The lease ended before the upstream did, and another owner took the name.
     LeaseLost(Name),
+    /// The host did not take a request of the gateway's own to this cluster.
+    NoWay(String),
     /// The execution runs longer than it is renewed.
     RanTooLong(Name),
     /// The store failed.
@@ -256,6 +258,11 @@ pub enum Remark {
 }
 
 impl Remark {
+    /// Whether every request would say the same.
+    pub fn is_repeated(&self) -> bool {
+        matches!(self, Remark::NoWay(_) | Remark::StoreFailed(_))
+    }
+
     /// Whether somebody should look at it.
     pub fn is_warning(&self) -> bool {
         !matches!(self, Remark::Takeover(..) | Remark::Unknown(..) | Remark::BodyDropped(..))
@@ -281,6 +288,10 @@ impl fmt::Display for Remark {
             Remark::LeaseLost(name) => {
                 write!(f, "operation {} lost its lease while it ran: another attempt may run beside it", name.short())
             }
+            Remark::NoWay(cluster) => write!(
+                f,
+                "nothing can be executed through the cluster {cluster:?} of `execution`: it does not exist, or has no host"
+            ),
             Remark::RanTooLong(name) => write!(
                 f,
                 "operation {} runs longer than max_running_ms: its outcome counts as unknown until it answers",

@@ -40,7 +40,7 @@ const GAUGE_TICKS: u32 = 10;
 /// How many streams the root lets go or answers in one turn. Each calls the filter again from within the one before it,
 /// so that a thousand at once would exhaust the VM's stack.
 const FLOWS_AT_ONCE: usize = 32;
-/// How long a failure of the store that was logged is not logged again.
+/// How long what every request would say, and was logged, is not logged again.
 const QUIET_MS: u64 = 1_000;
 /// How long a held request may wait for its first body callback before Envoy is taken not to show bodies, in a worker
 /// that has never seen one.
@@ -79,8 +79,8 @@ pub struct Worker {
     store_bytes: Option<u32>,
     /// Whether the host has shown a body to a filter that paused in the headers.
     shows_bodies: bool,
-    /// When each failure of the store was logged last.
-    said_ms: HashMap<Failure, u64>,
+    /// When what every request would say was logged last.
+    said_ms: HashMap<Remark, u64>,
     ticks: u32,
     /// Once the plugin is to go: until when it may stay for what it has under way.
     drains_until_ms: Option<u64>,
@@ -442,14 +442,13 @@ impl Worker {
                     in_hand.into_iter().for_each(host::set_effective_context);
                 }
                 // Every request would say so; once a second is enough.
-                Act::Log(Remark::StoreFailed(failure))
-                    if self.said_ms.get(&failure).is_some_and(|said| now_ms < said + QUIET_MS) => {}
+                Act::Log(remark) if self.said_ms.get(&remark).is_some_and(|said| now_ms < said + QUIET_MS) => {}
                 Act::Log(remark) => {
-                    if let Remark::StoreFailed(failure) = remark {
-                        self.said_ms.insert(failure, now_ms);
-                    }
                     let level = if remark.is_warning() { Level::Warn } else { Level::Info };
                     host::log(level, &format!("idempotency: {remark}"));
+                    if remark.is_repeated() {
+                        self.said_ms.insert(remark, now_ms);
+                    }
                 }
                 Act::Status { exchange, text } => {
                     if in_hand != Some(exchange) {

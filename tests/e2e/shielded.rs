@@ -42,6 +42,7 @@ pub fn document() -> Value {
             rule("/after-reply/", json!({ "save": "after_reply" })),
             rule("/hurried/", json!({ "lease_ms": 1000, "execution": { "timeout_ms": 300 } })),
             rule("/blind/", json!({ "lease_ms": 1000, "execution": { "cluster": "blind" } })),
+            rule("/half/", json!({ "lease_ms": 1000, "execution": { "cluster": "half" } })),
             rule("/nowhere/", json!({ "lease_ms": 1000, "execution": { "cluster": "nowhere" } })),
             rule("/", json!({})),
         ],
@@ -60,18 +61,21 @@ fn world(change: impl FnOnce(Options) -> Options) -> World {
     World { gateway: harness::Gateway::start(change(options)), ledger }
 }
 
-/// A second internal listener, which does not write down how its answers came about.
+/// More internal listeners: `blind` does not write down how its answers came about, and `half` leaves out a part of it.
 fn add_blind(tree: &mut Value) {
-    let mut blind = listener_named(tree, "shielded").clone();
-    blind["name"] = json!("blind");
-    let routes = &mut hcm_of(&mut blind)["route_config"];
-    routes.as_object_mut().expect("a route_config").remove("response_headers_to_add").expect("it writes them down");
-    let mut way = cluster(tree, "shielded").clone();
-    way["name"] = json!("blind");
-    let endpoint = &mut way["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"];
-    endpoint["address"]["envoy_internal_address"]["server_listener_name"] = json!("blind");
-    for (kind, one) in [("listeners", blind), ("clusters", way)] {
-        tree["static_resources"][kind].as_array_mut().expect("a list").push(one);
+    for (name, fields) in [("blind", 0..0), ("half", 0..1)] {
+        let mut listener = listener_named(tree, "shielded").clone();
+        listener["name"] = json!(name);
+        let account = &mut hcm_of(&mut listener)["route_config"]["response_headers_to_add"];
+        assert_eq!(account.as_array().map(Vec::len), Some(3));
+        *account = json!(account.as_array().expect("three fields")[fields]);
+        let mut way = cluster(tree, "shielded").clone();
+        way["name"] = json!(name);
+        let endpoint = &mut way["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"];
+        endpoint["address"]["envoy_internal_address"]["server_listener_name"] = json!(name);
+        for (kind, one) in [("listeners", listener), ("clusters", way)] {
+            tree["static_resources"][kind].as_array_mut().expect("a list").push(one);
+        }
     }
 }
 
@@ -325,20 +329,25 @@ fn under_hold_a_lost_answer_stays_unknown() {
 }
 
 #[test]
-fn without_envoys_account_only_a_success_is_known() {
+fn without_the_whole_of_envoys_account_only_a_success_is_known() {
     let world = shielded();
-    let good = world.post("/blind/201").key("k").body("ten");
-    let first = good.send();
-    executed(&first, 1);
-    replays(&good.send(), &first);
-    for (name, status) in [("422", 422), ("503", 503)] {
-        let (pay, started) = (world.post(&format!("/blind/{name}")).key("k").body("ten"), Instant::now());
-        not_stored(&pay.clone().header("x-test-status", name).send(), status, 1);
-        unknown(&pay, started);
+    for way in ["blind", "half"] {
+        let good = world.post(&format!("/{way}/201")).key("k").body("ten");
+        let first = good.send();
+        executed(&first, 1);
+        replays(&good.send(), &first);
+        let cases: [(&str, u16, Change); 4] = [
+            ("422", 422, |pay| pay.header("x-test-status", "422")),
+            ("503", 503, |pay| pay.header("x-test-status", "503")),
+            ("refused", 503, |pay| pay.header("x-route", "refused")),
+            ("late", 504, |pay| pay.header("x-route", "impatient").header("x-test-hold", "never")),
+        ];
+        for (name, status, spoil) in cases {
+            let (pay, started) = (world.post(&format!("/{way}/{name}")).key("k").body("ten"), Instant::now());
+            not_stored(&spoil(pay.clone()).send(), status, 1);
+            unknown(&pay, started);
+        }
     }
-    let (unsent, started) = (world.post("/blind/refused").key("k").body("ten"), Instant::now());
-    not_stored(&unsent.clone().header("x-route", "refused").send(), 503, 1);
-    unknown(&unsent, started);
 }
 
 #[test]
@@ -351,6 +360,21 @@ fn without_a_way_to_the_internal_listener_nothing_is_executed_and_the_key_stays_
     not_stored(&pay.body("twenty").send(), 503, 3);
     assert_eq!(world.ledger.entries_for("/nowhere/pay").len(), 0);
     assert!(world.gateway.stat("wasmcustom.idempotency_released_total") >= 3);
+    let log = world.gateway.log();
+    let mut lines = log.lines().filter(|line| line.contains("through the cluster \"nowhere\""));
+    assert!(lines.next().is_some_and(|line| line.contains("[warning]")), "{log}");
+}
+
+/// What every request would say is said once a second.
+#[test]
+fn a_way_that_does_not_exist_is_logged_now_and_then() {
+    let world = world(|options| options.concurrency(1));
+    let started = Instant::now();
+    let crowd: Vec<_> = (0..100).map(|n| world.post("/nowhere/logged").key(n.to_string()).body("ten")).collect();
+    Request::send_h2_all(&crowd).iter().for_each(|answer| not_stored(answer, 503, 1));
+    let seconds = started.elapsed().as_secs() as usize;
+    let lines = world.gateway.log().matches("idempotency: nothing can be executed").count();
+    assert!((1..=seconds + 1).contains(&lines), "{lines} lines in {seconds} s");
 }
 
 #[test]
