@@ -378,6 +378,26 @@ fn a_way_that_does_not_exist_is_logged_now_and_then() {
 }
 
 #[test]
+fn more_than_envoy_lets_through_by_default_run_at_once() {
+    // The service's own limits are its operator's.
+    let raise = |tree: &mut Value| {
+        let limits = cluster(tree, "shielded")["circuit_breakers"].clone();
+        cluster(tree, "payments")["circuit_breakers"] = limits;
+    };
+    let world = world(|options| options.mutate(raise));
+    let pay = world.post("/crowd/many").header("x-test-hold", "many").body("ten");
+    let crowd: Vec<_> = (0..1_100).map(|n| pay.clone().key(n.to_string())).collect();
+    let answers: Vec<_> = thread::scope(|scope| {
+        let answers: Vec<_> = crowd.chunks(550).map(|streams| scope.spawn(|| Request::send_h2_all(streams))).collect();
+        wait_until("all run", PATIENCE, || world.ledger.held() == crowd.len());
+        world.ledger.open("many");
+        answers.into_iter().flat_map(|answers| answers.join().unwrap()).collect()
+    });
+    answers.iter().for_each(|answer| executed(answer, 1));
+    is_quiet(&world);
+}
+
+#[test]
 fn under_after_reply_the_answer_is_stored_too() {
     let world = shielded();
     let pay = world.post("/after-reply/pay").key("k").body("ten");
