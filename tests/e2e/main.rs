@@ -27,6 +27,8 @@ mod bytes;
 mod callers;
 /// What makes two requests the same, where that is not every byte.
 mod fingerprints;
+/// Clients that go, in every phase of a request.
+mod hang_ups;
 /// Clients that break rules, break off, or ask for what cannot be protected.
 mod hostile;
 /// Requests without a key, where the gateway makes one.

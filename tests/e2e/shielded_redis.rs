@@ -22,6 +22,11 @@ const LATE: Duration = Duration::from_millis(400);
 fn two() -> SharedWorld {
     let mut document = document();
     document["store"] = json!({ "timeout_ms": PATIENT_MS });
+    gateways(document)
+}
+
+/// Two gateways of `envoy/redis.yaml` that can shield.
+pub fn gateways(document: Value) -> SharedWorld {
     SharedWorld::with(Redis::start(), &[document.clone(), document], |options| options.mutate(add_shielding))
 }
 
@@ -44,14 +49,15 @@ fn sent(pay: &Request) -> Connection {
 
 /// Nothing runs, waits or is owed.
 #[track_caller]
-fn is_quiet(world: &SharedWorld) {
+pub fn is_quiet(world: &SharedWorld) {
     for gauge in ["running", "waiting", "outbox"] {
         wait_until(&format!("{gauge} is 0"), PATIENCE, || world.stat(gauge) == 0);
     }
 }
 
+/// A replay of the first attempt.
 #[track_caller]
-fn replayed(answer: &Response) {
+pub fn replayed(answer: &Response) {
     assert!(said(answer).starts_with("replayed;attempt=1;"), "{}", shown(answer));
     assert_eq!(answer.status, 201);
 }
