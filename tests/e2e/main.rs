@@ -93,3 +93,5 @@ mod waiting_bursts;
 mod waiting_clients;
 /// Waiting while gateways and stores go away.
 mod waiting_losses;
+/// Waiting while the listener is replaced.
+mod waiting_updates;

@@ -4,13 +4,13 @@
 //! Its one rule: the gateway is `envoy/shielded.yaml`, and what the service has executed decides what a retry may get.
 //! It does not know what passes through: see `shielded_bytes.rs`.
 
-use std::io::Write;
-use std::net::TcpStream;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::sync::LazyLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use harness::gateway::{cluster, hcm_of, listener_named, shipped};
+use harness::gateway::{cluster, hcm_of, listener_named, set_endpoint, shipped};
 use harness::ledger::body_of_size;
 use harness::{Connection, Options, PATIENCE, Port, Request, Response, World, send_all, wait_for, wait_until};
 use serde_json::{Value, json};
@@ -33,6 +33,7 @@ pub fn document() -> Value {
     json!({
         "policy": { "ttl_s": 1800, "execution": { "kind": "shielded", "cluster": "shielded" } },
         "rules": [
+            rule("/inline/short/", json!({ "lease_ms": 1000, "execution": { "kind": "inline" } })),
             rule("/inline/", json!({ "execution": { "kind": "inline" } })),
             rule("/short/", json!({ "lease_ms": 1000 })),
             rule("/hold/", json!({ "lease_ms": 1000, "on_unknown": "hold" })),
@@ -40,6 +41,7 @@ pub fn document() -> Value {
             rule("/small/", json!({ "max_response_bytes": 10 })),
             rule("/conflict/", json!({ "on_completed": "conflict" })),
             rule("/after-reply/", json!({ "save": "after_reply" })),
+            rule("/observe/", json!({ "mode": "observe" })),
             rule("/hurried/", json!({ "lease_ms": 1000, "execution": { "timeout_ms": 300 } })),
             rule("/blind/", json!({ "lease_ms": 1000, "execution": { "cluster": "blind" } })),
             rule("/half/", json!({ "lease_ms": 1000, "execution": { "cluster": "half" } })),
@@ -49,7 +51,8 @@ pub fn document() -> Value {
     })
 }
 
-fn world(change: impl FnOnce(Options) -> Options) -> World {
+/// A gateway of the test's own.
+pub fn world(change: impl FnOnce(Options) -> Options) -> World {
     static REFUSED: LazyLock<Port> = LazyLock::new(Port::reserve);
     let ledger = harness::Ledger::start();
     let options = Options::file("shielded.yaml", ledger.addr()).configuration(document()).trailers();
@@ -90,7 +93,7 @@ fn is_quiet(world: &World) {
 
 /// Hangs up on a request that runs, and returns when Envoy has noticed.
 #[track_caller]
-fn hang_up(world: &World, connection: Connection, path: &str) {
+pub fn hang_up(world: &World, connection: Connection, path: &str) {
     drop(connection);
     world.gateway.wait_for_access_log(&format!("POST {path} 0 "));
 }
@@ -436,6 +439,83 @@ fn a_response_that_is_too_large_to_keep_is_delivered() {
         assert_eq!(said(&first), "executed;stored=?0;attempt=1;reason=too-large");
         refused(&pay.send(), 409, "not-replayable", None);
         assert_eq!(world.ledger.entries_for(pay.path()).len(), 1);
+    }
+}
+
+#[test]
+fn a_trial_leaves_every_request_to_its_client() {
+    let world = world(|options| options);
+    let inside = || world.gateway.stat("http.shielded.downstream_rq_total");
+    let pay = world.post("/observe/pay").key("k").body("ten");
+    for _ in 0..2 {
+        let answer = pay.send();
+        assert_eq!((answer.status, said(&answer)), (201, "bypassed;reason=observe"), "{}", shown(&answer));
+    }
+    let entries = world.ledger.entries_for(pay.path());
+    assert!(entries.len() == 2 && entries.iter().all(|entry| entry.attempt.is_none() && entry.operation.is_none()));
+    let gone = world.post("/observe/gone").key("k");
+    hang_up(&world, start(&world, &gone, "ten", "never"), gone.path());
+    world.gateway.wait_for_stat("wasmcustom.idempotency_observed_unknown_total", 1);
+    assert_eq!((inside(), world.gateway.stat("wasmcustom.idempotency_unshielded_total")), (0, 0));
+    executed(&world.post("/first/observed").key("k").body("ten").send(), 1);
+    assert_eq!(inside(), 1);
+    is_quiet(&world);
+}
+
+#[test]
+fn a_service_that_dies_and_comes_back_executes_each_once_or_is_in_doubt() {
+    let port = Port::unshared();
+    let addr = port.addr();
+    let world = world(move |options| options.mutate(move |tree| set_endpoint(cluster(tree, "payments"), addr)));
+    for prefix in ["/short/", "/inline/short/"] {
+        let path = |name: &str| format!("{prefix}dies-{name}");
+        let away = world.post(&path("away")).key("k").body("ten");
+        not_stored(&away.send(), 503, 1);
+
+        // It has read the whole request when it dies.
+        let service = TcpListener::bind(addr).unwrap();
+        let running = world.post(&path("running")).key("k").body("ten");
+        let mut client = running.open();
+        client.write("ten");
+        let (mut connection, _) = service.accept().unwrap();
+        let started = Instant::now();
+        read_request(&mut connection);
+        drop((connection, service));
+        not_stored(&client.response(), 503, 1);
+        refused(&running.send(), 409, "outcome-unknown", Some("1"));
+        not_stored(&away.send(), 503, 2);
+
+        let service = TcpListener::bind(addr).unwrap();
+        let serving = thread::spawn(move || {
+            for mut connection in service.incoming().take(2).map(Result::unwrap) {
+                read_request(&mut connection);
+                let answer = b"HTTP/1.1 201 Created\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok";
+                connection.write_all(answer).unwrap();
+            }
+        });
+        // What was never sent is free for another payload, and what may have run is not.
+        let corrected = away.body("twenty");
+        let first = corrected.send();
+        executed(&first, 3);
+        replays(&corrected.send(), &first);
+        refused(&running.clone().body("twenty").send(), 409, "mismatch", None);
+        let second = after_the_lease(&running);
+        assert!(started.elapsed() >= LEASE, "{:?}", started.elapsed());
+        executed(&second, 2);
+        replays(&running.send(), &second);
+        serving.join().unwrap();
+    }
+    is_quiet(&world);
+}
+
+/// Reads a request whose body is `ten` or `twenty`.
+fn read_request(connection: &mut TcpStream) {
+    let mut seen = Vec::new();
+    while !(seen.ends_with(b"ten") || seen.ends_with(b"twenty")) {
+        let mut bytes = [0; 4096];
+        let count = connection.read(&mut bytes).unwrap();
+        assert!(count > 0, "the request breaks off");
+        seen.extend_from_slice(&bytes[..count]);
     }
 }
 

@@ -188,3 +188,34 @@ fn duplicates_at_both_gateways_wait_for_an_execution_whose_client_has_gone() {
     assert_eq!(world.ledger.entries().len(), 1);
     is_quiet(&world);
 }
+
+#[test]
+fn under_forward_a_request_whose_claim_failed_goes_upstream_as_its_client_sent_it() {
+    let mut document = document();
+    document["policy"]["on_store_failure"] = json!("forward");
+    let world = gateways(document);
+    let inside = || world.gateways[0].stat("http.shielded.downstream_rq_total");
+    // What runs goes on, though the store is away and its client has gone.
+    let pay = world.post("/short/forward-runs").key("k");
+    let running = held(&world, &pay, "forward-runs");
+    assert_eq!(inside(), 1);
+    world.interposer.close();
+    let away = world.post("/forward/away").key("k").body("ten");
+    let first = away.send();
+    assert_eq!((first.status, said(&first)), (201, "bypassed;reason=store-failure"), "{}", shown(&first));
+    let entry = world.ledger.entries_for(away.path()).remove(0);
+    assert_eq!((entry.attempt, entry.operation, entry.key.as_deref()), (None, None, Some("k")));
+    assert_eq!(inside(), 1);
+    drop(running);
+    world.gateways[0].wait_for_access_log(&format!("POST {} 0 ", pay.path()));
+    world.ledger.open("forward-runs");
+    wait_until("its outcome is owed", PATIENCE, || world.stat("outbox") >= 2);
+    world.interposer.open();
+    is_quiet(&world);
+    for gateway in &world.gateways {
+        replayed(&answered(&pay.clone().to(gateway.addr()).body("ten")));
+        let again = answered(&away.clone().to(gateway.addr()));
+        assert!(said(&again).starts_with("replayed;") && again.body == first.body, "{}", shown(&again));
+    }
+    assert_eq!(world.ledger.entries().len(), 2);
+}

@@ -13,6 +13,8 @@ use serde_json::{Value, json};
 use crate::check::{executed, is_refusal, not_stored, refused, shown};
 use crate::redis::{PATIENT_MS, held, key_of, record};
 use crate::redis_load::BOUND;
+use crate::shielded::answered;
+use crate::shielded_redis::gateways;
 use crate::waiting::send;
 
 /// How long duplicates wait.
@@ -90,6 +92,37 @@ fn everybody_is_answered_when_redis_dies_while_they_wait() {
         assert_eq!((again.body == first.body, again.header("idempotent-replayed")), (true, Some("true")));
     }
     assert_eq!(world.ledger.entries().len(), 1);
+}
+
+#[test]
+fn everybody_is_answered_though_redis_stands_still_while_they_wait() {
+    for execution in [json!({ "kind": "inline" }), json!({ "kind": "shielded", "cluster": "shielded" })] {
+        let world = gateways(document(json!({ "execution": execution })));
+        let pay = world.post("/wait/redis-stands").key("k");
+        let mut first = held(&world, &pay, "redis-stands");
+        let mut waiters: Vec<_> = (0..20).map(|n| send(&pay.clone().to(world.gateways[n % 2].addr()))).collect();
+        waits(&world, 20);
+        world.redis.freeze();
+        let stopped = Instant::now();
+        for waiter in &mut waiters {
+            let answer = waiter.response();
+            let is_refused = ["in-flight", "store-unavailable"].iter().any(|slug| is_refusal(&answer, slug));
+            assert!(is_refused, "{}", shown(&answer));
+        }
+        assert!(stopped.elapsed() < WAIT + BOUND, "{:?}", stopped.elapsed());
+        waits(&world, 0);
+        world.ledger.open("redis-stands");
+        let answer = first.response();
+        not_stored(&answer, 201, 1);
+
+        world.redis.thaw();
+        is_over(&world);
+        for gateway in &world.gateways {
+            let again = answered(&pay.clone().to(gateway.addr()).body("ten"));
+            assert_eq!((again.body == answer.body, again.header("idempotent-replayed")), (true, Some("true")));
+        }
+        assert_eq!(world.ledger.entries().len(), 1);
+    }
 }
 
 #[test]
