@@ -897,8 +897,12 @@ impl Exchange {
     }
 
     /// What came back from a request that the gateway itself had sent.
-    fn executed(&self, run: Run, answer: Executed<'_>) -> (State, Step) {
-        let (name, policy) = (run.ticket.name, &self.policy);
+    fn executed(&mut self, run: Run, answer: Executed<'_>) -> (State, Step) {
+        let (name, policy) = (run.ticket.name, Rc::clone(&self.policy));
+        let way = || match &policy.execution {
+            Execution::Shielded { cluster, .. } => cluster.clone(),
+            Execution::Inline => String::new(),
+        };
         let (status, headers, body) = match answer {
             Executed::Answered { status, headers, body } => (status, headers, body),
             Executed::Lost => {
@@ -908,16 +912,15 @@ impl Exchange {
             }
             Executed::Unsent => {
                 let (state, mut step) = self.fail(run, policy.outcomes.of_ending(Ending::Unsent), false);
-                if let Execution::Shielded { cluster, .. } = &policy.execution {
-                    step.remark = Some(Remark::NoWay(cluster.clone()));
-                }
+                step.remark = Some(Remark::NoWay(way()));
                 return self.hold_ours(state, step, Reply::unsent(), 0, None);
             }
         };
         let account = Account::read(headers);
         // Without Envoy's own account nobody knows who has failed, nor how often it was tried.
         let retried = account.as_ref().is_none_or(|account| account.origin().retried());
-        let fate = match account.as_ref().map(|account| account.origin().source()) {
+        let source = account.as_ref().map(|account| account.origin().source());
+        let fate = match source {
             Some(Source::Host(ending)) => policy.outcomes.of_ending(ending),
             Some(Source::Own) => Fate::Unknown,
             Some(Source::Upstream) => steered_fate(headers).unwrap_or_else(|| policy.outcomes.of_status(status)),
@@ -926,7 +929,8 @@ impl Exchange {
         };
         let reply = Reply::passed(status, passed(headers), body.to_vec());
         if fate != Fate::Store {
-            let (state, step) = self.fail(run, fate, retried);
+            let (state, mut step) = self.fail(run, fate, retried);
+            step.remark = (source == Some(Source::Own)).then(|| Remark::Reentered(way()));
             return self.hold_ours(state, step, reply, 0, None);
         }
         let ttl_ms = steered_ttl_ms(headers).unwrap_or(policy.ttl_ms);

@@ -249,6 +249,8 @@ pub enum Remark {
     NoWay(String),
     /// The execution runs longer than it is renewed.
     RanTooLong(Name),
+    /// A request of the gateway's own met this filter again.
+    Reentered(String),
     /// The store failed.
     StoreFailed(Failure),
     /// A claim was granted over an attempt whose outcome is unknown.
@@ -260,7 +262,7 @@ pub enum Remark {
 impl Remark {
     /// Whether every request would say the same.
     pub fn is_repeated(&self) -> bool {
-        matches!(self, Remark::NoWay(_) | Remark::StoreFailed(_))
+        matches!(self, Remark::NoWay(_) | Remark::Reentered(_) | Remark::StoreFailed(_))
     }
 
     /// Whether somebody should look at it.
@@ -296,6 +298,11 @@ impl fmt::Display for Remark {
                 f,
                 "operation {} runs longer than max_running_ms: its outcome counts as unknown until it answers",
                 name.short()
+            ),
+            Remark::Reentered(cluster) => write!(
+                f,
+                "the internal listener behind the cluster {cluster:?} of `execution` runs this filter too, which refuses what \
+                 is to be executed: take the filter off that listener"
             ),
             Remark::StoreFailed(Failure::MissingFlag) => f.write_str(
                 "Envoy has not shown the body of a message that is held back: unless it is only slow, set \

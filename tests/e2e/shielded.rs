@@ -381,6 +381,47 @@ fn a_way_that_does_not_exist_is_logged_now_and_then() {
 }
 
 #[test]
+fn an_internal_listener_that_runs_the_filter_too_executes_nothing_and_is_logged() {
+    let world = world(|options| {
+        options.concurrency(1).mutate(|tree| {
+            let outer = harness::gateway::hcm(tree)["http_filters"].clone();
+            hcm_of(listener_named(tree, "shielded"))["http_filters"] = outer;
+        })
+    });
+    let answer = world.post("/first/again").key("k").body("ten").send();
+    not_stored(&answer, 429, 1);
+    assert_eq!(world.ledger.entries().len(), 0);
+    let log = world.gateway.log();
+    let mut lines =
+        log.lines().filter(|line| line.contains("the cluster \"shielded\" of `execution` runs this filter"));
+    assert!(lines.next().is_some_and(|line| line.contains("[warning]")), "{log}");
+}
+
+/// What Envoy itself ends was executed all the same.
+#[test]
+fn a_client_whose_stream_envoy_ends_is_told_so_and_its_retry_gets_the_answer() {
+    let world = world(|options| {
+        options.mutate(|tree| {
+            // The internal listener has more patience.
+            let idle = json!({ "name": "x-route", "string_match": { "exact": "idle" } });
+            let route = json!({ "cluster": "payments", "idle_timeout": "0.3s" });
+            let routes = &mut harness::gateway::hcm(tree)["route_config"]["virtual_hosts"][0]["routes"];
+            let route = json!({ "match": { "prefix": "/", "headers": [idle] }, "route": route });
+            routes.as_array_mut().unwrap().insert(0, route);
+        })
+    });
+    let pay = world.post("/first/idle").key("k").body("ten");
+    let impatient = pay.clone().header("x-route", "idle").header("x-test-hold", "idle").send();
+    not_stored(&impatient, 504, 1);
+    refused(&pay.send(), 429, "in-flight", Some("1"));
+    world.ledger.open("idle");
+    let retry = answered(&pay);
+    assert!(retry.status == 201 && said(&retry).starts_with("replayed;attempt=1;"), "{}", shown(&retry));
+    assert_eq!(world.ledger.entries().len(), 1);
+    is_quiet(&world);
+}
+
+#[test]
 fn more_than_envoy_lets_through_by_default_run_at_once() {
     // The service's own limits are its operator's.
     let raise = |tree: &mut Value| {

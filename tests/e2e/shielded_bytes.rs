@@ -141,6 +141,16 @@ fn the_client_sees_the_same_response_and_its_replay() {
 }
 
 #[test]
+fn a_response_without_a_content_type_gets_none_also_when_its_client_does_not_wait_for_the_store() {
+    let world = shielded();
+    let pay = world.post("/after-reply/typeless").key("k").body("ten");
+    let pay = pay.header("x-test-header", "content-type:").header("x-test-body-base64", base64([0, 255]));
+    let first = pay.send();
+    assert_eq!((first.status, first.header("content-type"), first.body.as_slice()), (201, None, [0, 255].as_slice()));
+    replays(&crate::shielded::answered(&pay), &first);
+}
+
+#[test]
 fn a_cookie_is_delivered_once_and_not_replayed() {
     let world = shielded();
     let cookies = ["set-cookie: a=1; Path=/", "set-cookie: b=2"];
