@@ -114,6 +114,8 @@ pub struct Exchange {
     forged: Vec<Edit>,
     /// The key that the gateway has made, where the client brought none.
     injected: Option<Injected>,
+    /// Changes to an answer of ours that is on its way out while the store has not been heard.
+    mending: Vec<Edit>,
     /// What the gateway itself will send; none where the client's own stream goes on.
     outgoing: Option<Box<Outgoing>>,
     /// Whether the client's stream is over, and nobody to answer.
@@ -228,6 +230,7 @@ impl Exchange {
             held: 0,
             forged: Vec::new(),
             injected: None,
+            mending: Vec::new(),
             outgoing: None,
             is_over: false,
         }
@@ -487,6 +490,12 @@ impl Exchange {
             {
                 let step = self.settled(&run, fate, held, &verdict);
                 (self.after(&step), step)
+            }
+            (State::Save { run, asked, fate, held: None }, Event::ResponseHeaders { .. })
+                if !self.mending.is_empty() =>
+            {
+                let flow = Flow::Resume(mem::take(&mut self.mending));
+                (State::Save { run, asked, fate, held: None }, Step { flow, ..Step::default() })
             }
             (State::Save { run, asked, fate, held: Some(response) }, Event::ResponseBody { held, .. }) => {
                 if held <= self.policy.max_response_bytes {
@@ -950,7 +959,7 @@ impl Exchange {
 
     /// Keeps our own copy of a response until the store has heard of it, or hands it on at once under `after_reply`.
     fn hold_ours(
-        &self,
+        &mut self,
         mut state: State,
         step: Step,
         reply: Reply,
@@ -966,6 +975,7 @@ impl Exchange {
             *held = Some(HeldResponse { reply: Some(reply), removals: Vec::new(), ttl_ms, not_kept });
             return (state, step);
         }
+        self.mending = mending(&reply);
         let is_open = *fate == Fate::Store && not_kept.is_none();
         let line = StatusLine { stored: (!is_open).then_some(false), ..self.line(run, false) }.because(not_kept);
         let (calls, remark) = (step.calls, step.remark);
@@ -1116,11 +1126,11 @@ impl Exchange {
     }
 
     /// What is awaited after the last step of an execution: an answer of our own may have to be mended on its way out.
-    fn after(&self, step: &Step) -> State {
-        match &step.flow {
-            Flow::Answer(reply) if !self.is_over => State::Answered(mending(reply)).unless_sent_as_it_is(),
-            _ => State::Done,
+    fn after(&mut self, step: &Step) -> State {
+        if let Flow::Answer(reply) = &step.flow {
+            self.mending = mending(reply);
         }
+        if self.is_over { State::Done } else { State::Answered(mem::take(&mut self.mending)).unless_sent_as_it_is() }
     }
 
     fn answer(&mut self, mut reply: Reply, count: Count) -> (State, Step) {

@@ -8,7 +8,7 @@ use harness::ledger::{base64, body_of_size, sha256_hex};
 use harness::{Entry, Request, Response};
 
 use crate::check::{executed, not_stored, replays, said, shown};
-use crate::shielded::shielded;
+use crate::shielded::{answered, shielded};
 use crate::worlds::Shared;
 
 /// Sends what `change` makes of a POST, inline and shielded.
@@ -141,13 +141,16 @@ fn the_client_sees_the_same_response_and_its_replay() {
 }
 
 #[test]
-fn a_response_without_a_content_type_gets_none_also_when_its_client_does_not_wait_for_the_store() {
+fn a_content_type_stays_as_it_is_also_where_the_client_does_not_wait_for_the_store() {
     let world = shielded();
-    let pay = world.post("/after-reply/typeless").key("k").body("ten");
-    let pay = pay.header("x-test-header", "content-type:").header("x-test-body-base64", base64([0, 255]));
-    let first = pay.send();
-    assert_eq!((first.status, first.header("content-type"), first.body.as_slice()), (201, None, [0, 255].as_slice()));
-    replays(&crate::shielded::answered(&pay), &first);
+    for (name, content_type, body) in [("typeless", None, [0, 255].as_slice()), ("empty", Some("text/csv"), b"")] {
+        let line = format!("content-type: {}", content_type.unwrap_or_default());
+        let pay = world.post(&format!("/after-reply/{name}")).key("k").body("ten");
+        let pay = pay.header("x-test-header", line).header("x-test-body-base64", base64(body));
+        let first = pay.send();
+        assert_eq!((first.status, first.header("content-type"), first.body.as_slice()), (201, content_type, body));
+        replays(&answered(&pay), &first);
+    }
 }
 
 #[test]

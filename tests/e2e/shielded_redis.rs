@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use envoy_idempotency::record::State;
 use harness::gateway::shipped;
+use harness::ledger::base64;
 use harness::{Connection, Fault, PATIENCE, Redis, Request, Response, SharedWorld, wait_for, wait_until};
 use serde_json::{Value, json};
 
@@ -218,4 +219,20 @@ fn under_forward_a_request_whose_claim_failed_goes_upstream_as_its_client_sent_i
         assert!(said(&again).starts_with("replayed;") && again.body == first.body, "{}", shown(&again));
     }
     assert_eq!(world.ledger.entries().len(), 2);
+}
+
+#[test]
+fn a_content_type_stays_as_it_is_while_the_store_is_being_told() {
+    let world = two();
+    let pay = world.post("/after-reply/typeless").key("k").header("x-test-header", "content-type:").body("ten");
+    let pay = pay.header("x-test-body-base64", base64([0, 255]));
+    let calls = world.interposer.calls();
+    world.interposer.next(2, Fault::DelayReply(LATE));
+    let first = pay.send();
+    assert_eq!((first.status, first.header("content-type"), first.body.as_slice()), (201, None, [0, 255].as_slice()));
+    world.interposer.wait_for_calls(calls + 2);
+    for gateway in &world.gateways {
+        replays(&answered(&pay.clone().to(gateway.addr())), &first);
+    }
+    is_quiet(&world);
 }
