@@ -21,7 +21,12 @@ use crate::waiting::send;
 const WAIT: Duration = Duration::from_secs(2);
 
 fn document(policy: Value) -> Value {
-    let mut document = json!({ "policy": { "ttl_s": 1800, "on_in_flight": { "action": "wait", "max_wait_ms": WAIT.as_millis() as u64 } } });
+    let wait = json!({ "action": "wait", "max_wait_ms": WAIT.as_millis() as u64 });
+    let mut document = json!({
+        // On a busy machine the first claim may take longer than the default.
+        "store": { "timeout_ms": 1000 },
+        "policy": { "ttl_s": 1800, "on_in_flight": wait },
+    });
     for (name, value) in policy.as_object().unwrap() {
         document["policy"][name] = value.clone();
     }
