@@ -312,7 +312,17 @@ impl Client {
         let failure = if is_open { Failure::Breaker } else { Failure::Queue };
         told.extend(over.into_iter().map(|job| self.gave_up(job, failure, now_ms)));
         let gone: Vec<u64> = self.owed.iter().filter(|(_, owed)| owed.until_ms <= now_ms).map(|(id, _)| *id).collect();
-        gone.into_iter().for_each(|id| self.forget(id));
+        for id in gone {
+            // Whoever remembers that it was owed must not do so for longer; withdrawals nobody remembers.
+            let ended = self.owed.get(&id).filter(|owed| owed.call.attempt > 0);
+            told.extend(ended.map(|owed| Told {
+                exchange: None,
+                call: Rc::clone(&owed.call),
+                asked_ms: now_ms,
+                verdict: Verdict::Lost,
+            }));
+            self.forget(id);
+        }
         let owed = &self.owed;
         self.queue.retain(|job| !matches!(job.asker, Asker::Outbox(id) if !owed.contains_key(&id)));
         told
@@ -362,11 +372,10 @@ impl Client {
         let asked = job.call.operation.asked();
         match job.asker {
             Asker::Outbox(id) => {
-                if let Some(owed) = self.owed.get_mut(&id) {
-                    owed.trying = false;
-                    owed.due_ms = now_ms + owed.backoff_ms;
-                    owed.backoff_ms = (2 * owed.backoff_ms).min(BACKOFF_MS.1);
-                }
+                let Some(owed) = self.owed.get_mut(&id) else { return job.told(Verdict::Lost) };
+                owed.trying = false;
+                owed.due_ms = now_ms + owed.backoff_ms;
+                owed.backoff_ms = (2 * owed.backoff_ms).min(BACKOFF_MS.1);
             }
             Asker::Exchange(_) if matches!(asked, Asked::Mark | Asked::Settle) => {
                 self.owe_unheard(Rc::clone(&job.call), now_ms);

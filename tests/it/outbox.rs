@@ -10,7 +10,7 @@ use envoy_idempotency::fingerprint::Fingerprint;
 use envoy_idempotency::key::Name;
 use envoy_idempotency::record::Owner;
 use envoy_idempotency::step::{Call, Operation};
-use envoy_idempotency::store::client::{Batch, Client, Limits, Nonce, Reply};
+use envoy_idempotency::store::client::{Batch, Client, Limits, Nonce, Reply, Told};
 
 const CLAIM: Operation = Operation::Claim { may_retry: true };
 
@@ -35,6 +35,18 @@ fn what_is_owed_after_an_outage_does_not_keep_others_out() {
         batch = next(&mut client, 200);
     }
     assert_eq!((granted, client.owed()), (vec![100], 0));
+}
+
+#[test]
+fn it_is_told_when_what_is_owed_cannot_matter_any_more() {
+    let mut client = Client::new(LIMITS);
+    let completed = call(1, Operation::Complete { status: 201, response: None });
+    assert_eq!(client.submit(1, Rc::clone(&completed), 0), None);
+    assert_eq!(fail(&mut client, 0), 1);
+    assert_eq!((client.tick(completed.ttl_ms - 1), client.owed()), (Vec::new(), 1));
+    let given_up =
+        Told { exchange: None, call: Rc::clone(&completed), asked_ms: completed.ttl_ms, verdict: Verdict::Lost };
+    assert_eq!((client.tick(completed.ttl_ms), client.owed()), (vec![given_up], 0));
 }
 
 const LIMITS: Limits = Limits {
