@@ -13,6 +13,8 @@ use envoy_idempotency::config::{
 use envoy_idempotency::json::Pointer;
 use envoy_idempotency::message::{Headers, RequestHead};
 
+use crate::schema;
+
 #[test]
 fn an_empty_document_is_the_embedded_store_with_every_default() {
     for document in ["", " \r\n\t", "{}", r#"{"store": {}, "secrets": {}, "policy": {}}"#] {
@@ -714,8 +716,9 @@ fn route_metadata_is_read_only_where_everything_else_matches() {
     }
 }
 
+/// Every document of this file is held against the schema too.
 fn parse(document: &str) -> Result<Config, ConfigError> {
-    Config::parse(document.as_bytes(), &|name| match name {
+    let parsed = Config::parse(document.as_bytes(), &|name| match name {
         "HASH_KEY" => Some("from the environment".into()),
         "EMPTY" => Some(String::new()),
         "TOKEN" => Some("Basic Z2F0ZXdheTpzZWNyZXQ=".into()),
@@ -723,7 +726,9 @@ fn parse(document: &str) -> Result<Config, ConfigError> {
         // As a file or a shell leaves it, with the end of its line.
         "KEY" => Some(format!("{KEY}\n")),
         _ => None,
-    })
+    });
+    schema::agrees(document, &parsed);
+    parsed
 }
 
 /// A document on redis with these fields.

@@ -16,6 +16,7 @@ mod model;
 mod names;
 mod outbox;
 mod redis;
+mod schema;
 mod seal;
 mod table;
 mod tidy;
