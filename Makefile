@@ -11,13 +11,16 @@ WASM_FEATURES := --enable-bulk-memory --enable-multivalue --enable-mutable-globa
 export ENVOY_BIN FILTER_WASM PEER_BIN
 
 .DEFAULT_GOAL := help
-.PHONY: help run test build lint bench sim clean wasm-target build-tools bench-tools store-tools
+.PHONY: help run check-config test build lint bench sim clean wasm-target build-tools bench-tools store-tools
 
 help: ## Prints this list.
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: build $(ENVOY_BIN) $(if $(filter redis,$(STORE)),store-tools) ## Shows one payment sent twice and charged once, then serves on 127.0.0.1:10000 (ONCE=1: ends there; STORE=redis: two Envoys on one Redis).
 	@cargo run --locked --quiet --package harness --bin demo
+
+check-config: ## Says what a configuration would do, or why Envoy would refuse it (FILE=envoy/local.yaml, FILE=- reads standard input).
+	@cargo run --locked --quiet --package check-config -- "$(FILE)"
 
 test: build $(ENVOY_BIN) store-tools ## Runs every test, those on real Envoy too.
 	cargo test --locked --workspace

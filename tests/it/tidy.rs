@@ -10,7 +10,7 @@ use envoy_idempotency::step::Count;
 
 #[test]
 fn every_source_file_says_what_it_is() {
-    for file in sources("src").into_iter().chain(sources("tests")) {
+    for file in ["src", "check", "tests"].into_iter().flat_map(sources) {
         let text = read(&file);
         assert!(text.starts_with("//! "), "{} does not open with //!", file.display());
     }
@@ -56,7 +56,7 @@ fn every_path_that_the_documents_name_exists() {
     for document in ["ARCHITECTURE.md", "README.md", "CONTRIBUTING.md", "docs/redis.md"] {
         let text = read(&root().join(document));
         for path in text.split('`').skip(1).step_by(2).filter(|word| word.contains('/') && !word.contains(' ')) {
-            let is_path = ["docs/", "src/", "tests/", "envoy/"].iter().any(|folder| path.starts_with(folder));
+            let is_path = ["check/", "docs/", "src/", "tests/", "envoy/"].iter().any(|folder| path.starts_with(folder));
             assert!(!is_path || root().join(path).exists(), "{document} names {path}, which does not exist");
         }
     }
@@ -125,7 +125,7 @@ fn the_changelog_has_one_heading_for_this_version() {
 #[test]
 fn nothing_is_left_over() {
     let words = ["TO\u{44}O", "FIX\u{4d}E", "dbg\u{21}(", "todo\u{21}(", "#[ig\u{6e}ore"];
-    for file in sources("src").into_iter().chain(sources("tests")) {
+    for file in ["src", "check", "tests"].into_iter().flat_map(sources) {
         for word in words {
             assert!(!read(&file).contains(word), "{} has {word}", file.display());
         }

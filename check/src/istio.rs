@@ -1,0 +1,87 @@
+//! What Istio's resources say about where the filter stands and how much is buffered.
+//!
+//! Its one rule: only what the file itself patches is judged, since the rest of the proxy's configuration is Istio's.
+//! It does not know what a document means.
+
+use serde_json::Value;
+
+use crate::surroundings::{DEFAULT_LIMIT, FAIL_OPEN, Limits, kind_of_name, too_early, too_late};
+use crate::world::{list, whole};
+
+/// The values that an EnvoyFilter patches in so; none in any other tree.
+pub fn patches<'a>(tree: &'a Value, apply_to: &str, operation: &str) -> impl Iterator<Item = &'a Value> {
+    matching(tree, apply_to)
+        .filter(move |patch| patch["patch"]["operation"] == operation)
+        .map(|it| &it["patch"]["value"])
+}
+
+fn matching<'a>(tree: &'a Value, apply_to: &str) -> impl Iterator<Item = &'a Value> {
+    let patches = if tree["kind"] == "EnvoyFilter" { list(&tree["spec"]["configPatches"]) } else { &[] };
+    patches.iter().filter(move |patch| patch["applyTo"] == apply_to)
+}
+
+/// Warnings about the filter of this name that EnvoyFilters insert.
+pub fn patch_warnings(name: &str, limits: &Limits<'_>, trees: &[Value]) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let inserted: Vec<_> = trees
+        .iter()
+        .flat_map(|tree| matching(tree, "HTTP_FILTER"))
+        .filter(|patch| patch["patch"]["value"]["name"] == name)
+        .collect();
+    if inserted.is_empty() {
+        warnings.push(format!("no patch with applyTo HTTP_FILTER inserts {name}: it is never reached"));
+    }
+    for patch in inserted {
+        let beside = &patch["match"]["listener"]["filterChain"]["filter"]["subFilter"]["name"];
+        warnings.extend(match (patch["patch"]["operation"].as_str().unwrap_or("INVALID"), beside.as_str()) {
+            ("INSERT_BEFORE", Some(other)) => too_early(kind_of_name(other), other),
+            ("INSERT_AFTER", Some(other)) => too_late(kind_of_name(other), other),
+            (operation @ ("INSERT_FIRST" | "INSERT_BEFORE"), _) => Some(format!(
+                "{operation} puts it before every filter, so before those that verify who is asking and that limit \
+                 rates; insert it before envoy.filters.http.router"
+            )),
+            (operation @ ("ADD" | "INSERT_AFTER"), _) => Some(format!(
+                "{operation} puts it after the router, with which the chain ends: it is never reached; insert it before \
+                 envoy.filters.http.router"
+            )),
+            _ => None,
+        });
+    }
+    let merged = |apply_to: &str, member: &str| {
+        let given = trees.iter().flat_map(|tree| patches(tree, apply_to, "MERGE"));
+        given.filter_map(|value| whole(&value[member])).last()
+    };
+    let listener = merged("LISTENER", "per_connection_buffer_limit_bytes").unwrap_or(ISTIO_LIMIT);
+    let cluster = merged("CLUSTER", "per_connection_buffer_limit_bytes").unwrap_or(DEFAULT_LIMIT);
+    warnings.extend(limits.response_warning(listener, "the service's cluster", cluster));
+    let host = merged("VIRTUAL_HOST", "request_body_buffer_limit");
+    let route = merged("HTTP_ROUTE", "request_body_buffer_limit");
+    warnings.extend(match route {
+        Some(route) => limits.request_warning(listener, "the route", Some(route)),
+        None => limits.request_warning(listener, "the virtual host", host),
+    });
+    warnings
+}
+
+/// Warnings about a WasmPlugin, which cannot carry the filter.
+pub fn plugin_warnings(resource: &Value) -> Vec<String> {
+    let mut warnings = vec![
+        "a WasmPlugin cannot set allow_on_headers_stop_iteration, so requests with a body are refused, nor vm_id, so the \
+         filter shares its memory with every other WasmPlugin: take an EnvoyFilter such as envoy/istio.yaml"
+            .to_owned(),
+    ];
+    let spec = &resource["spec"];
+    if spec["failStrategy"] == "FAIL_OPEN" {
+        warnings.push(format!("failStrategy: FAIL_OPEN: {FAIL_OPEN}"));
+    }
+    if matches!(spec["phase"].as_str(), Some("AUTHN" | "AUTHZ")) {
+        let phase = spec["phase"].as_str().unwrap_or_default();
+        warnings.push(format!(
+            "phase {phase} puts it before Istio's own authorization: nobody has verified yet who is asking; leave phase out"
+        ));
+    }
+    warnings
+}
+
+/// What Istio gives its listeners.
+const ISTIO_LIMIT: u64 = 32_768;

@@ -1,0 +1,58 @@
+//! Says what a configuration of the filter would do, or why Envoy would refuse it, before anybody loads it.
+//!
+//! Its one rule: a document is judged by the filter's own parser, so what is accepted here is accepted there.
+//! It does not start Envoy, and asks nothing of the network.
+#![expect(clippy::indexing_slicing, reason = "only JSON is indexed, by names: what is not there is null")]
+
+mod input;
+mod istio;
+mod places;
+mod report;
+mod shielding;
+mod surroundings;
+mod words;
+mod world;
+
+use std::env;
+use std::fs;
+use std::io::{self, Read, Write};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let checked = match arguments.as_slice() {
+        [name] if !name.is_empty() => check(name),
+        _ => Err("give one file, or - for standard input: make check-config FILE=envoy/local.yaml".to_owned()),
+    };
+    let (report, code) = match checked {
+        Ok((report, refused)) => (report, u8::from(refused)),
+        Err(message) => {
+            eprintln!("{message}");
+            (String::new(), 2)
+        }
+    };
+    // Whoever closed the pipe does not want to read on.
+    let _ = io::stdout().write_all(report.as_bytes());
+    ExitCode::from(code)
+}
+
+/// What is to be said about this file, and whether Envoy would refuse anything in it.
+fn check(name: &str) -> Result<(String, bool), String> {
+    let shown = if name == "-" { "standard input" } else { name };
+    let text = read(name).map_err(|error| format!("{shown}: cannot be read: {error}"))?;
+    let input = input::parse(&text).map_err(|why| format!("{shown}: {why}"))?;
+    let found = places::find(&input);
+    if found.is_empty() {
+        return Err(format!("{shown}: {}", input.without_filter()));
+    }
+    Ok(report::write(shown, &found, &input))
+}
+
+fn read(name: &str) -> io::Result<String> {
+    if name != "-" {
+        return fs::read_to_string(name);
+    }
+    let mut text = String::new();
+    io::stdin().read_to_string(&mut text)?;
+    Ok(text)
+}

@@ -1,0 +1,108 @@
+//! What is told about a file, place by place.
+//!
+//! Its one rule: every error and warning has the place in the file in front.
+//! It does not judge anything.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::env;
+
+use envoy_idempotency::config::Config;
+use serde_json::{Map, Value};
+
+use crate::input::Input;
+use crate::places::Found;
+use crate::surroundings;
+use crate::words::{self, Line};
+use crate::world::list;
+
+/// The report, and whether the filter would refuse a document in it.
+pub fn write(file: &str, found: &[Found<'_>], input: &Input) -> (String, bool) {
+    let mut text = String::new();
+    let mut is_refused = false;
+    for found in found {
+        let place = if found.place.is_empty() { file.to_owned() } else { format!("{file}: {}", found.place) };
+        if !text.is_empty() {
+            text.push('\n');
+        }
+        let unset = RefCell::default();
+        let parsed = found.document.clone().and_then(|document| {
+            let read = |name: &str| variable(found.plugin.as_ref(), name, &unset);
+            let config = Config::parse(document.as_bytes(), &read).map_err(|error| error.to_string())?;
+            Ok((config, serde_json::from_str(&document).unwrap_or_else(|_| Map::new().into())))
+        });
+        match parsed {
+            Ok((config, document)) => {
+                text.push_str(&format!("{place}\n"));
+                describe(&mut text, &config, &document);
+                for name in unset.into_inner() {
+                    text.push_str(&format!("Not set here, so its value was not checked: {name}\n"));
+                }
+                if !surroundings::is_placed(found) {
+                    text.push_str(
+                        "The file does not tell where the filter stands, so its surroundings were not checked.\n",
+                    );
+                }
+                let around = surroundings::warnings(found, &config, input.trees());
+                for warning in config.warnings.iter().chain(&around) {
+                    text.push_str(&format!("{place}: warning: {warning}\n"));
+                }
+            }
+            Err(why) => {
+                is_refused = true;
+                text.push_str(&format!("{place}: error: {why}\n"));
+            }
+        }
+    }
+    (text, is_refused)
+}
+
+/// A variable of the VM's environment. What this machine does not have is taken as right, because it is there on the
+/// gateway; what the plugin does not let in is not there, as on the gateway.
+fn variable(plugin: Option<&Value>, name: &str, unset: &RefCell<BTreeSet<String>>) -> Option<String> {
+    if let Some(plugin) = plugin {
+        let variables = &plugin["vm_config"]["environment_variables"];
+        if let Some(value) = variables["key_values"][name].as_str() {
+            return Some(value.to_owned());
+        }
+        if !list(&variables["host_env_keys"]).iter().any(|key| key == name) {
+            return None;
+        }
+    }
+    env::var(name).ok().or_else(|| {
+        unset.borrow_mut().insert(name.to_owned());
+        Some(SOME_KEY.to_owned())
+    })
+}
+
+fn describe(text: &mut String, config: &Config, document: &Value) {
+    lines(text, &words::store(config, document));
+    for (index, rule) in config.rules.iter().enumerate() {
+        text.push_str(&format!("Rule {}\n", rule.name));
+        lines(text, &[words::requests(document["rules"].get(index))]);
+        lines(text, &words::policy(&rule.policy));
+    }
+}
+
+/// Labels in a column of their own, and words beside them.
+fn lines(text: &mut String, lines: &[Line]) {
+    for (label, said) in lines {
+        let mut line = format!("  {label:<LABEL$}");
+        for word in said.split(' ') {
+            if line.chars().count() + word.chars().count() > WIDTH {
+                text.push_str(line.trim_end());
+                text.push('\n');
+                line = " ".repeat(2 + LABEL);
+            }
+            line.push_str(word);
+            line.push(' ');
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+}
+
+/// Thirty-two bytes in base64, which is right wherever a variable may stand.
+const SOME_KEY: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+const LABEL: usize = 17;
+const WIDTH: usize = 100;

@@ -1,0 +1,244 @@
+//! What around the filter would break its promise.
+//!
+//! Its one rule: a warning names the setting and what happens because of it, and where all is well there is none. What
+//! the file does not tell is not guessed at.
+//! It does not know what a document says beyond its limits and its clusters.
+
+use envoy_idempotency::config::{Config, Execution, Mode, Part, Policy, Rule, Store};
+use serde_json::Value;
+
+use crate::istio;
+use crate::places::{Carrier, Chain, Found, typed};
+use crate::shielding;
+use crate::world::{World, list, named_clusters, whole};
+
+/// Every warning about one place where the filter is configured.
+pub fn warnings(found: &Found<'_>, config: &Config, trees: &[Value]) -> Vec<String> {
+    let Some(plugin) = &found.plugin else { return Vec::new() };
+    let world = World::of(trees);
+    let limits = Limits::of(config);
+    let mut warnings = match found.carrier {
+        Carrier::WasmPlugin(resource) => istio::plugin_warnings(resource),
+        _ => plugin_warnings(plugin),
+    };
+    match found.carrier {
+        Carrier::Chain(chain) => {
+            warnings.extend(order_warnings(chain));
+            warnings.extend(claim_warning(chain, config));
+            warnings.extend(buffer_warnings(chain, &limits, &world));
+        }
+        Carrier::EnvoyFilter(name) => warnings.extend(istio::patch_warnings(name, &limits, trees)),
+        Carrier::Unknown | Carrier::WasmPlugin(_) => {}
+    }
+    if let Store::Redis(redis) = &config.store {
+        warnings.extend(world.missing("store.cluster", &redis.cluster));
+    }
+    let mut seen = Vec::new();
+    for policy in config.rules.iter().map(|rule| &rule.policy) {
+        if let Execution::Shielded { cluster, .. } = &policy.execution
+            && policy.mode != Mode::Off
+            && !seen.contains(&cluster)
+        {
+            seen.push(cluster);
+            warnings.extend(shielding::warnings(cluster, &world));
+        }
+    }
+    warnings
+}
+
+/// Whether the file tells where the filter stands.
+pub fn is_placed(found: &Found<'_>) -> bool {
+    found.plugin.is_none() || !matches!(found.carrier, Carrier::Unknown)
+}
+
+fn plugin_warnings(plugin: &Value) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if plugin["allow_on_headers_stop_iteration"] != true {
+        warnings.push(
+            "allow_on_headers_stop_iteration is not true: Envoy shows the filter no bodies, so requests with a body \
+             are refused"
+                .to_owned(),
+        );
+    }
+    if plugin["vm_config"]["vm_id"].as_str().unwrap_or_default().is_empty() {
+        warnings.push(
+            "vm_config.vm_id is not set: the filter shares its memory with every other plugin that has none".to_owned(),
+        );
+    }
+    if plugin["failure_policy"] == "FAIL_OPEN" || plugin["fail_open"] == true {
+        let setting = if plugin["fail_open"] == true { "fail_open" } else { "failure_policy: FAIL_OPEN" };
+        warnings.push(format!("{setting}: {FAIL_OPEN}"));
+    }
+    warnings
+}
+
+/// What stands in the chain before and after the filter.
+fn order_warnings(chain: Chain<'_>) -> Vec<String> {
+    let filters = list(&chain.manager["http_filters"]);
+    let (before, after) = filters.split_at_checked(chain.index).unwrap_or((filters, &[]));
+    let after = after.iter().skip(1).filter_map(|filter| too_early(kind(filter), name(filter)));
+    let before = before.iter().filter_map(|filter| too_late(kind(filter), name(filter)));
+    before.chain(after).collect()
+}
+
+/// The warning that a token's claim tells callers apart, and nobody has verified the token.
+fn claim_warning(chain: Chain<'_>, config: &Config) -> Option<String> {
+    fn reads_claim(part: &Part) -> bool {
+        match part {
+            Part::Any(parts) => parts.iter().any(reads_claim),
+            part => matches!(part, Part::JwtClaim(_)),
+        }
+    }
+    let mut enforced = config.rules.iter().filter(|rule| rule.policy.mode == Mode::Enforce);
+    let rule = enforced.find(|rule| rule.policy.scope.caller.iter().any(reads_claim))?;
+    let mut before = list(&chain.manager["http_filters"]).iter().take(chain.index);
+    (!before.any(|filter| VERIFIERS.contains(&kind(filter)))).then(|| {
+        format!(
+            "scope.caller of rule {} reads jwt_claim, and no filter before this one verifies tokens: whoever writes a \
+             token is whom it names",
+            rule.name
+        )
+    })
+}
+
+/// The warning that the filter stands behind one of this kind.
+pub fn too_late(kind: &str, name: &str) -> Option<String> {
+    (kind == "router").then(|| format!("stands after {name}, with which the chain ends: it is never reached"))
+}
+
+/// The warning that the filter stands before one of this kind.
+pub fn too_early(kind: &str, name: &str) -> Option<String> {
+    let why = match kind {
+        kind if AUTHENTICATION.contains(&kind) => {
+            "nobody has verified yet who is asking, so a stored response may go to somebody who only says so"
+        }
+        kind if RATE_LIMITS.contains(&kind) => "what the filter answers is not limited",
+        _ => return None,
+    };
+    Some(format!("stands before {name}: {why}; put it after"))
+}
+
+/// `jwt_authn`, by the type of its configuration or, where that is elsewhere, by its name.
+fn kind(filter: &Value) -> &str {
+    let of_type = typed(&filter["typed_config"]).and_then(|(name, _)| name.strip_prefix("envoy.extensions."));
+    match of_type.and_then(|name| name.strip_prefix("filters.http.")) {
+        Some(name) => name.split('.').next().unwrap_or(name),
+        None => kind_of_name(name(filter)),
+    }
+}
+
+/// `envoy.filters.http.jwt_authn` is a `jwt_authn`.
+pub fn kind_of_name(name: &str) -> &str {
+    name.rsplit('.').next().unwrap_or(name)
+}
+
+fn name(node: &Value) -> &str {
+    node["name"].as_str().unwrap_or("a filter without a name")
+}
+
+/// The largest bodies that rules hold back, each with the name of its rule.
+pub struct Limits<'a> {
+    request: Option<(u64, &'a str)>,
+    response: Option<(u64, &'a str)>,
+}
+
+impl<'a> Limits<'a> {
+    fn of(config: &'a Config) -> Self {
+        let largest = |limit: fn(&Policy) -> u64| {
+            let enforced = config.rules.iter().filter(|rule| rule.policy.mode == Mode::Enforce);
+            enforced.map(|rule: &Rule| (limit(&rule.policy), rule.name.as_str())).max_by_key(|(bytes, _)| *bytes)
+        };
+        Limits {
+            request: largest(|policy| policy.max_request_bytes),
+            response: largest(|policy| policy.max_response_bytes),
+        }
+    }
+
+    /// The warning that a response may overflow the listener's buffer, to which a cluster adds so much in one go.
+    pub fn response_warning(&self, listener: u64, cluster: &str, cluster_limit: u64) -> Option<String> {
+        let (bytes, rule) = self.response?;
+        let wanted = bytes + cluster_limit;
+        (listener < wanted).then(|| {
+            format!(
+                "the listener's per_connection_buffer_limit_bytes is {listener} and must be at least {wanted}: \
+                 max_response_bytes of rule {rule} ({bytes}) + the limit of {cluster} ({cluster_limit}). A response that \
+                 overflows it ends as a 500 after the service has executed"
+            )
+        })
+    }
+
+    /// The warning that Envoy may refuse a request body before the filter does.
+    pub fn request_warning(&self, listener: u64, place: &str, limit: Option<u64>) -> Option<String> {
+        let (bytes, rule) = self.request?;
+        let wanted = bytes + listener;
+        limit.is_none_or(|limit| limit < wanted).then(|| {
+            let given = limit.map_or_else(|| "not set".to_owned(), |limit| limit.to_string());
+            format!(
+                "request_body_buffer_limit of {place} is {given} and must be at least {wanted}: max_request_bytes of \
+                 rule {rule} ({bytes}) + the listener's per_connection_buffer_limit_bytes ({listener}). Envoy may refuse \
+                 a large body before the filter does, with a bare 413"
+            )
+        })
+    }
+}
+
+fn buffer_warnings(chain: Chain<'_>, limits: &Limits<'_>, world: &World<'_>) -> Vec<String> {
+    let mut warnings = Vec::new();
+    for filter in list(&chain.manager["http_filters"]).iter().filter(|filter| kind(filter) == "buffer") {
+        let given = typed(&filter["typed_config"]).and_then(|(_, config)| whole(&config["max_request_bytes"]));
+        if let (Some(given), Some((bytes, rule))) = (given, limits.request)
+            && given < bytes
+        {
+            warnings.push(format!(
+                "{} refuses bodies over {given} bytes with a bare 413, below max_request_bytes of rule {rule} ({bytes})",
+                name(filter)
+            ));
+        }
+    }
+    let Some(listener) = chain.listener else { return warnings };
+    let listener = limit_of(listener);
+    let routes = &chain.manager["route_config"];
+    let mut clusters = Vec::new();
+    named_clusters(routes, &mut clusters);
+    let largest =
+        clusters.iter().filter_map(|name| Some((limit_of(world.cluster(name)?), *name))).max_by_key(|it| it.0);
+    warnings.extend(match largest {
+        Some((limit, name)) => limits.response_warning(listener, &format!("cluster {name}"), limit),
+        None => limits.response_warning(listener, "a cluster that sets none", DEFAULT_LIMIT),
+    });
+    for host in list(&routes["virtual_hosts"]) {
+        let own = whole(&host["request_body_buffer_limit"]);
+        let mut inherits = false;
+        for (index, route) in list(&host["routes"]).iter().enumerate().filter(|(_, route)| route["route"].is_object()) {
+            let Some(limit) = whole(&route["request_body_buffer_limit"]) else {
+                inherits = true;
+                continue;
+            };
+            let route = route["name"].as_str().map_or_else(|| format!("route {index}"), |name| format!("route {name}"));
+            let place = format!("{route} of virtual host {}", name(host));
+            warnings.extend(limits.request_warning(listener, &place, Some(limit)));
+        }
+        if inherits {
+            warnings.extend(limits.request_warning(listener, &format!("virtual host {}", name(host)), own));
+        }
+    }
+    warnings
+}
+
+/// `per_connection_buffer_limit_bytes` of a listener or a cluster.
+pub fn limit_of(node: &Value) -> u64 {
+    whole(&node["per_connection_buffer_limit_bytes"]).unwrap_or(DEFAULT_LIMIT)
+}
+
+/// What FAIL_OPEN means.
+pub const FAIL_OPEN: &str = "after a crash of the VM requests pass unprotected, in silence; take FAIL_RELOAD";
+
+const AUTHENTICATION: [&str; 7] =
+    ["api_key_auth", "basic_auth", "ext_authz", "istio_authn", "jwt_authn", "oauth2", "rbac"];
+/// Filters that verify tokens, or may do so: what a program does is not known here.
+const VERIFIERS: [&str; 8] =
+    ["dynamic_modules", "ext_authz", "ext_proc", "golang", "istio_authn", "jwt_authn", "lua", "wasm"];
+const RATE_LIMITS: [&str; 3] = ["local_ratelimit", "rate_limit_quota", "ratelimit"];
+
+/// Envoy's own, of listeners and of clusters.
+pub const DEFAULT_LIMIT: u64 = 1 << 20;

@@ -1,0 +1,177 @@
+//! The check as an operator runs it: a file in, words and an exit code out.
+//!
+//! Its one rule: the program itself is run, with nothing in its environment but what a test puts there.
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test that fails panics"
+)]
+
+mod inputs;
+mod shielding;
+mod surroundings;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use expect_test::expect_file;
+use serde_json::Value;
+
+/// What the program said and how it ended.
+struct Run {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+impl Run {
+    /// The warnings, without the place in front.
+    fn warnings(&self) -> Vec<&str> {
+        assert_eq!((self.code, self.err.as_str()), (0, ""), "{}", self.out);
+        self.out.lines().filter_map(|line| line.split_once(": warning: ")).map(|(_, warning)| warning).collect()
+    }
+}
+
+fn run(argument: &str, input: &str, environment: &[(&str, &str)]) -> Run {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_check-config"));
+    command.arg(argument).env_clear().envs(environment.iter().copied()).current_dir(root());
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    // A program that does not read its input closes it.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    let output = child.wait_with_output().unwrap();
+    let [out, err] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
+    Run { code: output.status.code().unwrap(), out, err }
+}
+
+fn check(text: &str) -> Run {
+    run("-", text, &[])
+}
+
+/// A shipped file, changed.
+fn check_changed(name: &str, change: impl FnOnce(&mut Value)) -> Run {
+    let mut tree = shipped(name);
+    change(&mut tree);
+    check(&format!("# A file of Envoy's\n---\n{tree}"))
+}
+
+fn shipped(name: &str) -> Value {
+    serde_saphyr::from_str(&fs::read_to_string(root().join("envoy").join(name)).unwrap()).unwrap()
+}
+
+fn root() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+}
+
+fn listener(tree: &mut Value) -> &mut Value {
+    &mut tree["static_resources"]["listeners"][0]
+}
+
+fn manager(tree: &mut Value) -> &mut Value {
+    &mut listener(tree)["filter_chains"][0]["filters"][0]["typed_config"]
+}
+
+fn filters(tree: &mut Value) -> &mut Vec<Value> {
+    manager(tree)["http_filters"].as_array_mut().unwrap()
+}
+
+fn plugin(tree: &mut Value) -> &mut Value {
+    &mut filters(tree)[0]["typed_config"]["config"]
+}
+
+fn set_document(tree: &mut Value, document: &str) {
+    plugin(tree)["configuration"]["value"] = document.into();
+}
+
+#[test]
+fn every_shipped_file_is_told_in_words() {
+    let mut count = 0;
+    for entry in fs::read_dir(root().join("envoy")).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        // It starts containers around one of the others.
+        if name == "compose.yaml" {
+            continue;
+        }
+        let Run { code, out, err } = run(&format!("envoy/{name}"), "", &[]);
+        assert_eq!((code, err.as_str()), (0, ""), "{name}: {out}");
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name.replace(".yaml", ".txt"));
+        expect_file![golden].assert_eq(&out);
+        count += 1;
+    }
+    assert!(count >= 6);
+}
+
+#[test]
+fn every_field_is_told() {
+    let text = fs::read_to_string(root().join("check/tests/golden/every-field.json")).unwrap();
+    let whole = check(&text);
+    assert_eq!((whole.code, whole.err.as_str()), (0, ""), "{}", whole.out);
+    expect_file!["../golden/every-field.txt"].assert_eq(&whole.out);
+    let document = serde_json::from_str(&text).unwrap();
+    let mut told = BTreeSet::new();
+    for pointer in members(&document, "") {
+        let mut without = document.clone();
+        let (above, name) = pointer.rsplit_once('/').unwrap();
+        without.pointer_mut(above).unwrap().as_object_mut().unwrap().remove(name);
+        assert_ne!(check(&without.to_string()).out, whole.out, "nothing is told of {pointer}");
+        told.insert(name.to_owned());
+    }
+    let schema = fs::read_to_string(root().join("docs/config.schema.json")).unwrap();
+    let mut known = BTreeSet::new();
+    properties(&serde_json::from_str(&schema).unwrap(), &mut known);
+    // It leaves nothing to choose.
+    known.remove("dialect");
+    told.remove("201");
+    assert_eq!(told, known);
+}
+
+/// The pointers of all members of all objects.
+fn members(value: &Value, above: &str) -> Vec<String> {
+    match value {
+        Value::Array(items) => {
+            items.iter().enumerate().flat_map(|(index, item)| members(item, &format!("{above}/{index}"))).collect()
+        }
+        Value::Object(fields) => {
+            let below = |(name, value): (&String, &Value)| {
+                let pointer = format!("{above}/{name}");
+                let mut found = members(value, &pointer);
+                found.push(pointer);
+                found
+            };
+            fields.iter().flat_map(below).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// The names of all fields of a schema.
+fn properties(schema: &Value, found: &mut BTreeSet<String>) {
+    match schema {
+        Value::Array(items) => items.iter().for_each(|item| properties(item, found)),
+        Value::Object(members) => {
+            found.extend(schema["properties"].as_object().into_iter().flat_map(|fields| fields.keys().cloned()));
+            members.values().for_each(|member| properties(member, found));
+        }
+        _ => {}
+    }
+}
+
+#[test]
+fn the_readme_shows_what_the_program_says() {
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    let (_, section) = readme.split_once("\n### Check a configuration before you load it\n").unwrap();
+    let (section, _) = section.split_once("\n## ").unwrap();
+    let blocks: Vec<_> = section.split("```").skip(1).step_by(2).collect();
+    assert_eq!(blocks.len(), 2);
+    for block in blocks {
+        let (command, shown) = block.strip_prefix("console\n$ ").unwrap().split_once('\n').unwrap();
+        let (before, argument) = command.split_once("make check-config FILE=").unwrap();
+        let input = before.split('\'').nth(1).unwrap_or_default();
+        assert_eq!(run(argument, input, &[]).out, shown, "{command}");
+    }
+}
