@@ -37,7 +37,7 @@ fn decoded(text: &[u8]) -> Vec<u8> {
 
 /// What separates the parts of a multipart body, from its `content-type`.
 ///
-/// "boundary := 0*69<bchars> bcharsnospace" (RFC 2046, section 5.1.1).
+/// `boundary := 0*69<bchars> bcharsnospace` (RFC 2046, section 5.1.1).
 pub fn boundary(content_type: &[u8]) -> Option<Vec<u8>> {
     let (kind, parameters) = split_at_byte(content_type, b';');
     let is_multipart = kind.trim_ascii().get(..10).is_some_and(|kind| kind.eq_ignore_ascii_case(b"multipart/"));

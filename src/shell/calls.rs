@@ -3,8 +3,6 @@
 //! Its one rule: a call ends once, with a reply or with a reason.
 //! It does not know what a call carries, nor what becomes of its reply.
 
-use std::collections::HashMap;
-
 use crate::config::Redis;
 use crate::event::{Failure, RedisError};
 use crate::shell::host::{self, Buffer, Map, Metric};
@@ -14,11 +12,13 @@ use crate::store::webdis::{self, Answer, Named};
 /// The calls of one worker.
 pub struct Calls {
     redis: Redis,
-    under_way: HashMap<u32, Sent>,
+    /// Few: the client of the store sees to that.
+    under_way: Vec<Sent>,
     call_us: Option<u32>,
 }
 
 struct Sent {
+    token: u32,
     batch: Batch,
     named: Named,
     at_us: u64,
@@ -28,7 +28,7 @@ impl Calls {
     /// None under way.
     pub fn new(redis: &Redis) -> Self {
         let call_us = host::define_metric(Metric::Histogram, "idempotency_store_call_us");
-        Calls { redis: redis.clone(), under_way: HashMap::new(), call_us }
+        Calls { redis: redis.clone(), under_way: Vec::new(), call_us }
     }
 
     /// Sends a batch; tells whether the host took it.
@@ -38,7 +38,8 @@ impl Calls {
 
     /// The end of a call: which batch it carried, and what came back. None where the call goes on.
     pub fn ended(&mut self, token: u32, responded: bool, body_size: usize) -> Option<(u64, Reply)> {
-        let sent = self.under_way.remove(&token)?;
+        let place = self.under_way.iter().position(|sent| sent.token == token)?;
+        let sent = self.under_way.swap_remove(place);
         if let Some(id) = self.call_us {
             host::record_metric(id, host::monotonic_us().saturating_sub(sent.at_us));
         }
@@ -63,7 +64,7 @@ impl Calls {
         headers.extend(authorization.as_deref().map(|value| ("authorization", value)));
         let at_us = host::monotonic_us();
         let Some(token) = host::http_call(cluster, headers, &put.body, *timeout_ms) else { return false };
-        self.under_way.insert(token, Sent { batch, named, at_us });
+        self.under_way.push(Sent { token, batch, named, at_us });
         true
     }
 }

@@ -100,7 +100,8 @@ pub struct Told {
 pub struct Client {
     limits: Limits,
     queue: VecDeque<Job>,
-    under_way: BTreeMap<u64, Sent>,
+    /// By age, and few.
+    under_way: Vec<Sent>,
     /// By age.
     owed: BTreeMap<u64, Owed>,
     /// What of it each name has that the store has not heard at all.
@@ -147,6 +148,7 @@ enum Asker {
 
 /// A call under way.
 struct Sent {
+    batch: u64,
     jobs: Vec<(Nonce, Job)>,
     deadline_ms: u64,
 }
@@ -188,7 +190,7 @@ impl Client {
         Client {
             limits,
             queue: VecDeque::new(),
-            under_way: BTreeMap::new(),
+            under_way: Vec::new(),
             owed: BTreeMap::new(),
             owed_by_name: HashMap::new(),
             owed_bytes: 0,
@@ -258,13 +260,14 @@ impl Client {
         }
         let id = self.next_id();
         let tries = jobs.iter().map(|(nonce, job)| (*nonce, Rc::clone(&job.call))).collect();
-        self.under_way.insert(id, Sent { jobs, deadline_ms: now_ms + self.limits.timeout_ms });
+        self.under_way.push(Sent { batch: id, jobs, deadline_ms: now_ms + self.limits.timeout_ms });
         Some(Batch { id, tries })
     }
 
     /// Takes what came back from a call. A reply to a call that is over tells nobody anything.
     pub fn replied(&mut self, batch: u64, reply: Reply, now_ms: u64) -> Vec<Told> {
-        let Some(sent) = self.under_way.remove(&batch) else { return Vec::new() };
+        let Some(place) = self.under_way.iter().position(|sent| sent.batch == batch) else { return Vec::new() };
+        let sent = self.under_way.remove(place);
         let mut answers = match reply {
             Reply::Answers(answers) => {
                 (self.failures_in_row, self.open_until_ms) = (0, None);
@@ -300,7 +303,7 @@ impl Client {
     /// Ends calls and operations whose time is over, and forgets what cannot matter any more.
     pub fn tick(&mut self, now_ms: u64) -> Vec<Told> {
         let late: Vec<u64> =
-            self.under_way.iter().filter(|(_, sent)| sent.deadline_ms <= now_ms).map(|(id, _)| *id).collect();
+            self.under_way.iter().filter(|sent| sent.deadline_ms <= now_ms).map(|sent| sent.batch).collect();
         let mut told: Vec<Told> = Vec::new();
         for id in late {
             told.extend(self.replied(id, Reply::Failed(Failure::Timeout), now_ms));
