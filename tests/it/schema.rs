@@ -26,15 +26,17 @@ fn it_is_a_schema_itself() {
 #[test]
 fn it_accepts_every_configuration_that_is_shipped() {
     let mut count = 0;
-    for entry in fs::read_dir(root().join("envoy")).unwrap() {
-        let name = entry.unwrap().file_name().into_string().unwrap();
+    let folders = ["", "presets/"].map(|folder| (folder, fs::read_dir(root().join("envoy").join(folder)).unwrap()));
+    let entries = folders.into_iter().flat_map(|(folder, entries)| entries.map(move |entry| (folder, entry.unwrap())));
+    for (folder, entry) in entries.filter(|(_, entry)| entry.path().is_file()) {
+        let name = format!("{folder}{}", entry.file_name().into_string().unwrap());
         let mut texts = Vec::new();
         string_values(&shipped(&name).unwrap(), &mut texts);
         assert!(!texts.is_empty() || name == "compose.yaml", "{name} configures nothing");
         count += texts.len();
         texts.iter().for_each(|text| accepts(text, &name));
     }
-    assert!(count >= 6, "only {count} configurations were found");
+    assert!(count >= 11, "only {count} configurations were found");
 }
 
 #[test]
