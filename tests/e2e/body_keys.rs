@@ -102,6 +102,19 @@ fn a_form_without_the_field_has_no_key_and_one_with_two_has_none_that_is_meant()
 }
 
 #[test]
+fn bytes_that_are_no_text_are_a_key_like_any_other() {
+    let world = world();
+    let post = |body: &[u8]| form(&world, "/form/bytes", "").body(body).send();
+    let first = post(b"token=%FF%00/%25?%23..%0D%0A'\"");
+    executed(&first, 1);
+    replays(&post(b"token=%FF%00/%25?%23..%0D%0A'\""), &first);
+    executed(&post(b"token=\xff"), 1);
+    executed(&post(b"token=\xfe"), 1);
+    executed(&post("token=\u{fffd}".as_bytes()), 1);
+    assert_eq!(world.ledger.entries_for("/form/bytes").len(), 4);
+}
+
+#[test]
 fn a_multipart_body_that_is_cut_off_has_no_key_that_could_be_read() {
     let world = world();
     let cut = |body: &str| {
