@@ -5,10 +5,11 @@
 
 use std::time::Duration;
 
+use harness::ledger::body_of_size;
 use harness::{Fault, PATIENCE, Redis, SharedWorld, wait_until};
 use serde_json::json;
 
-use crate::check::{executed, not_stored, refused, replays};
+use crate::check::{executed, not_stored, refused, replays, said, shown};
 use crate::redis::{PATIENT_MS, held};
 
 #[test]
@@ -81,4 +82,25 @@ fn a_duplicate_that_got_no_answer_is_no_execution_whose_outcome_is_unknown() {
     replays(&there.send(), &first);
     assert_eq!(world.stat("unknown_total"), 0);
     assert!(!world.gateways[1].log().contains("lost its lease"));
+}
+
+#[test]
+fn what_the_store_lets_go_in_the_middle_of_its_body_arrives_whole() {
+    let world = SharedWorld::alone(json!({ "store": { "timeout_ms": PATIENT_MS } }));
+    let events = world.post("/middle/events").key("k").header("x-test-status", "404").header("x-test-sse", "10");
+    let large = |path: &str| world.post(path).key("k").header("x-test-body-size", "3000000");
+    for (pay, wanted) in [
+        (events, (1..=10).map(|n| format!("data: {n}\n\n")).collect::<String>().into_bytes()),
+        (large("/middle/large"), body_of_size(3_000_000)),
+        (large("/middle/pieces").header("x-test-chunked", "1"), body_of_size(3_000_000)),
+    ] {
+        let mut running = held(&world, &pay, pay.path());
+        // Some of the body comes before the store has heard of its end, and some after.
+        world.interposer.set(Fault::DelayReply(Duration::from_millis(220)));
+        world.ledger.open(pay.path());
+        let answer = running.response();
+        assert!(said(&answer).starts_with("executed;stored=?0;attempt=1"), "{}", shown(&answer));
+        assert!(answer.body == wanted, "{}: {} bytes of {}", pay.path(), answer.body.len(), wanted.len());
+        world.interposer.set(Fault::Pass);
+    }
 }
