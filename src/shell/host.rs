@@ -248,10 +248,10 @@ pub fn continue_stream(map: Map) {
     unsafe { proxy_continue_stream(stream) };
 }
 
-/// Makes the calls that follow be about this context.
-pub fn set_effective_context(id: u32) {
+/// Makes the calls that follow be about this context; tells whether it is still there.
+pub fn set_effective_context(id: u32) -> bool {
     // SAFETY: no memory is involved.
-    unsafe { proxy_set_effective_context(id) };
+    unsafe { proxy_set_effective_context(id) == OK }
 }
 
 /// Has the root's tick called so often.

@@ -20,7 +20,7 @@ pub struct Door {
     worker: Option<Rc<RefCell<Worker>>>,
     /// Whether the head of the request is held.
     is_held: bool,
-    /// Held bytes of the body that comes in now; 0 while it is not held.
+    /// Bytes of the body that comes in now that were held when it was shown last; 0 if they were not.
     held: usize,
 }
 
@@ -64,7 +64,13 @@ impl Door {
         let Some(worker) = &self.worker else { return Action::Continue };
         let mut worker = worker.borrow_mut();
         if !worker.exchange(self.id).is_some_and(|exchange| exchange.awaits_response_body()) {
-            return Action::Continue;
+            if self.held == 0 {
+                return Action::Continue;
+            }
+            // The root has let the response go in the middle of its body. Until releases of August 2026 Envoy loses what
+            // goes straight on after that (envoyproxy/envoy#46841), so the rest goes by way of the root as well.
+            worker.let_go_later(self.id);
+            return Action::Pause;
         }
         worker.body_was_shown();
         let (now_ms, held, crowded) = (host::monotonic_ms(), size as u64, worker.is_crowded());

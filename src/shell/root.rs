@@ -326,6 +326,15 @@ impl Worker {
         verdict
     }
 
+    /// Has the root let the held part of a response go in its next turn. Called in callbacks of its stream.
+    pub fn let_go_later(&mut self, id: u32) {
+        if !self.later.iter().any(|act| matches!(act, Act::Flow { exchange, .. } if *exchange == id)) {
+            let flow = Flow::Resume(Vec::new());
+            self.later.push_back(Act::Flow { exchange: id, side: Side::Response, flow });
+            self.bell.ring();
+        }
+    }
+
     /// Sends what waits and wakes who waits, after a stream has rung for it.
     fn was_rung_for(&mut self) {
         self.bell.hear();
@@ -433,13 +442,17 @@ impl Worker {
                 Act::Flow { exchange, side, flow } if in_hand == Some(exchange) => verdict = let_flow(side, flow),
                 Act::Flow { exchange, side, flow } => {
                     flows += 1;
-                    host::set_effective_context(exchange);
-                    let resumes = matches!(flow, Flow::Resume(_));
-                    let_flow(side, flow);
-                    if resumes {
-                        host::continue_stream(map(side));
+                    // A stream may have gone since this was put off, and another be in effect.
+                    if host::set_effective_context(exchange) {
+                        let resumes = matches!(flow, Flow::Resume(_));
+                        let_flow(side, flow);
+                        if resumes {
+                            host::continue_stream(map(side));
+                        }
                     }
-                    in_hand.into_iter().for_each(host::set_effective_context);
+                    if let Some(id) = in_hand {
+                        host::set_effective_context(id);
+                    }
                 }
                 // Every request would say so; once a second is enough.
                 Act::Log(remark) if self.said_ms.get(&remark).is_some_and(|said| now_ms < said + QUIET_MS) => {}
