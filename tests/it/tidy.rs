@@ -63,6 +63,15 @@ fn every_path_that_the_documents_name_exists() {
 }
 
 #[test]
+fn the_readme_lists_every_envoy_that_is_tested() {
+    let makefile = read(&root().join("Makefile"));
+    let tested = makefile.lines().find_map(|line| line.strip_prefix("ENVOYS := ")).expect("the Makefile has ENVOYS");
+    let rows: String = tested.split(' ').map(|version| format!("| {version} | all pass |\n")).collect();
+    let table = format!("| Envoy | tests on it |\n|---|---|\n{rows}\n");
+    assert!(read(&root().join("README.md")).contains(&table), "README.md does not show\n{table}");
+}
+
+#[test]
 fn the_readme_shows_the_filter_as_it_is_shipped() {
     let minimal = read(&root().join("envoy/minimal.yaml"));
     assert!(read(&root().join("README.md")).contains(&minimal), "README.md does not quote envoy/minimal.yaml");
