@@ -1390,6 +1390,10 @@ const MISTAKES: &[(&str, &str)] = &[
         r#"{"policy": {"mode": "a string that is so long that nobody would like to read it whole"}}"#,
         r#"/policy/mode: must be "enforce" or "observe" or "inject" or "off", is "a string that is so long that nobody wou…""#,
     ),
+    (
+        "{\"policy\": {\"mode\": \"a\u{7f}\u{9b}b\"}}",
+        r#"/policy/mode: must be "enforce" or "observe" or "inject" or "off", is "a��b""#,
+    ),
 ];
 
 /// Fields of `store` on redis with one mistake, and what the log line says.
