@@ -181,10 +181,12 @@ impl<'a> Place<'a> {
             Value::Number(_) if secret => "a number",
             Value::String(_) if secret => "a string",
             Value::String(text) => {
-                return match text.char_indices().nth(LONGEST_SHOWN) {
+                let shown = match text.char_indices().nth(LONGEST_SHOWN) {
                     Some((end, _)) => Value::from(format!("{}…", text.get(..end).unwrap_or_default())).to_string(),
                     None => value.to_string(),
                 };
+                // A log is read in a terminal, and JSON leaves some of what drives one as it is.
+                return shown.replace(char::is_control, "\u{fffd}");
             }
             _ => return value.to_string(),
         };
