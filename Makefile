@@ -6,6 +6,10 @@ ENVOYS := 1.36.4 1.37.0 1.38.2 1.39.3 1.40.0
 ENVOY_BIN ?= $(CURDIR)/.cache/envoy-$(ENVOY)/envoy
 PEER ?= 1.2.2
 PEER_BIN ?= $(CURDIR)/.cache/idempotent-proxy-server-$(PEER)/bin/idempotent-proxy-server
+CARGO_FUZZ ?= 0.13.2
+CARGO_FUZZ_BIN := $(CURDIR)/.cache/cargo-fuzz-$(CARGO_FUZZ)/bin/cargo-fuzz
+HAS_NIGHTLY := rustup toolchain list | grep -q '^nightly'
+SECONDS ?= 60
 TARGET := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 FILTER_WASM := $(TARGET)/wasm32-wasip1/release/envoy_idempotency.wasm
 # What rustc uses and every Envoy with V8 has; wasm-opt takes an eighth off the size.
@@ -14,7 +18,7 @@ WASM_FEATURES := --enable-bulk-memory --enable-multivalue --enable-mutable-globa
 export ENVOY_BIN FILTER_WASM PEER_BIN
 
 .DEFAULT_GOAL := help
-.PHONY: help run check-config test matrix build lint bench sim clean wasm-target build-tools bench-tools store-tools
+.PHONY: help run check-config test matrix fuzz build lint bench sim clean wasm-target build-tools bench-tools store-tools
 
 help: ## Prints this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,8 +29,10 @@ run: build $(ENVOY_BIN) $(if $(filter redis,$(STORE)),store-tools) ## Shows one 
 check-config: ## Says what a configuration would do, or why Envoy would refuse it (FILE=envoy/local.yaml, FILE=- reads standard input).
 	@cargo run --locked --quiet --package check-config -- "$(FILE)"
 
-test: build $(ENVOY_BIN) store-tools ## Runs every test, those on real Envoy too.
+test: build $(ENVOY_BIN) store-tools ## Runs every test, those on real Envoy too, and fuzzes for a moment.
 	cargo test --locked --workspace
+	@if $(HAS_NIGHTLY) && command -v c++ >/dev/null; then $(MAKE) --no-print-directory fuzz SECONDS=20; \
+	else echo "Nothing was fuzzed: that wants Rust's nightly toolchain and a C++ compiler."; fi
 
 matrix: build store-tools $(ENVOYS:%=$(CURDIR)/.cache/envoy-%/envoy) ## Runs the tests on real Envoy with each version in ENVOYS and prints which pass.
 	cargo test --locked --test e2e --no-run
@@ -40,6 +46,21 @@ matrix: build store-tools $(ENVOYS:%=$(CURDIR)/.cache/envoy-%/envoy) ## Runs the
 	  table="$$table| $$version | $$said |\n"; \
 	done; \
 	printf "| Envoy | tests on it |\n|---|---|\n$$table"; test -z "$$failed"
+
+# Each target has a folder of seeds. What the fuzzer learns, and what breaks a promise, stays beside what is built. Unsafe
+# code is the host's alone, which is not in it, so no sanitizer is wanted.
+fuzz: $(CARGO_FUZZ_BIN) ## Fuzzes each target for SECONDS (60), as many at once as there are processors (ONLY="key reply": these two).
+	@$(HAS_NIGHTLY) || { echo "Fuzzing wants the nightly toolchain: rustup toolchain install nightly" >&2; exit 1; }
+	@echo "The fuzzer's programs are being built."
+	@CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_STRIP=none PATH="$(dir $(CARGO_FUZZ_BIN)):$$PATH" \
+	  cargo +nightly fuzz build --fuzz-dir tests/fuzz --features libfuzzer --sanitizer none
+	@programs=$(TARGET)/$$(rustc -vV | sed -n 's/^host: //p')/release; \
+	printf '%s\n' $(or $(ONLY),$(notdir $(wildcard tests/fuzz/seeds/*))) | xargs -P $$(nproc) -I NAME sh -c " \
+	  mkdir -p $(TARGET)/fuzz/NAME; \
+	  if $$programs/NAME $(TARGET)/fuzz/NAME tests/fuzz/seeds/NAME -max_total_time=$(SECONDS) -timeout=10 \
+	    -artifact_prefix=$(TARGET)/fuzz/NAME- > $(TARGET)/fuzz/NAME.log 2>&1; \
+	  then sed -n 's/^Done/NAME:/p' $(TARGET)/fuzz/NAME.log; \
+	  else echo 'NAME broke its promise:'; grep -A 2 -E 'panicked|Test unit' $(TARGET)/fuzz/NAME.log; exit 1; fi"
 
 build: wasm-target build-tools ## Builds the filter and prints its size.
 	cargo build --locked --release --target wasm32-wasip1 --package envoy-idempotency
@@ -77,6 +98,9 @@ $(CURDIR)/.cache/envoy-%/envoy:
 # The proxy that `make bench` measures the filter against, as crates.io carries it.
 $(PEER_BIN):
 	cargo install --locked idempotent-proxy-server --version $(PEER) --root .cache/idempotent-proxy-server-$(PEER)
+
+$(CARGO_FUZZ_BIN):
+	cargo install --locked cargo-fuzz --version $(CARGO_FUZZ) --root .cache/cargo-fuzz-$(CARGO_FUZZ)
 
 wasm-target:
 	@rustup target list --installed | grep -qx wasm32-wasip1 || rustup target add wasm32-wasip1

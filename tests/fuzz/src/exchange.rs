@@ -1,0 +1,269 @@
+//! The machine, fed whatever can be fed in any order.
+//!
+//! Its one rule: no order of events, and no words of client, upstream, store or host, take it where it was not sent.
+
+use std::rc::Rc;
+
+use envoy_idempotency::config::{Config, Mode, Policy};
+use envoy_idempotency::event::{Asked, Event, Executed, Failure, Origin, RedisError, Verdict};
+use envoy_idempotency::exchange::{Exchange, Secrets};
+use envoy_idempotency::message::{Headers, RequestHead};
+use envoy_idempotency::record::{Owner, UpstreamKey};
+use envoy_idempotency::reply::STATUS;
+use envoy_idempotency::step::{Count, Flow, Step};
+
+use crate::choices::Choices;
+
+/// Takes a policy, and events for one exchange.
+pub fn hold(data: &[u8]) {
+    let mut choices = Choices::new(data);
+    let config = Config::parse(choices.one(&DOCUMENTS).as_bytes(), &|_| None).expect("the document is right");
+    let policy = Rc::clone(&config.rules[0].policy);
+    let mut subject = Subject {
+        exchange: Exchange::new(Rc::clone(&policy), Rc::new(Secrets::new(&config))),
+        policy,
+        executed: 0,
+        now_ms: 0,
+    };
+    while !choices.is_over() {
+        subject.meet(&mut choices);
+    }
+    subject.comes_to_its_end();
+}
+
+struct Subject {
+    exchange: Exchange,
+    policy: Rc<Policy>,
+    /// How often it was let through under a claim.
+    executed: u32,
+    now_ms: u64,
+}
+
+impl Subject {
+    fn meet(&mut self, choices: &mut Choices<'_>) {
+        let now_ms = self.now_ms.saturating_add(choices.number() >> 24);
+        self.now_ms = now_ms;
+        let owner = Owner([choices.byte(); 16]);
+        match choices.byte() % 9 {
+            0 => {
+                let head = RequestHead { headers: request_fields(choices) };
+                let (certificate, end) = (choices.flag(), choices.flag());
+                let upstream_key = UpstreamKey([choices.byte(); 16]);
+                let attribute = &|_: &[&str]| certificate.then(|| vec![1]);
+                self.feed(Event::RequestHeaders { now_ms, head: &head, attribute, owner, upstream_key, end });
+            }
+            1 => {
+                let (crowded, end, trailers) = (choices.flag(), choices.flag(), choices.flag());
+                let many = vec![b'b'; (choices.number() % (1 << 20)) as usize];
+                let chunk = if choices.flag() { choices.bytes(64) } else { &many };
+                self.feed(Event::RequestBody { now_ms, attribute: &|_| None, chunk, crowded, end, trailers });
+            }
+            2 => {
+                let (crowded, end, held) = (choices.flag(), choices.flag(), choices.number() % (1 << 20));
+                self.feed(Event::ResponseBody { now_ms, held, whole: &|| vec![b'b'; held as usize], crowded, end });
+            }
+            3 => {
+                let (headers, origin, end) = (response_fields(choices), origin(choices), choices.flag());
+                let status = choices.number() as u16;
+                self.feed(Event::ResponseHeaders { now_ms, headers: &headers, status, origin, end });
+            }
+            4 => {
+                let (headers, status) = (response_fields(choices), choices.number() as u16);
+                let answer = match choices.byte() % 4 {
+                    0 => Executed::Unsent,
+                    1 => Executed::Lost,
+                    _ => Executed::Answered { status, headers: &headers, body: choices.bytes(64) },
+                };
+                self.feed(Event::Executed { now_ms, answer });
+            }
+            5 => {
+                let (asked, may_wait) = (choices.one(&ASKED), choices.flag());
+                let verdict = verdict(choices);
+                self.feed(Event::StoreAnswered { now_ms, asked, verdict, may_wait });
+            }
+            6 => self.feed(Event::Tick { now_ms, owner }),
+            7 => self.feed(Event::Closed { now_ms, origin: origin(choices) }),
+            _ => self.feed(Event::Unable { now_ms }),
+        }
+    }
+
+    /// Feeds one event, and holds the step to what is promised of every step.
+    fn feed(&mut self, event: Event<'_>) {
+        let before = self.exchange.awaits();
+        let may_grant =
+            matches!(event, Event::StoreAnswered { verdict: Verdict::Granted { .. } | Verdict::Renewed { .. }, .. });
+        let step = self.exchange.handle(event);
+        let after = self.exchange.awaits();
+        let nothing = Step { observed: self.policy.mode == Mode::Observe, ..Step::default() };
+        assert!(before != "done" || (step == nothing && after == "done"), "{step:?} after the end");
+        assert!(step.calls.len() <= 1, "{step:?}");
+        assert!(step.calls.is_empty() || step.calls.iter().all(|call| call.lease_ms == self.policy.lease_ms));
+        let executes = step.counts.contains(&Count::Executed);
+        assert!(may_grant || !executes, "{before} executes without a grant: {step:?}");
+        self.executed += u32::from(executes);
+        assert!(self.executed <= 1, "it executes twice");
+        assert!(!executes || self.exchange.is_running(), "it executes, and {after} is awaited");
+        let bound = self.policy.max_request_bytes.max(self.policy.max_response_bytes);
+        assert!(!self.exchange.awaits_body() || self.exchange.held_bytes() <= bound, "it holds more than it may");
+        assert!(self.exchange.runs().is_none() || self.exchange.waits_for().is_none());
+        match &step.flow {
+            Flow::Answer(reply) => {
+                assert!(!self.only_looks(), "an answer in {:?}", self.policy.mode);
+                assert!(reply.details.starts_with("idempotency_"), "{reply:?}");
+                assert!(reply.headers.all(STATUS).count() <= 1, "{reply:?}");
+            }
+            Flow::Hold => assert!(!self.only_looks(), "held in {:?}", self.policy.mode),
+            Flow::Resume(_) | Flow::Pass => {}
+        }
+    }
+
+    /// Whether it changes nothing of what passes.
+    fn only_looks(&self) -> bool {
+        matches!(self.policy.mode, Mode::Observe | Mode::Off)
+    }
+
+    /// Its stream ends, and everything it may have asked fails: then nothing of it is left.
+    fn comes_to_its_end(&mut self) {
+        let origin = Origin { details: b"downstream_remote_disconnect", attempts: Some(1), connected: true };
+        for _ in 0..4 {
+            let now_ms = self.now_ms;
+            self.feed(Event::Closed { now_ms, origin });
+            self.feed(Event::Executed { now_ms, answer: Executed::Lost });
+            for asked in ASKED {
+                let verdict = Verdict::Failed(Failure::Transport);
+                self.feed(Event::StoreAnswered { now_ms, asked, verdict, may_wait: false });
+            }
+        }
+        assert!(self.exchange.is_done(), "{} is awaited after the end", self.exchange.awaits());
+        assert!(!self.exchange.is_running() && self.exchange.waits_for().is_none());
+    }
+}
+
+fn request_fields(choices: &mut Choices<'_>) -> Headers {
+    let mut headers: Headers = [(":path", "/v1/payments?q=1"), (":authority", "api")].into_iter().collect();
+    headers.push(b":method", choices.one(&["POST", "PATCH", "GET", "CONNECT", ""]).as_bytes());
+    while choices.flag() {
+        let (name, value) = choices.one(&REQUEST_FIELDS);
+        let any = choices.bytes(32);
+        headers.push(name.as_bytes(), if value.is_empty() { any } else { value.as_bytes() });
+    }
+    headers
+}
+
+fn response_fields(choices: &mut Choices<'_>) -> Headers {
+    let mut headers = Headers::default();
+    while choices.flag() {
+        let (name, value) = choices.one(&RESPONSE_FIELDS);
+        let any = choices.bytes(32);
+        headers.push(name.as_bytes(), if value.is_empty() { any } else { value.as_bytes() });
+    }
+    headers
+}
+
+fn origin<'a>(choices: &mut Choices<'a>) -> Origin<'a> {
+    let known = choices.one(&ORIGINS).as_bytes();
+    let attempts = choices.flag().then(|| choices.number());
+    let details = if known.is_empty() { choices.bytes(32) } else { known };
+    Origin { details, attempts, connected: choices.flag() }
+}
+
+fn verdict(choices: &mut Choices<'_>) -> Verdict {
+    let (attempt, number) = (choices.number() as u32, choices.number());
+    match choices.byte() % 14 {
+        0 => Verdict::Granted {
+            attempt,
+            doubt: choices.flag(),
+            upstream_key: choices.flag().then_some(UpstreamKey([9; 16])),
+            expires_ms: number,
+        },
+        1 => Verdict::Completed {
+            attempt,
+            status: choices.number() as u16,
+            response: choices.flag().then(|| choices.bytes(64).to_vec()),
+            age_ms: number,
+            ttl_ms: choices.number(),
+        },
+        2 => Verdict::InFlight { attempt },
+        3 => Verdict::Unknown { attempt, wait_ms: number },
+        4 => Verdict::Mismatch,
+        5 => Verdict::Stale,
+        6 => Verdict::Exhausted { attempt },
+        7 => Verdict::Lost,
+        8 => Verdict::Settled,
+        9 => Verdict::Dropped,
+        10 => Verdict::Deferred,
+        11 => Verdict::Renewed { expires_ms: number },
+        13 => Verdict::Seen(None),
+        _ => Verdict::Failed(choices.one(&[
+            Failure::Timeout,
+            Failure::Transport,
+            Failure::Garbage,
+            Failure::Nonce,
+            Failure::Queue,
+            Failure::Breaker,
+            Failure::Full,
+            Failure::Corrupt,
+            Failure::Redis(RedisError::Err),
+            Failure::Redis(RedisError::Oom),
+        ])),
+    }
+}
+
+const ASKED: [Asked; 5] = [Asked::Claim, Asked::Renew, Asked::Mark, Asked::Settle, Asked::Look];
+
+/// Where no value stands, the fuzzer writes one.
+const REQUEST_FIELDS: [(&str, &str); 12] = [
+    ("idempotency-key", "k"),
+    ("idempotency-key", ""),
+    ("content-length", "5"),
+    ("content-length", "18446744073709551616"),
+    ("content-type", "application/json"),
+    ("content-type", "application/grpc"),
+    ("authorization", ""),
+    ("cookie", "a=b"),
+    ("upgrade", "websocket"),
+    ("connection", "upgrade"),
+    ("idempotency-attempt", "7"),
+    ("x-any", ""),
+];
+const RESPONSE_FIELDS: [(&str, &str); 13] = [
+    ("content-length", "5"),
+    ("content-length", ""),
+    ("content-type", "text/event-stream"),
+    ("idempotency-store", "store"),
+    ("idempotency-store", "retry"),
+    ("idempotency-store", "unknown"),
+    ("idempotency-ttl", ""),
+    ("idempotency-ttl", "4294967295"),
+    ("idempotency-status", "replayed"),
+    ("x-idempotency-details", "via_upstream"),
+    ("x-idempotency-details", ""),
+    ("x-idempotency-attempts", "2"),
+    ("location", ""),
+];
+const ORIGINS: [&str; 8] = [
+    "via_upstream",
+    "response_timeout",
+    "no_healthy_upstream",
+    "downstream_remote_disconnect",
+    "internal_redirect",
+    "request_payload_too_large",
+    "idempotency_mismatch",
+    "",
+];
+
+/// What operators may want of it.
+const DOCUMENTS: [&str; 12] = [
+    "{}",
+    r#"{"policy": {"on_store_failure": "forward", "on_too_large": "bypass", "max_request_bytes": 64, "max_response_bytes": 64}}"#,
+    r#"{"policy": {"on_in_flight": {"action": "wait", "max_wait_ms": 500}, "lease_ms": 1000, "max_running_ms": 3000}}"#,
+    r#"{"policy": {"execution": {"kind": "shielded", "cluster": "c"}, "on_unknown": "hold"}}"#,
+    r#"{"policy": {"execution": {"kind": "shielded", "cluster": "c"}, "save": "after_reply", "on_completed": "conflict"}}"#,
+    r#"{"policy": {"mode": "observe", "on_in_flight": {"action": "wait"}}}"#,
+    r#"{"policy": {"key": {"required": true}, "scope": {"anonymous": "refuse"}, "statuses": "ietf", "expose_cors": true}}"#,
+    r#"{"policy": {"outcomes": {"5xx": "unknown", "4xx": "store", "unsent": "retry"}, "ttl_s": 2, "lease_ms": 1000}}"#,
+    r#"{"policy": {"key": {"inject": {"kind": "uuid"}}, "scope": {"caller": [{"jwt_claim": "sub"}]}}}"#,
+    r#"{"policy": {"key": {"inject": {"kind": "content", "anonymous": true}}, "on_mismatch": "separate"}}"#,
+    r#"{"policy": {"mode": "inject", "key": {"inject": {"kind": "uuid"}}}}"#,
+    r#"{"policy": {"key": {"sources": [{"any": [{"json": "/k"}, {"form": "k"}]}]}, "fingerprint": {"body": "json"}}}"#,
+];
