@@ -18,7 +18,7 @@ WASM_FEATURES := --enable-bulk-memory --enable-multivalue --enable-mutable-globa
 export ENVOY_BIN FILTER_WASM PEER_BIN
 
 .DEFAULT_GOAL := help
-.PHONY: help run check-config test matrix fuzz build lint bench sim clean wasm-target build-tools bench-tools store-tools
+.PHONY: help run check-config test matrix fuzz build lint bench soak sim clean wasm-target build-tools bench-tools store-tools
 
 help: ## Prints this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -80,6 +80,9 @@ sim: ## Simulates SEEDS runs of adversity (20000), shows that each broken safety
 bench: build bench-tools $(ENVOY_BIN) $(PEER_BIN) ## Measures throughput and latency on real Envoy (ONLY=bc: two scenarios of eight).
 	cargo build --locked --release --target wasm32-wasip1 --package empty-filter
 	cargo run --locked --release --package bench
+
+soak: build bench-tools $(ENVOY_BIN) ## Keeps two gateways under mixed load for MINUTES (10), and fails if memory grows beyond what is configured.
+	MINUTES=$(MINUTES) cargo run --locked --release --package bench -- soak
 
 clean: ## Removes everything that was built or fetched.
 	cargo clean

@@ -1,4 +1,4 @@
-//! What `make bench` runs: what the filter costs on real Envoy.
+//! What `make bench` runs: what the filter costs on real Envoy; with the argument `soak`, what `make soak` does.
 //!
 //! One rule: speed is a ratio of two medians in one run, against a reference that is named. Figures of two runs, or of
 //! two machines, are not compared. A target that is missed is told, not punished; a wrong answer ends the run.
@@ -24,6 +24,7 @@ mod report;
 mod rounds;
 mod scenario;
 mod side;
+mod soak;
 mod wrk;
 
 use machine::Machine;
@@ -31,7 +32,8 @@ use nginx::Nginx;
 use rounds::Course;
 
 fn main() -> ExitCode {
-    match run() {
+    let is_soak = std::env::args().nth(1).is_some_and(|argument| argument == "soak");
+    match if is_soak { number("MINUTES", 10).and_then(soak::run) } else { run() } {
         Ok(()) => ExitCode::SUCCESS,
         Err(complaint) => {
             eprintln!("\n{complaint}");

@@ -64,6 +64,7 @@ http {{
     server {{
         listen {addr} reuseport;
         default_type application/json;
+        location /fail {{ return 503; }}
         location / {{
             if ($request_method = GET) {{ return 200 '{body}'; }}
             return 201 '{body}';

@@ -86,24 +86,33 @@ impl Load {
             Keys::None | Keys::Same(_) => "''",
         };
         format!(
-            "local threads = 0
-function setup(one) threads = threads + 1; one:set('thread', threads) end
-function init(arguments) turn = arguments[1]; count = 0 end
-local head, tail = {}, {}
+            "{}local head, tail = {}, {}
 function request() count = count + 1; return head .. {key} .. tail end
+",
+            frame("turn"),
+            quote(&head),
+            quote(&tail),
+        )
+    }
+}
+
+/// What every script begins with: each thread knows its number, the name of its turn and a count, and at the end the
+/// figures are said.
+pub fn frame(turn: &str) -> String {
+    format!(
+        "local threads = 0
+function setup(one) threads = threads + 1; one:set('thread', threads) end
+function init(arguments) {turn} = arguments[1]; count = 0 end
 function done(summary, latency)
   local errors = summary.errors
   io.write(string.format({}, summary.duration, summary.requests, errors.status,
     errors.connect + errors.read + errors.write, latency:percentile(50), latency:percentile(99)))
 end
 ",
-            quote(&head),
-            quote(&tail),
-            quote(&format!(
-                "{MARK}{{\"duration_us\":%d,\"requests\":%d,\"bad_statuses\":%d,\"lost\":%d,\"p50_us\":%d,\"p99_us\":%d}}\n"
-            )),
-        )
-    }
+        quote(&format!(
+            "{MARK}{{\"duration_us\":%d,\"requests\":%d,\"bad_statuses\":%d,\"lost\":%d,\"p50_us\":%d,\"p99_us\":%d}}\n"
+        )),
+    )
 }
 
 /// Sends for so long what a script says; `name` tells the fresh keys of one turn from those of all others.
