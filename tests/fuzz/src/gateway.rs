@@ -192,6 +192,7 @@ impl World {
         if is_shielded {
             // What the internal listener writes down.
             headers.push(b"x-idempotency-details", details);
+            headers.push(b"x-idempotency-attempts", b"1");
             headers.push(b"x-idempotency-upstream", if origin.connected { b"127.0.0.1:1" } else { b"-" });
         }
         let event = match is_shielded {
