@@ -3,7 +3,7 @@
 //! Its one rule: the judge believes the ledger and the answers alone; neither gateways nor Redis are asked.
 //! It does not know which trouble it was.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
@@ -50,6 +50,12 @@ impl Promise {
     pub fn takeovers(executions: usize, lease: Duration) -> Promise {
         // A claim is a little older than its execution.
         Promise { executions, apart: lease / 2, ..Promise::ONCE }
+    }
+
+    /// The same where gateways stop: what one had let go when it stopped, and Envoy had not written yet, arrives whenever
+    /// it goes on, under the smaller number of its attempt.
+    pub fn takeovers_and_latecomers(executions: usize) -> Promise {
+        Promise { executions, attempts_rise: false, ..Promise::ONCE }
     }
 }
 
@@ -172,6 +178,8 @@ fn judge(world: &SharedWorld, stories: &[Story], promise: Promise) {
         assert!((1..=promise.executions).contains(&count), "{path} executed {count} times; told {told:?}");
         let attempts: Vec<_> = executions.iter().map(|entry| entry.attempt.expect("it ran under a claim")).collect();
         assert!(!promise.attempts_rise || attempts.is_sorted_by(|one, next| one < next), "{path}: {attempts:?}");
+        let distinct: HashSet<_> = attempts.iter().collect();
+        assert!(!promise.nothing_stored_is_lost || distinct.len() == count, "{path}: {attempts:?}");
         let gaps = executions.windows(2).map(|pair| pair[1].at - pair[0].at);
         let closest = gaps.min().unwrap_or(Duration::MAX);
         assert!(closest >= promise.apart, "{path} executed twice within {closest:?}; told {told:?}");

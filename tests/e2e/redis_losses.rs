@@ -58,7 +58,7 @@ fn a_gateway_is_killed_under_load() {
 #[test]
 fn a_gateway_sleeps_past_its_leases_under_load() {
     let world = SharedWorld::start(json!({ "policy": { "lease_ms": 1000, "ttl_s": 1800 } }));
-    storm(&world, Promise::takeovers(2, LEASE), |progress| {
+    storm(&world, Promise::takeovers_and_latecomers(2), |progress| {
         world.gateways[0].freeze();
         let frozen = Instant::now();
         wait_until("two leases have passed", PATIENCE, || frozen.elapsed() > 2 * LEASE);
