@@ -3,10 +3,9 @@
 //! Its one rule: the service sees a key that is the same for every attempt of one operation and for no other.
 //! It does not know keys that clients bring, but for those they were told.
 
-use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use harness::{Response, SharedWorld, World, send_all};
+use harness::{PATIENCE, Response, SharedWorld, World, send_all, wait_until};
 use serde_json::{Value, json};
 
 use crate::check::{is_refusal, refused, replays, said};
@@ -42,6 +41,12 @@ fn document() -> Value {
             rule("/send-required/", json!({ "mode": "inject", "key": { "required": true } })),
         ],
     })
+}
+
+/// Windows end by the clock.
+fn let_pass(time: Duration) {
+    let since = Instant::now();
+    wait_until("time has passed", PATIENCE, || since.elapsed() > time);
 }
 
 fn is_uuid(text: &str) -> bool {
@@ -133,7 +138,7 @@ fn the_same_content_within_the_window_is_the_same_operation_and_in_the_next_a_ne
     repeats(&buy("one book"), &first);
     assert_eq!(first.header("idempotency-key"), None, "nobody could retry with it");
     executed(&buy("two books"), 1);
-    sleep(WINDOW + Duration::from_millis(200));
+    let_pass(WINDOW + Duration::from_millis(200));
     let later = buy("one book");
     executed(&later, 1);
     assert_ne!(later.body, first.body);
@@ -152,7 +157,7 @@ fn the_window_begins_with_the_first_request_and_not_anew_with_each() {
     executed(&buy(), 1);
     let mut executions = 1;
     for _ in 0..12 {
-        sleep(WINDOW / 5);
+        let_pass(WINDOW / 5);
         executions += u32::from(said(&buy()).starts_with("executed;"));
     }
     // Twelve fifths of a window: two or three windows begin, whatever the machine does.
@@ -175,7 +180,7 @@ fn an_execution_that_outlasts_its_window_still_answers_for_it() {
     let world = world();
     let buy = world.post("/content/slow").header("authorization", "me");
     let mut running = start(&world, &buy, "one book", "slow window");
-    sleep(WINDOW + Duration::from_millis(200));
+    let_pass(WINDOW + Duration::from_millis(200));
     refused(&buy.clone().body("one book").send(), 429, "in-flight", Some("1"));
     world.ledger.open("slow window");
     let first = running.response();
@@ -282,7 +287,7 @@ fn gateways_on_one_redis_share_a_window() {
     executed(&first, 1);
     repeats(&buy().to(world.other()).send(), &first);
     repeats(&buy().send(), &first);
-    sleep(WINDOW + Duration::from_millis(200));
+    let_pass(WINDOW + Duration::from_millis(200));
     executed(&buy().to(world.other()).send(), 1);
     let entries = world.ledger.entries_for("/content/shared");
     assert_eq!(entries.len(), 2);
