@@ -166,7 +166,8 @@ impl Request {
         self.try_open().unwrap_or_else(|message| panic!("{message}"))
     }
 
-    fn try_open(&self) -> Result<Connection, String> {
+    /// As [`open`](Request::open), with a sentence when nobody takes the connection.
+    pub fn try_open(&self) -> Result<Connection, String> {
         let what = format!("{} {} to {}", self.method, self.path, self.to);
         let stream = TcpStream::connect_timeout(&self.to, PATIENCE)
             .map_err(|error| format!("{what}: the connection failed ({error})."))?;
@@ -374,7 +375,8 @@ impl Connection {
         let _ = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
     }
 
-    fn try_write(&mut self, bytes: &[u8]) -> Result<(), String> {
+    /// As [`write`](Connection::write), with a sentence when the peer has gone.
+    pub fn try_write(&mut self, bytes: &[u8]) -> Result<(), String> {
         self.stream.write_all(bytes).map_err(|error| self.sentence(&format!("sending failed ({error})")))
     }
 
@@ -389,7 +391,8 @@ impl Connection {
         if self.unread.starts_with(b"HTTP/1.1 1") { Ok(None) } else { self.try_response().map(Some) }
     }
 
-    fn try_head(&mut self) -> Result<Response, String> {
+    /// As [`head`](Connection::head), with a sentence when there is none.
+    pub fn try_head(&mut self) -> Result<Response, String> {
         let mut interim = Vec::new();
         loop {
             let line = self.line()?;

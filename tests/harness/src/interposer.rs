@@ -45,9 +45,13 @@ pub enum Fault {
     SayAfter(u16, Vec<u8>),
     /// It is not run, and nothing comes back.
     Silence,
+    /// It goes and its reply comes in small pieces.
+    Slice,
     /// It is run, and gets the reply of the next call that is swapped, which gets this one's: Webdis before 0.1.20
     /// does so when a client has gone.
     Swap,
+    /// It is run twice, and the first reply comes.
+    Twice,
 }
 
 impl Fault {
@@ -235,6 +239,17 @@ async fn serve(client: TcpStream, desk: &Desk) -> io::Result<()> {
                 tokio::time::sleep(time).await;
                 store.ask(&call).await?
             }
+            Fault::Slice => {
+                store.send_sliced(&call).await?;
+                let reply = store.message().await?;
+                client.send_sliced(&reply).await?;
+                continue;
+            }
+            Fault::Twice => {
+                let reply = store.ask(&call).await?;
+                store.ask(&call).await?;
+                reply
+            }
             Fault::Pass => tokio::select! {
                 reply = store.ask(&call) => reply?,
                 // Webdis is to see that its client has gone, because it may go wrong from there.
@@ -320,6 +335,15 @@ impl Line {
         self.stream.write_all(message).await
     }
 
+    async fn send_sliced(&mut self, message: &[u8]) -> io::Result<()> {
+        for slice in message.chunks(message.len().div_ceil(SLICES)) {
+            self.send(slice).await?;
+            // Otherwise the kernel would join them again.
+            tokio::time::sleep(BETWEEN_SLICES).await;
+        }
+        Ok(())
+    }
+
     async fn ask(&mut self, call: &[u8]) -> io::Result<Vec<u8>> {
         self.send(call).await?;
         self.message().await
@@ -360,3 +384,6 @@ fn message_len(bytes: &[u8]) -> io::Result<Option<usize>> {
 fn head_len(bytes: &[u8]) -> Option<usize> {
     bytes.windows(4).position(|end| end == b"\r\n\r\n").map(|start| start + 4)
 }
+
+const SLICES: usize = 20;
+const BETWEEN_SLICES: Duration = Duration::from_millis(1);

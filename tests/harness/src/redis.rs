@@ -23,6 +23,7 @@ pub const DURABLE: [&str; 4] = ["--appendonly", "yes", "--appendfsync", "always"
 pub struct Redis {
     process: Mutex<Process>,
     arguments: Vec<String>,
+    env: Vec<(String, String)>,
     // Dropped after the process has ended.
     port: Port,
     folder: TempDir,
@@ -41,14 +42,25 @@ impl Redis {
         Redis::try_start(arguments).unwrap_or_else(|message| panic!("{message}"))
     }
 
+    /// As [`with`](Redis::with), with variables for its environment.
+    #[track_caller]
+    pub fn with_env(arguments: &[&str], env: &[(&str, &str)]) -> Redis {
+        Redis::try_start_with_env(arguments, env).unwrap_or_else(|message| panic!("{message}"))
+    }
+
     /// As [`with`](Redis::with), with a sentence and the log when it does not start.
     pub fn try_start(arguments: &[&str]) -> Result<Redis, String> {
+        Redis::try_start_with_env(arguments, &[])
+    }
+
+    fn try_start_with_env(arguments: &[&str], env: &[(&str, &str)]) -> Result<Redis, String> {
         let folder = TempDir::with_prefix("envoy-idempotency-redis-")
             .map_err(|error| format!("No temporary folder: {error}."))?;
         let arguments = arguments.iter().map(ToString::to_string).collect::<Vec<_>>();
         let port = Port::unshared();
-        let process = launch(&port, &folder, &arguments)?;
-        Ok(Redis { process: Mutex::new(process), arguments, port, folder })
+        let env = env.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect::<Vec<_>>();
+        let process = launch(&port, &folder, &arguments, &env)?;
+        Ok(Redis { process: Mutex::new(process), arguments, env, port, folder })
     }
 
     /// Starts a copy that follows this one, and returns when it has caught up.
@@ -105,7 +117,7 @@ impl Redis {
     pub fn restart(&self) {
         let mut process = self.process();
         process.kill();
-        *process = launch(&self.port, &self.folder, &self.arguments).unwrap_or_else(|message| panic!("{message}"));
+        *process = launch(&self.port, &self.folder, &self.arguments, &self.env).unwrap_or_else(|message| panic!("{message}"));
     }
 
     /// Stops it in its tracks (SIGSTOP): connections stay, nothing is answered.
@@ -155,11 +167,11 @@ impl RedisCluster {
     }
 }
 
-fn launch(port: &Port, folder: &TempDir, arguments: &[String]) -> Result<Process, String> {
+fn launch(port: &Port, folder: &TempDir, arguments: &[String], env: &[(String, String)]) -> Result<Process, String> {
     let mut command = Command::new("redis-server");
     command.args(["--bind", "127.0.0.1", "--port", &port.number().to_string(), "--save", ""]);
     command.args(["--repl-diskless-sync-delay", "0", "--dir"]);
-    command.arg(folder.path()).args(arguments);
+    command.arg(folder.path()).args(arguments).envs(env.iter().cloned());
     let process = Process::start("Redis", command, &folder.path().join("redis.log"))
         .map_err(|error| format!("redis-server cannot be started ({error}): `make test` installs it."))?;
     let answers = wait_for("Redis answers", PATIENCE, || match process.ended() {

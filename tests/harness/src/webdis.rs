@@ -68,6 +68,16 @@ impl Webdis {
         self.running().process.kill();
     }
 
+    /// Stops it in its tracks (SIGSTOP): connections stay, nothing is answered.
+    pub fn freeze(&self) {
+        self.running().process.freeze();
+    }
+
+    /// Lets it go on after [`freeze`](Webdis::freeze).
+    pub fn thaw(&self) {
+        self.running().process.thaw();
+    }
+
     /// Starts it again on the same port, if need be after ending it with SIGKILL.
     #[track_caller]
     pub fn restart(&self) {

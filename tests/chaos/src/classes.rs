@@ -1,0 +1,117 @@
+//! The fault classes, one row each.
+//!
+//! One rule: a row says what is done and what is still promised; how it is done and healed is in `scene`.
+//! It does not know how often or in which order they come.
+//!
+//! What a network may also do and no gateway can notice is left out: swapping the answers of the service, or delivering
+//! a request to it twice, which is what `Idempotency-Operation` and `Idempotency-Attempt` are for.
+
+use std::time::Duration;
+
+use harness::Fault;
+
+use crate::history::Sent;
+use crate::scene::{BRIEFLY, PAST_A_LEASE, Scene};
+use crate::traffic::HangUp;
+use crate::upstream::Mood;
+
+/// One way to break things.
+pub struct Class {
+    /// Its name, for `ONLY` and the table.
+    pub name: &'static str,
+    /// What is still promised under it.
+    pub promise: Promise,
+    /// Breaks and heals.
+    pub inject: fn(&mut Scene<'_>),
+}
+
+/// What is still promised. Everything that is excused is in `checker`; the classes only say when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Promise {
+    /// Everything: one execution, beyond takeovers of what is unknown after its lease, and an answer for everybody.
+    Everything,
+    /// Everything, but clients may lose their connections.
+    NoAnswer,
+    /// Everything, but attempts may reach the service in another order; their numbers tell it.
+    Order,
+    /// Everything, but leases are shorter or longer by the jump, so attempts may overlap under different numbers.
+    Leases,
+    /// Replays are true and stay in their scope; what was running or completed before the loss may execute once more.
+    UntilTheLoss,
+}
+
+const fn row(name: &'static str, promise: Promise, inject: fn(&mut Scene<'_>)) -> Class {
+    Class { name, promise, inject }
+}
+
+/// All of them.
+pub const CLASSES: &[Class] = &[
+    // The network between the gateways and the store.
+    row("store cut before", Promise::Everything, |s| s.to_store(Fault::CutBefore)),
+    row("store cut after", Promise::Everything, |s| s.to_store(Fault::CutAfter)),
+    row("store cut inside", Promise::Everything, |s| s.to_store(Fault::CutInside)),
+    row("store swap", Promise::Everything, |s| s.to_store(Fault::Swap)),
+    row("store twice", Promise::Everything, |s| s.to_store(Fault::Twice)),
+    row("store slice", Promise::Everything, |s| s.to_store(Fault::Slice)),
+    row("store delay", Promise::Everything, |s| s.to_store(Fault::DelayReply(Duration::from_millis(200)))),
+    row("store too late", Promise::Everything, |s| s.to_store(Fault::DelayReply(Duration::from_millis(400)))),
+    row("store runs late", Promise::Everything, |s| s.to_store(Fault::Late(Duration::from_millis(400)))),
+    row("store blackhole", Promise::Everything, |s| s.to_store(Fault::Silence)),
+    row("store refused", Promise::Everything, |s| s.refuse_store()),
+    row("store garbage", Promise::Everything, |s| s.to_store(Fault::SayAfter(200, b"<html>It works!</html>".to_vec()))),
+    row("store 502", Promise::Everything, |s| s.to_store(Fault::SayAfter(502, Vec::new()))),
+    row("store loading", Promise::Everything, |s| s.to_store(Fault::error("LOADING Redis is loading the dataset"))),
+    // The store's processes.
+    row("webdis kill", Promise::Everything, |s| s.kill_webdis()),
+    row("webdis stop", Promise::Everything, |s| s.stop_webdis()),
+    row("redis kill", Promise::Everything, |s| s.kill_redis()),
+    row("redis stop", Promise::Everything, |s| s.stop_redis()),
+    row("redis unsaved", Promise::UntilTheLoss, |s| s.lose_unsaved()),
+    // Its data and moods.
+    row("redis flush", Promise::UntilTheLoss, |s| s.flush()),
+    row("record deleted", Promise::UntilTheLoss, |s| s.delete_records()),
+    row("record damaged", Promise::UntilTheLoss, |s| s.damage_records()),
+    row("record type", Promise::UntilTheLoss, |s| s.change_type()),
+    row("redis full", Promise::Everything, |s| s.fill_memory()),
+    row("redis read-only", Promise::Everything, |s| s.make_read_only()),
+    row("redis no script", Promise::Everything, |s| s.forget_scripts()),
+    row("redis busy", Promise::Everything, |s| s.keep_busy()),
+    row("redis pause", Promise::Everything, |s| s.pause_clients()),
+    row("redis hangs up", Promise::Everything, |s| s.drop_clients()),
+    // Replication.
+    row("replica kill", Promise::Everything, |s| s.kill_replica()),
+    row("replica stop", Promise::Everything, |s| s.stop_replica()),
+    row("replica missed", Promise::Everything, |s| s.miss_replica()),
+    row("failover", Promise::Everything, |s| s.hand_over()),
+    row("failover lag", Promise::UntilTheLoss, |s| s.fail_over_with_lag()),
+    // Clocks.
+    row("clock forward", Promise::Leases, |s| s.jump(5)),
+    row("clock back", Promise::Leases, |s| s.jump(-5)),
+    // The gateways.
+    row("envoy kill", Promise::NoAnswer, |s| s.kill_gateway()),
+    row("envoy end", Promise::NoAnswer, |s| s.end_gateway()),
+    row("envoy stop", Promise::Everything, |s| s.stop_gateway(BRIEFLY)),
+    row("envoy sleep", Promise::Everything, |s| s.stop_gateway(PAST_A_LEASE)),
+    row("envoy policy", Promise::NoAnswer, |s| s.update_policy()),
+    row("envoy vm", Promise::NoAnswer, |s| s.update_vm()),
+    // Clients.
+    row("hang-up head", Promise::Everything, |s| s.hang_up(HangUp::AfterHead)),
+    row("hang-up body", Promise::Everything, |s| s.hang_up(HangUp::InBody)),
+    row("hang-up claim", Promise::Everything, |s| s.hang_up(HangUp::AtOnce)),
+    row("hang-up running", Promise::Everything, |s| s.hang_up(HangUp::WhileRunning)),
+    row("hang-up answer", Promise::Everything, |s| s.hang_up(HangUp::InAnswer)),
+    // The service, and the network before it.
+    row("upstream kill", Promise::NoAnswer, |s| s.kill_upstream()),
+    row("upstream stop", Promise::Order, |s| s.stop_upstream()),
+    row("upstream 500", Promise::Everything, |s| s.mood(Mood { status: Some(500), ..Mood::default() }, BRIEFLY)),
+    row("upstream 502", Promise::Everything, |s| s.mood(Mood { status: Some(502), ..Mood::default() }, BRIEFLY)),
+    row("upstream slow", Promise::Everything, |s| s.mood(Mood { delay_ms: 1200, ..Mood::default() }, BRIEFLY)),
+    row("upstream resets", Promise::Everything, |s| s.mood(Mood { sent: Sent::Nothing, ..Mood::default() }, BRIEFLY)),
+    row("upstream breaks off", Promise::NoAnswer, |s| s.break_off()),
+    row("upstream refused", Promise::Everything, |s| s.refuse_upstream()),
+    row("upstream cut before", Promise::Everything, |s| s.to_upstream(Fault::CutBefore)),
+    row("upstream cut after", Promise::Everything, |s| s.to_upstream(Fault::CutAfter)),
+    row("upstream cut inside", Promise::NoAnswer, |s| s.to_upstream_breaking(Fault::CutInside)),
+    row("upstream slice", Promise::Everything, |s| s.to_upstream(Fault::Slice)),
+    row("upstream blackhole", Promise::Everything, |s| s.to_upstream(Fault::Silence)),
+];

@@ -1,0 +1,83 @@
+//! `make chaos`: the plan, from a seed, and the verdict.
+//!
+//! One rule: it ends well only if nothing at all is wrong.
+//! It does not know what the classes do.
+//!
+//! | variable | meaning | otherwise |
+//! |---|---|---|
+//! | `SEED` | of the plan and the traffic | the time |
+//! | `ONLY` | the classes whose names contain this | all |
+//! | `TIMES` | how often each class is injected | 20 |
+//! | `REQUESTS` | how many there must be at least | 200000; 0 with `ONLY` or `TIMES` |
+
+use std::env;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use chaos::classes::{CLASSES, Class};
+use chaos::random::Random;
+use chaos::run::run;
+use chaos::table::{Table, tell};
+use chaos::upstream;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    if let [what, port, ledger] = arguments.as_slice()
+        && what == "upstream"
+    {
+        let port = port.parse().expect("the port is a number");
+        upstream::serve(port, Path::new(ledger)).expect("the service runs until it is ended");
+        return ExitCode::SUCCESS;
+    }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
+    let seed = number("SEED").unwrap_or(now);
+    let only = env::var("ONLY").unwrap_or_default();
+    let times = number("TIMES").unwrap_or(20);
+    let is_whole = only.is_empty() && number("TIMES").is_none();
+    let wanted = number("REQUESTS").unwrap_or(if is_whole { 200_000 } else { 0 });
+
+    let mut random = Random::new(seed);
+    let classes: Vec<&Class> = CLASSES.iter().filter(|class| class.name.contains(&only)).collect();
+    let mut plan: Vec<&Class> = classes.iter().flat_map(|class| (0..times).map(move |_| *class)).collect();
+    random.shuffle(&mut plan);
+    println!("SEED={seed}: {} classes, {times} times each.", classes.len());
+
+    let started = Instant::now();
+    let mut table = Table::default();
+    let mut wrong = Vec::new();
+    for part in plan.chunks(PER_WORLD) {
+        let outcome = run(part, &mut random);
+        table.add(&outcome);
+        let (after_s, requests) = (started.elapsed().as_secs(), table.requests());
+        let violations = outcome.violations.len();
+        println!("After {after_s} s: {requests} requests; this world had {} faults, {violations} violations.", part.len());
+        wrong.extend(outcome.violations.iter().take(SHOWN).map(|violation| tell(violation, &outcome)));
+        wrong.extend(outcome.complaints);
+    }
+    println!("{table}");
+    for class in classes {
+        let injections = table.row(class.name).injections as u64;
+        if injections < times {
+            wrong.push(format!("{} was injected {injections} times.", class.name));
+        }
+    }
+    let requests = table.requests() as u64;
+    if requests < wanted {
+        wrong.push(format!("There were {requests} requests; {wanted} were wanted."));
+    }
+    println!("SEED={seed}, {} s, {requests} requests, {} things wrong.", started.elapsed().as_secs(), wrong.len());
+    for what in &wrong {
+        println!("{what}");
+    }
+    if wrong.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn number(name: &str) -> Option<u64> {
+    env::var(name).ok().filter(|text| !text.is_empty()).map(|text| text.parse().expect("it is a number"))
+}
+
+/// How many injections one world has to bear.
+const PER_WORLD: usize = 150;
+/// How many violations of one world are told.
+const SHOWN: usize = 10;

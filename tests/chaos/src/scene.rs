@@ -1,0 +1,428 @@
+//! One world under load, and the hands that break it.
+//!
+//! One rule: every hand leaves the world whole, and notes exactly what its fault may excuse, and when.
+//! It does not know what comes of it: that is for the checker to say.
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+use harness::{Fault, Interposer, PATIENCE, Redis, wait_until};
+use serde_json::{Value, json};
+
+use crate::clock::now_us;
+use crate::history::{Excuses, Loss, Lost, Sent, Span};
+use crate::random::Random;
+use crate::traffic::{HangUp, Traffic};
+use crate::upstream::Mood;
+use crate::world::{LEASE_MS, World, document};
+
+/// How long a fault lasts that only has to meet some requests.
+pub const BRIEFLY: Duration = Duration::from_millis(150);
+/// Longer than a claim stands without renewal.
+pub const PAST_A_LEASE: Duration = Duration::from_millis(LEASE_MS + 300);
+
+/// A world, its load, and what was done to it.
+#[derive(Debug)]
+pub struct Scene<'a> {
+    /// What is broken.
+    pub world: World,
+    /// What may be excused.
+    pub excuses: Excuses,
+    /// VMs that were loaded again, in gateways that have gone since.
+    pub reloads: u64,
+    traffic: &'a Traffic,
+    random: Random,
+    updates: u64,
+}
+
+impl<'a> Scene<'a> {
+    /// A world that nothing has been done to.
+    pub fn new(world: World, traffic: &'a Traffic, random: Random) -> Scene<'a> {
+        Scene { world, excuses: Excuses::default(), reloads: 0, traffic, random, updates: 0 }
+    }
+
+    /// Lets a fault last.
+    pub fn last(&self, time: Duration) {
+        let since = Instant::now();
+        wait_until("the fault has lasted", PATIENCE, || since.elapsed() >= time);
+    }
+
+    /// Returns when clients get along again.
+    pub fn recover(&self) {
+        let before = self.traffic.settled();
+        wait_until("operations are settled again", PATIENCE, || self.traffic.settled() >= before + 10);
+    }
+
+    /// Every call to the store meets this for a while.
+    pub fn to_store(&mut self, fault: Fault) {
+        self.between(|world| &world.to_store, fault);
+    }
+
+    /// Every request to the service meets this for a while.
+    pub fn to_upstream(&mut self, fault: Fault) {
+        self.between(|world| &world.to_upstream, fault);
+    }
+
+    /// Every request to the service meets this for a while, and clients may find their answers broken off.
+    pub fn to_upstream_breaking(&mut self, fault: Fault) {
+        self.breaking(|scene| scene.to_upstream(fault));
+    }
+
+    fn between(&mut self, which: impl Fn(&World) -> &Interposer, fault: Fault) {
+        let interposer = which(&self.world);
+        let before = interposer.calls();
+        interposer.set(fault);
+        self.last(BRIEFLY);
+        which(&self.world).wait_for_calls(before + 1);
+        which(&self.world).set(Fault::Pass);
+    }
+
+    /// Nobody can connect to the store for a while.
+    pub fn refuse_store(&mut self) {
+        self.world.to_store.close();
+        self.last(BRIEFLY);
+        self.world.to_store.open();
+    }
+
+    /// Nobody can connect to the service for a while.
+    pub fn refuse_upstream(&mut self) {
+        self.world.to_upstream.close();
+        self.last(BRIEFLY);
+        self.world.to_upstream.open();
+    }
+
+    /// Puts the service in a mood for a while.
+    pub fn mood(&mut self, mood: Mood, time: Duration) {
+        let seen = self.world.to_upstream.calls();
+        self.world.upstream.mood(mood);
+        self.last(time);
+        self.world.to_upstream.wait_for_calls(seen + 1);
+        self.world.upstream.mood(Mood::default());
+    }
+
+    /// The service breaks off in the middle of its answers, and clients may find theirs broken off too.
+    pub fn break_off(&mut self) {
+        self.breaking(|scene| scene.mood(Mood { sent: Sent::Head, ..Mood::default() }, BRIEFLY));
+    }
+
+    /// The service crashes and comes back with the ledger it has.
+    pub fn kill_upstream(&mut self) {
+        self.breaking(|scene| {
+            scene.world.upstream.kill();
+            scene.last(BRIEFLY);
+            scene.world.upstream.restart();
+        });
+    }
+
+    /// The service stands still, and then works on what has gathered before it.
+    pub fn stop_upstream(&mut self) {
+        let from_us = now_us();
+        self.world.upstream.freeze();
+        self.last(PAST_A_LEASE);
+        self.world.upstream.thaw();
+        self.recover();
+        self.excuses.stalls.push(Span { from_us, to_us: now_us() });
+    }
+
+    /// Clients hang up.
+    pub fn hang_up(&mut self, when: HangUp) {
+        self.traffic.hang_up(when, 20);
+        wait_until("clients have hung up", PATIENCE, || self.traffic.hang_ups_left() == 0);
+    }
+
+    /// A gateway crashes and is started again.
+    pub fn kill_gateway(&mut self) {
+        let which = self.random.below(2) as usize;
+        self.note_reloads();
+        self.breaking(|scene| {
+            scene.world.gateways[which].kill();
+            scene.world.gateways[which].restart();
+        });
+    }
+
+    /// A gateway is ended in good order and is started again.
+    pub fn end_gateway(&mut self) {
+        let which = self.random.below(2) as usize;
+        self.note_reloads();
+        self.breaking(|scene| {
+            scene.world.gateways[which].stop();
+            scene.world.gateways[which].restart();
+        });
+    }
+
+    /// A gateway stands still.
+    pub fn stop_gateway(&mut self, time: Duration) {
+        let which = self.random.below(2) as usize;
+        self.world.gateways[which].freeze();
+        self.last(time);
+        self.world.gateways[which].thaw();
+    }
+
+    /// A gateway gets other rules for its filter: the cache off, or on again.
+    pub fn update_policy(&mut self) {
+        let which = self.random.below(2) as usize;
+        self.updates += 1;
+        let mut document = document();
+        if self.updates % 2 == 1 {
+            document["store"]["cache"] = Value::Null;
+        }
+        document["policy"]["max_running_ms"] = json!(100_000 + self.updates);
+        self.replacing(|scene| scene.world.gateways[which].update_plugin_config(&document));
+    }
+
+    /// A gateway gets a new VM, which shares nothing with the old one.
+    pub fn update_vm(&mut self) {
+        let which = self.random.below(2) as usize;
+        self.updates += 1;
+        let id = format!("idempotency-{}", self.updates);
+        self.replacing(|scene| {
+            scene.world.gateways[which].update_listener(|listener| {
+                let filters = &mut harness::gateway::hcm_of(listener)["http_filters"];
+                filters[0]["typed_config"]["config"]["vm_config"]["vm_id"] = json!(id);
+            })
+        });
+    }
+
+    /// Replaces a listener; its connections are cut when it has drained.
+    fn replacing(&mut self, update: impl FnOnce(&mut Scene<'a>) -> Result<(), String>) {
+        self.breaking(|scene| {
+            update(scene).expect("Envoy takes a listener that is as good as the one before");
+            scene.last(DRAINED);
+        });
+    }
+
+    /// Webdis crashes and comes back.
+    pub fn kill_webdis(&mut self) {
+        self.world.webdis.kill();
+        self.last(BRIEFLY);
+        self.world.webdis.restart();
+    }
+
+    /// Webdis stands still.
+    pub fn stop_webdis(&mut self) {
+        self.world.webdis.freeze();
+        self.last(PAST_A_LEASE);
+        self.world.webdis.thaw();
+    }
+
+    /// Redis crashes and comes back with all it has acknowledged.
+    pub fn kill_redis(&mut self) {
+        self.world.primary().kill();
+        self.last(BRIEFLY);
+        self.world.primary().restart();
+        self.world.follow();
+    }
+
+    /// Redis stands still.
+    pub fn stop_redis(&mut self) {
+        self.world.primary().freeze();
+        self.last(PAST_A_LEASE);
+        self.world.primary().thaw();
+    }
+
+    /// Redis stops writing to its disk, crashes, and comes back with what it had written before.
+    pub fn lose_unsaved(&mut self) {
+        let since_us = now_us();
+        self.config("appendonly", "no");
+        self.last(BRIEFLY);
+        let from_us = now_us();
+        self.world.primary().kill();
+        self.world.primary().restart();
+        self.lose(from_us, Lost::Since(since_us));
+        self.world.follow();
+    }
+
+    /// The replica dies and is started again.
+    pub fn kill_replica(&mut self) {
+        self.world.replica().kill();
+        self.last(BRIEFLY);
+        self.world.replica().restart();
+        self.world.follow();
+    }
+
+    /// The replica stands still.
+    pub fn stop_replica(&mut self) {
+        self.world.replica().freeze();
+        self.last(BRIEFLY);
+        self.world.replica().thaw();
+    }
+
+    /// Redis wants a replica that hears it, and there is none.
+    pub fn miss_replica(&mut self) {
+        self.world.replica().ask(&["REPLICAOF", "NO", "ONE"]);
+        self.config("min-replicas-to-write", "1");
+        self.last(BRIEFLY);
+        self.config("min-replicas-to-write", "0");
+        self.world.follow();
+    }
+
+    /// The replica hears nothing for a while, the primary dies, the replica takes its place.
+    pub fn fail_over_with_lag(&mut self) {
+        let since_us = now_us();
+        self.world.replica().ask(&["REPLICAOF", "NO", "ONE"]);
+        self.last(BRIEFLY);
+        let from_us = now_us();
+        self.world.primary().kill();
+        self.world.webdis.turn_to(self.world.replica().addr());
+        self.lose(from_us, Lost::Since(since_us));
+        self.world.redis[self.world.primary].restart();
+        self.world.primary = 1 - self.world.primary;
+        self.world.follow();
+    }
+
+    /// The primary hands over to the replica when that has caught up (`FAILOVER`), so nothing is lost.
+    pub fn hand_over(&mut self) {
+        self.world.primary().ask(&["FAILOVER"]);
+        let is_primary = |redis: &Redis| redis.ask(&["INFO", "replication"]).text().contains("role:master");
+        wait_until("the replica has taken over", PATIENCE, || {
+            is_primary(self.world.replica()) && !is_primary(self.world.primary())
+        });
+        self.world.primary = 1 - self.world.primary;
+        self.world.webdis.turn_to(self.world.primary().addr());
+        self.world.follow();
+    }
+
+    /// All records are gone.
+    pub fn flush(&mut self) {
+        let from_us = now_us();
+        self.world.primary().ask(&["FLUSHALL"]);
+        self.lose(from_us, Lost::Everything);
+    }
+
+    /// Some records are gone.
+    pub fn delete_records(&mut self) {
+        let keys = self.some_keys();
+        let from_us = now_us();
+        self.delete(&keys);
+        self.lose(from_us, Lost::Operations(operations(&keys)));
+    }
+
+    /// Some records are damaged in the middle, and deleted later.
+    pub fn damage_records(&mut self) {
+        let keys = self.some_keys();
+        let from_us = now_us();
+        for key in &keys {
+            // The version stays readable, so that what is read is a record that has been damaged.
+            self.world.primary().ask(&[b"SETRANGE".as_slice(), key, b"9", b"\xff\x00chaos\xff"]);
+        }
+        self.last(BRIEFLY);
+        self.delete(&keys);
+        self.lose(from_us, Lost::Operations(operations(&keys)));
+    }
+
+    /// Some records become lists, and are deleted later.
+    pub fn change_type(&mut self) {
+        let keys = self.some_keys();
+        let from_us = now_us();
+        for key in &keys {
+            let script = b"redis.call('DEL', KEYS[1]) redis.call('RPUSH', KEYS[1], 'chaos')";
+            self.world.primary().ask(&[b"EVAL".as_slice(), script, b"1", key]);
+        }
+        self.last(BRIEFLY);
+        self.delete(&keys);
+        self.lose(from_us, Lost::Operations(operations(&keys)));
+    }
+
+    /// Redis has no memory left and evicts nothing.
+    pub fn fill_memory(&mut self) {
+        self.config("maxmemory-policy", "noeviction");
+        self.config("maxmemory", "1");
+        self.last(BRIEFLY);
+        self.config("maxmemory", "0");
+    }
+
+    /// Redis follows somebody who is not there, and takes no writes.
+    pub fn make_read_only(&mut self) {
+        let nobody = harness::Port::unshared();
+        self.world.primary().ask(&["REPLICAOF", "127.0.0.1", &nobody.number().to_string()]);
+        self.last(BRIEFLY);
+        self.world.primary().ask(&["REPLICAOF", "NO", "ONE"]);
+        self.world.follow();
+    }
+
+    /// Redis forgets its scripts.
+    pub fn forget_scripts(&mut self) {
+        self.world.primary().ask(&["SCRIPT", "FLUSH"]);
+    }
+
+    /// A script of somebody else's keeps Redis busy.
+    pub fn keep_busy(&mut self) {
+        self.config("busy-reply-threshold", "20");
+        let addr = self.world.primary().addr();
+        std::thread::scope(|scope| {
+            scope.spawn(move || harness::resp::ask(addr, &["EVAL", "while true do end", "0"], PATIENCE));
+            self.last(2 * BRIEFLY);
+            wait_until("the script is ended", PATIENCE, || {
+                self.world.primary().ask(&["SCRIPT", "KILL"]).text().contains("OK")
+            });
+        });
+    }
+
+    /// Redis keeps all its clients waiting.
+    pub fn pause_clients(&mut self) {
+        self.world.primary().ask(&["CLIENT", "PAUSE", "400", "ALL"]);
+        self.last(BRIEFLY);
+        self.world.primary().ask(&["CLIENT", "UNPAUSE"]);
+    }
+
+    /// Redis ends all connections.
+    pub fn drop_clients(&mut self) {
+        self.world.primary().ask(&["CLIENT", "KILL", "TYPE", "normal"]);
+    }
+
+    /// The store's clocks jump by so many seconds, and back.
+    pub fn jump(&mut self, seconds: i64) {
+        for seconds in [seconds, 0] {
+            let from_us = now_us();
+            self.world.set_clock(seconds);
+            self.excuses.jumps.push(Span { from_us, to_us: now_us() });
+            self.last(BRIEFLY);
+        }
+    }
+
+    /// Counts what the gateways say of reloads, before they forget it.
+    pub fn note_reloads(&mut self) {
+        for gateway in &self.world.gateways {
+            let text = gateway.admin("/stats?filter=vm_reload$");
+            let counts = text.lines().filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok());
+            self.reloads += counts.sum::<u64>();
+        }
+    }
+
+    /// While this is done, clients may lose their connections.
+    fn breaking(&mut self, act: impl FnOnce(&mut Scene<'a>)) {
+        let from_us = now_us();
+        act(self);
+        self.excuses.breaks.push(Span { from_us, to_us: now_us() });
+    }
+
+    fn lose(&mut self, from_us: u64, lost: Lost) {
+        self.excuses.losses.push(Loss { span: Span { from_us, to_us: now_us() }, lost });
+    }
+
+    fn config(&self, name: &str, value: &str) {
+        let reply = self.world.primary().ask(&["CONFIG", "SET", name, value]);
+        assert_eq!(reply.text(), "OK", "Redis does not know {name}");
+    }
+
+    fn delete(&self, keys: &[Vec<u8>]) {
+        for key in keys {
+            self.world.primary().ask(&[b"DEL".as_slice(), key]);
+        }
+    }
+
+    /// Keys of records, some of them about to change.
+    fn some_keys(&mut self) -> Vec<Vec<u8>> {
+        let draw = |redis: &Redis| redis.ask(&["RANDOMKEY"]).bytes();
+        (0..20).filter_map(|_| draw(self.world.primary())).collect()
+    }
+}
+
+/// What the service gets to see of these records.
+fn operations(keys: &[Vec<u8>]) -> HashSet<String> {
+    let text = |key: &Vec<u8>| String::from_utf8_lossy(key).into_owned();
+    keys.iter().filter_map(|key| Some(text(key).strip_prefix("idem:")?.to_owned())).collect()
+}
+
+/// An old listener's connections have been cut by then: a second to drain, and what a busy machine adds.
+const DRAINED: Duration = Duration::from_millis(1500);

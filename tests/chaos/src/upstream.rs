@@ -1,0 +1,285 @@
+//! The service and its ledger, a process of its own so that it can be killed and stopped.
+//!
+//! One rule: an execution is in the ledger's file before the first byte of its answer leaves, so whatever becomes of the
+//! process, what it did is known. What it will send of the answer is in the same line.
+//! It does not know of Envoy, of the filter, or of any rule about keys.
+//!
+//! | header | effect |
+//! |---|---|
+//! | `x-chaos-request` | the number of the client's request, for the ledger |
+//! | `x-chaos-statuses: 503,201` | the status by attempt; the last holds from then on |
+//! | `x-chaos-delay-ms` | nothing is answered before |
+//! | `x-chaos-size` | the length of the body |
+//!
+//! `PUT /mood` puts it in a [`Mood`], which overrules these.
+
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use harness::ledger::sha256_hex;
+use harness::process::Process;
+use harness::{PATIENCE, Port, Request, wait_until};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::clock::now_us;
+use crate::history::{Execution, Sent};
+
+/// How the service feels, until it is told otherwise or dies.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Mood {
+    /// Answers everything with this status.
+    pub status: Option<u16>,
+    /// Takes so much longer.
+    pub delay_ms: u64,
+    /// Breaks off here.
+    pub sent: Sent,
+}
+
+/// The body that execution `n` is answered with.
+pub fn body_of(n: u64, length: usize) -> Vec<u8> {
+    let start = format!(r#"{{"id":"pay_{n}","pad":""#).into_bytes();
+    let pad = length.saturating_sub(start.len() + 2);
+    [start, vec![b'0' + (n % 10) as u8; pad], br#""}"#.to_vec()].concat()
+}
+
+/// The running service.
+#[derive(Debug)]
+pub struct Upstream {
+    process: Process,
+    // Dropped after the process has ended.
+    port: Port,
+    folder: TempDir,
+}
+
+impl Upstream {
+    /// Starts it with an empty ledger and returns when it answers.
+    pub fn start() -> Upstream {
+        let folder = TempDir::with_prefix("envoy-idempotency-upstream-").expect("there is room for a ledger");
+        let port = Port::unshared();
+        let process = launch(&port, &folder);
+        Upstream { process, port, folder }
+    }
+
+    /// Where it listens.
+    pub fn addr(&self) -> SocketAddr {
+        self.port.addr()
+    }
+
+    /// Changes its mood.
+    pub fn mood(&self, mood: Mood) {
+        let body = json!({ "status": mood.status, "delay_ms": mood.delay_ms, "sent": number(mood.sent) }).to_string();
+        Request::new(self.addr(), "PUT", "/mood").body(body).send();
+    }
+
+    /// Ends it with SIGKILL, as a crash would.
+    pub fn kill(&self) {
+        self.process.kill();
+    }
+
+    /// Starts it again with the ledger it has.
+    pub fn restart(&mut self) {
+        self.process.kill();
+        self.process = launch(&self.port, &self.folder);
+    }
+
+    /// Stops it in its tracks (SIGSTOP): connections stay, nothing is answered.
+    pub fn freeze(&self) {
+        self.process.freeze();
+    }
+
+    /// Lets it go on after [`freeze`](Upstream::freeze).
+    pub fn thaw(&self) {
+        self.process.thaw();
+    }
+
+    /// The ledger so far.
+    pub fn executions(&self) -> Vec<Execution> {
+        let text = fs::read_to_string(ledger_file(&self.folder)).unwrap_or_default();
+        text.lines().map(read_line).collect()
+    }
+}
+
+fn ledger_file(folder: &TempDir) -> PathBuf {
+    folder.path().join("ledger")
+}
+
+fn launch(port: &Port, folder: &TempDir) -> Process {
+    let mut command = Command::new(std::env::current_exe().expect("this program has a file"));
+    command.arg("upstream").arg(port.number().to_string()).arg(ledger_file(folder));
+    let process = Process::start("The upstream", command, &folder.path().join("log")).expect("it can be started");
+    wait_until("the upstream answers", PATIENCE, || {
+        Request::new(port.addr(), "PUT", "/mood").body("{}").try_send().is_ok_and(|answer| answer.status == 204)
+    });
+    process
+}
+
+/// Serves until the process is ended: the other side of [`Upstream`].
+pub fn serve(port: u16, ledger: &Path) -> io::Result<()> {
+    let listener = TcpListener::bind(("127.0.0.1", port))?;
+    let known = fs::read(ledger).unwrap_or_default().iter().filter(|byte| **byte == b'\n').count() as u64;
+    let file = File::options().create(true).append(true).open(ledger)?;
+    let book = Arc::new(Mutex::new(Book { file, executions: known, mood: Mood::default() }));
+    for stream in listener.incoming() {
+        let (stream, book) = (stream?, Arc::clone(&book));
+        thread::spawn(move || {
+            let _ = stream.set_nodelay(true);
+            // An error is a peer that went away.
+            let _ = answer_all(&stream, &book);
+            let _ = stream.shutdown(Shutdown::Both);
+        });
+    }
+    Ok(())
+}
+
+struct Book {
+    file: File,
+    executions: u64,
+    mood: Mood,
+}
+
+/// Answers the requests of one connection until it or the mood ends it.
+fn answer_all(stream: &TcpStream, book: &Mutex<Book>) -> io::Result<()> {
+    let mut input = BufReader::new(stream);
+    let mut output = stream;
+    loop {
+        let request = Incoming::read(&mut input)?;
+        if request.path == "/mood" {
+            book.lock().unwrap_or_else(PoisonError::into_inner).mood = read_mood(&request.body);
+            output.write_all(b"HTTP/1.1 204 No Content\r\n\r\n")?;
+            continue;
+        }
+        let (execution, delay_ms) = enter(&request, &mut book.lock().unwrap_or_else(PoisonError::into_inner))?;
+        thread::sleep(Duration::from_millis(delay_ms));
+        let Execution { n, status, body_len, sent, .. } = execution;
+        let fields = format!("content-type: application/json\r\nlocation: /payments/{n}\r\nx-execution: {n}");
+        let head = format!("HTTP/1.1 {status} \r\n{fields}\r\ncontent-length: {body_len}\r\n\r\n");
+        let body = body_of(n, body_len);
+        match sent {
+            Sent::Whole => output.write_all(&[head.as_bytes(), &body].concat())?,
+            Sent::Head => return output.write_all(&[head.as_bytes(), &body[..body_len / 2]].concat()),
+            Sent::Nothing => return Ok(()),
+        }
+    }
+}
+
+/// Enters one execution; returns it, and how long its answer takes.
+fn enter(request: &Incoming, book: &mut Book) -> io::Result<(Execution, u64)> {
+    let number = |name: &str| request.header(name).parse().unwrap_or(0);
+    let attempt: u64 = number("idempotency-attempt");
+    let statuses: Vec<u16> = request.header("x-chaos-statuses").split(',').filter_map(|s| s.parse().ok()).collect();
+    let place = usize::try_from(attempt.saturating_sub(1)).unwrap_or(usize::MAX);
+    let planned = statuses.get(place).or(statuses.last()).copied().unwrap_or(201);
+    book.executions += 1;
+    let n = book.executions;
+    let size = usize::try_from(number("x-chaos-size")).unwrap_or(0);
+    let execution = Execution {
+        n,
+        request: number("x-chaos-request"),
+        path: request.path.clone(),
+        tenant: request.header("authorization").to_owned(),
+        key: request.header("idempotency-key").to_owned(),
+        payload: sha256_hex(&request.body),
+        attempt,
+        operation: request.header("idempotency-operation").to_owned(),
+        at_us: now_us(),
+        status: book.mood.status.unwrap_or(planned),
+        body_len: body_of(n, size).len(),
+        sent: book.mood.sent,
+    };
+    // One write, so that a line is there whole or not at all.
+    book.file.write_all(write_line(&execution).as_bytes())?;
+    Ok((execution, number("x-chaos-delay-ms") + book.mood.delay_ms))
+}
+
+/// One request as it came.
+struct Incoming {
+    path: String,
+    headers: Vec<(String, String)>,
+    body: Vec<u8>,
+}
+
+impl Incoming {
+    fn read(input: &mut impl BufRead) -> io::Result<Incoming> {
+        let line = read_text(input)?;
+        let path = line.split(' ').nth(1).unwrap_or_default().to_owned();
+        let mut headers = Vec::new();
+        loop {
+            let line = read_text(input)?;
+            let Some((name, value)) = line.split_once(':') else { break };
+            headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
+        }
+        let mut request = Incoming { path, headers, body: Vec::new() };
+        request.body = vec![0; request.header("content-length").parse().unwrap_or(0)];
+        input.read_exact(&mut request.body)?;
+        Ok(request)
+    }
+
+    fn header(&self, name: &str) -> &str {
+        self.headers.iter().find(|(known, _)| known == name).map_or("", |(_, value)| value)
+    }
+}
+
+fn read_text(input: &mut impl BufRead) -> io::Result<String> {
+    let mut line = String::new();
+    match input.read_line(&mut line)? {
+        0 => Err(io::ErrorKind::UnexpectedEof.into()),
+        _ => Ok(line.trim_end().to_owned()),
+    }
+}
+
+fn write_line(e: &Execution) -> String {
+    let numbers = json!([e.n, e.request, e.attempt, e.at_us, e.status, e.body_len, number(e.sent)]);
+    format!("{}\n", json!([numbers, e.path, e.tenant, e.key, e.payload, e.operation]))
+}
+
+fn read_line(line: &str) -> Execution {
+    let value: Value = serde_json::from_str(line).expect("every line of the ledger is whole");
+    let number = |place: usize| value[0][place].as_u64().unwrap_or(0);
+    let text = |place: usize| value[place].as_str().unwrap_or_default().to_owned();
+    Execution {
+        n: number(0),
+        request: number(1),
+        attempt: number(2),
+        at_us: number(3),
+        status: number(4) as u16,
+        body_len: number(5) as usize,
+        sent: sent(number(6)),
+        path: text(1),
+        tenant: text(2),
+        key: text(3),
+        payload: text(4),
+        operation: text(5),
+    }
+}
+
+fn read_mood(body: &[u8]) -> Mood {
+    let value: Value = serde_json::from_slice(body).unwrap_or_default();
+    Mood {
+        status: value["status"].as_u64().map(|status| status as u16),
+        delay_ms: value["delay_ms"].as_u64().unwrap_or(0),
+        sent: sent(value["sent"].as_u64().unwrap_or(0)),
+    }
+}
+
+fn number(sent: Sent) -> u64 {
+    match sent {
+        Sent::Whole => 0,
+        Sent::Head => 1,
+        Sent::Nothing => 2,
+    }
+}
+
+fn sent(number: u64) -> Sent {
+    match number {
+        0 => Sent::Whole,
+        1 => Sent::Head,
+        _ => Sent::Nothing,
+    }
+}

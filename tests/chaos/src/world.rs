@@ -1,0 +1,164 @@
+//! Everything that runs: two Envoys, Webdis, Redis and its replica, the service, and the fault proxies between them.
+//!
+//! One rule: each part keeps its address for as long as the world lives, whatever is done to it.
+//! It does not know of faults.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::panic::resume_unwind;
+use std::path::PathBuf;
+use std::thread;
+
+use harness::gateway::{cluster, hcm_of, shipped};
+use harness::redis::DURABLE;
+use harness::{Gateway, Interposer, Options, PATIENCE, Redis, Webdis, wait_until};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::upstream::Upstream;
+
+/// How long a claim stands without renewal, in all rules.
+pub const LEASE_MS: u64 = 1000;
+/// How long a gateway waits for the service.
+const ROUTE_TIMEOUT: &str = "1s";
+
+/// The running parts.
+#[derive(Debug)]
+pub struct World {
+    // Each part ends before what it talks to.
+    /// Real Envoys with the filter, two workers each.
+    pub gateways: [Gateway; 2],
+    /// Between the gateways and Webdis.
+    pub to_store: Interposer,
+    /// Between the gateways and the service.
+    pub to_upstream: Interposer,
+    /// In front of the Redis that is the primary.
+    pub webdis: Webdis,
+    /// One is the primary, the other follows it.
+    pub redis: [Redis; 2],
+    /// Which one is the primary.
+    pub primary: usize,
+    /// The service.
+    pub upstream: Upstream,
+    clock: PathBuf,
+    _folder: TempDir,
+}
+
+impl World {
+    /// Starts all of it.
+    pub fn start() -> World {
+        let folder = TempDir::with_prefix("envoy-idempotency-chaos-").expect("there is room for a file");
+        let clock = folder.path().join("clock");
+        fs::write(&clock, "+0").expect("a file of ours can be written");
+        let upstream = Upstream::start();
+        let redis = [(); 2].map(|()| start_redis(&clock));
+        let webdis = Webdis::start(redis[0].addr());
+        let to_store = Interposer::start(webdis.addr());
+        let to_upstream = Interposer::start(upstream.addr());
+        let start = || start_gateway(to_upstream.addr(), to_store.addr());
+        // Each compiles the module, which takes a processor a while.
+        let gateways = thread::scope(|scope| {
+            let starting = [(); 2].map(|()| scope.spawn(start));
+            starting.map(|gateway| gateway.join().unwrap_or_else(|panic| resume_unwind(panic)))
+        });
+        let world = World { gateways, to_store, to_upstream, webdis, redis, primary: 0, upstream, clock, _folder: folder };
+        world.follow();
+        world
+    }
+
+    /// The Redis that the gateways' records are in.
+    pub fn primary(&self) -> &Redis {
+        &self.redis[self.primary]
+    }
+
+    /// The one that follows it.
+    pub fn replica(&self) -> &Redis {
+        &self.redis[1 - self.primary]
+    }
+
+    /// Has the replica follow the primary, and returns when it has caught up.
+    pub fn follow(&self) {
+        self.replica().ask(&["REPLICAOF", "127.0.0.1", &self.primary().addr().port().to_string()]);
+        wait_until("the replica follows", PATIENCE, || {
+            self.replica().ask(&["INFO", "replication"]).text().contains("master_link_status:up")
+        });
+    }
+
+    /// Sets both Redis' clocks off by so many seconds, and returns when they are.
+    pub fn set_clock(&self, seconds: i64) {
+        let before = self.clock_off();
+        let is_off = || (self.clock_off() - before).abs() > 1;
+        let had = fs::read_to_string(&self.clock).unwrap_or_default();
+        let wanted = format!("{seconds:+}");
+        fs::write(&self.clock, &wanted).expect("a file of ours can be written");
+        if had != wanted {
+            wait_until("the clock has jumped", PATIENCE, is_off);
+        }
+    }
+
+    /// By how many seconds the primary's clock is off.
+    fn clock_off(&self) -> i64 {
+        let time = self.primary().ask(&["TIME"]).list();
+        let seconds: i64 = time.first().map(|reply| reply.text().parse().unwrap_or(0)).unwrap_or(0);
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |time| time.as_secs());
+        seconds - now as i64
+    }
+}
+
+fn start_redis(clock: &std::path::Path) -> Redis {
+    let library = faketime().expect("libfaketime is installed (`make test` sees to it)");
+    // jemalloc asks for the time before the library is ready to tell it; the allocator of libc does not.
+    let preloaded = format!("{}:libc.so.6", library.display());
+    let variables = [
+        ("LD_PRELOAD", preloaded.as_str()),
+        ("FAKETIME_TIMESTAMP_FILE", clock.to_str().unwrap_or_default()),
+        ("FAKETIME_CACHE_DURATION", "1"),
+        ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
+    ];
+    Redis::with_env(&DURABLE, &variables)
+}
+
+/// Where Debian puts the library, whatever the machine's architecture.
+fn faketime() -> Option<PathBuf> {
+    let folders = fs::read_dir("/usr/lib").ok()?.flatten();
+    folders.map(|folder| folder.path().join("faketime/libfaketimeMT.so.1")).find(|file| file.is_file())
+}
+
+fn start_gateway(upstream: SocketAddr, store: SocketAddr) -> Gateway {
+    Gateway::start(Options::redis(upstream, store).configuration(document()).lds().mutate(change))
+}
+
+/// The rules of [`Kind`](crate::history::Kind).
+pub fn document() -> Value {
+    let rule = |path: &str, policy: Value| {
+        json!({ "match": { "methods": ["POST"], "path": { "prefix": path } }, "policy": policy })
+    };
+    json!({
+        // The breaker closes soon, so that a fault is not hidden by the one before.
+        "store": { "type": "redis", "cluster": "webdis", "breaker": { "failures": 5, "open_ms": 100 } },
+        "policy": { "lease_ms": LEASE_MS, "ttl_s": 1800 },
+        "rules": [
+            rule("/hold/", json!({ "on_unknown": "hold" })),
+            rule("/wait/", json!({ "on_in_flight": { "action": "wait", "max_wait_ms": 2000 } })),
+            rule("/shielded/", json!({ "execution": { "kind": "shielded", "cluster": "shielded", "timeout_ms": 1500 } })),
+            rule("/", json!({})),
+        ],
+    })
+}
+
+/// Adds what `envoy/shielded.yaml` has, and shortens the routes' time-out.
+fn change(tree: &mut Value) {
+    let from = shipped("shielded.yaml").expect("the file is shipped");
+    tree["bootstrap_extensions"] = from["bootstrap_extensions"].clone();
+    for kind in ["listeners", "clusters"] {
+        let all = from["static_resources"][kind].as_array().expect("it is a list");
+        let one = all.iter().find(|one| one["name"] == "shielded").expect("it is in there").clone();
+        tree["static_resources"][kind].as_array_mut().expect("it is a list").push(one);
+    }
+    for listener in tree["static_resources"]["listeners"].as_array_mut().expect("it is a list") {
+        hcm_of(listener)["route_config"]["virtual_hosts"][0]["routes"][0]["route"]["timeout"] = json!(ROUTE_TIMEOUT);
+    }
+    // The proxy in between has one thread: nobody is to be refused for it.
+    let limits = json!({ "max_connections": 4096, "max_pending_requests": 4096, "max_requests": 4096 });
+    cluster(tree, "payments")["circuit_breakers"] = json!({ "thresholds": [limits] });
+}
