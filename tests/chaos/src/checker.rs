@@ -36,12 +36,14 @@ pub fn judge(history: &History) -> Vec<Violation> {
     wrong
 }
 
-/// The executions of a name that follow one whose outcome is in doubt.
-pub fn takeovers(executions: &[Execution]) -> impl Iterator<Item = &Execution> {
-    executions.iter().filter(|execution| {
-        let is_same = |other: &&Execution| other.operation == execution.operation && other.n < execution.n;
-        execution.attempt > 1 && executions.iter().rev().find(is_same).is_some_and(|last| !failed(last))
-    })
+/// The executions that follow one of their operation whose outcome is in doubt.
+pub fn takeovers(executions: &[Execution]) -> Vec<&Execution> {
+    let mut last: HashMap<&str, &Execution> = HashMap::new();
+    let mut follows_doubt = |execution: &&Execution| {
+        let before = last.insert(&execution.operation, execution);
+        execution.attempt > 1 && before.is_some_and(|before| !failed(before))
+    };
+    executions.iter().filter(|execution| follows_doubt(execution)).collect()
 }
 
 /// One operation as it looks from outside.
@@ -275,7 +277,11 @@ impl<'a> Court<'a> {
                     "replayed" => answer.execution != Some(first.n),
                     _ => matches!(answer.refusal(), Some("outcome-unknown" | "not-replayable")),
                 };
-                if is_other && !self.is_lost(first, self.sent_us(first), asked.done_us) {
+                // What a loss has made run again may still be remembered by a gateway from before.
+                let before = answer.execution.filter(|n| *n < first.n).and_then(|n| self.execution(n));
+                let is_remembered = answer.token() == "replayed"
+                    && before.is_some_and(|before| self.is_lost(before, self.sent_us(before), first.at_us));
+                if is_other && !is_remembered && !self.is_lost(first, self.sent_us(first), asked.done_us) {
                     let said = format!("request {} was told {:?} ({:?})", asked.id, answer.line, answer.execution);
                     say(asked.done_us, format!("execution {} was told to be stored, and then {said}", first.n));
                 }
