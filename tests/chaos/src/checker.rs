@@ -39,11 +39,14 @@ pub fn judge(history: &History) -> Vec<Violation> {
 /// The executions that follow one of their operation whose outcome is in doubt.
 pub fn takeovers(executions: &[Execution]) -> Vec<&Execution> {
     let mut last: HashMap<&str, &Execution> = HashMap::new();
-    let mut follows_doubt = |execution: &&Execution| {
+    let mut takeovers = Vec::new();
+    for execution in executions {
         let before = last.insert(&execution.operation, execution);
-        execution.attempt > 1 && before.is_some_and(|before| !failed(before))
-    };
-    executions.iter().filter(|execution| follows_doubt(execution)).collect()
+        if execution.attempt > 1 && before.is_some_and(|before| !failed(before)) {
+            takeovers.push(execution);
+        }
+    }
+    takeovers
 }
 
 /// One operation as it looks from outside.

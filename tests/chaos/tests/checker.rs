@@ -1,0 +1,344 @@
+//! The judge notices what must not be, and lets pass what a fault excuses, no more.
+//!
+//! One rule: each history differs from a clean one in a single thing.
+//! It does not know of real gateways: see `short.rs`.
+
+use chaos::checker::judge;
+use chaos::history::{Answer, Asked, End, Execution, History, Kind, Loss, Lost, Name, Sent, Span};
+use chaos::upstream::body_of;
+
+const MS: u64 = 1000;
+const LEASE_MS: u64 = 1000;
+
+/// A history in the making; times are in milliseconds.
+#[derive(Default)]
+struct Tale {
+    history: History,
+}
+
+impl Tale {
+    fn new() -> Tale {
+        let history = History { bound_us: 5000 * MS, lease_us: LEASE_MS * MS, ..History::default() };
+        Tale { history }
+    }
+
+    /// A request of 20 ms, with this end.
+    fn asks(&mut self, name: &Name, payload: &str, at_ms: u64, end: End) -> &mut Asked {
+        let id = self.history.asked.len() as u64 + 1;
+        let (name, payload, sent_us, done_us) = (name.clone(), payload.to_owned(), at_ms * MS, (at_ms + 20) * MS);
+        self.history.asked.push(Asked { id, name, payload, gateway: 0, sent_us, done_us, end });
+        self.history.asked.last_mut().unwrap()
+    }
+
+    /// A request that executes as this attempt and is told so.
+    fn executes(&mut self, name: &Name, payload: &str, at_ms: u64, attempt: u64, status: u16) -> u64 {
+        let n = self.history.executions.len() as u64 + 1;
+        let line = match status {
+            ..400 => format!("executed;stored=?1;attempt={attempt};ttl=1800"),
+            _ => format!("executed;stored=?0;attempt={attempt}"),
+        };
+        let answer = answer_of(n, status, &line);
+        let request = self.asks(name, payload, at_ms, End::Answer(answer)).id;
+        self.enters(name, payload, at_ms, attempt, request);
+        self.history.executions[n as usize - 1].status = status;
+        n
+    }
+
+    /// As `executes`, but the client hears nothing.
+    fn executes_unheard(&mut self, name: &Name, payload: &str, at_ms: u64, attempt: u64) -> u64 {
+        let request = self.asks(name, payload, at_ms, End::HungUp).id;
+        self.enters(name, payload, at_ms, attempt, request)
+    }
+
+    fn enters(&mut self, name: &Name, payload: &str, at_ms: u64, attempt: u64, request: u64) -> u64 {
+        let n = self.history.executions.len() as u64 + 1;
+        self.history.executions.push(Execution {
+            n,
+            request,
+            path: name.kind.path().to_owned(),
+            tenant: name.tenant.clone(),
+            key: name.key.clone(),
+            payload: payload.to_owned(),
+            attempt,
+            operation: format!("{name:?}"),
+            at_us: (at_ms + 10) * MS,
+            status: 201,
+            body_len: body_of(n, 0).len(),
+            sent: Sent::Whole,
+        });
+        n
+    }
+
+    fn replays(&mut self, name: &Name, payload: &str, at_ms: u64, n: u64) -> &mut Asked {
+        let attempt = self.history.executions[n as usize - 1].attempt;
+        let answer = answer_of(n, 201, &format!("replayed;attempt={attempt};age=0;ttl=1800"));
+        self.asks(name, payload, at_ms, End::Answer(Answer { is_marked: true, ..answer }))
+    }
+
+    fn refuses(&mut self, name: &Name, payload: &str, at_ms: u64, status: u16, slug: &str) {
+        let answer = Answer { status, line: format!("refused;reason={slug}"), ..Answer::default() };
+        self.asks(name, payload, at_ms, End::Answer(answer));
+    }
+
+    fn loses(&mut self, at_ms: u64, lost: Lost) {
+        let span = Span { from_us: at_ms * MS, to_us: (at_ms + 5) * MS };
+        self.history.excuses.losses.push(Loss { span, lost });
+    }
+
+    #[track_caller]
+    fn is_fine(&self) {
+        let wrong = judge(&self.history);
+        assert!(wrong.is_empty(), "{wrong:?}");
+    }
+
+    #[track_caller]
+    fn shows(&self, what: &str) {
+        let wrong = judge(&self.history);
+        assert!(wrong.iter().any(|violation| violation.what.contains(what)), "{wrong:?}");
+    }
+}
+
+fn answer_of(n: u64, status: u16, line: &str) -> Answer {
+    Answer {
+        status,
+        line: line.to_owned(),
+        execution: Some(n),
+        location: format!("/payments/{n}"),
+        is_marked: false,
+        body: body_of(n, 0),
+    }
+}
+
+fn name(kind: Kind, tenant: &str) -> Name {
+    Name { kind, tenant: tenant.to_owned(), key: "k".to_owned() }
+}
+
+fn pay() -> Name {
+    name(Kind::Retry, "a")
+}
+
+/// The answer of the last request.
+fn last(tale: &mut Tale) -> &mut Answer {
+    match &mut tale.history.asked.last_mut().unwrap().end {
+        End::Answer(answer) => answer,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn an_execution_its_replays_its_refusals_and_another_tenant_are_fine() {
+    let mut tale = Tale::new();
+    let first = tale.executes(&pay(), "p", 0, 1, 201);
+    tale.replays(&pay(), "p", 30, first);
+    tale.refuses(&pay(), "q", 60, 409, "mismatch");
+    tale.refuses(&pay(), "p", 5, 429, "in-flight");
+    tale.executes(&name(Kind::Retry, "b"), "p", 90, 1, 201);
+    tale.is_fine();
+}
+
+#[test]
+fn a_double_execution_is_noticed() {
+    let mut tale = Tale::new();
+    tale.executes(&pay(), "p", 0, 1, 201);
+    tale.executes(&pay(), "p", 5000, 2, 201);
+    tale.shows("a client had been told that the earlier one is stored");
+}
+
+#[test]
+fn a_takeover_is_fine_after_the_lease_only_and_never_where_the_policy_holds() {
+    for (kind, at_ms, expected) in [
+        (Kind::Retry, LEASE_MS + 50, None),
+        (Kind::Retry, LEASE_MS - 50, Some("within the earlier one's lease")),
+        (Kind::Hold, LEASE_MS + 50, Some("the policy holds")),
+    ] {
+        let mut tale = Tale::new();
+        tale.executes_unheard(&name(kind, "a"), "p", 0, 1);
+        tale.executes(&name(kind, "a"), "p", at_ms, 2, 201);
+        expected.map_or_else(|| tale.is_fine(), |what| tale.shows(what));
+    }
+}
+
+#[test]
+fn a_failure_frees_the_key_at_once_and_only_a_4xx_for_another_payload() {
+    for (status, payload, is_fine) in [(500, "p", true), (422, "q", true), (500, "q", false), (502, "p", false)] {
+        let mut tale = Tale::new();
+        tale.executes(&pay(), "p", 0, 1, status);
+        tale.executes(&pay(), payload, 100, 2, 201);
+        assert_eq!(judge(&tale.history).is_empty(), is_fine, "{status} {payload}");
+    }
+}
+
+#[test]
+fn another_payload_that_executes_is_noticed() {
+    let mut tale = Tale::new();
+    tale.executes_unheard(&pay(), "p", 0, 1);
+    tale.executes(&pay(), "q", 5000, 2, 201);
+    tale.shows("another payload");
+}
+
+#[test]
+fn an_attempt_that_does_not_grow_is_noticed() {
+    let mut tale = Tale::new();
+    tale.executes(&pay(), "p", 0, 2, 500);
+    tale.executes(&pay(), "p", 100, 2, 500);
+    tale.shows("the same number twice");
+    let mut tale = Tale::new();
+    tale.executes(&pay(), "p", 0, 2, 500);
+    tale.executes(&pay(), "p", 100, 1, 500);
+    tale.shows("the number did not grow");
+    // On its way to a service that stood still, the second overtook the first.
+    tale.history.excuses.stalls.push(Span { from_us: 0, to_us: 200 * MS });
+    tale.is_fine();
+}
+
+#[test]
+fn an_execution_without_a_claim_is_noticed() {
+    let mut tale = Tale::new();
+    tale.executes(&pay(), "p", 0, 0, 500);
+    tale.shows("without a claim");
+}
+
+#[test]
+fn a_wrong_replay_is_noticed() {
+    let change: [fn(&mut Answer); 6] = [
+        |answer| answer.body[5] ^= 1,
+        |answer| answer.status = 200,
+        |answer| answer.location.push('0'),
+        |answer| answer.is_marked = false,
+        |answer| answer.execution = Some(7),
+        |answer| answer.line = answer.line.replace("attempt=1", "attempt=2"),
+    ];
+    for change in change {
+        let mut tale = Tale::new();
+        let first = tale.executes(&pay(), "p", 0, 1, 201);
+        tale.replays(&pay(), "p", 30, first);
+        change(last(&mut tale));
+        tale.shows("got a");
+    }
+}
+
+#[test]
+fn a_replay_of_an_answer_that_the_service_never_finished_is_noticed() {
+    let mut tale = Tale::new();
+    let first = tale.executes_unheard(&pay(), "p", 0, 1);
+    tale.history.executions[0].sent = Sent::Head;
+    tale.replays(&pay(), "p", 30, first);
+    tale.shows("another answer than execution 1 gave");
+}
+
+#[test]
+fn a_replay_across_tenants_is_noticed() {
+    let mut tale = Tale::new();
+    let first = tale.executes(&pay(), "p", 0, 1, 201);
+    tale.replays(&name(Kind::Retry, "b"), "p", 30, first);
+    tale.shows("a replay of something else");
+}
+
+#[test]
+fn a_replay_for_another_payload_is_noticed() {
+    let mut tale = Tale::new();
+    let first = tale.executes(&pay(), "p", 0, 1, 201);
+    tale.replays(&pay(), "q", 30, first);
+    tale.shows("a replay of something else");
+}
+
+#[test]
+fn two_names_of_one_operation_are_noticed() {
+    let mut tale = Tale::new();
+    tale.executes(&pay(), "p", 0, 1, 201);
+    tale.executes(&name(Kind::Retry, "b"), "p", 30, 1, 201);
+    let operation = tale.history.executions[0].operation.clone();
+    tale.history.executions[1].operation = operation;
+    tale.shows("the operation of another name");
+}
+
+#[test]
+fn a_refusal_of_what_executed_is_noticed() {
+    let mut tale = Tale::new();
+    tale.refuses(&pay(), "p", 0, 503, "store-unavailable");
+    tale.is_fine();
+    tale.enters(&pay(), "p", 0, 1, 1);
+    tale.shows("executed, and was told");
+}
+
+#[test]
+fn a_refusal_that_nobody_else_gave_a_reason_for_is_noticed() {
+    for (status, slug) in [(429, "in-flight"), (409, "outcome-unknown"), (409, "mismatch"), (409, "not-replayable")] {
+        let mut tale = Tale::new();
+        tale.refuses(&pay(), "p", 0, status, slug);
+        tale.shows("was refused for no reason");
+    }
+}
+
+#[test]
+fn a_request_that_ran_unprotected_is_noticed() {
+    let mut tale = Tale::new();
+    tale.executes(&pay(), "p", 0, 1, 201);
+    last(&mut tale).line = "bypassed;reason=store-failure".to_owned();
+    tale.shows("bypassed");
+}
+
+#[test]
+fn a_request_past_its_bound_is_noticed() {
+    let mut tale = Tale::new();
+    tale.executes(&pay(), "p", 0, 1, 201);
+    tale.history.asked[0].done_us = 5001 * MS;
+    tale.shows("are the bound");
+}
+
+#[test]
+fn an_answer_that_never_came_is_noticed_unless_connections_were_broken() {
+    let mut tale = Tale::new();
+    tale.asks(&pay(), "p", 100, End::Broken("reset".to_owned()));
+    tale.shows("got no answer");
+    tale.history.excuses.breaks.push(Span { from_us: 110 * MS, to_us: 115 * MS });
+    tale.is_fine();
+}
+
+#[test]
+fn an_execution_that_nobody_asked_for_is_noticed() {
+    let mut tale = Tale::new();
+    tale.enters(&pay(), "p", 0, 1, 99);
+    tale.shows("which nobody sent");
+}
+
+#[test]
+fn one_request_that_executes_twice_is_noticed() {
+    let mut tale = Tale::new();
+    tale.executes(&pay(), "p", 0, 1, 201);
+    tale.enters(&pay(), "p", 2000, 2, 1);
+    tale.shows("executed twice");
+}
+
+#[test]
+fn what_was_told_to_be_stored_stays_what_it_is() {
+    let mut tale = Tale::new();
+    tale.executes(&pay(), "p", 0, 1, 201);
+    tale.refuses(&pay(), "p", 3000, 409, "outcome-unknown");
+    tale.shows("was told to be stored, and then");
+}
+
+#[test]
+fn a_loss_excuses_one_execution_more_of_what_was_recorded_before_it() {
+    let twice = |loss_ms: u64, lost: Lost| {
+        let mut tale = Tale::new();
+        let first = tale.executes(&pay(), "p", 1000, 1, 201);
+        tale.loses(loss_ms, lost);
+        let second = tale.executes(&pay(), "p", 2000, 1, 201);
+        // Gateways may remember either.
+        tale.replays(&pay(), "p", 2100, first);
+        tale.replays(&pay(), "p", 2200, second);
+        tale
+    };
+    twice(1500, Lost::Everything).is_fine();
+    twice(500, Lost::Everything).shows("the same number twice");
+    twice(2500, Lost::Everything).shows("the same number twice");
+    twice(1500, Lost::Since(900 * MS)).is_fine();
+    twice(1500, Lost::Since(1200 * MS)).shows("the same number twice");
+    twice(1500, Lost::Operations([format!("{:?}", pay())].into())).is_fine();
+    twice(1500, Lost::Operations(["another".to_owned()].into())).shows("the same number twice");
+
+    let mut tale = twice(1500, Lost::Everything);
+    tale.executes(&pay(), "p", 3000, 1, 201);
+    tale.shows("the same number twice");
+}
