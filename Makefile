@@ -18,7 +18,7 @@ WASM_FEATURES := --enable-bulk-memory --enable-multivalue --enable-mutable-globa
 export ENVOY_BIN FILTER_WASM PEER_BIN
 
 .DEFAULT_GOAL := help
-.PHONY: help run check-config test matrix fuzz build lint bench soak sim clean wasm-target build-tools bench-tools store-tools
+.PHONY: help run check-config test matrix fuzz build lint bench soak sim chaos clean wasm-target build-tools bench-tools store-tools chaos-tools
 
 help: ## Prints this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,7 +29,7 @@ run: build $(ENVOY_BIN) $(if $(filter redis,$(STORE)),store-tools) ## Shows one 
 check-config: ## Says what a configuration would do, or why Envoy would refuse it (FILE=envoy/local.yaml, FILE=- reads standard input).
 	@cargo run --locked --quiet --package check-config -- "$(FILE)"
 
-test: build $(ENVOY_BIN) store-tools ## Runs every test, those on real Envoy too, and fuzzes for a moment.
+test: build $(ENVOY_BIN) store-tools chaos-tools ## Runs every test, those on real Envoy too, and fuzzes for a moment.
 	cargo test --locked --workspace
 	@if $(HAS_NIGHTLY) && command -v c++ >/dev/null; then $(MAKE) --no-print-directory fuzz SECONDS=20; \
 	else echo "Nothing was fuzzed: that wants Rust's nightly toolchain and a C++ compiler."; fi
@@ -77,6 +77,9 @@ lint: wasm-target ## Checks format, lints (native and wasm32) and documentation;
 sim: ## Simulates SEEDS runs of adversity (20000), shows that each broken safety rule is noticed, and what was covered.
 	SEEDS=$(or $(SEEDS),20000) cargo test --locked --release --features mutants --test sim -- --nocapture --test-threads 1
 
+chaos: build $(ENVOY_BIN) store-tools chaos-tools ## Breaks two gateways, Redis, the service and what lies between in 60 ways under load, 20 times each, and judges (SEED=1 ONLY="redis kill": that one again).
+	@cargo run --locked --quiet --package chaos
+
 bench: build bench-tools $(ENVOY_BIN) $(PEER_BIN) ## Measures throughput and latency on real Envoy (ONLY=bc: two scenarios of eight).
 	cargo build --locked --release --target wasm32-wasip1 --package empty-filter
 	cargo run --locked --release --package bench
@@ -113,7 +116,8 @@ wasm-target:
 build-tools: TOOLS = wasm-opt:binaryen
 bench-tools: TOOLS = nginx wrk redis-server webdis
 store-tools: TOOLS = redis-server webdis
-build-tools bench-tools store-tools:
+chaos-tools: TOOLS = faketime
+build-tools bench-tools store-tools chaos-tools:
 	@for tool in $(TOOLS); do \
 	  command -v $${tool%:*} >/dev/null && continue; \
 	  tool=$${tool#*:}; \

@@ -161,7 +161,8 @@ impl<'a> Court<'a> {
                     Some(source) if !is_answer_of(answer, source) || !is_success(source) => {
                         say(format!("got another answer than execution {} gave ({})", source.n, shown()));
                     }
-                    Some(source) if !answer.is_marked || self.attempt(answer) != Some(source.attempt) => {
+                    // The number is the record's, which a late success of an earlier attempt does not make smaller.
+                    Some(source) if !answer.is_marked || self.attempt(answer) < Some(source.attempt) => {
                         say(format!("got a replay that does not say what it is ({})", shown()));
                     }
                     Some(_) => (),
@@ -185,13 +186,12 @@ impl<'a> Court<'a> {
                 if own.is_some() || answer.execution.is_some() {
                     say(format!("executed, and was told {}", shown()));
                 }
-                let others = || story.asked.iter().filter(|other| other.id != asked.id && other.sent_us < asked.done_us);
+                let others =
+                    || story.asked.iter().filter(|other| other.id != asked.id && other.sent_us < asked.done_us);
                 let is_fine = match answer.refusal() {
                     Some("in-flight") => answer.status == 429 && others().next().is_some(),
                     Some("outcome-unknown" | "not-replayable") => answer.status == 409 && others().next().is_some(),
-                    Some("mismatch") => {
-                        answer.status == 409 && others().any(|other| other.payload != asked.payload)
-                    }
+                    Some("mismatch") => answer.status == 409 && others().any(|other| other.payload != asked.payload),
                     Some("store-unavailable") => answer.status == 503,
                     _ => false,
                 };
@@ -215,7 +215,10 @@ impl<'a> Court<'a> {
                     let (n, m) = (earlier.n, later.n);
                     say(
                         later.at_us,
-                        format!("execution {m} (attempt {}) after {n} (attempt {}): {why}", later.attempt, earlier.attempt),
+                        format!(
+                            "execution {m} (attempt {}) after {n} (attempt {}): {why}",
+                            later.attempt, earlier.attempt
+                        ),
                     );
                 } else if before + 1 == place {
                     excused += 1;
@@ -251,9 +254,12 @@ impl<'a> Court<'a> {
             false => (later, earlier),
         };
         let is_freed = |other: &&Execution| {
-            released(other) && other.payload == first.payload && (first.attempt..second.attempt).contains(&other.attempt)
+            released(other)
+                && other.payload == first.payload
+                && (first.attempt..second.attempt).contains(&other.attempt)
         };
-        if first.payload != second.payload && !(failed(first) && story.executions.iter().copied().any(|e| is_freed(&e))) {
+        if first.payload != second.payload && !(failed(first) && story.executions.iter().copied().any(|e| is_freed(&e)))
+        {
             return Some("another payload, although the earlier one may have executed".to_owned());
         }
         if failed(first) {
@@ -302,7 +308,9 @@ impl<'a> Court<'a> {
     fn losses(&self, execution: &Execution) -> usize {
         let since_us = self.sent_us(execution);
         let losses = self.history.excuses.losses.iter().filter(|loss| loss.span.to_us >= since_us);
-        losses.filter(|loss| !matches!(&loss.lost, Lost::Operations(all) if !all.contains(&execution.operation))).count()
+        losses
+            .filter(|loss| !matches!(&loss.lost, Lost::Operations(all) if !all.contains(&execution.operation)))
+            .count()
     }
 
     fn takes(&self, lost: &Lost, execution: &Execution) -> bool {

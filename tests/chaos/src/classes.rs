@@ -92,6 +92,7 @@ pub const CLASSES: &[Class] = &[
     row("envoy end", Promise::NoAnswer, |s| s.end_gateway()),
     row("envoy stop", Promise::Everything, |s| s.stop_gateway(BRIEFLY)),
     row("envoy sleep", Promise::Everything, |s| s.stop_gateway(PAST_A_LEASE)),
+    row("envoy sleep in call", Promise::Everything, |s| s.stop_gateway_in_mid_call()),
     row("envoy policy", Promise::NoAnswer, |s| s.update_policy()),
     row("envoy vm", Promise::NoAnswer, |s| s.update_vm()),
     // Clients.

@@ -51,7 +51,10 @@ fn main() -> ExitCode {
         table.add(&outcome);
         let (after_s, requests) = (started.elapsed().as_secs(), table.requests());
         let violations = outcome.violations.len();
-        println!("After {after_s} s: {requests} requests; this world had {} faults, {violations} violations.", part.len());
+        println!(
+            "After {after_s} s: {requests} requests; this world had {} faults, {violations} violations.",
+            part.len()
+        );
         wrong.extend(outcome.violations.iter().take(SHOWN).map(|violation| tell(violation, &outcome)));
         wrong.extend(outcome.complaints);
     }

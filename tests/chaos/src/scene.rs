@@ -158,6 +158,14 @@ impl<'a> Scene<'a> {
         self.world.gateways[which].thaw();
     }
 
+    /// A gateway falls asleep while answers of the store are on their way to it.
+    pub fn stop_gateway_in_mid_call(&mut self) {
+        self.world.to_store.set(Fault::DelayReply(BRIEFLY));
+        self.last(BRIEFLY / 2);
+        self.stop_gateway(PAST_A_LEASE);
+        self.world.to_store.set(Fault::Pass);
+    }
+
     /// A gateway gets other rules for its filter: the cache off, or on again.
     pub fn update_policy(&mut self) {
         let which = self.random.below(2) as usize;
@@ -297,13 +305,17 @@ impl<'a> Scene<'a> {
         self.lose(from_us, Lost::Operations(operations(&keys)));
     }
 
-    /// Some records are damaged in the middle, and deleted later.
+    /// Some records lose a byte or have some replaced in their head, and are deleted later.
     pub fn damage_records(&mut self) {
         let keys = self.some_keys();
         let from_us = now_us();
         for key in &keys {
-            // The version stays readable, so that what is read is a record that has been damaged.
-            self.world.primary().ask(&[b"SETRANGE".as_slice(), key, b"9", b"\xff\x00chaos\xff"]);
+            let cut = b"redis.call('SET', KEYS[1], redis.call('GETRANGE', KEYS[1], 0, -2), 'KEEPTTL')";
+            if self.random.one_in(2) {
+                self.world.primary().ask(&[b"EVAL".as_slice(), cut, b"1", key]);
+            } else {
+                self.world.primary().ask(&[b"SETRANGE".as_slice(), key, b"9", b"\xff\x00chaos\xff"]);
+            }
         }
         self.last(BRIEFLY);
         self.delete(&keys);

@@ -81,7 +81,8 @@ impl Table {
 
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let head = ["injections", "requests", "executions", "takeovers", "replays", "refusals", "unknown", "violations"];
+        let head =
+            ["injections", "requests", "executions", "takeovers", "replays", "refusals", "unknown", "violations"];
         writeln!(f, "{:20}{}", "class", head.map(|name| format!("{name:>12}")).concat())?;
         let mut sum = [0; 8];
         let cells = |row: &Row| {
@@ -112,7 +113,8 @@ pub fn tell(violation: &Violation, outcome: &Outcome) -> String {
             End::HungUp => "nothing, it hung up".to_owned(),
         };
         let took_ms = (done_us - sent_us) / 1000;
-        lines.push((*sent_us, format!("request {id} ({}) to {gateway}, told after {took_ms} ms {told}", &payload[..4])));
+        lines
+            .push((*sent_us, format!("request {id} ({}) to {gateway}, told after {took_ms} ms {told}", &payload[..4])));
     }
     for e in history.executions.iter().filter(|execution| ids.contains(&execution.request)) {
         let what = format!("execution {} of {} (attempt {}): {} {:?}", e.n, e.request, e.attempt, e.status, e.sent);

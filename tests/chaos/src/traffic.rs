@@ -9,8 +9,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use harness::Request;
 use harness::ledger::sha256_hex;
+use harness::{Request, Response};
 
 use crate::clock::now_us;
 use crate::history::{Answer, Asked, End, Kind, Name};
@@ -53,6 +53,13 @@ pub struct Notes {
     pub asked: Vec<Asked>,
     /// Operations that were asked for in vain for too long, and since when.
     pub stuck: Vec<(Name, u64)>,
+}
+
+impl Notes {
+    fn add(&mut self, more: Notes) {
+        self.asked.extend(more.asked);
+        self.stuck.extend(more.stuck);
+    }
 }
 
 /// One operation as its client sends it.
@@ -153,25 +160,74 @@ impl Traffic {
             .body(&operation.body)
     }
 
-    /// Asks a gateway for an operation, and waits for the answer unless it is to hang up.
-    fn ask(&self, operation: &Operation, gateway: usize, over_http2: bool, hang_up: Option<HangUp>) -> Asked {
+    /// Asks a gateway for an operation.
+    fn ask(&self, operation: &Operation, gateway: usize, way: Way) -> Asked {
         let id = self.ids.fetch_add(1, Ordering::Relaxed);
         let request = self.request(operation, gateway, id);
         let sent_us = now_us();
-        let end = match hang_up {
-            Some(when) => {
-                // An error is a gateway that went away before the client did.
-                let _ = leave(&request, &operation.body, when);
-                End::HungUp
-            }
-            None => {
-                let answer = if over_http2 { request.try_send_h2() } else { request.try_send() };
-                answer.map_or_else(End::Broken, |response| End::Answer(Answer::of(response)))
-            }
+        let told = match way {
+            Way::Patient => request.try_send().map(Some),
+            Way::OverHttp2 => request.try_send_h2().map(Some),
+            Way::Impatient => send_impatiently(&request, &operation.body),
+            // An error is a gateway that went away before the client did.
+            Way::HangingUp(when) => leave(&request, &operation.body, when).map_or(Ok(None), |()| Ok(None)),
+        };
+        let end = match told {
+            Ok(Some(response)) => End::Answer(Answer::of(response)),
+            Ok(None) => End::HungUp,
+            Err(why) => End::Broken(why),
         };
         let Operation { name, payload, .. } = operation.clone();
         Asked { id, name, payload, gateway, sent_us, done_us: now_us(), end }
     }
+
+    /// Asks until there is nothing more to learn, at one gateway and the other.
+    fn settle(&self, operation: &Operation, random: &mut Random) -> Notes {
+        let since = (Instant::now(), now_us());
+        let mut notes = Notes::default();
+        let mut gateway = random.below(2) as usize;
+        let mut pause = PAUSE;
+        loop {
+            let way = match self.take_hang_up() {
+                Some(when) => Way::HangingUp(when),
+                None => *random.pick(&WAYS),
+            };
+            let asked = self.ask(operation, gateway, way);
+            let is_settled = is_settled(operation.name.kind, &asked.end);
+            notes.asked.push(asked);
+            if is_settled {
+                self.settled.fetch_add(1, Ordering::Relaxed);
+                return notes;
+            }
+            if since.0.elapsed() > SETTLES_WITHIN {
+                notes.stuck.push((operation.name.clone(), since.1));
+                return notes;
+            }
+            thread::sleep(pause);
+            pause = (pause * 2).min(LONGEST_PAUSE);
+            gateway = 1 - gateway;
+        }
+    }
+}
+
+/// How a client sends a request and waits for the answer.
+#[derive(Debug, Clone, Copy)]
+enum Way {
+    Patient,
+    OverHttp2,
+    /// Gives up after [`PATIENT_FOR`].
+    Impatient,
+    HangingUp(HangUp),
+}
+
+/// Sends a request; `None` if nothing came for too long.
+fn send_impatiently(request: &Request, body: &str) -> Result<Option<Response>, String> {
+    let mut connection = request.try_open()?;
+    connection.try_write(body.as_bytes())?;
+    if connection.is_silent_for(PATIENT_FOR) {
+        return Ok(None);
+    }
+    connection.try_response().map(Some)
 }
 
 /// Sends a request as far as it goes, and hangs up.
@@ -240,8 +296,9 @@ impl<'a> Client<'a> {
         let operation = Operation::new(name, amount, &mut self.random);
         if self.random.one_in(6) {
             self.crowd(&operation);
+        } else {
+            self.settle(&operation);
         }
-        self.settle(&operation);
         for _ in 0..self.random.below(3) {
             self.settle(&operation);
         }
@@ -263,48 +320,44 @@ impl<'a> Client<'a> {
         self.settle(&earlier);
     }
 
-    /// Several at once.
+    /// Several clients want the same at once.
     fn crowd(&mut self, operation: &Operation) {
         let traffic = self.traffic;
-        let count = 2 + self.random.below(4) as usize;
-        let asked: Vec<Asked> = thread::scope(|scope| {
-            let senders: Vec<_> =
-                (0..count).map(|n| scope.spawn(move || traffic.ask(operation, n % 2, false, None))).collect();
-            senders.into_iter().map(|sender| sender.join().expect("a sender does not panic")).collect()
+        let randoms: Vec<Random> = (0..1 + self.random.below(4)).map(|_| self.random.fork()).collect();
+        thread::scope(|scope| {
+            let others: Vec<_> = randoms
+                .into_iter()
+                .map(|mut random| scope.spawn(move || traffic.settle(operation, &mut random)))
+                .collect();
+            self.settle(operation);
+            for other in others {
+                self.notes.add(other.join().expect("a client does not panic"));
+            }
         });
-        self.notes.asked.extend(asked);
     }
 
-    /// Asks until there is nothing more to learn, at one gateway and the other.
     fn settle(&mut self, operation: &Operation) {
-        let since = (Instant::now(), now_us());
-        let mut gateway = self.random.below(2) as usize;
-        let mut pause = PAUSE;
-        loop {
-            let hang_up = self.traffic.take_hang_up();
-            let over_http2 = self.random.one_in(8);
-            let asked = self.traffic.ask(operation, gateway, over_http2, hang_up);
-            let is_settled = is_settled(operation.name.kind, &asked.end);
-            self.notes.asked.push(asked);
-            if is_settled {
-                self.traffic.settled.fetch_add(1, Ordering::Relaxed);
-                return;
-            }
-            if since.0.elapsed() > SETTLES_WITHIN {
-                self.notes.stuck.push((operation.name.clone(), since.1));
-                return;
-            }
-            thread::sleep(pause);
-            pause = (pause * 2).min(LONGEST_PAUSE);
-            gateway = 1 - gateway;
-        }
+        let notes = self.traffic.settle(operation, &mut self.random);
+        self.notes.add(notes);
     }
 }
 
 const TENANTS: u64 = 5;
 /// What the service answers, by attempt: mostly a success at once.
-const STATUSES: [&str; 10] =
-    ["201", "201", "201", "201", "201", "200", "503,201", "500,500,201", "422", "409,201"];
+const STATUSES: [&str; 10] = ["201", "201", "201", "201", "201", "200", "503,201", "500,500,201", "422", "409,201"];
+/// How clients send requests that they have not been told to hang up on.
+const WAYS: [Way; 8] = [
+    Way::Patient,
+    Way::Patient,
+    Way::Patient,
+    Way::Patient,
+    Way::Patient,
+    Way::OverHttp2,
+    Way::Impatient,
+    Way::Impatient,
+];
+/// Longer than the service takes when all is well.
+const PATIENT_FOR: Duration = Duration::from_millis(300);
 const WORKS_FOR: Duration = Duration::from_millis(20);
 /// What a client waits before it asks again.
 const PAUSE: Duration = Duration::from_millis(5);

@@ -61,7 +61,8 @@ impl World {
             let starting = [(); 2].map(|()| scope.spawn(start));
             starting.map(|gateway| gateway.join().unwrap_or_else(|panic| resume_unwind(panic)))
         });
-        let world = World { gateways, to_store, to_upstream, webdis, redis, primary: 0, upstream, clock, _folder: folder };
+        let world =
+            World { gateways, to_store, to_upstream, webdis, redis, primary: 0, upstream, clock, _folder: folder };
         world.follow();
         world
     }
@@ -130,9 +131,7 @@ fn start_gateway(upstream: SocketAddr, store: SocketAddr) -> Gateway {
 
 /// The rules of [`Kind`](crate::history::Kind).
 pub fn document() -> Value {
-    let rule = |path: &str, policy: Value| {
-        json!({ "match": { "methods": ["POST"], "path": { "prefix": path } }, "policy": policy })
-    };
+    let rule = |path: &str, policy: Value| json!({ "match": { "methods": ["POST"], "path": { "prefix": path } }, "policy": policy });
     json!({
         // The breaker closes soon, so that a fault is not hidden by the one before.
         "store": { "type": "redis", "cluster": "webdis", "breaker": { "failures": 5, "open_ms": 100 } },

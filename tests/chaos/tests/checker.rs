@@ -206,7 +206,7 @@ fn a_wrong_replay_is_noticed() {
         |answer| answer.location.push('0'),
         |answer| answer.is_marked = false,
         |answer| answer.execution = Some(7),
-        |answer| answer.line = answer.line.replace("attempt=1", "attempt=2"),
+        |answer| answer.line = answer.line.replace("attempt=1", "attempt=0"),
     ];
     for change in change {
         let mut tale = Tale::new();
