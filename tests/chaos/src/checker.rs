@@ -27,6 +27,12 @@ pub fn judge(history: &History) -> Vec<Violation> {
     court.ledger(&mut wrong);
     for (name, story) in &court.stories {
         let mut say = |at_us: u64, what: String| wrong.push(Violation { at_us, name: (*name).clone(), what });
+        if name.kind == Kind::Plain {
+            for asked in &story.asked {
+                court.passer_by(asked, &mut say);
+            }
+            continue;
+        }
         for asked in &story.asked {
             court.answer(story, asked, &mut say);
         }
@@ -112,17 +118,17 @@ impl<'a> Court<'a> {
             if !is_as_sent {
                 say(format!("execution {n} is not what request {request} asked for"));
             }
-            if execution.attempt == 0 {
-                say(format!("execution {n} ran without a claim"));
+            if (execution.attempt == 0) != (name.kind == Kind::Plain) {
+                say(format!("execution {n} ran without a claim, or with one that nobody asked for"));
             }
             if let Some(first) = requests.insert(request, n) {
                 say(format!("request {request} executed twice, as {first} and {n}"));
             }
-            if *names.entry(&execution.operation).or_insert(name) != name {
+            if name.kind != Kind::Plain && *names.entry(&execution.operation).or_insert(name) != name {
                 say(format!("execution {n} has the operation of another name"));
             }
         }
-        for (name, story) in &self.stories {
+        for (name, story) in self.stories.iter().filter(|(name, _)| name.kind != Kind::Plain) {
             let mut operations = story.executions.iter().map(|execution| &execution.operation);
             if let Some(first) = operations.next()
                 && operations.any(|other| other != first)
@@ -202,6 +208,26 @@ impl<'a> Court<'a> {
             // Envoy's own failures after the filter's last callback.
             "" if answer.status >= 500 && answer.execution.is_none() => (),
             _ => say(format!("was told {}", shown())),
+        }
+    }
+
+    /// Whoever passes by is served as without the filter: whatever the store does, only the service's troubles show.
+    fn passer_by(&self, asked: &Asked, say: &mut impl FnMut(u64, String)) {
+        let span = Span { from_us: asked.sent_us, to_us: asked.done_us };
+        let excuses = &self.history.excuses;
+        let is_served = match &asked.end {
+            End::Answer(answer) => {
+                let own = self.executed.get(&asked.id);
+                answer.line.is_empty() && own.is_some_and(|own| is_answer_of(answer, own) && is_success(own))
+            }
+            End::Broken(_) | End::HungUp => false,
+        };
+        let is_excused = excuses.breaks.iter().chain(&excuses.troubles).any(|fault| fault.meets(span));
+        if !is_served && !is_excused {
+            say(asked.done_us, format!("request {} passed by and was not served: {:?}", asked.id, asked.end));
+        }
+        if asked.done_us.saturating_sub(asked.sent_us) > self.history.bound_us {
+            say(asked.done_us, format!("request {} passed by and took too long", asked.id));
         }
     }
 

@@ -23,6 +23,8 @@ pub struct Name {
 pub enum Kind {
     /// `on_unknown: hold`.
     Hold,
+    /// None: these pass by.
+    Plain,
     /// The defaults.
     Retry,
     /// `execution: shielded`.
@@ -32,13 +34,14 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// All there are.
-    pub const ALL: [Kind; 4] = [Kind::Hold, Kind::Retry, Kind::Shielded, Kind::Wait];
+    /// All that are protected.
+    pub const PROTECTED: [Kind; 4] = [Kind::Hold, Kind::Retry, Kind::Shielded, Kind::Wait];
 
     /// The path of its requests.
     pub fn path(self) -> &'static str {
         match self {
             Kind::Hold => "/hold/pay",
+            Kind::Plain => "/plain",
             Kind::Retry => "/retry/pay",
             Kind::Shielded => "/shielded/pay",
             Kind::Wait => "/wait/pay",
@@ -215,6 +218,8 @@ pub struct Excuses {
     pub jumps: Vec<Span>,
     /// Connections of clients may have ended without an answer.
     pub breaks: Vec<Span>,
+    /// The service, or the network before it, was not well.
+    pub troubles: Vec<Span>,
     /// Requests may have been long on their way from a gateway to the service.
     pub stalls: Vec<Span>,
 }

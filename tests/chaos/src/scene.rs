@@ -60,7 +60,7 @@ impl<'a> Scene<'a> {
 
     /// Every request to the service meets this for a while.
     pub fn to_upstream(&mut self, fault: Fault) {
-        self.between(|world| &world.to_upstream, fault);
+        self.troubling(|scene| scene.between(|world| &world.to_upstream, fault));
     }
 
     /// Every request to the service meets this for a while, and clients may find their answers broken off.
@@ -86,18 +86,22 @@ impl<'a> Scene<'a> {
 
     /// Nobody can connect to the service for a while.
     pub fn refuse_upstream(&mut self) {
-        self.world.to_upstream.close();
-        self.last(BRIEFLY);
-        self.world.to_upstream.open();
+        self.troubling(|scene| {
+            scene.world.to_upstream.close();
+            scene.last(BRIEFLY);
+            scene.world.to_upstream.open();
+        });
     }
 
     /// Puts the service in a mood for a while.
     pub fn mood(&mut self, mood: Mood, time: Duration) {
-        let seen = self.world.to_upstream.calls();
-        self.world.upstream.mood(mood);
-        self.last(time);
-        self.world.to_upstream.wait_for_calls(seen + 1);
-        self.world.upstream.mood(Mood::default());
+        self.troubling(|scene| {
+            let seen = scene.world.to_upstream.calls();
+            scene.world.upstream.mood(mood);
+            scene.last(time);
+            scene.world.to_upstream.wait_for_calls(seen + 1);
+            scene.world.upstream.mood(Mood::default());
+        });
     }
 
     /// The service breaks off in the middle of its answers, and clients may find theirs broken off too.
@@ -122,6 +126,7 @@ impl<'a> Scene<'a> {
         self.world.upstream.thaw();
         self.recover();
         self.excuses.stalls.push(Span { from_us, to_us: now_us() });
+        self.excuses.troubles.push(Span { from_us, to_us: now_us() });
     }
 
     /// Clients hang up.
@@ -406,6 +411,13 @@ impl<'a> Scene<'a> {
         let from_us = now_us();
         act(self);
         self.excuses.breaks.push(Span { from_us, to_us: now_us() });
+    }
+
+    /// While this is done, the service may fail whoever asks.
+    fn troubling(&mut self, act: impl FnOnce(&mut Scene<'a>)) {
+        let from_us = now_us();
+        act(self);
+        self.excuses.troubles.push(Span { from_us, to_us: now_us() });
     }
 
     fn lose(&mut self, from_us: u64, lost: Lost) {

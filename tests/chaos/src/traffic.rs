@@ -149,8 +149,12 @@ impl Traffic {
     }
 
     fn request(&self, operation: &Operation, gateway: usize, id: u64) -> Request {
-        Request::post(self.gateways[gateway], operation.name.kind.path())
-            .key(&operation.name.key)
+        let (to, path) = (self.gateways[gateway], operation.name.kind.path());
+        let request = match operation.name.kind {
+            Kind::Plain => Request::new(to, "GET", path),
+            _ => Request::post(to, path).key(&operation.name.key),
+        };
+        request
             .header("authorization", &operation.name.tenant)
             .header("content-type", "application/json")
             .header("x-chaos-request", id.to_string())
@@ -291,7 +295,7 @@ impl<'a> Client<'a> {
     fn live(&mut self) {
         let key = format!("{}-{}", self.number, self.operations.len());
         let tenant = self.random.below(TENANTS);
-        let name = Name { kind: *self.random.pick(&Kind::ALL), tenant: format!("tenant-{tenant}"), key };
+        let name = Name { kind: *self.random.pick(&Kind::PROTECTED), tenant: format!("tenant-{tenant}"), key };
         let amount = self.random.below(1000);
         let operation = Operation::new(name, amount, &mut self.random);
         if self.random.one_in(6) {
@@ -318,6 +322,15 @@ impl<'a> Client<'a> {
         self.operations.push(operation);
         let earlier = self.random.pick(&self.operations).clone();
         self.settle(&earlier);
+        self.pass_by();
+    }
+
+    /// A request that is no business of the filter's.
+    fn pass_by(&mut self) {
+        let name = Name { kind: Kind::Plain, tenant: "passer-by".to_owned(), key: String::new() };
+        let plain = Operation { statuses: "200", delay_ms: 0, size: 0, ..Operation::new(name, 0, &mut self.random) };
+        let gateway = self.random.below(2) as usize;
+        self.notes.asked.push(self.traffic.ask(&plain, gateway, Way::Patient));
     }
 
     /// Several clients want the same at once.

@@ -296,6 +296,21 @@ fn an_answer_that_never_came_is_noticed_unless_connections_were_broken() {
 }
 
 #[test]
+fn whoever_passes_by_and_is_not_served_is_noticed_unless_the_service_had_troubles() {
+    let passer_by = Name { key: String::new(), ..name(Kind::Plain, "a") };
+    let mut tale = Tale::new();
+    tale.executes(&passer_by, "p", 0, 0, 201);
+    last(&mut tale).line.clear();
+    tale.executes(&passer_by, "p", 10, 0, 201);
+    last(&mut tale).line.clear();
+    tale.is_fine();
+    tale.asks(&passer_by, "p", 100, End::Answer(Answer { status: 503, ..Answer::default() }));
+    tale.shows("passed by and was not served");
+    tale.history.excuses.troubles.push(Span { from_us: 90 * MS, to_us: 101 * MS });
+    tale.is_fine();
+}
+
+#[test]
 fn an_execution_that_nobody_asked_for_is_noticed() {
     let mut tale = Tale::new();
     tale.enters(&pay(), "p", 0, 1, 99);
