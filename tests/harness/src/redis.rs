@@ -117,7 +117,8 @@ impl Redis {
     pub fn restart(&self) {
         let mut process = self.process();
         process.kill();
-        *process = launch(&self.port, &self.folder, &self.arguments, &self.env).unwrap_or_else(|message| panic!("{message}"));
+        *process =
+            launch(&self.port, &self.folder, &self.arguments, &self.env).unwrap_or_else(|message| panic!("{message}"));
     }
 
     /// Stops it in its tracks (SIGSTOP): connections stay, nothing is answered.
