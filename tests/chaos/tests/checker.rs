@@ -357,3 +357,14 @@ fn a_loss_excuses_one_execution_more_of_what_was_recorded_before_it() {
     tale.executes(&pay(), "p", 3000, 1, 201);
     tale.shows("the same number twice");
 }
+
+#[test]
+fn a_loss_excuses_no_second_execution_more() {
+    let mut tale = Tale::new();
+    tale.executes_unheard(&pay(), "p", 1000, 1);
+    tale.loses(1500, Lost::Everything);
+    tale.executes_unheard(&pay(), "p", 1495, 1);
+    tale.is_fine();
+    tale.executes_unheard(&pay(), "p", 1504, 1);
+    tale.shows("2 executions need a loss to excuse them, and there were 1");
+}

@@ -41,6 +41,20 @@ fn every_byte_passes_to_redis_and_back() {
 }
 
 #[test]
+fn a_sliced_call_passes_whole_and_one_that_is_run_twice_is_answered_once() {
+    let redis = Redis::start();
+    let webdis = Webdis::start(redis.addr());
+    let interposer = Interposer::start(webdis.addr());
+    interposer.next(1, Fault::Slice);
+    let bytes: Vec<u8> = (0..=255).cycle().take(5000).collect();
+    assert_eq!(echo(interposer.addr(), &bytes).send().body, [b"$5000\r\n".as_slice(), &bytes, b"\r\n"].concat());
+    interposer.next(1, Fault::Twice);
+    let count = Request::new(interposer.addr(), "GET", "/EVAL/return%20redis.call('INCR'%2CKEYS%5B1%5D)/1/k.raw");
+    assert_eq!(count.send().body, b":1\r\n");
+    assert_eq!(redis.get(b"k"), Some(b"2".to_vec()));
+}
+
+#[test]
 fn a_redis_with_an_append_only_file_comes_back_with_what_it_acknowledged() {
     let redis = Redis::with(&DURABLE);
     let webdis = Webdis::start(redis.addr());
