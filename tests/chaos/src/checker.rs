@@ -211,7 +211,7 @@ impl<'a> Court<'a> {
         }
     }
 
-    /// Whoever passes by is served as without the filter: whatever the store does, only the service's troubles show.
+    /// Whoever passes by is served as without the filter: what the store does must not show.
     fn passer_by(&self, asked: &Asked, say: &mut impl FnMut(u64, String)) {
         let span = Span { from_us: asked.sent_us, to_us: asked.done_us };
         let excuses = &self.history.excuses;

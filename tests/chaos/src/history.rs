@@ -218,7 +218,7 @@ pub struct Excuses {
     pub jumps: Vec<Span>,
     /// Connections of clients may have ended without an answer.
     pub breaks: Vec<Span>,
-    /// The service, or the network before it, was not well.
+    /// The service, or the network before it, was not well, or a gateway stood still.
     pub troubles: Vec<Span>,
     /// Requests may have been long on their way from a gateway to the service.
     pub stalls: Vec<Span>,

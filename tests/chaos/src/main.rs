@@ -17,7 +17,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use chaos::classes::{CLASSES, Class};
 use chaos::random::Random;
-use chaos::run::run;
+use chaos::run::{BOUND, run};
 use chaos::table::{Table, tell};
 use chaos::upstream;
 
@@ -59,6 +59,7 @@ fn main() -> ExitCode {
         wrong.extend(outcome.complaints);
     }
     println!("{table}");
+    println!("Nobody waited longer than {:?}; {BOUND:?} are the bound.", table.slowest());
     for class in classes {
         let injections = table.row(class.name).injections as u64;
         if injections < times {

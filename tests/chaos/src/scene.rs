@@ -155,12 +155,15 @@ impl<'a> Scene<'a> {
         });
     }
 
-    /// A gateway stands still.
+    /// A gateway stands still. It wakes up to time-outs of its own, also for requests that pass the filter by.
     pub fn stop_gateway(&mut self, time: Duration) {
         let which = self.random.below(2) as usize;
-        self.world.gateways[which].freeze();
-        self.last(time);
-        self.world.gateways[which].thaw();
+        self.troubling(|scene| {
+            scene.world.gateways[which].freeze();
+            scene.last(time);
+            scene.world.gateways[which].thaw();
+            scene.recover();
+        });
     }
 
     /// A gateway falls asleep while answers of the store are on their way to it.
@@ -413,7 +416,7 @@ impl<'a> Scene<'a> {
         self.excuses.breaks.push(Span { from_us, to_us: now_us() });
     }
 
-    /// While this is done, the service may fail whoever asks.
+    /// While this is done, whoever asks may be failed, with the filter or without.
     fn troubling(&mut self, act: impl FnOnce(&mut Scene<'a>)) {
         let from_us = now_us();
         act(self);

@@ -5,9 +5,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::{self, Write as _};
+use std::time::Duration;
 
 use crate::checker::{Violation, takeovers};
-use crate::history::{Asked, End, History};
+use crate::history::{Asked, End, History, Kind};
 use crate::run::Outcome;
 
 /// The row of requests that were sent before the first fault or after the last.
@@ -30,7 +31,10 @@ pub struct Row {
 
 /// All lines, by class.
 #[derive(Debug, Default)]
-pub struct Table(BTreeMap<&'static str, Row>);
+pub struct Table {
+    rows: BTreeMap<&'static str, Row>,
+    slowest_us: u64,
+}
 
 impl Table {
     /// Adds what came of one world.
@@ -46,6 +50,7 @@ impl Table {
         let mut sent: HashMap<u64, u64> = HashMap::new();
         for asked in &history.asked {
             sent.insert(asked.id, asked.sent_us);
+            self.slowest_us = self.slowest_us.max(asked.done_us - asked.sent_us);
             let row = self.row(class_at(asked.sent_us));
             row.requests += 1;
             match &asked.end {
@@ -68,14 +73,19 @@ impl Table {
         }
     }
 
+    /// The longest that anybody has waited for the end of a request.
+    pub fn slowest(&self) -> Duration {
+        Duration::from_micros(self.slowest_us)
+    }
+
     /// The line of a class.
     pub fn row(&mut self, class: &'static str) -> &mut Row {
-        self.0.entry(class).or_default()
+        self.rows.entry(class).or_default()
     }
 
     /// How many requests there were.
     pub fn requests(&self) -> usize {
-        self.0.values().map(|row| row.requests).sum()
+        self.rows.values().map(|row| row.requests).sum()
     }
 }
 
@@ -89,7 +99,7 @@ impl fmt::Display for Table {
             let Row { injections, requests, executions, takeovers, replays, refusals, unknown, violations } = *row;
             [injections, requests, executions, takeovers, replays, refusals, unknown, violations]
         };
-        for (class, row) in &self.0 {
+        for (class, row) in &self.rows {
             for (sum, cell) in sum.iter_mut().zip(cells(row)) {
                 *sum += cell;
             }
@@ -99,11 +109,12 @@ impl fmt::Display for Table {
     }
 }
 
-/// A violation and all that is known of its operation, in order of time.
+/// A violation and all that is known of its operation, in order of time; of a passer-by, itself alone.
 pub fn tell(violation: &Violation, outcome: &Outcome) -> String {
     let history = &outcome.history;
     let mut lines: Vec<(u64, String)> = Vec::new();
-    let of_name = |asked: &&Asked| asked.name == violation.name;
+    let is_alone = violation.name.kind == Kind::Plain;
+    let of_name = |asked: &&Asked| asked.name == violation.name && (!is_alone || asked.done_us == violation.at_us);
     let ids: Vec<u64> = history.asked.iter().filter(of_name).map(|asked| asked.id).collect();
     for asked in history.asked.iter().filter(of_name) {
         let Asked { id, gateway, payload, sent_us, done_us, end, .. } = asked;
