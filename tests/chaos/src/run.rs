@@ -18,9 +18,9 @@ use crate::traffic::{Notes, Traffic};
 use crate::world::{LEASE_MS, World};
 
 /// Everybody is answered within this time: a wait of two seconds, a time-out of the service in one attempt and the next,
-/// the store's tries before and after each, a gateway or store that stands still for longer than a lease, and as much
-/// again for a busy machine.
-pub const BOUND: Duration = Duration::from_secs(12);
+/// the store's tries before and after each, a gateway or store that stands still for longer than a lease, and what a
+/// busy machine adds.
+pub const BOUND: Duration = Duration::from_secs(8);
 
 /// What came of one world.
 pub struct Outcome {
