@@ -41,6 +41,10 @@ fn main() -> ExitCode {
     let classes: Vec<&Class> = CLASSES.iter().filter(|class| class.name.contains(&only)).collect();
     let mut plan: Vec<&Class> = classes.iter().flat_map(|class| (0..times).map(move |_| *class)).collect();
     random.shuffle(&mut plan);
+    if classes.is_empty() {
+        println!("No class has a name with {only:?} in it: see tests/chaos/src/classes.rs.");
+        return ExitCode::FAILURE;
+    }
     println!("SEED={seed}: {} classes, {times} times each.", classes.len());
 
     let started = Instant::now();

@@ -94,11 +94,11 @@ impl<'a> Scene<'a> {
     }
 
     /// Puts the service in a mood for a while.
-    pub fn mood(&mut self, mood: Mood, time: Duration) {
+    pub fn mood(&mut self, mood: Mood) {
         self.troubling(|scene| {
             let seen = scene.world.to_upstream.calls();
             scene.world.upstream.mood(mood);
-            scene.last(time);
+            scene.last(BRIEFLY);
             scene.world.to_upstream.wait_for_calls(seen + 1);
             scene.world.upstream.mood(Mood::default());
         });
@@ -106,7 +106,7 @@ impl<'a> Scene<'a> {
 
     /// The service breaks off in the middle of its answers, and clients may find theirs broken off too.
     pub fn break_off(&mut self) {
-        self.breaking(|scene| scene.mood(Mood { sent: Sent::Head, ..Mood::default() }, BRIEFLY));
+        self.breaking(|scene| scene.mood(Mood { sent: Sent::Head, ..Mood::default() }));
     }
 
     /// The service crashes and comes back with the ledger it has.
@@ -403,7 +403,7 @@ impl<'a> Scene<'a> {
     /// Counts what the gateways say of reloads, before they forget it.
     pub fn note_reloads(&mut self) {
         for gateway in &self.world.gateways {
-            let text = gateway.admin("/stats?filter=vm_reload$");
+            let text = gateway.admin("/stats?filter=vm_reload");
             let counts = text.lines().filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok());
             self.reloads += counts.sum::<u64>();
         }
