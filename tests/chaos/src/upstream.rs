@@ -11,7 +11,7 @@
 //! | `x-chaos-delay-ms` | nothing is answered before |
 //! | `x-chaos-size` | the length of the body |
 //!
-//! `PUT /mood` puts it in a [`Mood`], which overrules these.
+//! `PUT /mood` puts it in a mood, which overrules these.
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Write};
