@@ -141,7 +141,7 @@ impl<'a> Court<'a> {
 
     /// What one client was told: in time, true, and of its own operation.
     fn answer(&self, story: &Story<'_>, asked: &Asked, say: &mut impl FnMut(u64, String)) {
-        let took_us = asked.done_us.saturating_sub(asked.sent_us);
+        let took_us = self.took_us(asked);
         let mut say = |what: String| say(asked.done_us, format!("request {}: {what}", asked.id));
         if took_us > self.history.bound_us {
             say(format!("took {} ms; {} are the bound", took_us / 1000, self.history.bound_us / 1000));
@@ -222,11 +222,12 @@ impl<'a> Court<'a> {
             }
             End::Broken(_) | End::HungUp => false,
         };
-        let is_excused = excuses.breaks.iter().chain(&excuses.troubles).any(|fault| fault.meets(span));
+        let mut faults = excuses.breaks.iter().chain(&excuses.troubles).chain(&excuses.pauses);
+        let is_excused = faults.any(|fault| fault.meets(span));
         if !is_served && !is_excused {
             say(asked.done_us, format!("request {} passed by and was not served: {:?}", asked.id, asked.end));
         }
-        if asked.done_us.saturating_sub(asked.sent_us) > self.history.bound_us {
+        if self.took_us(asked) > self.history.bound_us {
             say(asked.done_us, format!("request {} passed by and took too long", asked.id));
         }
     }
@@ -295,7 +296,7 @@ impl<'a> Court<'a> {
             return Some("the policy holds, and the earlier one may have executed".to_owned());
         }
         let is_leased = second.at_us < asked_us(first) + self.history.lease_us;
-        if is_leased && !is_overtaken {
+        if is_leased && !excuses.jumps.iter().any(|jump| jump.meets(between)) {
             return Some("within the earlier one's lease, and nothing says that it failed".to_owned());
         }
         None
@@ -313,9 +314,13 @@ impl<'a> Court<'a> {
                     _ => matches!(answer.refusal(), Some("outcome-unknown" | "not-replayable")),
                 };
                 // What a loss has made run again may still be remembered by a gateway from before.
-                let before = answer.execution.filter(|n| *n < first.n).and_then(|n| self.execution(n));
-                let is_remembered = answer.token() == "replayed"
-                    && before.is_some_and(|before| self.is_lost(before, self.sent_us(before), first.at_us));
+                let is_told_of = |before: &&&Execution| match answer.token() {
+                    "replayed" => answer.execution == Some(before.n),
+                    _ => answer.refusal() == Some("not-replayable"),
+                };
+                let is_before = |before: &&&Execution| before.n < first.n;
+                let mut told_of = story.executions.iter().filter(is_before).filter(is_told_of);
+                let is_remembered = told_of.any(|before| self.is_lost(before, self.sent_us(before), first.at_us));
                 if is_other && !is_remembered && !self.is_lost(first, self.sent_us(first), asked.done_us) {
                     let said = format!("request {} was told {:?} ({:?})", asked.id, answer.line, answer.execution);
                     say(asked.done_us, format!("execution {} was told to be stored, and then {said}", first.n));
@@ -346,6 +351,13 @@ impl<'a> Court<'a> {
             Lost::Since(since_us) => self.told.get(&execution.n).is_none_or(|told_us| told_us >= since_us),
             Lost::Operations(operations) => operations.contains(&execution.operation),
         }
+    }
+
+    /// How long a request took while this machine went on.
+    fn took_us(&self, asked: &Asked) -> u64 {
+        let span = Span { from_us: asked.sent_us, to_us: asked.done_us };
+        let paused_us: u64 = self.history.excuses.pauses.iter().map(|pause| pause.shared_us(span)).sum();
+        asked.done_us.saturating_sub(asked.sent_us).saturating_sub(paused_us)
     }
 
     /// When the first of two executions was asked for.

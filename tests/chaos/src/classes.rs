@@ -90,9 +90,9 @@ pub const CLASSES: &[Class] = &[
     // The gateways.
     row("envoy kill", Promise::NoAnswer, |s| s.kill_gateway()),
     row("envoy end", Promise::NoAnswer, |s| s.end_gateway()),
-    row("envoy stop", Promise::Everything, |s| s.stop_gateway(BRIEFLY)),
-    row("envoy sleep", Promise::Everything, |s| s.stop_gateway(PAST_A_LEASE)),
-    row("envoy sleep in call", Promise::Everything, |s| s.stop_gateway_in_mid_call()),
+    row("envoy stop", Promise::Order, |s| s.stop_gateway(BRIEFLY)),
+    row("envoy sleep", Promise::Order, |s| s.stop_gateway(PAST_A_LEASE)),
+    row("envoy sleep in call", Promise::Order, |s| s.stop_gateway_in_mid_call()),
     row("envoy policy", Promise::NoAnswer, |s| s.update_policy()),
     row("envoy vm", Promise::NoAnswer, |s| s.update_vm()),
     // Clients.

@@ -187,6 +187,11 @@ impl Span {
     pub fn meets(self, other: Span) -> bool {
         self.from_us <= other.to_us && other.from_us <= self.to_us
     }
+
+    /// How much time the two have in common.
+    pub fn shared_us(self, other: Span) -> u64 {
+        self.to_us.min(other.to_us).saturating_sub(self.from_us.max(other.from_us))
+    }
 }
 
 /// A loss of what the store had acknowledged.
@@ -216,6 +221,8 @@ pub struct Excuses {
     pub losses: Vec<Loss>,
     /// The store's clock jumped.
     pub jumps: Vec<Span>,
+    /// This whole machine stood still, as a thread that only sleeps has seen.
+    pub pauses: Vec<Span>,
     /// Connections of clients may have ended without an answer.
     pub breaks: Vec<Span>,
     /// The service, or the network before it, was not well, or a gateway stood still.

@@ -59,6 +59,9 @@ fn main() -> ExitCode {
             "After {after_s} s: {requests} requests; this world had {} faults, {violations} violations.",
             part.len()
         );
+        for pause in &outcome.history.excuses.pauses {
+            println!("This machine stood still for {} ms.", (pause.to_us - pause.from_us) / 1000);
+        }
         for violation in outcome.violations.iter().take(SHOWN) {
             println!("{}", tell(violation, &outcome));
         }

@@ -3,6 +3,7 @@
 //! One rule: a world is judged when its faults are over, its clients have settled everything, and its gateways are quiet.
 //! It does not know what the classes do.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use harness::{PATIENCE, wait_for};
 use crate::checker::{Violation, judge};
 use crate::classes::{Class, Promise};
 use crate::clock::now_us;
-use crate::history::{Excuses, History};
+use crate::history::{Excuses, History, Span};
 use crate::random::Random;
 use crate::scene::Scene;
 use crate::traffic::{Notes, Traffic};
@@ -42,11 +43,13 @@ pub fn run(plan: &[&'static Class], random: &mut Random) -> Outcome {
     let traffic = Traffic::new(world.gateways.each_ref().map(|gateway| gateway.addr()));
     let mut scene = Scene::new(world, &traffic, random.fork());
     let mut random = random.fork();
+    let is_watched = AtomicBool::new(true);
     let (mut injected, mut complaints) = (Vec::new(), Vec::new());
-    let (notes, calm_us) = thread::scope(|scope| {
+    let (notes, calm_us, pauses) = thread::scope(|scope| {
         let clients = scope.spawn(|| traffic.run(&mut random));
+        let pauses = scope.spawn(|| watch(&is_watched));
         // A panic in the middle must end the clients too.
-        let over = Over(&traffic);
+        let over = Over(&traffic, &is_watched);
         scene.recover();
         for class in plan {
             injected.push((class.name, now_us()));
@@ -62,8 +65,11 @@ pub fn run(plan: &[&'static Class], random: &mut Random) -> Outcome {
         }
         drop(over);
         let calm_us = now_us();
-        (clients.join().expect("the clients come to an end"), calm_us)
+        let notes = clients.join().expect("the clients come to an end");
+        is_watched.store(false, Ordering::Relaxed);
+        (notes, calm_us, pauses.join().expect("who only sleeps does not panic"))
     });
+    scene.excuses.pauses = pauses;
     complaints.extend(quiet(&scene.world));
     scene.note_reloads();
     if scene.reloads > 0 {
@@ -85,12 +91,31 @@ pub fn run(plan: &[&'static Class], random: &mut Random) -> Outcome {
     Outcome { history, injected, calm_us, violations, complaints }
 }
 
-struct Over<'a>(&'a Traffic);
+/// Ends the clients; and should this be a panic, the watch too.
+struct Over<'a>(&'a Traffic, &'a AtomicBool);
 
 impl Drop for Over<'_> {
     fn drop(&mut self) {
         self.0.end();
+        if thread::panicking() {
+            self.1.store(false, Ordering::Relaxed);
+        }
     }
+}
+
+/// When this machine stood still: a thread that only sleeps slept for much longer than it wanted to.
+fn watch(is_watched: &AtomicBool) -> Vec<Span> {
+    let mut pauses = Vec::new();
+    let mut from_us = now_us();
+    while is_watched.load(Ordering::Relaxed) {
+        thread::sleep(BLINK);
+        let to_us = now_us();
+        if to_us - from_us > PAUSE.as_micros() as u64 {
+            pauses.push(Span { from_us, to_us });
+        }
+        from_us = to_us;
+    }
+    pauses
 }
 
 /// Whether the excuses that came are those that the promise allows.
@@ -118,3 +143,7 @@ fn quiet(world: &World) -> Vec<String> {
     }
     complaints
 }
+
+const BLINK: Duration = Duration::from_millis(20);
+/// No scheduler keeps a thread waiting for so long that has just slept.
+const PAUSE: Duration = Duration::from_millis(500);

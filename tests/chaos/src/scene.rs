@@ -155,15 +155,18 @@ impl<'a> Scene<'a> {
         });
     }
 
-    /// A gateway stands still. It wakes up to time-outs of its own, also for requests that pass the filter by.
+    /// A gateway stands still. It wakes up to time-outs of its own, also for requests that pass the filter by; and what
+    /// it had let go, but not yet put on the wire, arrives late and under the smaller number.
     pub fn stop_gateway(&mut self, time: Duration) {
         let which = self.random.below(2) as usize;
+        let from_us = now_us();
         self.troubling(|scene| {
             scene.world.gateways[which].freeze();
             scene.last(time);
             scene.world.gateways[which].thaw();
             scene.recover();
         });
+        self.excuses.stalls.push(Span { from_us, to_us: now_us() });
     }
 
     /// A gateway falls asleep while answers of the store are on their way to it.

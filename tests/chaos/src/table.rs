@@ -149,6 +149,7 @@ fn marks(history: &History) -> Vec<(u64, String)> {
     let spans = losses
         .chain(excuses.jumps.iter().map(|span| ("the store's clock jumps", *span)))
         .chain(excuses.breaks.iter().map(|span| ("connections may break", *span)))
+        .chain(excuses.pauses.iter().map(|span| ("this machine stands still", *span)))
         .chain(excuses.stalls.iter().map(|span| ("requests may be late", *span)));
     spans
         .flat_map(|(what, span)| {

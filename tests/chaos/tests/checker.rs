@@ -284,6 +284,9 @@ fn a_request_past_its_bound_is_noticed() {
     tale.executes(&pay(), "p", 0, 1, 201);
     tale.history.asked[0].done_us = 5001 * MS;
     tale.shows("are the bound");
+    // Two milliseconds of it the machine stood still.
+    tale.history.excuses.pauses.push(Span { from_us: 99 * MS, to_us: 101 * MS });
+    tale.is_fine();
 }
 
 #[test]
@@ -343,6 +346,7 @@ fn a_loss_excuses_one_execution_more_of_what_was_recorded_before_it() {
         // Gateways may remember either.
         tale.replays(&pay(), "p", 2100, first);
         tale.replays(&pay(), "p", 2200, second);
+        tale.refuses(&pay(), "p", 2300, 409, "not-replayable");
         tale
     };
     twice(1500, Lost::Everything).is_fine();
