@@ -81,6 +81,8 @@ mod shielded;
 mod shielded_bytes;
 /// Shielded executions at gateways that share a Redis.
 mod shielded_redis;
+/// What somebody who means harm may send, or may put into the store.
+mod threats;
 /// Outcomes nobody knows, and the attempts that follow them.
 mod unknown;
 /// Duplicates that wait for the attempt that runs.

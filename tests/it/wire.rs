@@ -112,6 +112,31 @@ fn a_count_of_fields_beyond_the_bytes_is_corrupt_and_costs_no_memory() {
     assert_eq!(Response::decode(&huge), Err(Corrupt));
 }
 
+#[test]
+fn what_no_upstream_can_have_sent_is_corrupt() {
+    let response = |status, name: &str, value: &str| {
+        let headers = [("a", "1"), (name, value)].into_iter().collect();
+        Response { status, headers, body: Some(b"ok".to_vec()) }
+    };
+    let whole = response(999, "x-a", "\t1 \u{e9}");
+    assert_eq!(Response::decode(&whole.encode()), Ok(whole));
+    for (name, value) in [
+        ("", "1"),
+        (":status", "200"),
+        ("x-a: 1\r\nset-cookie", "a=b"),
+        ("x a", "1"),
+        ("x\u{7f}", "1"),
+        ("x-a", "1\r\nset-cookie: a=b"),
+        ("x-a", "1\nset-cookie: a=b"),
+        ("x-a", "1\0"),
+    ] {
+        assert_eq!(Response::decode(&response(200, name, value).encode()), Err(Corrupt), "{name:?}: {value:?}");
+    }
+    for status in [0, 100, 199, 1000, u16::MAX] {
+        assert_eq!(Response::decode(&response(status, "x-a", "1").encode()), Err(Corrupt), "{status}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -233,9 +258,11 @@ fn record() -> impl Strategy<Value = Record> {
 }
 
 fn response() -> impl Strategy<Value = Response> {
-    let text = || prop::collection::vec(any::<u8>(), 0..12);
-    let headers = prop::collection::vec((text(), text()), 0..4);
-    (any::<u16>(), headers, prop::option::of(prop::collection::vec(any::<u8>(), 0..30)))
+    let name = prop::collection::vec(prop::sample::select(b"abz09-_!\xff".to_vec()), 1..12);
+    let value =
+        prop::collection::vec(any::<u8>().prop_filter("it ends no line", |byte| !b"\0\r\n".contains(byte)), 0..12);
+    let headers = prop::collection::vec((name, value), 0..4);
+    (200..1000u16, headers, prop::option::of(prop::collection::vec(any::<u8>(), 0..30)))
         .prop_map(|(status, headers, body)| Response { status, headers: headers.into_iter().collect(), body })
 }
 
