@@ -838,6 +838,8 @@ impl Exchange {
             // It has run, whatever it answered: so it is refused, also where a failing store lets requests through.
             return self.refused_by_store(Failure::Corrupt);
         };
+        // Once more as when it was stored: whoever may write to the store shall not set cookies.
+        let response = response.map(|response| Response { headers: kept(&response.headers), ..response });
         let facts = Facts { attempt: Some(attempt), original_status: Some(status), ..Facts::default() };
         match response {
             // A trial keeps no bodies: what would be replayed is all there is to know.

@@ -244,7 +244,8 @@ impl Response {
     /// Reads the wire form.
     ///
     /// # Errors
-    /// The bytes are not exactly one response of a known version.
+    /// The bytes are not exactly one response of a known version, or no upstream can have sent what they say: whoever
+    /// may write to the store shall not split answers.
     pub fn decode(bytes: &[u8]) -> Result<Self, Corrupt> {
         let mut input = Input(bytes);
         if input.byte()? != FORMAT {
@@ -255,13 +256,25 @@ impl Response {
         let count = u32::from_le_bytes(input.array()?);
         let mut headers = Headers::default();
         for _ in 0..count {
-            let name = input.text()?;
-            headers.push(name, input.text()?);
+            let (name, value) = (input.text()?, input.text()?);
+            if !is_field(name, value) {
+                return Err(Corrupt);
+            }
+            headers.push(name, value);
         }
         let body = whole.then(|| input.rest().to_vec());
         input.end()?;
+        if !(200..1000).contains(&status) {
+            return Err(Corrupt);
+        }
         Ok(Response { status, headers, body })
     }
+}
+
+/// Whether this is one field line of a message, whatever else it is.
+fn is_field(name: &[u8], value: &[u8]) -> bool {
+    let breaks_name = |byte: &u8| *byte <= b' ' || *byte == b':' || *byte == 0x7f;
+    !name.is_empty() && !name.iter().any(breaks_name) && !value.iter().any(|byte| b"\0\r\n".contains(byte))
 }
 
 const OPEN: u8 = 0;
