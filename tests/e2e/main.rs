@@ -17,6 +17,8 @@ mod check;
 /// The gateways that tests share.
 mod worlds;
 
+/// The cases of other projects' test suites.
+mod black_box;
 /// Request and response bodies in every framing and size.
 mod bodies;
 /// Keys that stand in the body.
