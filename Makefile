@@ -62,11 +62,12 @@ fuzz: $(CARGO_FUZZ_BIN) ## Fuzzes each target for SECONDS (60), as many at once 
 	  then sed -n 's/^Done/NAME:/p' $(TARGET)/fuzz/NAME.log; \
 	  else echo 'NAME broke its promise:'; grep -A 2 -E 'panicked|Test unit' $(TARGET)/fuzz/NAME.log; exit 1; fi"
 
-build: wasm-target build-tools ## Builds the filter and prints its size.
+build: wasm-target build-tools ## Builds the filter; prints its size and its SHA-256, which stands beside it too.
 	cargo build --locked --release --target wasm32-wasip1 --package envoy-idempotency
 	@wasm-opt -O3 $(WASM_FEATURES) $(dir $(FILTER_WASM))deps/$(notdir $(FILTER_WASM)) --output $(FILTER_WASM).part
 	@mv $(FILTER_WASM).part $(FILTER_WASM)
 	@wc -c < $(FILTER_WASM) | awk '{ printf "The filter is %d bytes (%d KiB).\n", $$1, $$1 / 1024 }'
+	@cd $(dir $(FILTER_WASM)) && sha256sum $(notdir $(FILTER_WASM)) | tee $(notdir $(FILTER_WASM)).sha256
 
 lint: wasm-target ## Checks format, lints (native and wasm32) and documentation; warnings are errors.
 	cargo fmt --all --check

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::fs;
 
 use harness::gateway::filter_wasm;
+use harness::ledger::sha256_hex;
 use wasmparser::{Parser, Payload};
 
 #[test]
@@ -27,6 +28,14 @@ fn the_module_imports_exactly_what_the_list_says() {
 #[test]
 fn the_module_is_at_most_512_kib() {
     assert!(module().len() <= 512 << 10, "it is {} bytes", module().len());
+}
+
+#[test]
+fn the_hash_beside_the_module_is_its_own() {
+    let path = filter_wasm().with_extension("wasm.sha256");
+    let line =
+        fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}; `make build` makes it", path.display()));
+    assert_eq!(line, format!("{}  envoy_idempotency.wasm\n", sha256_hex(&module())));
 }
 
 fn module() -> Vec<u8> {

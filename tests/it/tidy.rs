@@ -72,6 +72,36 @@ fn the_readme_lists_every_envoy_that_is_tested() {
 }
 
 #[test]
+fn every_test_that_a_document_names_exists() {
+    let suites = sources("tests/e2e/black_box");
+    for document in suites.into_iter().chain([root().join("SECURITY.md")]) {
+        let text = read(&document);
+        let mut count = 0;
+        for name in text.split('`').filter(|word| word.contains("::") && !word.contains([' ', '\n'])) {
+            count += 1;
+            let (module, test) = name.rsplit_once("::").unwrap();
+            let folder = if module.starts_with("check::") { "check/tests" } else { "tests" };
+            let source = read(&root().join(folder).join(module.replace("::", "/")).with_extension("rs"));
+            let is_test = |(attribute, function): (&str, &str)| {
+                attribute.trim() == "#[test]" && function.trim().starts_with(&format!("fn {test}("))
+            };
+            assert!(source.lines().zip(source.lines().skip(1)).any(is_test), "{}: no test {name}", document.display());
+        }
+        assert!(count > 0, "{} names no test", document.display());
+    }
+}
+
+#[test]
+fn fingerprints_are_compared_in_constant_time() {
+    let source = read(&root().join("src/fingerprint.rs"));
+    let (_, compared) = source.split_once("impl PartialEq for Fingerprint {").expect("its comparison is written out");
+    assert!(compared.split("\n}").next().unwrap().contains(".ct_eq("));
+    let (attributes, _) = source.split_once("pub struct Fingerprint").unwrap();
+    let derived = attributes.rsplit("#[derive(").next().unwrap();
+    assert!(!derived.contains("PartialEq"), "it is derived: {derived}");
+}
+
+#[test]
 fn the_readme_shows_the_filter_as_it_is_shipped() {
     let minimal = read(&root().join("envoy/minimal.yaml"));
     assert!(read(&root().join("README.md")).contains(&minimal), "README.md does not quote envoy/minimal.yaml");
