@@ -27,6 +27,8 @@ mod body_keys;
 mod bytes;
 /// Who is asking, where a token or the host tells.
 mod callers;
+/// Callers with client certificates.
+mod certificates;
 /// What makes two requests the same, where that is not every byte.
 mod fingerprints;
 /// Clients that go, in every phase of a request.
