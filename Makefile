@@ -31,7 +31,7 @@ check-config: ## Says what a configuration would do, or why Envoy would refuse i
 
 test: build $(ENVOY_BIN) store-tools chaos-tools ## Runs every test, those on real Envoy too, and fuzzes for a moment.
 	cargo test --locked --workspace
-	@if $(HAS_NIGHTLY) && command -v c++ >/dev/null; then $(MAKE) --no-print-directory fuzz SECONDS=20; \
+	@if $(HAS_NIGHTLY) && command -v c++ >/dev/null; then $(MAKE) --no-print-directory fuzz SECONDS=20 SEED=1; \
 	else echo "Nothing was fuzzed: that wants Rust's nightly toolchain and a C++ compiler."; fi
 
 matrix: build store-tools $(ENVOYS:%=$(CURDIR)/.cache/envoy-%/envoy) ## Runs the tests on real Envoy with each version in ENVOYS and prints which pass.
@@ -57,7 +57,7 @@ fuzz: $(CARGO_FUZZ_BIN) ## Fuzzes each target for SECONDS (60), as many at once 
 	@programs=$(TARGET)/$$(rustc -vV | sed -n 's/^host: //p')/release; \
 	printf '%s\n' $(or $(ONLY),$(notdir $(wildcard tests/fuzz/seeds/*))) | xargs -P $$(nproc) -I NAME sh -c " \
 	  mkdir -p $(TARGET)/fuzz/NAME; \
-	  if $$programs/NAME $(TARGET)/fuzz/NAME tests/fuzz/seeds/NAME -max_total_time=$(SECONDS) -timeout=10 \
+	  if $$programs/NAME $(TARGET)/fuzz/NAME tests/fuzz/seeds/NAME -max_total_time=$(SECONDS) -seed=$(or $(SEED),0) -timeout=10 \
 	    -artifact_prefix=$(TARGET)/fuzz/NAME- > $(TARGET)/fuzz/NAME.log 2>&1; \
 	  then sed -n 's/^Done/NAME:/p' $(TARGET)/fuzz/NAME.log; \
 	  else echo 'NAME broke its promise:'; grep -A 2 -E 'panicked|Test unit' $(TARGET)/fuzz/NAME.log; exit 1; fi"
