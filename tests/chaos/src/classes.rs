@@ -109,7 +109,7 @@ pub const CLASSES: &[Class] = &[
     row("upstream slow", Promise::Everything, |s| s.mood(Mood { delay_ms: 1200, ..Mood::default() })),
     row("upstream resets", Promise::Everything, |s| s.mood(Mood { sent: Sent::Nothing, ..Mood::default() })),
     row("upstream breaks off", Promise::NoAnswer, |s| s.break_off()),
-    row("upstream refused", Promise::Everything, |s| s.refuse_upstream()),
+    row("upstream refused", Promise::NoAnswer, |s| s.refuse_upstream()),
     row("upstream cut before", Promise::Everything, |s| s.to_upstream(Fault::CutBefore)),
     row("upstream cut after", Promise::Everything, |s| s.to_upstream(Fault::CutAfter)),
     row("upstream cut inside", Promise::NoAnswer, |s| s.to_upstream_breaking(Fault::CutInside)),

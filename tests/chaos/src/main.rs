@@ -6,7 +6,7 @@
 //! | variable | meaning | otherwise |
 //! |---|---|---|
 //! | `SEED` | of the plan and the traffic | the time |
-//! | `ONLY` | the classes whose names contain this | all |
+//! | `ONLY` | the classes whose names contain this, or one of these between commas | all |
 //! | `TIMES` | how often each class is injected | 20 |
 //! | `REQUESTS` | how many there must be at least | 200000; 0 with `ONLY` or `TIMES` |
 
@@ -38,7 +38,8 @@ fn main() -> ExitCode {
     let wanted = number("REQUESTS").unwrap_or(if is_whole { 200_000 } else { 0 });
 
     let mut random = Random::new(seed);
-    let classes: Vec<&Class> = CLASSES.iter().filter(|class| class.name.contains(&only)).collect();
+    let classes: Vec<&Class> =
+        CLASSES.iter().filter(|class| only.split(',').any(|one| class.name.contains(one))).collect();
     let mut plan: Vec<&Class> = classes.iter().flat_map(|class| (0..times).map(move |_| *class)).collect();
     random.shuffle(&mut plan);
     if classes.is_empty() {

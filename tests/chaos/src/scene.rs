@@ -84,9 +84,9 @@ impl<'a> Scene<'a> {
         self.world.to_store.open();
     }
 
-    /// Nobody can connect to the service for a while.
+    /// The network to the service ends every connection, in mid-answer too, and takes none for a while.
     pub fn refuse_upstream(&mut self) {
-        self.troubling(|scene| {
+        self.breaking(|scene| {
             scene.world.to_upstream.close();
             scene.last(BRIEFLY);
             scene.world.to_upstream.open();
