@@ -64,7 +64,9 @@ fuzz: $(CARGO_FUZZ_BIN) ## Fuzzes each target for SECONDS (60), as many at once 
 
 build: wasm-target build-tools ## Builds the filter; prints its size and its SHA-256, which stands beside it too.
 	cargo build --locked --release --target wasm32-wasip1 --package envoy-idempotency
-	@wasm-opt -O3 $(WASM_FEATURES) $(dir $(FILTER_WASM))deps/$(notdir $(FILTER_WASM)) --output $(FILTER_WASM).part
+	@sed 's/.*/{"name":"&","export":"&","root":true}/' tests/e2e/wasm_exports.txt | paste -sd , | sed 's/.*/[&]/' > $(FILTER_WASM).roots
+	@wasm-metadce $(WASM_FEATURES) --graph-file $(FILTER_WASM).roots $(dir $(FILTER_WASM))deps/$(notdir $(FILTER_WASM)) --output $(FILTER_WASM).part > /dev/null
+	@wasm-opt -O3 $(WASM_FEATURES) $(FILTER_WASM).part --output $(FILTER_WASM).part
 	@mv $(FILTER_WASM).part $(FILTER_WASM)
 	@wc -c < $(FILTER_WASM) | awk '{ printf "The filter is %d bytes (%d KiB).\n", $$1, $$1 / 1024 }'
 	@cd $(dir $(FILTER_WASM)) && sha256sum $(notdir $(FILTER_WASM)) | tee $(notdir $(FILTER_WASM)).sha256
