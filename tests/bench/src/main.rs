@@ -11,7 +11,7 @@
 //! machine the ratio of their CPU times then is the figure to trust.
 //!
 //! Settings come from the environment: `ONLY` (letters of scenarios, as in `ONLY=bc`), `ROUNDS`, `ROUND_S`, `WARMUP_S`,
-//! `CONNECTIONS` and `PIN`.
+//! `CONNECTIONS` and `PIN`. With `BEFORE`, the path of another build of the filter, (a) compares the two.
 
 use std::fs;
 use std::path::PathBuf;

@@ -4,6 +4,7 @@
 //! It does not know how anything is measured.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use harness::gateway::plugin;
 use harness::{Options, Request, Response};
@@ -63,15 +64,20 @@ pub const ALL: [Scenario; 8] = [
         load: Load { method: "GET", path: "/v1/payments/pay_1", keys: Keys::None },
         connections: None,
         sides: |upstream| {
-            Ok(vec![
+            let mut sides = vec![
                 Side::start(NO_FILTER, without_filter(upstream), PROXIED)?,
-                Side::start(EMPTY, with_empty_filter(upstream)?, PROXIED)?,
+                Side::start(EMPTY, with_module(upstream, empty_filter())?, PROXIED)?,
                 Side::start(FILTER, with_filter(upstream, json!({})), UNTOUCHED)?,
-            ])
+            ];
+            if let Some(module) = std::env::var_os("BEFORE").filter(|module| !module.is_empty()) {
+                sides.push(Side::start(BEFORE, with_module(upstream, module.into())?, UNTOUCHED)?);
+            }
+            Ok(sides)
         },
         check: |side, load| is_untouched(&side.send(load, None)?, 200),
         comparisons: &[
             Comparison { subject: FILTER, reference: EMPTY, by: By::Rate, target: Some(0.97) },
+            Comparison { subject: FILTER, reference: BEFORE, by: By::Rate, target: Some(0.97) },
             Comparison { subject: FILTER, reference: NO_FILTER, by: By::Rate, target: None },
             Comparison { subject: EMPTY, reference: NO_FILTER, by: By::Rate, target: None },
         ],
@@ -228,14 +234,17 @@ fn with_filter(upstream: SocketAddr, configuration: Value) -> Options {
     Options::new(upstream).configuration(configuration)
 }
 
-fn with_empty_filter(upstream: SocketAddr) -> Result<Options, String> {
-    let module = target_folder().join("wasm32-wasip1/release/empty_filter.wasm");
-    if !module.is_file() {
-        return Err(format!("The empty filter is not at {}: `make bench` builds it.", module.display()));
-    }
+/// A gateway whose filter is this module.
+fn with_module(upstream: SocketAddr, module: PathBuf) -> Result<Options, String> {
+    let module = module.canonicalize().map_err(|error| format!("{}: {error}.", module.display()))?;
     Ok(Options::new(upstream).mutate(move |tree| {
         plugin(tree)["vm_config"]["code"]["local"]["filename"] = json!(module);
     }))
+}
+
+/// Where `make bench` builds it.
+fn empty_filter() -> PathBuf {
+    target_folder().join("wasm32-wasip1/release/empty_filter.wasm")
 }
 
 /// A rule that leaves what is sent alone.
@@ -276,6 +285,7 @@ fn is_verdict(response: &Response, verdict: &str) -> Result<(), String> {
 const NO_FILTER: &str = "no filter";
 const EMPTY: &str = "empty filter";
 const FILTER: &str = "the filter";
+const BEFORE: &str = "before";
 const UNMATCHED: &str = "no rule matches";
 const AFTER_REPLY: &str = "after_reply";
 const EMBEDDED: &str = "embedded";
