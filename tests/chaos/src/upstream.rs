@@ -212,7 +212,10 @@ impl Incoming {
         let mut headers = Vec::new();
         loop {
             let line = read_text(input)?;
-            let Some((name, value)) = line.split_once(':') else { break };
+            if line.is_empty() {
+                break;
+            }
+            let (name, value) = line.split_once(':').ok_or(io::ErrorKind::InvalidData)?;
             headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
         }
         let mut request = Incoming { path, headers, body: Vec::new() };
@@ -226,11 +229,13 @@ impl Incoming {
     }
 }
 
+/// A whole line: what a connection that was cut has left is none.
 fn read_text(input: &mut impl BufRead) -> io::Result<String> {
     let mut line = String::new();
-    match input.read_line(&mut line)? {
-        0 => Err(io::ErrorKind::UnexpectedEof.into()),
-        _ => Ok(line.trim_end().to_owned()),
+    input.read_line(&mut line)?;
+    match line.strip_suffix("\r\n") {
+        Some(whole) => Ok(whole.to_owned()),
+        None => Err(io::ErrorKind::UnexpectedEof.into()),
     }
 }
 
