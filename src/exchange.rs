@@ -45,7 +45,7 @@ use crate::digest::{Digest, HashKey, hex};
 use crate::event::{Asked, Event, Executed, Failure, Origin, Source, Verdict};
 use crate::fingerprint::{Fingerprint, Payload};
 use crate::key::{self, Attributes, Caller, ClientKey, Name, NoKey, Request};
-use crate::message::{Edit, Headers, RequestHead, content_length, media_type};
+use crate::message::{Edit, Headers, RequestHead, content_length, media_type, whole_number};
 use crate::mutant::{self, Mutant};
 use crate::record::{Owner, Response, UpstreamKey};
 use crate::reply::{EXPOSE, EXPOSED, Facts, KEY, OUR_HEADERS, Reason, Reply, STATUS, StatusLine, Token};
@@ -1299,7 +1299,7 @@ struct Account<'a> {
 impl<'a> Account<'a> {
     fn read(headers: &'a Headers) -> Option<Self> {
         let is_said = |text: &&[u8]| !text.is_empty() && *text != b"-";
-        let attempts = str::from_utf8(headers.first(ACCOUNT_ATTEMPTS)?).ok()?.parse().ok()?;
+        let attempts = whole_number(headers.first(ACCOUNT_ATTEMPTS)?)?;
         let connected = headers.first(ACCOUNT_UPSTREAM).as_ref().map(is_said)?;
         Some(Account { details: headers.first(ACCOUNT_DETAILS).filter(is_said)?, attempts, connected })
     }
@@ -1334,7 +1334,7 @@ fn steered_fate(headers: &Headers) -> Option<Fate> {
 
 /// The upstream's own word on how long the completed record lives, in whole seconds.
 fn steered_ttl_ms(headers: &Headers) -> Option<u64> {
-    let seconds: u32 = std::str::from_utf8(single(headers, STEER_TTL)?).ok()?.parse().ok()?;
+    let seconds = u32::try_from(whole_number(single(headers, STEER_TTL)?)?).ok()?;
     (seconds > 0).then_some(u64::from(seconds) * 1000)
 }
 

@@ -121,7 +121,14 @@ pub fn path_of(target: &[u8]) -> &[u8] {
 
 /// The announced length of a body, where there is one that is a number.
 pub fn content_length(headers: &Headers) -> Option<u64> {
-    std::str::from_utf8(headers.first("content-length")?).ok()?.parse().ok()
+    whole_number(headers.first("content-length")?)
+}
+
+/// The number that these digits say, where there is nothing but digits.
+pub fn whole_number(text: &[u8]) -> Option<u64> {
+    // Rust's own parser takes a sign as well.
+    let digits = text.iter().all(u8::is_ascii_digit).then_some(text)?;
+    std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
 /// `type/subtype` of a `content-type` value in lower case, without its parameters.

@@ -9,6 +9,7 @@
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::event::{Failure, RedisError};
+use crate::message::whole_number;
 use crate::store::client::{Batch, Reply};
 use crate::store::redis::{self, SCRIPT, SCRIPT_SHA1};
 
@@ -97,5 +98,5 @@ fn length(kind: u8, input: &[u8]) -> Option<(usize, &[u8])> {
     let input = input.strip_prefix(&[kind])?;
     let end = input.windows(2).position(|window| window == b"\r\n")?;
     let (digits, rest) = input.split_at_checked(end)?;
-    Some((std::str::from_utf8(digits).ok()?.parse().ok()?, rest.get(2..)?))
+    Some((usize::try_from(whole_number(digits)?).ok()?, rest.get(2..)?))
 }

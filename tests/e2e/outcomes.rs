@@ -245,7 +245,7 @@ fn the_service_can_say_how_long_a_response_is_kept() {
     assert_eq!(said(&first), "executed;stored=?1;attempt=1;ttl=86400");
     assert_eq!(first.header("idempotency-ttl"), None);
     replays(&long.send(), &first);
-    for nonsense in ["soon", "-1", "1.5", "0", ""] {
+    for nonsense in ["soon", "-1", "+60", "60s", "1.5", "0", "4294967296", ""] {
         let first = pay(nonsense).header("x-test-header", format!("Idempotency-TTL: {nonsense}")).send();
         executed(&first, 1);
         assert_eq!(first.header("idempotency-ttl"), None);
