@@ -6,7 +6,7 @@
 use serde_json::Value;
 
 use crate::surroundings::{DEFAULT_LIMIT, FAIL_OPEN, Limits, kind_of_name, too_early, too_late};
-use crate::world::{list, whole};
+use crate::world::{duration, list, whole};
 
 /// The values that an EnvoyFilter patches in so; none in any other tree.
 pub fn patches<'a>(tree: &'a Value, apply_to: &str, operation: &str) -> impl Iterator<Item = &'a Value> {
@@ -60,6 +60,9 @@ pub fn patch_warnings(name: &str, limits: &Limits<'_>, trees: &[Value]) -> Vec<S
         Some(route) => limits.request_warning(listener, "the route", Some(route)),
         None => limits.request_warning(listener, "the virtual host", host),
     });
+    let managers = trees.iter().flat_map(|tree| patches(tree, "NETWORK_FILTER", "MERGE"));
+    let idle = managers.filter_map(|value| duration(&value["typed_config"]["stream_idle_timeout"])).last();
+    warnings.extend(idle.and_then(|given| limits.time_out_warning("stream_idle_timeout", given)));
     warnings
 }
 

@@ -4,13 +4,15 @@
 //! the file does not tell is not guessed at.
 //! It does not know what a document says beyond its limits and its clusters.
 
-use envoy_idempotency::config::{Config, Execution, Mode, Part, Policy, Rule, Store};
+use std::time::Duration;
+
+use envoy_idempotency::config::{Config, Execution, Mode, OnInFlight, Part, Policy, Rule, Store};
 use serde_json::Value;
 
 use crate::istio;
 use crate::places::{Carrier, Chain, Found, typed};
 use crate::shielding;
-use crate::world::{World, list, named_clusters, whole};
+use crate::world::{World, duration, list, named_clusters, whole};
 
 /// Every warning about one place where the filter is configured.
 pub fn warnings(found: &Found<'_>, config: &Config, trees: &[Value]) -> Vec<String> {
@@ -26,6 +28,7 @@ pub fn warnings(found: &Found<'_>, config: &Config, trees: &[Value]) -> Vec<Stri
             warnings.extend(order_warnings(chain));
             warnings.extend(claim_warning(chain, config));
             warnings.extend(buffer_warnings(chain, &limits, &world));
+            warnings.extend(time_out_warnings(chain, &limits));
         }
         Carrier::EnvoyFilter(name) => warnings.extend(istio::patch_warnings(name, &limits, trees)),
         Carrier::Unknown | Carrier::WasmPlugin(_) => {}
@@ -136,10 +139,12 @@ fn name(node: &Value) -> &str {
     node["name"].as_str().unwrap_or("a filter without a name")
 }
 
-/// The largest bodies that rules hold back, each with the name of its rule.
+/// The largest bodies that rules hold back, and the longest time that one holds a request, each with the name of its
+/// rule.
 pub struct Limits<'a> {
     request: Option<(u64, &'a str)>,
     response: Option<(u64, &'a str)>,
+    held_ms: Option<(u64, &'a str)>,
 }
 
 impl<'a> Limits<'a> {
@@ -151,6 +156,7 @@ impl<'a> Limits<'a> {
         Limits {
             request: largest(|policy| policy.max_request_bytes),
             response: largest(|policy| policy.max_response_bytes),
+            held_ms: largest(held_ms).filter(|(ms, _)| *ms > 0),
         }
     }
 
@@ -180,6 +186,70 @@ impl<'a> Limits<'a> {
             )
         })
     }
+
+    /// The warning that Envoy may end a request that the filter still holds. A time-out of zero is none.
+    pub fn time_out_warning(&self, place: &str, given: Duration) -> Option<String> {
+        let (ms, rule) = self.held_ms?;
+        let held = Duration::from_millis(ms);
+        (!given.is_zero() && given <= held).then(|| {
+            format!(
+                "{place} is {given:?} and must be longer than {held:?}: for so long rule {rule} may hold a request \
+                 (max_wait_ms while it waits, execution.timeout_ms while it runs shielded). Envoy answers it first, with \
+                 a 504"
+            )
+        })
+    }
+}
+
+/// How long a request may be held back before Envoy sees any of its answer. One that waited may then run.
+fn held_ms(policy: &Policy) -> u64 {
+    let waits = match policy.on_in_flight {
+        OnInFlight::Wait { max_wait_ms } => max_wait_ms,
+        OnInFlight::Reject => 0,
+    };
+    match policy.execution {
+        Execution::Shielded { timeout_ms, .. } => waits + timeout_ms,
+        Execution::Inline => waits,
+    }
+}
+
+/// The time-outs of Envoy's that run while the filter holds a request, which the router has not seen: its own do not,
+/// and `request_timeout` is over with the last byte of the request.
+fn time_out_warnings(chain: Chain<'_>, limits: &Limits<'_>) -> Vec<String> {
+    let manager = chain.manager;
+    let pairs = [
+        (
+            ("stream_idle_timeout", duration(&manager["stream_idle_timeout"]).or(Some(DEFAULT_IDLE))),
+            ("idle_timeout", "/idle_timeout"),
+        ),
+        (
+            ("max_stream_duration", duration(&manager["common_http_protocol_options"]["max_stream_duration"])),
+            ("max_stream_duration", "/max_stream_duration/max_stream_duration"),
+        ),
+    ];
+    let mut warnings = Vec::new();
+    for ((everywhere, given), (here, pointer)) in pairs {
+        let mut inherits = false;
+        for (place, route) in list(&manager["route_config"]["virtual_hosts"]).iter().flat_map(leading_routes) {
+            match route["route"].pointer(pointer).and_then(duration) {
+                Some(own) => warnings.extend(limits.time_out_warning(&format!("{here} of {place}"), own)),
+                None => inherits = true,
+            }
+        }
+        if inherits {
+            warnings.extend(given.and_then(|given| limits.time_out_warning(everywhere, given)));
+        }
+    }
+    warnings
+}
+
+/// The routes of a virtual host that lead somewhere, each with its place in words.
+fn leading_routes(host: &Value) -> impl Iterator<Item = (String, &Value)> {
+    let leading = list(&host["routes"]).iter().enumerate().filter(|(_, route)| route["route"].is_object());
+    leading.map(|(index, route)| {
+        let label = route["name"].as_str().map_or_else(|| format!("route {index}"), |name| format!("route {name}"));
+        (format!("{label} of virtual host {}", name(host)), route)
+    })
 }
 
 fn buffer_warnings(chain: Chain<'_>, limits: &Limits<'_>, world: &World<'_>) -> Vec<String> {
@@ -209,14 +279,11 @@ fn buffer_warnings(chain: Chain<'_>, limits: &Limits<'_>, world: &World<'_>) -> 
     for host in list(&routes["virtual_hosts"]) {
         let own = whole(&host["request_body_buffer_limit"]);
         let mut inherits = false;
-        for (index, route) in list(&host["routes"]).iter().enumerate().filter(|(_, route)| route["route"].is_object()) {
-            let Some(limit) = whole(&route["request_body_buffer_limit"]) else {
-                inherits = true;
-                continue;
-            };
-            let route = route["name"].as_str().map_or_else(|| format!("route {index}"), |name| format!("route {name}"));
-            let place = format!("{route} of virtual host {}", name(host));
-            warnings.extend(limits.request_warning(listener, &place, Some(limit)));
+        for (place, route) in leading_routes(host) {
+            match whole(&route["request_body_buffer_limit"]) {
+                Some(limit) => warnings.extend(limits.request_warning(listener, &place, Some(limit))),
+                None => inherits = true,
+            }
         }
         if inherits {
             warnings.extend(limits.request_warning(listener, &format!("virtual host {}", name(host)), own));
@@ -239,6 +306,9 @@ const AUTHENTICATION: [&str; 7] =
 const VERIFIERS: [&str; 8] =
     ["dynamic_modules", "ext_authz", "ext_proc", "golang", "istio_authn", "jwt_authn", "lua", "wasm"];
 const RATE_LIMITS: [&str; 3] = ["local_ratelimit", "rate_limit_quota", "ratelimit"];
+
+/// Envoy's own `stream_idle_timeout`.
+const DEFAULT_IDLE: Duration = Duration::from_secs(300);
 
 /// Envoy's own, of listeners and of clusters.
 pub const DEFAULT_LIMIT: u64 = 1 << 20;

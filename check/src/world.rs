@@ -3,6 +3,8 @@
 //! Its one rule: what is discovered from elsewhere is not known here, and nobody is told that it is missing.
 //! It does not know the filter.
 
+use std::time::Duration;
+
 use serde_json::Value;
 
 use crate::istio;
@@ -109,4 +111,9 @@ pub fn list(value: &Value) -> &[Value] {
 /// A whole number, which protobuf's JSON may write as a string.
 pub fn whole(value: &Value) -> Option<u64> {
     value.as_u64().or_else(|| value.as_str()?.parse().ok())
+}
+
+/// A duration as protobuf's JSON writes it: `60s`, `0.5s`.
+pub fn duration(value: &Value) -> Option<Duration> {
+    Duration::try_from_secs_f64(value.as_str()?.strip_suffix('s')?.parse().ok()?).ok()
 }

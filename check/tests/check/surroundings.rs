@@ -215,6 +215,121 @@ fn a_buffer_filter_below_the_rule_is_warned_of() {
     );
 }
 
+const WAITING: &str = r#"{"policy": {"on_in_flight": {"action": "wait", "max_wait_ms": 10000}}}"#;
+
+/// The only route of `envoy/local.yaml`.
+fn action(tree: &mut Value) -> &mut Value {
+    &mut manager(tree)["route_config"]["virtual_hosts"][0]["routes"][0]["route"]
+}
+
+#[test]
+fn an_idle_time_out_below_a_wait_is_warned_of() {
+    let under = |idle: Value| {
+        check_changed("local.yaml", |tree| {
+            set_document(tree, WAITING);
+            manager(tree)["stream_idle_timeout"] = idle;
+        })
+    };
+    assert_eq!(
+        under(json!("10s")).warnings(),
+        [
+            "stream_idle_timeout is 10s and must be longer than 10s: for so long rule default may hold a request (max_wait_ms \
+          while it waits, execution.timeout_ms while it runs shielded). Envoy answers it first, with a 504"
+        ]
+    );
+    for enough in [json!("10.001s"), json!("0s"), Value::Null] {
+        assert_eq!(under(enough).warnings(), [""; 0]);
+    }
+}
+
+#[test]
+fn the_idle_time_out_that_nobody_sets_is_five_minutes() {
+    for (max_wait_ms, count) in [(299_999, 0), (300_000, 1)] {
+        let run = check_changed("local.yaml", |tree| {
+            let wait = json!({ "action": "wait", "max_wait_ms": max_wait_ms });
+            set_document(tree, &json!({ "policy": { "on_in_flight": wait } }).to_string());
+            drop(manager(tree).as_object_mut().unwrap().remove("stream_idle_timeout"));
+        });
+        assert_eq!(run.warnings().len(), count, "{}", run.out);
+        assert!(run.warnings().iter().all(|it| it.starts_with("stream_idle_timeout is 300s and must ")), "{}", run.out);
+    }
+}
+
+#[test]
+fn a_route_with_an_idle_time_out_of_its_own_is_judged_by_it() {
+    let run = check_changed("local.yaml", |tree| {
+        set_document(tree, WAITING);
+        manager(tree)["stream_idle_timeout"] = json!("1s");
+        action(tree)["idle_timeout"] = json!("2.5s");
+    });
+    let [warning] = run.warnings()[..] else { panic!("{}", run.out) };
+    assert!(warning.starts_with("idle_timeout of route 0 of virtual host payments is 2.5s and must "), "{warning}");
+    let run = check_changed("local.yaml", |tree| {
+        set_document(tree, WAITING);
+        manager(tree)["stream_idle_timeout"] = json!("1s");
+        action(tree)["idle_timeout"] = json!("0s");
+    });
+    assert_eq!(run.warnings(), [""; 0]);
+}
+
+#[test]
+fn a_longest_duration_below_a_wait_is_warned_of() {
+    let run = check_changed("local.yaml", |tree| {
+        set_document(tree, WAITING);
+        manager(tree)["common_http_protocol_options"] = json!({ "max_stream_duration": "5s" });
+    });
+    let [warning] = run.warnings()[..] else { panic!("{}", run.out) };
+    assert!(warning.starts_with("max_stream_duration is 5s and must be longer than 10s: "), "{warning}");
+    let run = check_changed("local.yaml", |tree| {
+        set_document(tree, WAITING);
+        action(tree)["max_stream_duration"] = json!({ "max_stream_duration": "6s" });
+    });
+    let [warning] = run.warnings()[..] else { panic!("{}", run.out) };
+    assert!(
+        warning.starts_with("max_stream_duration of route 0 of virtual host payments is 6s and must "),
+        "{warning}"
+    );
+}
+
+#[test]
+fn a_shielded_execution_is_held_as_long_as_it_may_take_and_a_wait_before_it_counts() {
+    for (wait, idle, count) in [(false, "35s", 1), (false, "36s", 0), (true, "45s", 1), (true, "46s", 0)] {
+        let run = check_changed("shielded.yaml", |tree| {
+            manager(tree)["stream_idle_timeout"] = json!(idle);
+            // Neither of them runs while a request is held.
+            manager(tree)["request_timeout"] = json!("1s");
+            action(tree)["timeout"] = json!("1s");
+            if wait {
+                let execution = json!({ "kind": "shielded", "cluster": "shielded", "timeout_ms": 35000 });
+                let policy = json!({ "execution": execution, "on_in_flight": { "action": "wait" } });
+                set_document(tree, &json!({ "policy": policy }).to_string());
+            }
+        });
+        assert_eq!(run.warnings().len(), count, "{idle}: {}", run.out);
+    }
+}
+
+#[test]
+fn only_rules_in_force_hold_requests() {
+    let observed = WAITING.replace(r#""policy": {"#, r#""policy": {"mode": "observe", "#);
+    let run = check_changed("local.yaml", |tree| {
+        set_document(tree, &observed);
+        manager(tree)["stream_idle_timeout"] = json!("1s");
+    });
+    assert_eq!(run.warnings(), [""; 0]);
+}
+
+#[test]
+fn time_outs_of_routes_that_are_discovered_are_not_guessed_at() {
+    let run = check_changed("local.yaml", |tree| {
+        set_document(tree, WAITING);
+        manager(tree)["stream_idle_timeout"] = json!("1s");
+        drop(manager(tree).as_object_mut().unwrap().remove("route_config"));
+        manager(tree)["rds"] = json!({ "route_config_name": "gateway", "config_source": { "ads": {} } });
+    });
+    assert_eq!(run.warnings(), [""; 0]);
+}
+
 #[test]
 fn a_store_without_a_cluster_is_warned_of() {
     let absent = |tree: &mut Value| {
@@ -271,6 +386,20 @@ fn an_envoy_filter_without_buffers_is_judged_by_those_of_istio() {
     let [response, request] = &warnings[..] else { panic!("{warnings:?}") };
     assert!(response.contains("is 32768 and must be at least 1572864: "), "{response}");
     assert!(request.starts_with("request_body_buffer_limit of the virtual host is not set"), "{request}");
+}
+
+#[test]
+fn an_envoy_filter_that_shortens_the_idle_time_out_is_judged_by_it() {
+    for (idle, count) in [(json!("10s"), 1), (json!("11s"), 0), (Value::Null, 0)] {
+        let warnings = istio(|patches| {
+            let configuration = &mut patches[0]["patch"]["value"]["typed_config"]["config"]["configuration"]["value"];
+            *configuration = json!(WAITING);
+            let merged = patches.iter_mut().find(|it| it["applyTo"] == "NETWORK_FILTER").unwrap();
+            merged["patch"]["value"]["typed_config"]["stream_idle_timeout"] = idle;
+        });
+        assert_eq!(warnings.len(), count, "{warnings:?}");
+        assert!(warnings.iter().all(|it| it.starts_with("stream_idle_timeout is 10s and must ")), "{warnings:?}");
+    }
 }
 
 #[test]
