@@ -87,6 +87,13 @@ pub struct Call {
     pub operation: Operation,
 }
 
+impl Call {
+    /// Whether it withdraws a claim that was never granted, as far as its asker knows.
+    pub fn is_withdrawal(&self) -> bool {
+        self.attempt == 0 && matches!(self.operation, Operation::Release { .. })
+    }
+}
+
 /// The operations of the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Operation {

@@ -89,13 +89,15 @@ impl<C: Cells> Cache<C> {
                 let state = completed(call, *status, response.clone(), asked_ms);
                 self.put(call, call.attempt, state, asked_ms + call.ttl_ms, now_ms);
             }
+            (Operation::Claim { .. } | Operation::Look | Operation::Poll { .. }, _) => {}
             (Operation::Renew, Verdict::Failed(_)) => {}
+            // It stands for nothing that ran: whether its claim was granted the store tells whoever asks next.
+            (_, Verdict::Failed(_)) if call.is_withdrawal() => {}
             // The store must still hear of it, and on this Envoy nothing else of its name may begin before.
-            (_, Verdict::Failed(_)) if call.attempt > 0 => {
+            (_, Verdict::Failed(_)) => {
                 let until_ms = now_ms + OWED_MS.max(call.lease_ms);
                 self.put(call, call.attempt, running(call, until_ms), until_ms, now_ms);
             }
-            (Operation::Claim { .. } | Operation::Look | Operation::Poll { .. }, _) => {}
             (_, _) => self.set(SMALL, &call.name, &FORGOTTEN),
         }
     }

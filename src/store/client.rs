@@ -317,7 +317,7 @@ impl Client {
         let gone: Vec<u64> = self.owed.iter().filter(|(_, owed)| owed.until_ms <= now_ms).map(|(id, _)| *id).collect();
         for id in gone {
             // Whoever remembers that it was owed must not do so for longer; withdrawals nobody remembers.
-            let ended = self.owed.get(&id).filter(|owed| owed.call.attempt > 0);
+            let ended = self.owed.get(&id).filter(|owed| !owed.call.is_withdrawal());
             told.extend(ended.map(|owed| Told {
                 exchange: None,
                 call: Rc::clone(&owed.call),
@@ -401,7 +401,7 @@ impl Client {
         };
         let is_contested = verdict == Verdict::Lost && is_completion(&job.call);
         let (again, wait_ms) = match cause {
-            Cause::Unheard if is_withdrawal(&job.call) => (Some(Cause::LateTries), lease_ms / 2),
+            Cause::Unheard if job.call.is_withdrawal() => (Some(Cause::LateTries), lease_ms / 2),
             Cause::Unheard if is_contested => (Some(Cause::Contested(CONTESTS)), lease_ms / 3),
             Cause::Contested(left @ 1..) if is_contested => (Some(Cause::Contested(left - 1)), lease_ms / 3),
             _ => (None, 0),
@@ -429,7 +429,7 @@ impl Client {
         let life_ms = if mutant::is(Mutant::OutboxDiesWithLease) { call.lease_ms } else { call.ttl_ms };
         let until_ms = match cause {
             // A store that stood still may grant the claim whenever it goes on, and the record's life begins then.
-            Cause::Unheard if is_withdrawal(&call) => u64::MAX,
+            Cause::Unheard if call.is_withdrawal() => u64::MAX,
             _ => now_ms + life_ms.max(call.lease_ms),
         };
         let id = self.next_id();
@@ -446,7 +446,7 @@ impl Client {
         let oldest =
             |fits: &dyn Fn(&Call) -> bool| self.owed.iter().find(|(_, owed)| fits(&owed.call)).map(|(id, _)| *id);
         let with_body = oldest(&|call| body_len(call) > 0);
-        match (oldest(&is_withdrawal), with_body) {
+        match (oldest(&Call::is_withdrawal), with_body) {
             (Some(id), _) => self.forget(id),
             (None, Some(id)) => {
                 let Some(owed) = self.owed.get_mut(&id) else { return false };
@@ -515,11 +515,6 @@ impl Client {
 /// Whether an answer is the one to this very try.
 fn is_echo(echoed: Nonce, nonce: Nonce) -> bool {
     echoed == nonce || mutant::is(Mutant::NonceIgnored)
-}
-
-/// The release of a claim that was never granted, as far as its asker knows.
-fn is_withdrawal(call: &Call) -> bool {
-    call.attempt == 0 && matches!(call.operation, Operation::Release { .. })
 }
 
 fn is_completion(call: &Call) -> bool {

@@ -308,6 +308,22 @@ fn forward_lets_requests_through_and_says_so() {
 }
 
 #[test]
+fn what_ran_under_forward_runs_on_no_worker_again_while_the_store_must_still_hear_of_it() {
+    let world = alone(json!({ "on_store_failure": "forward" }));
+    let pay = world.post("/forward/owed").key("k").body("ten");
+    world.interposer.close();
+    let first = pay.send();
+    assert_eq!((first.status, said(&first)), (201, "bypassed;reason=store-failure"));
+    // Each on a connection of its own, and so on either worker.
+    for _ in 0..20 {
+        refused(&pay.send(), 429, "in-flight", Some("1"));
+    }
+    world.interposer.open();
+    assert_eq!(replayed(&pay).body, first.body);
+    assert_eq!(world.ledger.entries_for(pay.path()).len(), 1);
+}
+
+#[test]
 fn a_failure_under_forward_leaves_the_key_free() {
     let world = alone(json!({ "on_store_failure": "forward" }));
     let pay = world.post("/forward").key("k").body("ten");

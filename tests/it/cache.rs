@@ -245,20 +245,30 @@ fn a_renewal_that_brought_no_answer_leaves_the_mark_as_it_was() {
 #[test]
 fn while_the_store_must_still_hear_of_an_end_its_name_is_shown_as_running() {
     let complete = Operation::Complete { status: 201, response: Some(b"paid".to_vec()) };
-    for operation in [complete, Operation::Release { keep_fingerprint: false }, Operation::MarkUnknown] {
+    let release = Operation::Release { keep_fingerprint: false };
+    // Number 0 is whoever runs although its claim got no answer.
+    for (attempt, operation) in [
+        (1, complete.clone()),
+        (0, complete),
+        (1, release.clone()),
+        (1, Operation::MarkUnknown),
+        (0, Operation::MarkUnknown),
+    ] {
         let cache = Host::default().cache(BOUNDS);
-        let ended = call(1, 1, operation.clone());
+        let ended = Call { attempt, ..call(1, 1, operation) };
+        let withdrawn = Call { attempt: 0, ..call(1, 3, release.clone()) };
         learn(&cache, &ended, 0, &Verdict::Failed(Failure::Transport), 500);
+        learn(&cache, &withdrawn, 0, &Verdict::Failed(Failure::Transport), 500);
         for now_ms in [500, 500 + LEASE, 5500] {
-            assert_eq!(cache.look(&claim(1, 2), now_ms), Some(Verdict::InFlight { attempt: 1 }), "{operation:?}");
+            assert_eq!(cache.look(&claim(1, 2), now_ms), Some(Verdict::InFlight { attempt }), "{ended:?}");
         }
         assert_eq!(cache.look(&claim(1, 2), 60_500), None, "a gateway that is gone is not waited for");
         learn(&cache, &ended, 600, &Verdict::Settled, 600);
         let is_shown = cache.look(&claim(1, 2), 600);
-        assert!(!matches!(is_shown, Some(Verdict::InFlight { .. })), "{operation:?}: {is_shown:?}");
+        assert!(!matches!(is_shown, Some(Verdict::InFlight { .. })), "{ended:?}: {is_shown:?}");
     }
     let cache = Host::default().cache(BOUNDS);
-    let withdrawn = Call { attempt: 0, ..call(1, 1, Operation::Release { keep_fingerprint: false }) };
+    let withdrawn = Call { attempt: 0, ..call(1, 1, release) };
     learn(&cache, &withdrawn, 0, &Verdict::Failed(Failure::Timeout), 0);
     assert_eq!(cache.look(&claim(1, 2), 0), None, "nobody ran under a claim that was never granted");
 }

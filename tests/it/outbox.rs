@@ -39,14 +39,17 @@ fn what_is_owed_after_an_outage_does_not_keep_others_out() {
 
 #[test]
 fn it_is_told_when_what_is_owed_cannot_matter_any_more() {
-    let mut client = Client::new(LIMITS);
-    let completed = call(1, Operation::Complete { status: 201, response: None });
-    assert_eq!(client.submit(1, Rc::clone(&completed), 0), None);
-    assert_eq!(fail(&mut client, 0), 1);
-    assert_eq!((client.tick(completed.ttl_ms - 1), client.owed()), (Vec::new(), 1));
-    let given_up =
-        Told { exchange: None, call: Rc::clone(&completed), asked_ms: completed.ttl_ms, verdict: Verdict::Lost };
-    assert_eq!((client.tick(completed.ttl_ms), client.owed()), (vec![given_up], 0));
+    for attempt in [0, 1] {
+        let mut client = Client::new(LIMITS);
+        let completed = call(1, Operation::Complete { status: 201, response: None });
+        let completed = Rc::new(Call { attempt, ..Call::clone(&completed) });
+        assert_eq!(client.submit(1, Rc::clone(&completed), 0), None);
+        assert_eq!(fail(&mut client, 0), 1);
+        assert_eq!((client.tick(completed.ttl_ms - 1), client.owed()), (Vec::new(), 1));
+        let (asked_ms, verdict) = (completed.ttl_ms, Verdict::Lost);
+        let given_up = Told { exchange: None, call: Rc::clone(&completed), asked_ms, verdict };
+        assert_eq!((client.tick(completed.ttl_ms), client.owed()), (vec![given_up], 0));
+    }
 }
 
 const LIMITS: Limits = Limits {
