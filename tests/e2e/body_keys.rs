@@ -7,7 +7,7 @@ use harness::{PATIENCE, Request, Response, SharedWorld, World, wait_until};
 use serde_json::{Value, json};
 
 use crate::check::{executed, refused, replays, said};
-use crate::worlds::Shared;
+use crate::worlds::{Shared, rule};
 use std::sync::LazyLock;
 
 fn world() -> Shared {
@@ -16,7 +16,6 @@ fn world() -> Shared {
 }
 
 fn document() -> Value {
-    let rule = |prefix: &str, policy: Value| json!({ "name": prefix, "match": { "path": { "prefix": prefix } }, "policy": policy });
     json!({
         "rules": [
             rule("/form/", json!({ "key": { "sources": [{ "form": "token" }] } })),

@@ -9,7 +9,7 @@ use harness::{SharedWorld, World};
 use serde_json::{Value, json};
 
 use crate::check::{executed, refused, replays, said};
-use crate::worlds::Shared;
+use crate::worlds::{Shared, rule};
 
 fn world() -> Shared {
     static WORLD: LazyLock<World> = LazyLock::new(|| World::start(document()));
@@ -17,7 +17,6 @@ fn world() -> Shared {
 }
 
 fn document() -> Value {
-    let rule = |prefix: &str, policy: Value| json!({ "name": prefix, "match": { "path": { "prefix": prefix } }, "policy": policy });
     json!({
         "rules": [
             rule("/json/", json!({ "fingerprint": { "body": "json" } })),

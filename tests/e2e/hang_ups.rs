@@ -14,6 +14,7 @@ use crate::hostile::{DATA, END_STREAM, Frames, RST_STREAM};
 use crate::redis::PATIENT_MS;
 use crate::shielded::answered;
 use crate::shielded_redis::{gateways, is_quiet, replayed};
+use crate::worlds::rule;
 
 /// How long the store keeps a client waiting that is about to go.
 const LATE: Duration = Duration::from_millis(300);
@@ -72,7 +73,6 @@ impl Client {
 
 /// Everything under `/inline/` runs inline, everything else shielded; under `…/wait` duplicates wait.
 fn document() -> Value {
-    let rule = |prefix: &str, policy: Value| json!({ "match": { "path": { "prefix": prefix } }, "policy": policy });
     let (inline, wait) = (json!({ "kind": "inline" }), json!({ "action": "wait" }));
     json!({
         "store": { "timeout_ms": PATIENT_MS },

@@ -9,7 +9,7 @@ use harness::{PATIENCE, Response, SharedWorld, World, send_all, wait_until};
 use serde_json::{Value, json};
 
 use crate::check::{is_refusal, refused, replays, said};
-use crate::worlds::{Shared, start};
+use crate::worlds::{Shared, rule, start};
 use std::sync::LazyLock;
 
 /// How long the same content counts as the same request, in the rules under `/content/`.
@@ -21,7 +21,6 @@ fn world() -> Shared {
 }
 
 fn document() -> Value {
-    let rule = |prefix: &str, policy: Value| json!({ "name": prefix, "match": { "path": { "prefix": prefix } }, "policy": policy });
     let content = json!({ "kind": "content", "window_ms": 1500 });
     json!({
         "rules": [

@@ -9,7 +9,7 @@ use harness::{PATIENCE, Request, Response, SharedWorld, World, wait_until};
 use serde_json::{Value, json};
 
 use crate::check::{executed, refused, said};
-use crate::worlds::{Shared, start};
+use crate::worlds::{Shared, rule, start};
 
 const AT: &str = "/.well-known/idempotency";
 
@@ -19,7 +19,6 @@ fn world() -> Shared {
 }
 
 fn document() -> Value {
-    let rule = |prefix: &str, policy: Value| json!({ "name": prefix, "match": { "path": { "prefix": prefix } }, "policy": policy });
     json!({
         "status_path": AT,
         "policy": { "lease_ms": 1000 },

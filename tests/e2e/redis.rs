@@ -19,6 +19,7 @@ use harness::{
 use serde_json::json;
 
 use crate::check::{executed, is_refusal, not_stored, refused, replays, said};
+use crate::worlds::rule;
 
 /// A world that other tests use too; a test that fails shows the end of its gateways' logs.
 pub struct Two(&'static SharedWorld);
@@ -50,7 +51,6 @@ pub const PATIENT_MS: u64 = 5000;
 /// Two gateways with leases of a second under `/hold/` and `/short/`.
 fn two() -> Two {
     static WORLD: LazyLock<SharedWorld> = LazyLock::new(|| {
-        let rule = |prefix: &str, policy| json!({ "match": { "path": { "prefix": prefix } }, "policy": policy });
         SharedWorld::start(json!({
             "store": { "timeout_ms": PATIENT_MS },
             "policy": { "ttl_s": 1800 },

@@ -16,7 +16,7 @@ use harness::{Connection, Options, PATIENCE, Port, Request, Response, World, sen
 use serde_json::{Value, json};
 
 use crate::check::{executed, is_refusal, not_stored, refused, replays, said, shown};
-use crate::worlds::{Shared, add_troubles, start};
+use crate::worlds::{Shared, add_troubles, rule, start};
 
 /// Under `/short/` and `/hold/`.
 const LEASE: Duration = Duration::from_secs(1);
@@ -29,7 +29,6 @@ pub fn shielded() -> Shared {
 
 /// Rules by path. Everything is shielded but what is under `/inline/`.
 pub fn document() -> Value {
-    let rule = |prefix: &str, policy: Value| json!({ "match": { "path": { "prefix": prefix } }, "policy": policy });
     json!({
         "policy": { "ttl_s": 1800, "execution": { "kind": "shielded", "cluster": "shielded" } },
         "rules": [

@@ -10,11 +10,12 @@ use envoy_idempotency::record::{Record, Response, State};
 use envoy_idempotency::seal::Vault;
 use harness::ledger::base64;
 use harness::{PATIENCE, SharedWorld, World, wait_until};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::check::{executed, refused, replays, said, shown};
 use crate::redis::{PATIENT_MS, key_of, record};
 use crate::waiting::AT_ONCE;
+use crate::worlds::rule;
 
 /// One gateway that asks Redis every time.
 fn asking() -> SharedWorld {
@@ -90,7 +91,6 @@ fn fields_that_are_never_stored_are_not_replayed_from_redis_either() {
 
 #[test]
 fn bodies_made_to_be_slow_to_read_are_read_at_once() {
-    let rule = |prefix: &str, policy: Value| json!({ "match": { "path": { "prefix": prefix } }, "policy": policy });
     let world = World::start(json!({
         "rules": [
             rule("/json", json!({ "key": { "sources": [{ "json": "/id" }] }, "fingerprint": { "body": "json" } })),

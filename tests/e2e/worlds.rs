@@ -85,6 +85,11 @@ pub fn troubled() -> Shared {
     Shared(&WORLD)
 }
 
+/// The rule for all that is asked of paths that begin so.
+pub fn rule(prefix: &str, policy: Value) -> Value {
+    json!({ "match": { "path": { "prefix": prefix } }, "policy": policy })
+}
+
 /// Sends the request with this body, has the service hold its answer until `gate` is opened, and returns when it does.
 #[track_caller]
 pub fn start(world: &World, request: &Request, body: &str, gate: &str) -> Connection {
@@ -98,9 +103,7 @@ pub fn start(world: &World, request: &Request, body: &str, gate: &str) -> Connec
 
 /// The document of [`rules`].
 fn document() -> Value {
-    let rule = |prefix: &str, policy: Value| json!({ "name": prefix, "match": { "methods": ["POST"], "path": { "prefix": prefix } }, "policy": policy });
-    let all_methods =
-        |prefix: &str, policy: Value| json!({ "match": { "path": { "prefix": prefix } }, "policy": policy });
+    let post = |prefix: &str, policy: Value| json!({ "name": prefix, "match": { "methods": ["POST"], "path": { "prefix": prefix } }, "policy": policy });
     json!({
         "problem_base": "https://docs.example.com/problems/",
         "rules": [
@@ -108,30 +111,30 @@ fn document() -> Value {
                 "name": "by metadata",
                 "match": { "route_metadata": { "namespace": "com.example", "key": "idempotent", "equals": "yes" } },
             },
-            all_methods("/all-methods/", json!({})),
-            rule("/ietf/", json!({ "statuses": "ietf" })),
-            rule("/own-statuses/", json!({ "statuses": { "base": "ietf", "mismatch": 400 } })),
-            rule("/required/", json!({ "key": { "required": true } })),
-            rule("/by-query/", json!({ "key": { "sources": [{ "query": "op" }] } })),
-            rule("/by-cookie/", json!({ "key": { "sources": [{ "cookie": "op" }] } })),
-            rule("/by-two-headers/", json!({ "key": { "sources": [{ "header": "x-order" }, { "header": "x-step" }] } })),
-            rule("/by-any/", json!({
+            json!({ "match": { "path": { "prefix": "/all-methods/" } } }),
+            post("/ietf/", json!({ "statuses": "ietf" })),
+            post("/own-statuses/", json!({ "statuses": { "base": "ietf", "mismatch": 400 } })),
+            post("/required/", json!({ "key": { "required": true } })),
+            post("/by-query/", json!({ "key": { "sources": [{ "query": "op" }] } })),
+            post("/by-cookie/", json!({ "key": { "sources": [{ "cookie": "op" }] } })),
+            post("/by-two-headers/", json!({ "key": { "sources": [{ "header": "x-order" }, { "header": "x-step" }] } })),
+            post("/by-any/", json!({
                 "key": { "sources": [{ "any": [{ "header": "idempotency-key" }, { "header": "x-request-key" }] }] },
             })),
-            rule("/shared/", json!({ "scope": { "anonymous": "share" } })),
-            rule("/known-only/", json!({ "scope": { "anonymous": "refuse" } })),
-            rule("/everywhere/", json!({ "scope": { "host": false, "path": false, "caller": [] } })),
-            rule("/observe/", json!({ "mode": "observe" })),
-            rule("/off/", json!({ "mode": "off" })),
-            rule("/conflict/", json!({ "on_completed": "conflict" })),
-            rule("/hold/", json!({ "on_unknown": "hold", "lease_ms": 1000 })),
-            rule("/short-run/", json!({ "on_unknown": "hold", "lease_ms": 1000, "max_running_ms": 1000 })),
-            rule("/short-ttl/", json!({ "ttl_s": 2, "lease_ms": 1000 })),
-            rule("/large-passes/", json!({ "on_too_large": "bypass" })),
-            rule("/small/", json!({ "max_request_bytes": 10, "max_response_bytes": 10 })),
-            rule("/cors/", json!({ "expose_cors": true })),
-            rule("/outcomes/", json!({ "outcomes": { "4xx": "store", "409": "retry", "202": "release", "503": "unknown" } })),
-            rule("/head-only/", json!({ "fingerprint": { "body": "off", "query": false, "headers": ["x-version"] } })),
+            post("/shared/", json!({ "scope": { "anonymous": "share" } })),
+            post("/known-only/", json!({ "scope": { "anonymous": "refuse" } })),
+            post("/everywhere/", json!({ "scope": { "host": false, "path": false, "caller": [] } })),
+            post("/observe/", json!({ "mode": "observe" })),
+            post("/off/", json!({ "mode": "off" })),
+            post("/conflict/", json!({ "on_completed": "conflict" })),
+            post("/hold/", json!({ "on_unknown": "hold", "lease_ms": 1000 })),
+            post("/short-run/", json!({ "on_unknown": "hold", "lease_ms": 1000, "max_running_ms": 1000 })),
+            post("/short-ttl/", json!({ "ttl_s": 2, "lease_ms": 1000 })),
+            post("/large-passes/", json!({ "on_too_large": "bypass" })),
+            post("/small/", json!({ "max_request_bytes": 10, "max_response_bytes": 10 })),
+            post("/cors/", json!({ "expose_cors": true })),
+            post("/outcomes/", json!({ "outcomes": { "4xx": "store", "409": "retry", "202": "release", "503": "unknown" } })),
+            post("/head-only/", json!({ "fingerprint": { "body": "off", "query": false, "headers": ["x-version"] } })),
         ],
     })
 }

@@ -11,7 +11,7 @@ use harness::{Gateway, Ledger, Request, SharedWorld, World};
 use serde_json::{Value, json};
 
 use crate::redis::PATIENT_MS;
-use crate::worlds::Shared;
+use crate::worlds::{Shared, rule};
 
 /// The IETF draft, statement by statement.
 mod draft;
@@ -56,7 +56,6 @@ fn on_both_stores(story: impl Fn(&Stand)) {
 
 /// Rules by path, for stories with either store.
 fn document() -> Value {
-    let rule = |prefix: &str, policy: Value| json!({ "match": { "path": { "prefix": prefix } }, "policy": policy });
     json!({
         "policy": { "ttl_s": 1800 },
         "rules": [
