@@ -237,7 +237,19 @@ impl Exchange {
     }
 
     /// An exchange that only looks what is known of an operation, and answers that.
-    pub fn looking(policy: Rc<Policy>, secrets: Rc<Secrets>, call: Call) -> Self {
+    pub fn looking(policy: Rc<Policy>, secrets: Rc<Secrets>, name: Name, owner: Owner) -> Self {
+        let call = Call {
+            name,
+            owner,
+            fingerprint: Fingerprint([0; 32]),
+            attempt: 0,
+            upstream_key: None,
+            lease_ms: policy.lease_ms,
+            ttl_ms: policy.ttl_ms,
+            in_window: false,
+            deadline_ms: None,
+            operation: Operation::Look,
+        };
         Exchange { state: State::LookUp(Box::new(call)), ..Exchange::new(policy, secrets) }
     }
 

@@ -5,15 +5,13 @@
 
 use std::rc::Rc;
 
-use crate::config::{Config, Mode, OnMismatch, Part, Policy, Slug};
+use crate::config::{Config, Mode, OnMismatch, Part, Slug};
 use crate::exchange::{Exchange, Secrets};
-use crate::fingerprint::Fingerprint;
 use crate::form;
 use crate::key::{self, Attributes, Caller, ClientKey, NoKey, Request};
 use crate::message::RequestHead;
 use crate::record::Owner;
 use crate::reply::{Facts, Reply};
-use crate::step::{Call, Operation};
 
 /// The exchange that answers a look-up.
 ///
@@ -59,22 +57,7 @@ pub fn begin(
         Caller::Anonymous | Caller::Known(_) => {}
     }
     let name = key::name(policy, secrets.hash_key.as_ref(), &asked, &caller, &key);
-    Ok(Exchange::looking(Rc::clone(policy), Rc::clone(secrets), look(policy, name, owner)))
-}
-
-fn look(policy: &Policy, name: key::Name, owner: Owner) -> Call {
-    Call {
-        name,
-        owner,
-        fingerprint: Fingerprint([0; 32]),
-        attempt: 0,
-        upstream_key: None,
-        lease_ms: policy.lease_ms,
-        ttl_ms: policy.ttl_ms,
-        in_window: false,
-        deadline_ms: None,
-        operation: Operation::Look,
-    }
+    Ok(Exchange::looking(Rc::clone(policy), Rc::clone(secrets), name, owner))
 }
 
 fn one(values: Vec<Vec<u8>>) -> Option<Vec<u8>> {

@@ -8,12 +8,11 @@ use std::rc::Rc;
 use envoy_idempotency::config::Config;
 use envoy_idempotency::event::{Asked, Event, Executed, Failure, Origin, Verdict};
 use envoy_idempotency::exchange::Exchange;
-use envoy_idempotency::fingerprint::Fingerprint;
 use envoy_idempotency::key::Name;
 use envoy_idempotency::message::{Headers, RequestHead};
 use envoy_idempotency::record::{Owner, Response, Sight, Standing, UpstreamKey};
 use envoy_idempotency::seal::Vault;
-use envoy_idempotency::step::{Call, Flow, Operation, Step};
+use envoy_idempotency::step::{Flow, Operation, Step};
 
 const SOURCE: &str = include_str!("../../src/exchange.rs");
 
@@ -226,19 +225,7 @@ fn routes(state: &str) -> &'static [&'static [&'static str]] {
 fn looking(policy: &str) -> Exchange {
     let config = Config::parse(policy.as_bytes(), &|_| None).expect("the policy is right");
     let policy = Rc::clone(&config.rules[0].policy);
-    let call = Call {
-        name: Name([0; 32]),
-        owner: Owner([1; 16]),
-        fingerprint: Fingerprint([0; 32]),
-        attempt: 0,
-        upstream_key: None,
-        lease_ms: policy.lease_ms,
-        ttl_ms: policy.ttl_ms,
-        in_window: false,
-        deadline_ms: None,
-        operation: Operation::Look,
-    };
-    Exchange::looking(policy, Rc::default(), call)
+    Exchange::looking(policy, Rc::default(), Name([0; 32]), Owner([1; 16]))
 }
 
 fn in_state(state: &str, policy: &str) -> Exchange {
