@@ -51,6 +51,16 @@ pub enum Act {
     },
 }
 
+impl Act {
+    /// The stream that it is done to; none where it does not need one.
+    pub fn stream(&self) -> Option<u32> {
+        match self {
+            Act::Flow { exchange, .. } | Act::Status { exchange, .. } => Some(*exchange),
+            Act::Execute { .. } | Act::Count { .. } | Act::Log(_) => None,
+        }
+    }
+}
+
 /// Which message of a stream is in hand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {

@@ -32,7 +32,9 @@ impl Door {
 
     /// Once nothing can come of the exchange, the callbacks that are left cost nothing.
     fn leave_if_done(&mut self) {
-        if self.worker.as_ref().is_some_and(|worker| worker.borrow().exchange(self.id).is_none()) {
+        let Some(worker) = &self.worker else { return };
+        let is_done = |worker: &Worker| worker.exchange(self.id).is_none() && !worker.is_put_off(self.id);
+        if is_done(&worker.borrow()) {
             self.worker = None;
         }
     }
@@ -64,7 +66,7 @@ impl Door {
         let Some(worker) = &self.worker else { return Action::Continue };
         let mut worker = worker.borrow_mut();
         if !worker.exchange(self.id).is_some_and(|exchange| exchange.awaits_response_body()) {
-            if self.held == 0 {
+            if self.held == 0 && !worker.is_put_off(self.id) {
                 return Action::Continue;
             }
             // The root has let the response go in the middle of its body. Until releases of August 2026 Envoy loses what
@@ -134,6 +136,7 @@ impl HttpContext for Door {
         let details = details();
         let now_ms = host::monotonic_ms();
         let mut worker = worker.borrow_mut();
+        worker.stream_ends(self.id);
         worker.feed(self.id, Event::Closed { now_ms, origin: origin(&details) }, now_ms);
     }
 }

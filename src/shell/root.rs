@@ -328,11 +328,22 @@ impl Worker {
 
     /// Has the root let the held part of a response go in its next turn. Called in callbacks of its stream.
     pub fn let_go_later(&mut self, id: u32) {
-        if !self.later.iter().any(|act| matches!(act, Act::Flow { exchange, .. } if *exchange == id)) {
+        if !self.is_put_off(id) {
             let flow = Flow::Resume(Vec::new());
             self.later.push_back(Act::Flow { exchange: id, side: Side::Response, flow });
             self.bell.ring();
         }
+    }
+
+    /// Whether a message of this stream goes on, or is answered, in the root's next turn.
+    pub fn is_put_off(&self, id: u32) -> bool {
+        self.later.iter().any(|act| matches!(act, Act::Flow { exchange, .. } if *exchange == id))
+    }
+
+    /// Forgets what was put off for a stream that ends: Envoy keeps its context until the end of the turn, and crashes
+    /// where a message of one that has ended is let go.
+    pub fn stream_ends(&mut self, id: u32) {
+        self.later.retain(|act| act.stream() != Some(id));
     }
 
     /// Sends what waits and wakes who waits, after a stream has rung for it.
@@ -432,7 +443,7 @@ impl Worker {
         while let Some(act) = acts.pop_front() {
             if flows == FLOWS_AT_ONCE {
                 acts.push_front(act);
-                self.later = acts;
+                self.later.append(&mut acts);
                 self.bell.ring();
                 break;
             }
@@ -464,10 +475,9 @@ impl Worker {
                     }
                 }
                 Act::Status { exchange, text } => {
-                    if in_hand != Some(exchange) {
-                        host::set_effective_context(exchange);
+                    if in_hand == Some(exchange) || host::set_effective_context(exchange) {
+                        host::set_property("idempotency", text.as_bytes());
                     }
-                    host::set_property("idempotency", text.as_bytes());
                 }
             }
         }

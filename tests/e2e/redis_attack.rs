@@ -3,10 +3,13 @@
 //! Its one rule: a test is the shortest way into one hole.
 //! It does not know of load.
 
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::time::Duration;
 
+use harness::gateway::{cluster, set_endpoint};
 use harness::ledger::body_of_size;
-use harness::{Fault, PATIENCE, Redis, SharedWorld, wait_until};
+use harness::{Fault, PATIENCE, Redis, Request, SharedWorld, wait_until};
 use serde_json::json;
 
 use crate::check::{executed, not_stored, refused, replays, said, shown};
@@ -103,4 +106,60 @@ fn what_the_store_lets_go_in_the_middle_of_its_body_arrives_whole() {
         assert!(answer.body == wanted, "{}: {} bytes of {}", pay.path(), answer.body.len(), wanted.len());
         world.interposer.set(Fault::Pass);
     }
+}
+
+#[test]
+fn an_answer_that_breaks_off_while_more_of_it_is_about_to_go_out_takes_nobody_with_it() {
+    let service = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = service.local_addr().unwrap();
+    let store = json!({ "timeout_ms": PATIENT_MS, "cache": null });
+    let world = SharedWorld::with(Redis::start(), &[json!({ "store": store })], |options| {
+        options.concurrency(1).mutate(move |tree| set_endpoint(cluster(tree, "payments"), addr))
+    });
+    let gateway = &world.gateways[0];
+    let send = |pay: &Request| {
+        let mut client = pay.open();
+        client.write("ten");
+        client
+    };
+    let asked = || {
+        let (mut line, _) = service.accept().unwrap();
+        let mut request = Vec::new();
+        while !request.ends_with(b"ten") {
+            let mut buffer = [0; 4096];
+            let count = line.read(&mut buffer).unwrap();
+            request.extend_from_slice(&buffer[..count]);
+        }
+        line
+    };
+    let known = world.post("/known").key("k").body("ten");
+    let mut client = send(&known);
+    asked().write_all(b"HTTP/1.1 201 Created\r\ncontent-length: 4\r\nconnection: close\r\n\r\npaid").unwrap();
+    let first = client.response();
+    for round in 0..100 {
+        let mut client = send(&world.post("/breaks-off").key(format!("k{round}")).body("ten"));
+        let mut line = asked();
+        // The store hears of a failure before the beginning of its answer goes out; more of it comes after that.
+        line.write_all(b"HTTP/1.1 404 Not Found\r\ncontent-length: 40\r\n\r\nit begins ").unwrap();
+        assert_eq!(client.head().status, 404);
+        // All this meets the gateway in one turn: another piece, the end of its service, and an answer of the store.
+        let (calls, heard) = (world.interposer.calls(), scripts_run(&world));
+        world.webdis.freeze();
+        let mut retry = send(&known);
+        world.interposer.wait_for_calls(calls + 1);
+        gateway.freeze();
+        line.write_all(b"goes on ..").unwrap();
+        drop(line);
+        world.webdis.thaw();
+        wait_until("the store has answered", PATIENCE, || scripts_run(&world) != heard);
+        gateway.thaw();
+        replays(&retry.response(), &first);
+        wait_until("the stream has ended", PATIENCE, || gateway.stat("http.gateway.downstream_rq_active") == 0);
+    }
+}
+
+/// What Redis counts of them.
+fn scripts_run(world: &SharedWorld) -> Option<String> {
+    let told = world.redis.ask(&["INFO", "commandstats"]).text();
+    told.lines().find(|line| line.starts_with("cmdstat_evalsha:")).map(str::to_owned)
 }
