@@ -69,9 +69,11 @@ impl Door {
             if self.held == 0 && !worker.is_put_off(self.id) {
                 return Action::Continue;
             }
-            // The root has let the response go in the middle of its body. Until releases of August 2026 Envoy loses what
-            // goes straight on after that (envoyproxy/envoy#46841), so the rest goes by way of the root as well.
+            // The root has let the response go in the middle of its body, or will in its next turn. Until releases of
+            // August 2026 Envoy loses what goes straight on after that (envoyproxy/envoy#46841), so the rest goes by
+            // way of the root as well.
             worker.let_go_later(self.id);
+            self.held = self.held.max(size);
             return Action::Pause;
         }
         worker.body_was_shown();
