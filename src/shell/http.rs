@@ -88,15 +88,30 @@ impl Door {
     }
 }
 
-impl Context for Door {}
+impl Context for Door {
+    /// The stream ends. Envoy asks every context this; `on_log` would tell no more, and be one more callback.
+    fn on_done(&mut self) -> bool {
+        let Some(worker) = self.worker.take() else { return true };
+        let details = details();
+        let now_ms = host::monotonic_ms();
+        let mut worker = worker.borrow_mut();
+        worker.stream_ends(self.id);
+        worker.feed(self.id, Event::Closed { now_ms, origin: origin(&details) }, now_ms);
+        true
+    }
+}
 
 impl HttpContext for Door {
     fn on_http_request_headers(&mut self, _count: usize, end: bool) -> Action {
         let Some(worker) = &self.worker else { return Action::Continue };
         let verdict = worker.borrow_mut().begin(self.id, end);
-        self.is_held = verdict == Some(Verdict::Held);
+        let Some(verdict) = verdict else {
+            self.worker = None;
+            return Action::Continue;
+        };
+        self.is_held = verdict == Verdict::Held;
         self.leave_if_done();
-        verdict.map_or(Action::Continue, action)
+        action(verdict)
     }
 
     fn on_http_request_body(&mut self, size: usize, end: bool) -> Action {
@@ -131,15 +146,6 @@ impl HttpContext for Door {
 
     fn on_http_response_trailers(&mut self, _count: usize) -> Action {
         self.response_body(self.held, true)
-    }
-
-    fn on_log(&mut self) {
-        let Some(worker) = self.worker.take() else { return };
-        let details = details();
-        let now_ms = host::monotonic_ms();
-        let mut worker = worker.borrow_mut();
-        worker.stream_ends(self.id);
-        worker.feed(self.id, Event::Closed { now_ms, origin: origin(&details) }, now_ms);
     }
 }
 
