@@ -72,7 +72,7 @@ pub enum Side {
 
 /// One worker's exchanges and their store.
 pub struct Gateway<C> {
-    exchanges: HashMap<u32, Entry>,
+    exchanges: HashMap<u32, Box<Entry>>,
     store: Store<C>,
     tally: Tally,
 }
@@ -125,7 +125,8 @@ impl<C: Cells> Gateway<C> {
 
     /// Takes an exchange in; its number is its stream's.
     pub fn begin(&mut self, id: u32, exchange: Exchange) {
-        self.exchanges.insert(id, Entry { exchange, wake_ms: None, side: Side::Request, closed: false });
+        let entry = Entry { exchange, wake_ms: None, side: Side::Request, closed: false };
+        self.exchanges.insert(id, Box::new(entry));
     }
 
     /// The exchange of this number.
@@ -180,7 +181,7 @@ impl<C: Cells> Gateway<C> {
 
     /// Feeds what came back from a call to the store.
     pub fn replied(&mut self, batch: u64, reply: Reply, now_ms: u64) -> Vec<Act> {
-        let awaits = |id| self.exchanges.get(&id).is_some_and(|entry: &Entry| entry.exchange.awaits() == "claim");
+        let awaits = |id| self.exchanges.get(&id).is_some_and(|entry| entry.exchange.awaits() == "claim");
         let told = self.store.replied(batch, reply, now_ms, awaits);
         self.tell(told, now_ms)
     }
@@ -244,10 +245,10 @@ impl<C: Cells> Gateway<C> {
     }
 
     fn answer(&self, name: &Name, asked: Asked, verdict: Verdict, now_ms: u64) -> Event<'static> {
-        let waits = |entry: &&Entry| entry.exchange.waits_for() == Some(name);
         let may_wait = matches!(verdict, Verdict::InFlight { .. })
             && self.tally.waiting < WAITING_MAX
-            && self.exchanges.values().filter(waits).count() < WAITING_FOR_ONE_MAX;
+            && self.exchanges.values().filter(|entry| entry.exchange.waits_for() == Some(name)).count()
+                < WAITING_FOR_ONE_MAX;
         Event::StoreAnswered { now_ms, asked, verdict, may_wait }
     }
 
