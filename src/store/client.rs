@@ -53,7 +53,7 @@ impl Limits {
         Limits {
             attempts: redis.attempts,
             timeout_ms: redis.timeout_ms,
-            // Two calls take turns: while one is under way, the next one fills.
+            // While one is under way, the next one fills.
             max_calls: if redis.batching { 2 } else { 128 },
             max_batch: if redis.batching { 64 } else { 1 },
             max_batch_bytes: 1 << 20,
@@ -150,7 +150,7 @@ enum Asker {
 struct Sent {
     batch: u64,
     jobs: Vec<(Nonce, Job)>,
-    deadline_ms: u64,
+    sent_ms: u64,
 }
 
 /// An operation that the store must still hear of.
@@ -180,6 +180,9 @@ enum Cause {
 /// How often a contested completion is offered again, each time after a third of a lease: past one lease whoever stood
 /// in its way is executing, and will tell.
 const CONTESTS: u8 = 3;
+
+/// From when on a call under way keeps no other waiting, however few operations that one would carry.
+const LATE_MS: u64 = 5;
 
 /// The first pause of the outbox; it doubles up to the last.
 const BACKOFF_MS: (u64, u64) = (100, 5_000);
@@ -260,7 +263,7 @@ impl Client {
         }
         let id = self.next_id();
         let tries = jobs.iter().map(|(nonce, job)| (*nonce, Rc::clone(&job.call))).collect();
-        self.under_way.push(Sent { batch: id, jobs, deadline_ms: now_ms + self.limits.timeout_ms });
+        self.under_way.push(Sent { batch: id, jobs, sent_ms: now_ms });
         Some(Batch { id, tries })
     }
 
@@ -302,8 +305,12 @@ impl Client {
 
     /// Ends calls and operations whose time is over, and forgets what cannot matter any more.
     pub fn tick(&mut self, now_ms: u64) -> Vec<Told> {
-        let late: Vec<u64> =
-            self.under_way.iter().filter(|sent| sent.deadline_ms <= now_ms).map(|sent| sent.batch).collect();
+        let late: Vec<u64> = self
+            .under_way
+            .iter()
+            .filter(|sent| sent.sent_ms + self.limits.timeout_ms <= now_ms)
+            .map(|sent| sent.batch)
+            .collect();
         let mut told: Vec<Told> = Vec::new();
         for id in late {
             told.extend(self.replied(id, Reply::Failed(Failure::Timeout), now_ms));
@@ -494,10 +501,14 @@ impl Client {
     }
 
     /// Whether one more call may be under way; one alone, a probe, after the breaker was open.
+    ///
+    /// It goes out beside another once it carries as many operations as that one: calls cost more than what they carry,
+    /// and few that are full bring more answers than many that are not. It does not wait for one that is late.
     fn has_line(&self, now_ms: u64) -> bool {
         let probing = self.open_until_ms.is_some();
         let max_calls = if probing { 1 } else { self.limits.max_calls };
-        !self.is_open(now_ms) && self.under_way.len() < max_calls
+        let is_full = |other: &Sent| self.queue.len() >= other.jobs.len() || now_ms >= other.sent_ms + LATE_MS;
+        !self.is_open(now_ms) && self.under_way.len() < max_calls && self.under_way.last().is_none_or(is_full)
     }
 
     fn is_open(&self, now_ms: u64) -> bool {

@@ -1,4 +1,4 @@
-//! What the client of a store does with what it owes.
+//! When the client of a store sends what waits, and what it does with what it owes.
 //!
 //! Its one rule: the client is fed by hand; nothing happens that is not written here.
 //! It does not know the wire.
@@ -50,6 +50,27 @@ fn it_is_told_when_what_is_owed_cannot_matter_any_more() {
         let given_up = Told { exchange: None, call: Rc::clone(&completed), asked_ms, verdict };
         assert_eq!((client.tick(completed.ttl_ms), client.owed()), (vec![given_up], 0));
     }
+}
+
+#[test]
+fn a_call_goes_out_beside_another_once_it_carries_as_much_or_the_other_is_late() {
+    let asked = |claims: u32| {
+        let mut client = Client::new(Limits { max_calls: 2, ..LIMITS });
+        (0..2).for_each(|number| assert_eq!(client.submit(number, call(number, CLAIM), 0), None));
+        assert_eq!(next(&mut client, 0).map(|batch| batch.tries.len()), Some(2));
+        (2..2 + claims).for_each(|number| assert_eq!(client.submit(number, call(number, CLAIM), 1), None));
+        client
+    };
+    let sizes = |client: &mut Client, now_ms| next(client, now_ms).map(|batch| batch.tries.len());
+
+    let mut client = asked(1);
+    assert_eq!((client.may_call(4), sizes(&mut client, 4)), (false, None));
+    assert_eq!((client.may_call(5), sizes(&mut client, 5)), (true, Some(1)));
+    let mut client = asked(2);
+    assert_eq!((client.may_call(1), sizes(&mut client, 1)), (true, Some(2)));
+    let mut client = asked(1);
+    assert_eq!(client.replied(1, Reply::Answers(Vec::new()), 1).len(), 2);
+    assert_eq!((client.may_call(1), sizes(&mut client, 1)), (true, Some(1)));
 }
 
 const LIMITS: Limits = Limits {

@@ -8,13 +8,13 @@
 )]
 
 mod cache;
+mod client;
 mod config;
 mod gateways;
 mod json;
 mod local;
 mod model;
 mod names;
-mod outbox;
 mod redis;
 mod schema;
 mod seal;
