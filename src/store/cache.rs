@@ -9,6 +9,8 @@
 //! Cells are never deleted, so there are two fixed sets of them, each taking half of the bytes: *small* ones, and
 //! *large* ones for what does not fit there. A name has one cell of each, and takes it from whoever had it.
 
+use std::rc::Rc;
+
 use crate::config::CacheBounds;
 use crate::digest::Digest;
 use crate::event::Verdict;
@@ -33,7 +35,8 @@ pub struct Cache<C> {
 const SMALL_BYTES: u64 = 1024;
 /// How many bytes of an entry are not response, at most.
 const HEAD_BYTES: u64 = 128;
-/// How long after a settlement found no store its name is shown as running: longer than any pause between its tries.
+/// How long an operation is shown as running after it was last known that the store must still hear of its end: longer
+/// than the pause between two reminders.
 const OWED_MS: u64 = 10_000;
 
 impl<C: Cells> Cache<C> {
@@ -66,50 +69,58 @@ impl<C: Cells> Cache<C> {
     pub fn learn(&self, told: &Told, now_ms: u64) {
         let (call, now_ms, asked_ms) = (&told.call, now_ms + EPOCH_MS, told.asked_ms + EPOCH_MS);
         let is_heard = told.exchange.is_some();
+        let until_ms = now_ms + self.bounds.ttl_ms;
         match (&call.operation, &told.verdict) {
             (_, Verdict::Granted { attempt, .. }) => {
-                self.put(call, *attempt, running(call, asked_ms + call.lease_ms), now_ms + call.ttl_ms, now_ms);
+                self.put(call, *attempt, running(call, asked_ms + call.lease_ms), now_ms + call.ttl_ms, until_ms);
             }
             // Only while it runs: the answer may have been overtaken by that to the settlement.
             (Operation::Renew, Verdict::Renewed { .. }) => {
                 let is_own = |state| matches!(state, State::Running { owner, .. } if owner == call.owner);
                 if self.record(&call.name, now_ms).is_some_and(|record| is_own(record.state)) {
                     let state = running(call, asked_ms + call.lease_ms);
-                    self.put(call, call.attempt, state, now_ms + call.ttl_ms, now_ms);
+                    self.put(call, call.attempt, state, now_ms + call.ttl_ms, until_ms);
                 }
             }
             // From when it was asked for: the answer may have been long on its way.
             (_, Verdict::Completed { attempt, status, response, age_ms, ttl_ms }) => {
                 let state = completed(call, *status, response.clone(), asked_ms.saturating_sub(*age_ms));
-                self.put(call, *attempt, state, asked_ms + ttl_ms, now_ms);
+                self.put(call, *attempt, state, asked_ms + ttl_ms, until_ms);
             }
             // An earlier try of it may have been the one that counted, and the record's life began with that. Where it
             // began with the first claim, only the store knows how much of it is left.
             (Operation::Complete { status, response }, Verdict::Settled) if is_heard && !call.in_window => {
                 let state = completed(call, *status, response.clone(), asked_ms);
-                self.put(call, call.attempt, state, asked_ms + call.ttl_ms, now_ms);
+                self.put(call, call.attempt, state, asked_ms + call.ttl_ms, until_ms);
             }
             (Operation::Claim { .. } | Operation::Look | Operation::Poll { .. }, _) => {}
             (Operation::Renew, Verdict::Failed(_)) => {}
             // It stands for nothing that ran: whether its claim was granted the store tells whoever asks next.
             (_, Verdict::Failed(_)) if call.is_withdrawal() => {}
-            // The store must still hear of it, and on this Envoy nothing else of its name may begin before.
-            (_, Verdict::Failed(_)) => {
-                let until_ms = now_ms + OWED_MS.max(call.lease_ms);
-                self.put(call, call.attempt, running(call, until_ms), until_ms, now_ms);
-            }
+            (_, Verdict::Failed(_)) => self.owe(call, now_ms),
             (_, _) => self.set(SMALL, &call.name, &FORGOTTEN),
         }
     }
 
-    fn put(&self, call: &Call, attempt: u32, state: State, expires_ms: u64, now_ms: u64) {
+    /// Is told what the store must still hear of, because nothing else is said of it while the store is silent.
+    pub fn remind(&self, owed: impl Iterator<Item = Rc<Call>>, now_ms: u64) {
+        owed.for_each(|call| self.owe(&call, now_ms + EPOCH_MS));
+    }
+
+    /// On this Envoy nothing else of this name may begin before the store has heard of it.
+    fn owe(&self, call: &Call, now_ms: u64) {
+        let until_ms = now_ms + OWED_MS.max(call.lease_ms);
+        self.put(call, call.attempt, running(call, until_ms), until_ms, until_ms);
+    }
+
+    fn put(&self, call: &Call, attempt: u32, state: State, expires_ms: u64, until_ms: u64) {
         if let State::Completed { response: Some(response), .. } = &state
             && response.len() as u64 > self.bounds.max_entry_bytes
         {
             return self.set(SMALL, &call.name, &FORGOTTEN);
         }
         let record = Record { attempt, upstream_key: None, doubt: false, released: Vec::new(), expires_ms, state };
-        let mut entry = (now_ms + self.bounds.ttl_ms).to_le_bytes().to_vec();
+        let mut entry = until_ms.to_le_bytes().to_vec();
         entry.extend(record.encode());
         if entry.len() as u64 + 32 <= SMALL_BYTES {
             self.set(SMALL, &call.name, &entry);

@@ -107,6 +107,8 @@ pub struct Client {
     /// What of it each name has that the store has not heard at all.
     owed_by_name: HashMap<Name, Vec<u64>>,
     owed_bytes: usize,
+    /// When others were last reminded of it.
+    reminded_ms: u64,
     next_id: u64,
     failures_in_row: u32,
     /// While the breaker is open: until when.
@@ -184,6 +186,10 @@ const CONTESTS: u8 = 3;
 /// From when on a call under way keeps no other waiting, however few operations that one would carry.
 const LATE_MS: u64 = 5;
 
+/// How often others are reminded of what is owed: while the breaker is open, nothing of it is tried, and then one at a
+/// time.
+const REMINDER_MS: u64 = 3_000;
+
 /// The first pause of the outbox; it doubles up to the last.
 const BACKOFF_MS: (u64, u64) = (100, 5_000);
 
@@ -197,6 +203,7 @@ impl Client {
             owed: BTreeMap::new(),
             owed_by_name: HashMap::new(),
             owed_bytes: 0,
+            reminded_ms: 0,
             next_id: 0,
             failures_in_row: 0,
             open_until_ms: None,
@@ -341,6 +348,16 @@ impl Client {
     /// How many operations the store must still hear of.
     pub fn owed(&self) -> usize {
         self.owed_by_name.values().map(Vec::len).sum()
+    }
+
+    /// What the store has not heard of at all, every few seconds anew; nothing in between.
+    pub fn reminders(&mut self, now_ms: u64) -> impl Iterator<Item = Rc<Call>> {
+        let is_due = now_ms >= self.reminded_ms + REMINDER_MS;
+        if is_due {
+            self.reminded_ms = now_ms;
+        }
+        let unheard = |owed: &&Owed| owed.cause == Cause::Unheard && !owed.call.is_withdrawal();
+        self.owed.values().filter(move |_| is_due).filter(unheard).map(|owed| Rc::clone(&owed.call))
     }
 
     /// Whether something waits that may be sent at once.

@@ -76,7 +76,11 @@ impl<C: Cells> Store<C> {
 
     /// Ends calls and operations whose time is over.
     pub fn tick(&mut self, now_ms: u64) -> Vec<Told> {
-        self.hear(now_ms, |_| true, |client| client.tick(now_ms))
+        let told = self.hear(now_ms, |_| true, |client| client.tick(now_ms));
+        if let Store::Remote(client, Some(cache)) = self {
+            cache.remind(client.reminders(now_ms), now_ms);
+        }
+        told
     }
 
     /// The client of a store that is asked by messages.

@@ -14,9 +14,9 @@ use envoy_idempotency::key::Name;
 use envoy_idempotency::record::{Owner, Record};
 use envoy_idempotency::step::{Call, Operation};
 use envoy_idempotency::store::cache::Cache;
-use envoy_idempotency::store::client::Told;
+use envoy_idempotency::store::client::{Client, Nonce, Reply, Told};
 use envoy_idempotency::store::local::Cells;
-use envoy_idempotency::store::model;
+use envoy_idempotency::store::{Store, model};
 use proptest::prelude::*;
 
 use crate::gateways::{Gateways, LEASE, TTL, deeds};
@@ -271,6 +271,34 @@ fn while_the_store_must_still_hear_of_an_end_its_name_is_shown_as_running() {
     let withdrawn = Call { attempt: 0, ..call(1, 1, release) };
     learn(&cache, &withdrawn, 0, &Verdict::Failed(Failure::Timeout), 0);
     assert_eq!(cache.look(&claim(1, 2), 0), None, "nobody ran under a claim that was never granted");
+}
+
+#[test]
+fn what_is_owed_is_shown_on_the_other_workers_for_as_long_as_the_store_is_silent() {
+    const MINUTE: u64 = 60_000;
+    let (host, bounds) = (Host::default(), CacheBounds { ttl_ms: 1000, ..BOUNDS });
+    let mut limits = crate::client::LIMITS;
+    (limits.breaker_failures, limits.breaker_open_ms) = (1, MINUTE);
+    let mut store = Store::Remote(Box::new(Client::new(limits)), Some(host.cache(bounds)));
+    let other = host.cache(bounds);
+    let owes = |number: u8| Call { ttl_ms: 2 * MINUTE, ..complete(2 * number, 1, 10) };
+    for number in 0..20 {
+        store.ask(number.into(), owes(number), 0);
+        if let Some(batch) = store.next_batch(0, || Nonce([number; 16])) {
+            store.replied(batch.id, Reply::Failed(Failure::Timeout), 0, |_| false);
+        }
+    }
+    let shown = |now_ms| (0..20).filter(|number| other.look(&claim(2 * number, 2), now_ms).is_some()).count();
+    for now_ms in (100..MINUTE).step_by(100) {
+        store.tick(now_ms);
+        assert_eq!(shown(now_ms), 20, "after {now_ms} ms");
+    }
+    let batch = store.next_batch(MINUTE, || Nonce([1; 16])).expect("a probe");
+    store.replied(batch.id, Reply::Answers(vec![(Nonce([1; 16]), Verdict::Lost)]), MINUTE, |_| false);
+    store.tick(2 * MINUTE - 1);
+    assert_eq!(shown(2 * MINUTE - 1), 19, "what the store has heard of is shown no more");
+    store.tick(2 * MINUTE);
+    assert_eq!(shown(2 * MINUTE), 0, "nor what cannot matter any more");
 }
 
 #[test]

@@ -73,7 +73,7 @@ fn a_call_goes_out_beside_another_once_it_carries_as_much_or_the_other_is_late()
     assert_eq!((client.may_call(1), sizes(&mut client, 1)), (true, Some(1)));
 }
 
-const LIMITS: Limits = Limits {
+pub const LIMITS: Limits = Limits {
     attempts: 1,
     timeout_ms: 100,
     max_calls: 1,
