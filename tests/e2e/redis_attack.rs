@@ -21,7 +21,7 @@ fn whoever_broke_off_while_its_claim_was_slow_may_come_back() {
     // From here on Redis keeps the script.
     executed(&world.post("/broken-off/before").key("k").body("ten").send(), 1);
     let calls = world.interposer.calls();
-    world.interposer.next(1, Fault::DelayReply(Duration::from_millis(500)));
+    world.interposer.next(1, Fault::DelayReply(Duration::from_secs(2)));
     let pay = world.post("/broken-off").key("k").body("ten");
     let mut connection = pay.open();
     connection.write("ten");
