@@ -84,7 +84,7 @@ chaos: build $(ENVOY_BIN) store-tools chaos-tools ## Breaks two gateways, Redis,
 	@cargo run --locked --quiet --package chaos
 
 bench: build bench-tools $(ENVOY_BIN) $(PEER_BIN) ## Measures throughput and latency on real Envoy (ONLY=bc: two scenarios of eight).
-	cargo build --locked --release --target wasm32-wasip1 --package empty-filter
+	cargo build --locked --release --target wasm32-wasip1 --package empty-filter --package holding-filter
 	cargo run --locked --release --package bench
 
 soak: build bench-tools $(ENVOY_BIN) ## Keeps two gateways under mixed load for MINUTES (10), and fails if memory grows beyond what is configured.

@@ -66,7 +66,7 @@ pub const ALL: [Scenario; 8] = [
         sides: |upstream| {
             let mut sides = vec![
                 Side::start(NO_FILTER, without_filter(upstream), PROXIED)?,
-                Side::start(EMPTY, with_module(upstream, empty_filter())?, PROXIED)?,
+                Side::start(EMPTY, with_module(upstream, built("empty_filter"))?, PROXIED)?,
                 Side::start(FILTER, with_filter(upstream, json!({})), UNTOUCHED)?,
             ];
             if let Some(module) = std::env::var_os("BEFORE").filter(|module| !module.is_empty()) {
@@ -120,6 +120,7 @@ pub const ALL: [Scenario; 8] = [
             });
             Ok(vec![
                 Side::start(NO_FILTER, without_filter(upstream), PROXIED)?,
+                Side::start(HOLDING, with_module(upstream, built("holding_filter"))?, PROXIED)?,
                 Side::start(FILTER, with_filter(upstream, configuration), EXECUTED)?,
             ])
         },
@@ -127,7 +128,11 @@ pub const ALL: [Scenario; 8] = [
             (FILTER, response) => is_verdict(&response, "executed"),
             (_, response) => is_untouched(&response, 201),
         },
-        comparisons: &[Comparison { subject: FILTER, reference: NO_FILTER, by: By::Rate, target: Some(0.6) }],
+        comparisons: &[
+            Comparison { subject: FILTER, reference: NO_FILTER, by: By::Rate, target: Some(0.6) },
+            Comparison { subject: FILTER, reference: HOLDING, by: By::Rate, target: None },
+            Comparison { subject: HOLDING, reference: NO_FILTER, by: By::Rate, target: None },
+        ],
     },
     Scenario {
         letter: 'd',
@@ -242,9 +247,9 @@ fn with_module(upstream: SocketAddr, module: PathBuf) -> Result<Options, String>
     }))
 }
 
-/// Where `make bench` builds it.
-fn empty_filter() -> PathBuf {
-    target_folder().join("wasm32-wasip1/release/empty_filter.wasm")
+/// Where `make bench` builds a filter to compare with.
+fn built(filter: &str) -> PathBuf {
+    target_folder().join("wasm32-wasip1/release").join(filter).with_extension("wasm")
 }
 
 /// A rule that leaves what is sent alone.
@@ -284,6 +289,7 @@ fn is_verdict(response: &Response, verdict: &str) -> Result<(), String> {
 
 const NO_FILTER: &str = "no filter";
 const EMPTY: &str = "empty filter";
+const HOLDING: &str = "holding filter";
 const FILTER: &str = "the filter";
 const BEFORE: &str = "before";
 const UNMATCHED: &str = "no rule matches";
