@@ -36,7 +36,7 @@ const SMALL_BYTES: u64 = 1024;
 /// How many bytes of an entry are not response, at most.
 const HEAD_BYTES: u64 = 128;
 /// How long an operation is shown as running after it was last known that the store must still hear of its end: longer
-/// than the pause between two reminders.
+/// than it takes to be reminded of all that the default cache has cells for.
 const OWED_MS: u64 = 10_000;
 
 impl<C: Cells> Cache<C> {
@@ -103,8 +103,8 @@ impl<C: Cells> Cache<C> {
     }
 
     /// Is told what the store must still hear of, because nothing else is said of it while the store is silent.
-    pub fn remind(&self, owed: impl Iterator<Item = Rc<Call>>, now_ms: u64) {
-        owed.for_each(|call| self.owe(&call, now_ms + EPOCH_MS));
+    pub fn remind(&self, owed: &[Rc<Call>], now_ms: u64) {
+        owed.iter().for_each(|call| self.owe(call, now_ms + EPOCH_MS));
     }
 
     /// On this Envoy nothing else of this name may begin before the store has heard of it.

@@ -107,8 +107,8 @@ pub struct Client {
     /// What of it each name has that the store has not heard at all.
     owed_by_name: HashMap<Name, Vec<u64>>,
     owed_bytes: usize,
-    /// When others were last reminded of it.
-    reminded_ms: u64,
+    /// Up to which of it others have been reminded of.
+    reminded: u64,
     next_id: u64,
     failures_in_row: u32,
     /// While the breaker is open: until when.
@@ -186,9 +186,8 @@ const CONTESTS: u8 = 3;
 /// From when on a call under way keeps no other waiting, however few operations that one would carry.
 const LATE_MS: u64 = 5;
 
-/// How often others are reminded of what is owed: while the breaker is open, nothing of it is tried, and then one at a
-/// time.
-const REMINDER_MS: u64 = 3_000;
+/// Of how much that is owed others are reminded at once, so that a worker that owes much does not stop for it.
+const REMINDERS: usize = 128;
 
 /// The first pause of the outbox; it doubles up to the last.
 const BACKOFF_MS: (u64, u64) = (100, 5_000);
@@ -203,7 +202,7 @@ impl Client {
             owed: BTreeMap::new(),
             owed_by_name: HashMap::new(),
             owed_bytes: 0,
-            reminded_ms: 0,
+            reminded: 0,
             next_id: 0,
             failures_in_row: 0,
             open_until_ms: None,
@@ -350,14 +349,13 @@ impl Client {
         self.owed_by_name.values().map(Vec::len).sum()
     }
 
-    /// What the store has not heard of at all, every few seconds anew; nothing in between.
-    pub fn reminders(&mut self, now_ms: u64) -> impl Iterator<Item = Rc<Call>> {
-        let is_due = now_ms >= self.reminded_ms + REMINDER_MS;
-        if is_due {
-            self.reminded_ms = now_ms;
-        }
-        let unheard = |owed: &&Owed| owed.cause == Cause::Unheard && !owed.call.is_withdrawal();
-        self.owed.values().filter(move |_| is_due).filter(unheard).map(|owed| Rc::clone(&owed.call))
+    /// Some of what the store has not heard of at all, each time the next, and after the last the first again.
+    pub fn reminders(&mut self) -> Vec<Rc<Call>> {
+        let unheard = |(_, owed): &(&u64, &Owed)| owed.cause == Cause::Unheard && !owed.call.is_withdrawal();
+        let next = self.owed.range(self.reminded + 1..).filter(unheard).take(REMINDERS);
+        let (ids, calls): (Vec<u64>, Vec<Rc<Call>>) = next.map(|(id, owed)| (*id, Rc::clone(&owed.call))).unzip();
+        self.reminded = ids.get(REMINDERS - 1).copied().unwrap_or(0);
+        calls
     }
 
     /// Whether something waits that may be sent at once.

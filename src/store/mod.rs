@@ -78,7 +78,7 @@ impl<C: Cells> Store<C> {
     pub fn tick(&mut self, now_ms: u64) -> Vec<Told> {
         let told = self.hear(now_ms, |_| true, |client| client.tick(now_ms));
         if let Store::Remote(client, Some(cache)) = self {
-            cache.remind(client.reminders(now_ms), now_ms);
+            cache.remind(&client.reminders(), now_ms);
         }
         told
     }
