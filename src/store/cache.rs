@@ -107,10 +107,15 @@ impl<C: Cells> Cache<C> {
         owed.iter().for_each(|call| self.owe(call, now_ms + EPOCH_MS));
     }
 
-    /// On this Envoy nothing else of this name may begin before the store has heard of it.
+    /// On this Envoy nothing else of this name may begin before the store has heard of it; nothing does of what is known
+    /// to have completed.
     fn owe(&self, call: &Call, now_ms: u64) {
-        let until_ms = now_ms + OWED_MS.max(call.lease_ms);
-        self.put(call, call.attempt, running(call, until_ms), until_ms, until_ms);
+        let is_completed =
+            |record: Record| matches!(record.state, State::Completed { .. }) && now_ms < record.forgotten_ms();
+        if !self.record(&call.name, now_ms).is_some_and(is_completed) {
+            let until_ms = now_ms + OWED_MS.max(call.lease_ms);
+            self.put(call, call.attempt, running(call, until_ms), until_ms, until_ms);
+        }
     }
 
     fn put(&self, call: &Call, attempt: u32, state: State, expires_ms: u64, until_ms: u64) {

@@ -522,8 +522,8 @@ impl Client {
     fn has_line(&self, now_ms: u64) -> bool {
         let probing = self.open_until_ms.is_some();
         let max_calls = if probing { 1 } else { self.limits.max_calls };
-        let is_full = |other: &Sent| self.queue.len() >= other.jobs.len() || now_ms >= other.sent_ms + LATE_MS;
-        !self.is_open(now_ms) && self.under_way.len() < max_calls && self.under_way.last().is_none_or(is_full)
+        let lets_by = |other: &Sent| self.queue.len() >= other.jobs.len() || now_ms >= other.sent_ms + LATE_MS;
+        !self.is_open(now_ms) && self.under_way.len() < max_calls && self.under_way.last().is_none_or(lets_by)
     }
 
     fn is_open(&self, now_ms: u64) -> bool {

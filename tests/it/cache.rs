@@ -302,6 +302,19 @@ fn what_is_owed_is_shown_on_the_other_workers_for_as_long_as_the_store_is_silent
 }
 
 #[test]
+fn what_is_owed_does_not_hide_what_another_worker_knows_to_have_completed() {
+    let (host, owed) = (Host::default(), complete(1, 1, 10));
+    let [cache, other] = [host.cache(BOUNDS), host.cache(BOUNDS)];
+    let completed = Verdict::Completed { attempt: 2, status: 201, response: None, age_ms: 0, ttl_ms: TTL };
+    learn(&cache, &owed, 0, &Verdict::Failed(Failure::Timeout), 0);
+    learn(&other, &claim(1, 2), 1, &completed, 1);
+    cache.remind(&[Rc::new(owed.clone())], 2);
+    assert!(matches!(other.look(&claim(1, 3), 2), Some(Verdict::Completed { attempt: 2, .. })));
+    cache.remind(&[Rc::new(owed)], 1 + TTL);
+    assert_eq!(other.look(&claim(1, 3), 1 + TTL), Some(Verdict::InFlight { attempt: 1 }));
+}
+
+#[test]
 fn an_entry_counts_no_longer_than_its_ttl() {
     let cache = Host::default().cache(CacheBounds { ttl_ms: 100, ..BOUNDS });
     for size in [10, 5000] {
