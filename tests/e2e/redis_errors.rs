@@ -324,6 +324,25 @@ fn what_ran_under_forward_runs_on_no_worker_again_while_the_store_must_still_hea
 }
 
 #[test]
+fn what_finished_in_an_outage_runs_on_no_worker_again_however_long_it_lasts() {
+    // Nothing of what is owed is tried, and nothing is remembered for longer than a second.
+    let world = SharedWorld::alone(json!({
+        "store": { "breaker": { "failures": 1, "open_ms": 60_000 }, "cache": { "ttl_s": 1 } },
+        "policy": { "on_store_failure": "forward", "lease_ms": 1000, "ttl_s": 1800 },
+    }));
+    let pays: Vec<_> = (0..20).map(|number| world.post("/outage").key(format!("k{number}")).body("ten")).collect();
+    let mut running: Vec<_> = pays.iter().map(|pay| held(&world, pay, "outage")).collect();
+    world.interposer.close();
+    world.ledger.open("outage");
+    running.iter_mut().for_each(|pay| not_stored(&pay.response(), 201, 1));
+    let end = Instant::now() + Duration::from_secs(3);
+    while Instant::now() < end {
+        pays.iter().for_each(|pay| refused(&pay.send(), 429, "in-flight", Some("1")));
+    }
+    assert_eq!(world.ledger.entries_for("/outage").len(), pays.len());
+}
+
+#[test]
 fn a_failure_under_forward_leaves_the_key_free() {
     let world = alone(json!({ "on_store_failure": "forward" }));
     let pay = world.post("/forward").key("k").body("ten");
