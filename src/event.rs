@@ -4,10 +4,11 @@
 //! It does not know what the machine makes of it.
 
 use crate::config::Ending;
-use crate::key::Attributes;
+use crate::key::{KeyForm, UpstreamKey};
 use crate::message::{Headers, RequestHead};
-use crate::record::{Owner, Sight, UpstreamKey};
+use crate::record::{Owner, Sight};
 use crate::reply::DETAILS;
+use crate::source::Attributes;
 
 /// One thing that happened. `now_ms` is monotonic, and the embedded store's own clock.
 pub enum Event<'a> {
@@ -127,6 +128,21 @@ pub enum Executed<'a> {
 /// The details of a response that an upstream made.
 pub const VIA_UPSTREAM: &[u8] = b"via_upstream";
 
+/// How the details begin with which Envoy says that it has sent nothing: there was no way, no host, no room, or the
+/// connection failed before it stood.
+const UNSENT: [&str; 10] = [
+    "cluster_not_found",
+    "drop_overload",
+    "maintenance_mode",
+    "no_healthy_upstream",
+    "route_not_found",
+    "unconditional_drop_overload",
+    "upstream_reset_before_response_started{connection_timeout",
+    "upstream_reset_before_response_started{local_connection_failure",
+    "upstream_reset_before_response_started{overflow",
+    "upstream_reset_before_response_started{remote_connection_failure",
+];
+
 /// The host's account of a response or of an ending.
 #[derive(Clone, Copy, Debug)]
 pub struct Origin<'a> {
@@ -134,7 +150,7 @@ pub struct Origin<'a> {
     pub details: &'a [u8],
     /// How many times the router tried an upstream; none where the host says nothing.
     pub attempts: Option<u64>,
-    /// Whether an upstream connection was there to send the request on.
+    /// Whether it is known that an upstream connection was there to send the request on.
     pub connected: bool,
 }
 
@@ -151,17 +167,27 @@ pub enum Source {
 
 impl Origin<'_> {
     /// Who made the response, or why there is none.
-    ///
-    /// `upstream.address` is set for refused connections too; only a local address shows that one was made.
     pub fn source(&self) -> Source {
         let has = |word: &str| self.details.windows(word.len()).any(|window| window == word.as_bytes());
         match self.details {
             VIA_UPSTREAM => Source::Upstream,
             details if details.starts_with(DETAILS.as_bytes()) => Source::Own,
-            _ if !self.connected && self.attempts.unwrap_or(0) <= 1 => Source::Host(Ending::Unsent),
+            _ if self.is_unsent() => Source::Host(Ending::Unsent),
             details if details.starts_with(b"downstream") => Source::Host(Ending::Disconnect),
             _ if has("timeout") => Source::Host(Ending::Timeout),
             _ => Source::Host(Ending::Reset),
+        }
+    }
+
+    /// Whether it is Envoy's own word that nothing reached an upstream.
+    ///
+    /// That an address is missing is no such word: a Unix domain socket has none.
+    fn is_unsent(&self) -> bool {
+        let is_said = |details: &[u8]| UNSENT.iter().any(|known| details.starts_with(known.as_bytes()));
+        match self.attempts {
+            Some(0) => true,
+            None | Some(1) => !self.connected && is_said(self.details),
+            Some(_) => false,
         }
     }
 
@@ -187,7 +213,7 @@ pub enum Asked {
     Mark,
     /// To make the lease last.
     Renew,
-    /// To complete or release.
+    /// To complete, release or withdraw.
     Settle,
 }
 
@@ -198,8 +224,8 @@ pub enum Verdict {
     Completed {
         /// Of the completed execution.
         attempt: u32,
-        /// The upstream's status.
-        status: u16,
+        /// The upstream's status, where it is known.
+        status: Option<u16>,
         /// The encoded response; none where it cannot be replayed.
         response: Option<Vec<u8>>,
         /// Since completion.
@@ -224,8 +250,8 @@ pub enum Verdict {
         attempt: u32,
         /// Whether an earlier attempt may have executed.
         doubt: bool,
-        /// The key of ours that goes upstream.
-        upstream_key: Option<UpstreamKey>,
+        /// How the operation's key goes upstream.
+        key: KeyForm,
         /// When the record will be forgotten, on the store's clock.
         expires_ms: u64,
     },

@@ -21,7 +21,7 @@
 //! | awaited       | request head                          | request body                    | claim verdict                    | look verdict | mark verdict | renew verdict | settle verdict | response head                    | response body        | tick          | closed     | unable               | executed |
 //! |---------------|---------------------------------------|---------------------------------|----------------------------------|--------------|--------------|---------------|----------------|----------------------------------|----------------------|---------------|------------|----------------------|----------|
 //! | head          | body, claim, unprotected, answered, done | =                            | =                                | =            | =            | =             | =              | done                             | =                    | =             | done       | =                    | =        |
-//! | look-up       | =                                     | =                               | =                                | answered     | =            | =             | =              | done                             | =                    | =             | done       | =                    | =        |
+//! | look-up       | =                                     | =, answered                     | =                                | answered     | =            | =             | =              | done                             | =                    | =             | done       | =                    | =        |
 //! | body          | =                                     | =, claim, unprotected, answered | =                                | =            | =            | =             | =              | answered, done                   | =                    | =             | done       | unprotected, answered | =        |
 //! | claim         | =                                     | =                               | waiting, renewal, response, shielded, unprotected, answered, save, done | =            | =            | =             | =              | save                             | =                    | =             | save       | =                    | =        |
 //! | waiting       | =                                     | =                               | =                                | =            | =            | =             | =              | done                             | =                    | claim, done   | done       | =                    | =        |
@@ -37,6 +37,7 @@
 use std::mem;
 use std::rc::Rc;
 
+use crate::caller::{self, Caller};
 use crate::config::{
     Config, Ending, Execution, Fate, Inject, Mode, OnCompleted, OnInFlight, OnMismatch, OnStoreFailure, OnTooLarge,
     OnUnknown, Policy, Save, Slug,
@@ -44,13 +45,14 @@ use crate::config::{
 use crate::digest::{Digest, HashKey, hex};
 use crate::event::{Asked, Event, Executed, Failure, Origin, Source, Verdict};
 use crate::fingerprint::{Fingerprint, Payload};
-use crate::key::{self, Attributes, Caller, ClientKey, Name, NoKey, Request};
-use crate::message::{Edit, Headers, RequestHead, content_length, media_type, whole_number};
+use crate::key::{self, ClientKey, KEY, KeyForm, Name, NoKey, UpstreamKey};
+use crate::message::{Edit, Headers, RequestHead, accepts_coding, content_length, media_type, whole_number};
 use crate::mutant::{self, Mutant};
-use crate::record::{Owner, Response, UpstreamKey};
-use crate::reply::{EXPOSE, EXPOSED, Facts, KEY, OUR_HEADERS, Reason, Reply, STATUS, StatusLine, Token};
+use crate::record::{Owner, Response};
+use crate::reply::{EXPOSE, EXPOSED, Facts, OUR_HEADERS, Reason, Reply, STATUS, StatusLine, Token};
 use crate::seal::Vault;
-use crate::step::{Bypass, Call, Count, Flow, Operation, Outgoing, Remark, Step};
+use crate::source::{Attributes, Request};
+use crate::step::{Bypass, Call, Count, Flow, Operation, Outgoing, Remark, SeenCaller, Step};
 
 /// The fencing number, for the upstream.
 const ATTEMPT: &str = "idempotency-attempt";
@@ -174,8 +176,14 @@ type Decided = Box<(State, Step)>;
 struct Ticket {
     name: Name,
     owner: Owner,
-    /// A key of ours for the upstream: proposed, then granted. None where the client's own header goes upstream.
-    upstream_key: Option<UpstreamKey>,
+    /// How the key goes upstream: proposed, then as it was granted.
+    form: KeyForm,
+    /// The client's own key, to be written in that form; none where it is one of ours.
+    key: Option<ClientKey>,
+    /// What the client has in `Idempotency-Key`, where it is its key.
+    sent_key: Option<Vec<u8>>,
+    /// What it takes of `content-encoding`, where it says so.
+    accept_encoding: Option<Vec<u8>>,
     /// How long a content key counts from its first request on; none of any other key.
     window_ms: Option<u64>,
 }
@@ -243,7 +251,7 @@ impl Exchange {
             owner,
             fingerprint: Fingerprint([0; 32]),
             attempt: 0,
-            upstream_key: None,
+            key: KeyForm::Bare,
             lease_ms: policy.lease_ms,
             ttl_ms: policy.ttl_ms,
             in_window: false,
@@ -268,6 +276,11 @@ impl Exchange {
             self.held = 0;
         }
         if self.policy.mode == Mode::Observe { self.only_observe(step, is_response_head) } else { step }
+    }
+
+    /// The name of the rule that it is under.
+    pub fn rule(&self) -> &str {
+        &self.policy.rule
     }
 
     /// How many bytes of bodies the host holds back for this exchange, or it keeps itself.
@@ -328,9 +341,9 @@ impl Exchange {
         matches!(self.state, State::Body { .. } | State::ResponseBody { .. })
     }
 
-    /// Whether it wants to see the request's body.
+    /// Whether it wants to see the request's body, or keep it back.
     pub fn awaits_request_body(&self) -> bool {
-        matches!(self.state, State::Body { .. })
+        matches!(self.state, State::Body { .. } | State::LookUp(_))
     }
 
     /// Whether it wants to see the response's body, or keep it back.
@@ -346,6 +359,14 @@ impl Exchange {
             (State::LookUp(call), Event::RequestHeaders { .. }) => {
                 let calls = vec![(*call).clone()];
                 (State::LookUp(call), Step { calls, ..hold() })
+            }
+            // Whatever stands in it, it must not let the request go. A look-up needs none, so little of it is held.
+            (State::LookUp(call), Event::RequestBody { chunk, .. }) => {
+                self.held += chunk.len() as u64;
+                if self.held > SMALL_BODY {
+                    return self.refuse(Slug::BodyTooLarge, Facts::default());
+                }
+                (State::LookUp(call), hold())
             }
             (State::LookUp(_), Event::StoreAnswered { asked: Asked::Look, verdict, .. }) => self.looked(&verdict),
             (State::Head | State::LookUp(_), Event::ResponseHeaders { .. } | Event::Closed { .. }) => {
@@ -604,17 +625,25 @@ impl Exchange {
                 (None, Some((window_ms, anonymous)))
             }
         };
-        let is_sent_as_is = self.injected.is_none() && key::is_sent_as_is(&policy.key, request);
-        if policy.mode == Mode::Inject && (is_sent_as_is || self.injected.is_some()) {
+        let form = if self.injected.is_none() { key::form(&policy.key, request) } else { None };
+        if policy.mode == Mode::Inject && (form.is_some() || self.injected.is_some()) {
             return Err(Box::new(self.send_key(self.injected.is_some().then_some(fresh))));
         }
-        let caller = Caller::read(&policy.scope, request);
-        // Whoever has no name of his own may have the same content as somebody else.
+        let caller = Caller::read(&policy, request);
+        // A caller without a name of its own may have the same content as another.
         let is_left_alone = caller == Caller::Anonymous && matches!(window, Some((_, false)));
         match caller {
             _ if is_left_alone => return Err(Box::new(self.bypass(Reason::NoCaller))),
-            Caller::Outside => return Err(Box::new(self.bypass(Reason::NoCaller))),
-            Caller::Refused => return Err(Box::new(self.refuse(Slug::CallerMissing, Facts::default()))),
+            Caller::Absent => {
+                return Err(Box::new({
+                    let passed = self.bypass(Reason::NoCaller);
+                    self.without_caller(request, passed)
+                }));
+            }
+            Caller::Refused => {
+                let refused = self.refuse(Slug::CallerMissing, Facts::default());
+                return Err(Box::new(self.without_caller(request, refused)));
+            }
             Caller::Anonymous | Caller::Known(_) => {}
         }
         let hash_key = self.secrets.hash_key.as_ref();
@@ -627,8 +656,18 @@ impl Exchange {
             let [own @ .., _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _] = name.0;
             return Err(Box::new(self.send_key(Some(UpstreamKey(own)))));
         }
-        let upstream_key = (!is_sent_as_is).then_some(fresh);
-        Ok(Ticket { name, owner, upstream_key, window_ms: window.map(|(window_ms, _)| window_ms) })
+        let sent_key = form.and_then(|_| head.headers.first(KEY)).map(<[u8]>::to_vec);
+        let form = form.unwrap_or(KeyForm::Ours(fresh));
+        let accepted: Vec<&[u8]> = head.headers.all("accept-encoding").collect();
+        let accept_encoding = (!accepted.is_empty()).then(|| accepted.join(&b','));
+        let window_ms = window.map(|(window_ms, _)| window_ms);
+        Ok(Ticket { name, owner, form, key, sent_key, accept_encoding, window_ms })
+    }
+
+    /// Says in the log that this rule's requests show no caller.
+    fn without_caller(&self, request: &Request<'_>, (state, step): (State, Step)) -> (State, Step) {
+        let seen = SeenCaller::None { certificate: caller::has_certificate(request) };
+        (state, Step { caller: Some(seen), ..step })
     }
 
     /// Under `mode: inject`: the request goes on with a key, and that is all.
@@ -670,7 +709,7 @@ impl Exchange {
             renew_at_ms: None,
         };
         let call = run.call(&self.policy, operation);
-        (State::Claim(run, None), Step { calls: vec![call], ..hold() })
+        (State::Claim(run, None), Step { calls: vec![call], caller: Some(SeenCaller::Some), ..hold() })
     }
 
     /// The store's word on what is known, for somebody who only looks.
@@ -689,8 +728,9 @@ impl Exchange {
 
     /// Nobody waits for the claim's answer any more: whatever it is, the name is not ours to keep.
     fn withdraw(&self, run: Run) -> (State, Step) {
-        // An attempt before this one may have kept the payload, and this one says nothing about it.
-        let call = run.call(&self.policy, Operation::Release { keep_fingerprint: run.attempt > 1 });
+        let call = run.call(&self.policy, Operation::Withdraw);
+        // It was never an execution, whether or not it was granted.
+        let run = Run { attempt: 0, ..run };
         (
             State::Save { run, asked: Asked::Settle, fate: Fate::Release, held: None },
             Step { calls: vec![call], ..Step::default() },
@@ -700,13 +740,13 @@ impl Exchange {
     /// The store's word on the claim.
     fn claimed(&mut self, now_ms: u64, mut run: Run, verdict: Verdict) -> (State, Step) {
         match verdict {
-            Verdict::Granted { attempt, doubt, upstream_key, expires_ms } => {
-                run.ticket.upstream_key = upstream_key;
+            Verdict::Granted { attempt, doubt, key, expires_ms } => {
+                run.ticket.form = key;
                 let run = Run { attempt, doubt, started_ms: now_ms, expires_ms: Some(expires_ms), ..run };
                 self.forward_if_fresh(now_ms, run, 0)
             }
             Verdict::Completed { attempt, status, response, age_ms, ttl_ms } => {
-                self.replay(&run.ticket.name, attempt, status, response.as_deref(), age_ms, ttl_ms)
+                self.replay(&run.ticket, attempt, status, response.as_deref(), age_ms, ttl_ms)
             }
             Verdict::InFlight { attempt } | Verdict::Exhausted { attempt } => self.in_flight(attempt),
             Verdict::Mismatch => self.refuse(Slug::Mismatch, Facts::default()),
@@ -715,6 +755,10 @@ impl Exchange {
                 let retry_after_s = may_retry.then(|| wait_ms.div_ceil(1000).max(1));
                 let facts = Facts { attempt: Some(attempt), retry_after_s, ..Facts::default() };
                 self.refuse(Slug::OutcomeUnknown, facts)
+            }
+            // Something is stored under the name, and nothing is known of it but that.
+            Verdict::Failed(Failure::Corrupt) if !mutant::is(Mutant::UnreadableForwarded) => {
+                self.refused_by_store(Failure::Corrupt)
             }
             Verdict::Failed(failure) if failure.is_doubtful() => self.claim_failed(run, failure),
             Verdict::Failed(failure) => self.store_failed(failure),
@@ -787,9 +831,7 @@ impl Exchange {
         let mut edits = mem::take(&mut self.forged);
         edits.push(Edit::Set(OPERATION, run.ticket.operation().into_bytes()));
         edits.push(Edit::Set(ATTEMPT, run.attempt.to_string().into_bytes()));
-        if let Some(key) = run.ticket.upstream_key {
-            edits.push(Edit::Set(KEY, key.text().into_bytes()));
-        }
+        edits.extend(run.ticket.key_for_upstream().map(|key| Edit::Set(KEY, key)));
         let mut counts = vec![Count::Executed];
         if run.doubt {
             counts.push(Count::Takeover);
@@ -838,21 +880,21 @@ impl Exchange {
     /// A completed operation, once more.
     fn replay(
         &mut self,
-        name: &Name,
+        ticket: &Ticket,
         attempt: u32,
-        status: u16,
+        status: Option<u16>,
         response: Option<&[u8]>,
         age_ms: u64,
         ttl_ms: u64,
     ) -> (State, Step) {
-        let opened = response.map(|sealed| Response::decode(&self.secrets.vault.open(name, sealed)?));
+        let opened = response.map(|sealed| Response::decode(&self.secrets.vault.open(&ticket.name, sealed)?));
         let Ok(response) = opened.transpose() else {
             // It has run, whatever it answered: so it is refused, also where a failing store lets requests through.
             return self.refused_by_store(Failure::Corrupt);
         };
         // Once more as when it was stored: whoever may write to the store shall not set cookies.
         let response = response.map(|response| Response { headers: kept(&response.headers), ..response });
-        let facts = Facts { attempt: Some(attempt), original_status: Some(status), ..Facts::default() };
+        let facts = Facts { attempt: Some(attempt), original_status: status, ..Facts::default() };
         match response {
             // A trial keeps no bodies: what would be replayed is all there is to know.
             _ if self.policy.mode == Mode::Observe => {
@@ -868,7 +910,7 @@ impl Exchange {
                 }
                 (state, step)
             }
-            Some(response) if response.body.is_some() => {
+            Some(response) if response.body.is_some() && ticket.takes(&response) => {
                 let line = StatusLine {
                     attempt: Some(attempt),
                     age_s: Some(age_ms / 1000),
@@ -959,11 +1001,9 @@ impl Exchange {
         let ttl_ms = steered_ttl_ms(headers).unwrap_or(policy.ttl_ms);
         let is_too_large = body.len() as u64 > policy.max_response_bytes;
         let (response, not_kept) = match policy.on_completed {
-            OnCompleted::Conflict => (Some(Response { status, headers: headers.only("location"), body: None }), None),
+            OnCompleted::Conflict => (Some(run.response(status, headers.only("location"), None)), None),
             OnCompleted::Replay if is_too_large => (None, Some(Reason::TooLarge)),
-            OnCompleted::Replay => {
-                (Some(Response { status, headers: kept(&passed(headers)), body: Some(body.to_vec()) }), None)
-            }
+            OnCompleted::Replay => (Some(run.response(status, kept(&passed(headers)), Some(body.to_vec()))), None),
         };
         let call = self.completion(&run, status, response, ttl_ms);
         let remark = not_kept.map(|_| Remark::BodyDropped(name));
@@ -1021,8 +1061,8 @@ impl Exchange {
     ) -> (State, Step) {
         let given_up = body.as_ref().err().copied();
         let response = match (self.policy.on_completed, body) {
-            (OnCompleted::Conflict, _) => Some(Response { status, headers: headers.only("location"), body: None }),
-            (OnCompleted::Replay, Ok(body)) => Some(Response { status, headers: kept(headers), body: Some(body) }),
+            (OnCompleted::Conflict, _) => Some(run.response(status, headers.only("location"), None)),
+            (OnCompleted::Replay, Ok(body)) => Some(run.response(status, kept(headers), Some(body))),
             (OnCompleted::Replay, Err(_)) => None,
         };
         let call = self.completion(&run, status, response, ttl_ms);
@@ -1223,22 +1263,52 @@ impl State {
 impl Ticket {
     /// What the upstream knows the operation by. The same content in another window is another one.
     fn operation(&self) -> String {
-        let (Some(_), Some(key)) = (self.window_ms, self.upstream_key) else { return self.name.hex() };
+        let (Some(_), KeyForm::Ours(key)) = (self.window_ms, self.form) else { return self.name.hex() };
         let mut digest = Digest::new("operation", None);
         digest.part("name", &self.name.0);
         digest.part("key", &key.0);
         hex(&digest.finish())
     }
+
+    /// What the upstream gets as `Idempotency-Key`; none where the client's own field serves as it is.
+    fn key_for_upstream(&self) -> Option<Vec<u8>> {
+        let written = match (self.form, &self.key) {
+            (KeyForm::Ours(key), _) => Some(key.text().into_bytes()),
+            (form, Some(key)) => key.written(form),
+            (_, None) => None,
+        };
+        written.filter(|written| self.sent_key.as_ref() != Some(written))
+    }
+
+    /// Whether the client takes the response in the encoding that it was stored in.
+    ///
+    /// "If no Accept-Encoding header field is in the request, any content coding is considered acceptable" (RFC 9110,
+    /// section 12.5.3): so it was to a first request without one, which is no promise to a retry after one with it.
+    fn takes(&self, response: &Response) -> bool {
+        let encodings = response.headers.all("content-encoding").flat_map(|line| line.split(|byte| *byte == b','));
+        let mut encodings = encodings
+            .map(<[u8]>::trim_ascii)
+            .filter(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity"));
+        match &self.accept_encoding {
+            Some(accepted) => encodings.all(|coding| accepts_coding(accepted, coding)),
+            None => !response.negotiated || encodings.next().is_none(),
+        }
+    }
 }
 
 impl Run {
+    /// What is kept of a response to it.
+    fn response(&self, status: u16, headers: Headers, body: Option<Vec<u8>>) -> Response {
+        Response { status, headers, body, negotiated: self.ticket.accept_encoding.is_some() }
+    }
+
     fn call(&self, policy: &Policy, operation: Operation) -> Call {
         Call {
             name: self.ticket.name,
             owner: self.ticket.owner,
             fingerprint: self.fingerprint,
             attempt: self.attempt,
-            upstream_key: self.ticket.upstream_key,
+            key: self.ticket.form,
             lease_ms: policy.lease_ms,
             ttl_ms: self.ticket.window_ms.unwrap_or(policy.ttl_ms),
             in_window: self.ticket.window_ms.is_some(),

@@ -5,11 +5,11 @@
 
 use subtle::ConstantTimeEq;
 
-use crate::config::{BodyPart, Policy};
+use crate::config::{BodyPart, Policy, Separation};
 use crate::digest::{Digest, HashKey};
 use crate::form;
 use crate::json::{self, Pointer};
-use crate::key::Name;
+use crate::key::{self, Name};
 use crate::message::{RequestHead, media_type};
 
 /// The hash of a request's payload.
@@ -35,6 +35,10 @@ impl Fingerprint {
     }
 }
 
+/// Headers that say what is to be done with the body, or whether: part of every fingerprint where they are present.
+pub const MEANINGFUL: [&str; 6] =
+    ["content-range", "if-match", "if-none-match", "if-unmodified-since", "upload-offset", "x-http-method-override"];
+
 /// A fingerprint under way.
 pub struct Payload {
     digest: Digest,
@@ -56,15 +60,19 @@ enum Form {
 }
 
 impl Payload {
-    /// Takes what the head contributes: the query and the chosen headers.
+    /// Takes what the head contributes: what the scope only compares, the query and the headers that count.
     pub fn new(policy: &Policy, hash_key: Option<&HashKey>, head: &RequestHead) -> Self {
         let mut digest = Digest::new("fingerprint", hash_key);
+        key::digest_target(&mut digest, policy, Separation::Compared, head);
         if policy.fingerprint.query {
             digest.list("query", head.query().into_iter());
         }
-        for name in &policy.fingerprint.headers {
+        let chosen = policy.fingerprint.headers.iter().map(String::as_str);
+        let is_chosen = |name: &str| policy.fingerprint.headers.iter().any(|chosen| chosen == name);
+        let meant = MEANINGFUL.into_iter().filter(|name| head.headers.has(name) && !is_chosen(name));
+        for name in chosen.chain(meant) {
             digest.part("header", name.as_bytes());
-            match name.as_str() {
+            match name {
                 "content-type" => {
                     let types: Vec<_> = head.headers.all(name).map(media_type).collect();
                     digest.list("media type", types.iter().map(Vec::as_slice));

@@ -9,7 +9,7 @@ use crate::event::{Asked, Event, Verdict};
 use crate::exchange::Exchange;
 use crate::key::Name;
 use crate::record::Owner;
-use crate::step::{Call, Count, Flow, Outgoing, Remark, Step};
+use crate::step::{Call, Count, Flow, Outgoing, Remark, SeenCaller, Step};
 use crate::store::client::{Batch, Client, Nonce, Reply, Told};
 use crate::store::local::Cells;
 use crate::store::{Asking, Store};
@@ -40,6 +40,8 @@ pub enum Act {
         /// What; never `Pass`.
         flow: Flow,
     },
+    /// Note that a request of this rule has shown a caller, the first that this worker has seen.
+    CallerSeen(String),
     /// Write a log line.
     Log(Remark),
     /// Note the status for the access log of a stream.
@@ -56,7 +58,7 @@ impl Act {
     pub fn stream(&self) -> Option<u32> {
         match self {
             Act::Flow { exchange, .. } | Act::Status { exchange, .. } => Some(*exchange),
-            Act::Execute { .. } | Act::Count { .. } | Act::Log(_) => None,
+            Act::CallerSeen(_) | Act::Execute { .. } | Act::Count { .. } | Act::Log(_) => None,
         }
     }
 }
@@ -75,6 +77,17 @@ pub struct Gateway<C> {
     exchanges: HashMap<u32, Box<Entry>>,
     store: Store<C>,
     tally: Tally,
+    /// By rule, whether its requests show callers.
+    callers: HashMap<String, Callers>,
+}
+
+/// What is known of the callers of one rule.
+#[derive(Clone, Copy)]
+enum Callers {
+    /// None so far, which was said then.
+    Missing { said_ms: u64 },
+    /// There was one.
+    Seen,
 }
 
 /// What exchanges have in hand.
@@ -108,6 +121,9 @@ const WAITING_MAX: u64 = 1024;
 /// How many of them for the same operation.
 const WAITING_FOR_ONE_MAX: usize = 128;
 
+/// How long it is not said again that a rule's requests show no caller.
+pub const NO_CALLER_QUIET_MS: u64 = 60_000;
+
 /// An exchange under way.
 struct Entry {
     exchange: Exchange,
@@ -120,7 +136,7 @@ struct Entry {
 impl<C: Cells> Gateway<C> {
     /// A gateway with nothing under way.
     pub fn new(store: Store<C>) -> Self {
-        Gateway { exchanges: HashMap::new(), store, tally: Tally::default() }
+        Gateway { exchanges: HashMap::new(), store, tally: Tally::default(), callers: HashMap::new() }
     }
 
     /// Takes an exchange in; its number is its stream's.
@@ -150,6 +166,7 @@ impl<C: Cells> Gateway<C> {
             if remembered && step.counts.contains(&Count::Replayed) {
                 acts.push(Act::Count { count: Count::ReplayedCached, observed });
             }
+            acts.extend(step.caller.and_then(|seen| self.note_caller(entry.exchange.rule(), seen, now_ms)));
             for call in obey(id, &mut entry, step, &mut acts) {
                 let (asked, name) = (call.operation.asked(), call.name);
                 let (verdict, remembered) = match self.store.ask(id, call, now_ms) {
@@ -232,6 +249,21 @@ impl<C: Cells> Gateway<C> {
     /// Whether nothing is under way or owed.
     pub fn is_idle(&self) -> bool {
         self.exchanges.is_empty() && self.store.client().is_none_or(Client::is_idle)
+    }
+
+    /// Says once in a while that a rule's requests have shown no caller so far.
+    fn note_caller(&mut self, rule: &str, seen: SeenCaller, now_ms: u64) -> Option<Act> {
+        let (callers, act) = match (self.callers.get(rule), seen) {
+            (Some(Callers::Seen), _) => return None,
+            (_, SeenCaller::Some) => (Callers::Seen, Act::CallerSeen(rule.to_owned())),
+            (Some(Callers::Missing { said_ms }), _) if now_ms < said_ms + NO_CALLER_QUIET_MS => return None,
+            (_, SeenCaller::None { certificate }) => (
+                Callers::Missing { said_ms: now_ms },
+                Act::Log(Remark::NoCaller { rule: rule.to_owned(), certificate }),
+            ),
+        };
+        self.callers.insert(rule.to_owned(), callers);
+        Some(act)
     }
 
     fn tell(&mut self, told: Vec<Told>, now_ms: u64) -> Vec<Act> {

@@ -3,44 +3,19 @@
 //! Its one rule: a key or a caller that cannot be read is never taken for another one; it is an error or an absence.
 //! It does not know what is stored under a name.
 
-use std::cell::OnceCell;
 use std::convert::Infallible;
 
-use base64ct::{Base64UrlUnpadded, Encoding};
-use percent_encoding::percent_decode;
-use serde_json::Value;
 use sfv::BareItemFromInput;
 use sfv::visitor::Ignored;
 
-use crate::config::{Anonymous, KeyPolicy, Mode, Part, Policy, Scope};
+use crate::caller::Caller;
+use crate::config::{KeyPolicy, Mode, Part, Policy, Separation};
 use crate::digest::{Digest, HashKey, hex};
-use crate::form;
-use crate::json::{self, Pointer};
-use crate::message::{RequestHead, media_type};
+use crate::message::RequestHead;
+use crate::source::{Fault, Request, read_lines};
 
-/// A request as far as it has come, and what the host knows about it.
-pub struct Request<'a> {
-    head: &'a RequestHead,
-    /// Empty also while it has not come.
-    body: &'a [u8],
-    attribute: Attributes<'a>,
-    /// The body as JSON, once it was asked for.
-    json: OnceCell<Option<Value>>,
-}
-
-/// Reads an attribute of the host by its path; asked only where it matters.
-pub type Attributes<'a> = &'a dyn Fn(&[&str]) -> Option<Vec<u8>>;
-
-impl<'a> Request<'a> {
-    /// A request with this head and body.
-    pub fn new(head: &'a RequestHead, body: &'a [u8], attribute: Attributes<'a>) -> Self {
-        Request { head, body, attribute, json: OnceCell::new() }
-    }
-
-    fn json(&self) -> Result<&Value, Fault> {
-        self.json.get_or_init(|| json::parse(self.body).ok()).as_ref().ok_or(Fault::Unreadable)
-    }
-}
+/// `Idempotency-Key`: the client's key, and ours upstream.
+pub const KEY: &str = "idempotency-key";
 
 /// What finds a record: the hash of everything that separates one operation's key from another's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -55,6 +30,39 @@ impl Name {
     /// As logs may show it: the first 12 hex digits.
     pub fn short(&self) -> String {
         hex(self.0.get(..6).unwrap_or_default())
+    }
+}
+
+/// A key of ours for the upstream, where the client's own header does not serve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UpstreamKey(pub [u8; 16]);
+
+impl UpstreamKey {
+    /// As a UUID of version 4 (RFC 9562, section 5.4).
+    pub fn text(&self) -> String {
+        uuid::Builder::from_random_bytes(self.0).into_uuid().hyphenated().to_string()
+    }
+}
+
+/// The form in which an operation's key goes upstream: the same for every attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyForm {
+    /// The client's own key, bare.
+    Bare,
+    /// A key of ours, where the client's key does not stand in `Idempotency-Key`.
+    Ours(UpstreamKey),
+    /// The client's own key, as a structured-field string.
+    Quoted,
+}
+
+impl KeyForm {
+    /// One byte for the form, then a key of ours.
+    pub fn encode(&self) -> Vec<u8> {
+        match self {
+            KeyForm::Bare => vec![0],
+            KeyForm::Quoted => vec![1],
+            KeyForm::Ours(UpstreamKey(key)) => [&[2], key.as_slice()].concat(),
+        }
     }
 }
 
@@ -103,6 +111,23 @@ impl ClientKey {
         ClientKey(vec![text.into_bytes()])
     }
 
+    /// The value of `Idempotency-Key` for the upstream; none where the key has several parts and the form is not ours.
+    pub fn written(&self, form: KeyForm) -> Option<Vec<u8>> {
+        match (form, self.0.as_slice()) {
+            (KeyForm::Ours(key), _) => Some(key.text().into_bytes()),
+            (KeyForm::Bare, [key]) => Some(key.clone()),
+            (KeyForm::Quoted, [key]) => {
+                // "sf-string = DQUOTE *( unescaped / "%" / bs-escaped ) DQUOTE" (RFC 9651, section 3.3.3).
+                let escaped = key.iter().flat_map(|byte| match byte {
+                    b'"' | b'\\' => vec![b'\\', *byte],
+                    byte => vec![*byte],
+                });
+                Some([b'"'].into_iter().chain(escaped).chain([b'"']).collect())
+            }
+            (KeyForm::Bare | KeyForm::Quoted, _) => None,
+        }
+    }
+
     fn new(policy: &KeyPolicy, parts: Vec<Vec<u8>>) -> Result<Self, NoKey> {
         let is_short = parts.iter().map(Vec::len).sum::<usize>() <= policy.max_bytes;
         match is_short && parts.iter().all(|part| !part.is_empty()) {
@@ -112,59 +137,13 @@ impl ClientKey {
     }
 }
 
-/// Who is asking, as far as the scope tells callers apart.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Caller {
-    /// These credentials: for each part of the scope the lines it had.
-    Known(Vec<Vec<Vec<u8>>>),
-    /// Nobody in particular: shares one scope with all others like it.
-    Anonymous,
-    /// A credential is there, but outside the scope: not to be mixed with anybody.
-    Outside,
-    /// Nobody in particular, and the operator refuses that.
-    Refused,
-}
-
-impl Caller {
-    /// Reads who is asking.
-    pub fn read(scope: &Scope, request: &Request<'_>) -> Self {
-        let parts: Result<Vec<_>, _> = scope.caller.iter().map(|part| read_lines(part, request)).collect();
-        // Somebody who shows a credential that cannot be read is nobody whom the other parts could tell.
-        let mut parts = parts.unwrap_or_default();
-        // An empty credential shows nothing.
-        parts.iter_mut().for_each(|lines| lines.retain(|line| !line.trim_ascii().is_empty()));
-        if parts.iter().any(|lines| !lines.is_empty()) {
-            return Caller::Known(parts);
-        }
-        let has_certificate = || (request.attribute)(&["connection", "mtls"]).is_some_and(|flag| flag.contains(&1));
-        let has_credential = |name: &&str| request.head.headers.has(name);
-        match scope.anonymous {
-            Anonymous::Refuse => Caller::Refused,
-            Anonymous::Share => Caller::Anonymous,
-            Anonymous::Auto if CREDENTIALS.iter().any(has_credential) || has_certificate() => Caller::Outside,
-            Anonymous::Auto => Caller::Anonymous,
-        }
-    }
-}
-
-/// Headers that show a credential whether or not the scope looks at them.
-const CREDENTIALS: [&str; 3] = ["authorization", "cookie", "x-api-key"];
-
 /// The name of the record of this key, used by this caller on this target.
 pub fn name(policy: &Policy, hash_key: Option<&HashKey>, head: &RequestHead, caller: &Caller, key: &ClientKey) -> Name {
     // A trial run must not be seen by, or see, the records of real operations.
     let purpose = if policy.mode == Mode::Observe { "observed name" } else { "name" };
     let mut digest = Digest::new(purpose, hash_key);
-    digest_caller(&mut digest, caller);
-    if policy.scope.method {
-        digest.part("method", head.method());
-    }
-    if policy.scope.host {
-        digest.part("host", &head.host());
-    }
-    if policy.scope.path {
-        digest.part("path", head.path());
-    }
+    caller.digest(&mut digest);
+    digest_target(&mut digest, policy, Separation::Separates, head);
     digest.list("key", key.0.iter().map(Vec::as_slice));
     Name(digest.finish())
 }
@@ -173,34 +152,40 @@ pub fn name(policy: &Policy, hash_key: Option<&HashKey>, head: &RequestHead, cal
 pub fn content_name(policy: &Policy, hash_key: Option<&HashKey>, head: &RequestHead, caller: &Caller) -> Name {
     let purpose = if policy.mode == Mode::Observe { "observed content name" } else { "content name" };
     let mut digest = Digest::new(purpose, hash_key);
-    digest_caller(&mut digest, caller);
+    caller.digest(&mut digest);
     digest.part("method", head.method());
     digest.part("host", &head.host());
     digest.part("path", head.path());
     digest.list("query", head.query().into_iter());
+    // Another representation is another answer (RFC 9110, section 12.5.1).
+    digest.list("accept", head.headers.all("accept").collect::<Vec<_>>().into_iter());
     Name(digest.finish())
 }
 
-fn digest_caller(digest: &mut Digest, caller: &Caller) {
-    match caller {
-        Caller::Known(parts) => {
-            digest.part("callers", &(parts.len() as u32).to_le_bytes());
-            for lines in parts {
-                digest.list("caller", lines.iter().map(Vec::as_slice));
-            }
-        }
-        Caller::Anonymous | Caller::Outside | Caller::Refused => digest.part("anonymous", b""),
+/// Adds to a hash what the scope uses so of the request's method, host and path.
+pub(crate) fn digest_target(digest: &mut Digest, policy: &Policy, used: Separation, head: &RequestHead) {
+    let scope = &policy.scope;
+    if scope.method == used {
+        digest.part("method", head.method());
+    }
+    if scope.host == used {
+        digest.part("host", &head.host());
+    }
+    if scope.path == used {
+        digest.part("path", head.path());
     }
 }
 
-/// Whether the key that was read is the client's own `Idempotency-Key` header and nothing else.
-pub fn is_sent_as_is(policy: &KeyPolicy, request: &Request<'_>) -> bool {
+/// The form in which the client sent its own `Idempotency-Key`; none where its key stands elsewhere or has several parts.
+pub fn form(policy: &KeyPolicy, request: &Request<'_>) -> Option<KeyForm> {
     let mut parts = policy.sources.as_slice();
     while let [Part::Any(any)] = parts {
         let present = any.iter().find(|part| read_lines(part, request).is_ok_and(|lines| !lines.is_empty()));
         parts = present.map(std::slice::from_ref).unwrap_or_default();
     }
-    matches!(parts, [Part::Header(name)] if name == "idempotency-key")
+    let [Part::Header(name)] = parts else { return None };
+    let line = request.head.headers.first(name).filter(|_| name == KEY)?;
+    Some(if line.trim_ascii().starts_with(b"\"") { KeyForm::Quoted } else { KeyForm::Bare })
 }
 
 /// The value of one source of the key.
@@ -227,99 +212,6 @@ fn read_part(part: &Part, request: &Request<'_>) -> Result<Vec<u8>, NoKey> {
         (Some(line), None) => Ok(line),
         // Two values do not say which one is meant.
         (Some(_), Some(_)) => Err(NoKey::Invalid),
-    }
-}
-
-/// Why a place of a request cannot be read.
-enum Fault {
-    /// Something stands there that is neither a text nor a whole number.
-    NotAKey,
-    /// What it stands in is not what it should be: a body, a token.
-    Unreadable,
-}
-
-/// Every value that stands in this place of the request.
-fn read_lines(part: &Part, request: &Request<'_>) -> Result<Vec<Vec<u8>>, Fault> {
-    let head = request.head;
-    Ok(match part {
-        Part::Any(parts) => {
-            for part in parts {
-                let lines = read_lines(part, request)?;
-                if !lines.is_empty() {
-                    return Ok(lines);
-                }
-            }
-            Vec::new()
-        }
-        Part::Cookie(name) => head.headers.all("cookie").flat_map(|line| form::cookies(line, name)).collect(),
-        Part::Form(field) => form_values(field, request)?,
-        Part::Header(name) => head.headers.all(name).map(<[u8]>::to_vec).collect(),
-        Part::Json(_) if request.body.is_empty() => Vec::new(),
-        Part::Json(pointer) => json_value(request.json()?, pointer)?.into_iter().collect(),
-        Part::JwtClaim(claim) => jwt_claim(claim, head)?.into_iter().collect(),
-        Part::PathSegment(index) => {
-            let mut segments = head.path().split(|byte| *byte == b'/').skip(1);
-            let segment = segments.nth(*index).filter(|segment| !segment.is_empty());
-            segment.map(|text| percent_decode(text).collect()).into_iter().collect()
-        }
-        Part::Property(path) => {
-            let path: Vec<&str> = path.iter().map(String::as_str).collect();
-            (request.attribute)(&path).into_iter().collect()
-        }
-        Part::Query(name) => form::urlencoded(head.query().unwrap_or_default(), name),
-    })
-}
-
-fn form_values(field: &str, request: &Request<'_>) -> Result<Vec<Vec<u8>>, Fault> {
-    let content_type = request.head.headers.first("content-type").unwrap_or_default();
-    match media_type(content_type).as_slice() {
-        _ if request.body.is_empty() => Ok(Vec::new()),
-        b"application/x-www-form-urlencoded" => Ok(form::urlencoded(request.body, field)),
-        b"multipart/form-data" => {
-            let boundary = form::boundary(content_type).ok_or(Fault::Unreadable)?;
-            form::multipart(request.body, &boundary, field).map_err(|_| Fault::Unreadable)
-        }
-        _ => Ok(Vec::new()),
-    }
-}
-
-/// A string, or a whole number whose every digit is known.
-fn json_value(document: &Value, pointer: &Pointer) -> Result<Option<Vec<u8>>, Fault> {
-    match pointer.of(document) {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::String(text)) => Ok(Some(text.as_bytes().to_vec())),
-        Some(Value::Number(number)) if !number.is_f64() => Ok(Some(number.to_string().into_bytes())),
-        Some(_) => Err(Fault::NotAKey),
-    }
-}
-
-/// A claim of the bearer token, whose signature a filter before this one has verified.
-fn jwt_claim(claim: &str, head: &RequestHead) -> Result<Option<Vec<u8>>, Fault> {
-    let is_bearer = |line: &[u8]| {
-        let scheme = line.trim_ascii().split(|byte| byte.is_ascii_whitespace()).next();
-        scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"bearer"))
-    };
-    let mut lines = head.headers.all("authorization");
-    match (lines.next(), lines.next()) {
-        (Some(line), None) if is_bearer(line) => token_claim(line, claim).map(Some).ok_or(Fault::Unreadable),
-        (Some(_), Some(_)) => Err(Fault::Unreadable),
-        _ => Ok(None),
-    }
-}
-
-/// "BASE64URL(UTF8(JWS Protected Header)) || '.' || BASE64URL(JWS Payload) || '.' || BASE64URL(JWS Signature)"
-/// (RFC 7515, section 7.1).
-fn token_claim(line: &[u8], claim: &str) -> Option<Vec<u8>> {
-    let token = std::str::from_utf8(line.trim_ascii().get(6..)?).ok()?.trim_ascii();
-    let mut pieces = token.split('.');
-    let (Some(_), Some(payload), Some(_), None) = (pieces.next(), pieces.next(), pieces.next(), pieces.next()) else {
-        return None;
-    };
-    let claims = json::parse(&Base64UrlUnpadded::decode_vec(payload).ok()?).ok()?;
-    match claims.get(claim)? {
-        Value::String(text) if !text.trim_ascii().is_empty() => Some(text.as_bytes().to_vec()),
-        Value::Number(number) if !number.is_f64() => Some(number.to_string().into_bytes()),
-        _ => None,
     }
 }
 

@@ -28,6 +28,12 @@ pub mod config;
 
 pub mod digest;
 
+pub mod authorization;
+
+pub mod source;
+
+pub mod caller;
+
 pub mod key;
 
 pub mod fingerprint;

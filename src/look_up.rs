@@ -5,13 +5,15 @@
 
 use std::rc::Rc;
 
+use crate::caller::Caller;
 use crate::config::{Config, Mode, OnMismatch, Part, Slug};
 use crate::exchange::{Exchange, Secrets};
 use crate::form;
-use crate::key::{self, Attributes, Caller, ClientKey, NoKey, Request};
+use crate::key::{self, ClientKey, NoKey};
 use crate::message::RequestHead;
 use crate::record::Owner;
 use crate::reply::{Facts, Reply};
+use crate::source::{Attributes, Request};
 
 /// The exchange that answers a look-up.
 ///
@@ -50,9 +52,9 @@ pub fn begin(
         NoKey::Absent | NoKey::Unreadable => problem(Slug::KeyMissing),
         NoKey::Invalid => problem(Slug::KeyInvalid),
     })?;
-    let caller = Caller::read(&policy.scope, &request);
+    let caller = Caller::read(policy, &request);
     match caller {
-        Caller::Outside => return Err(Reply::sight(None)),
+        Caller::Absent => return Err(Reply::sight(None)),
         Caller::Refused => return Err(problem(Slug::CallerMissing)),
         Caller::Anonymous | Caller::Known(_) => {}
     }

@@ -87,11 +87,11 @@ impl RequestHead {
         path_of(self.target())
     }
 
-    /// The query without its question mark; none when there is no question mark.
+    /// The query without its question mark; an empty one is none.
     pub fn query(&self) -> Option<&[u8]> {
         let target = self.target();
         let at = target.iter().position(|byte| *byte == b'?')?;
-        target.get(at + 1..)
+        target.get(at + 1..).filter(|query| !query.is_empty())
     }
 
     /// The host in lower case without its port.
@@ -135,6 +135,25 @@ pub fn whole_number(text: &[u8]) -> Option<u64> {
 pub fn media_type(content_type: &[u8]) -> Vec<u8> {
     let essence = content_type.split(|byte| *byte == b';').next().unwrap_or_default();
     essence.trim_ascii().to_ascii_lowercase()
+}
+
+/// Whether an `accept-encoding` of this list takes a content in this coding.
+///
+/// "If the content coding is one of the content codings listed in the Accept-Encoding field value, then it is acceptable
+/// unless it is accompanied by a qvalue of 0"; "*" stands for any that is not listed (RFC 9110, section 12.5.3).
+pub fn accepts_coding(accepted: &[u8], coding: &[u8]) -> bool {
+    let weighed = |wanted: &[u8]| {
+        accepted.split(|byte| *byte == b',').find_map(|item| {
+            let mut pieces = item.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
+            let is_wanted = pieces.next()?.eq_ignore_ascii_case(wanted);
+            let is_none = |piece: &[u8]| {
+                let weight = piece.strip_prefix(b"q=").or_else(|| piece.strip_prefix(b"Q="));
+                weight.is_some_and(|weight| weight.iter().all(|byte| b"0.".contains(byte)))
+            };
+            is_wanted.then(|| !pieces.any(is_none))
+        })
+    };
+    weighed(coding).or_else(|| weighed(b"*")).unwrap_or(false)
 }
 
 /// A change to the header fields of the message that is let go.

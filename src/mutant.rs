@@ -14,6 +14,8 @@ pub enum Mutant {
     DoubtForgotten,
     /// A late try of a released claim is granted.
     GhostGranted,
+    /// The key goes upstream in the form in which this try brought it.
+    KeyFormForgotten,
     /// Leases are judged by the clock of whoever asks.
     LeaseByAskersClock,
     /// A request of the gateway's own counts as not executed where its answer got lost.
@@ -32,15 +34,22 @@ pub enum Mutant {
     StaleClaimForwarded,
     /// An attempt may follow one of unknown outcome at once.
     UnknownFree,
+    /// A stored value that cannot be read counts as a store that fails, and the request runs under `forward`.
+    UnreadableForwarded,
+    /// A withdrawn claim frees the name for any payload.
+    WithdrawalFrees,
+    /// A withdrawn claim leaves its payload behind.
+    WithdrawalKeeps,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 13] = [
+    pub const ALL: [Mutant; 17] = [
         Mutant::CompletedReplaced,
         Mutant::DeadlineIgnored,
         Mutant::DoubtForgotten,
         Mutant::GhostGranted,
+        Mutant::KeyFormForgotten,
         Mutant::LeaseByAskersClock,
         Mutant::LostAnswerReleased,
         Mutant::MismatchLast,
@@ -50,6 +59,9 @@ impl Mutant {
         Mutant::ShieldDropped,
         Mutant::StaleClaimForwarded,
         Mutant::UnknownFree,
+        Mutant::UnreadableForwarded,
+        Mutant::WithdrawalFrees,
+        Mutant::WithdrawalKeeps,
     ];
 }
 

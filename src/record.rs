@@ -4,32 +4,24 @@
 //! It does not know how a record comes about: that is `store/model.rs`.
 
 use crate::fingerprint::Fingerprint;
+use crate::key::{KeyForm, UpstreamKey};
 use crate::message::Headers;
 
 /// Who executes: the random token of one claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Owner(pub [u8; 16]);
 
-/// A key of ours for the upstream, where the client's own header does not serve.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct UpstreamKey(pub [u8; 16]);
-
-impl UpstreamKey {
-    /// As a UUID of version 4 (RFC 9562, section 5.4).
-    pub fn text(&self) -> String {
-        uuid::Builder::from_random_bytes(self.0).into_uuid().hyphenated().to_string()
-    }
-}
-
 /// One operation as its store knows it. Times are milliseconds on the store's own clock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
     /// Of the last granted claim; the fencing number. 0 when none was granted.
     pub attempt: u32,
-    /// Sent upstream with every attempt, where it is a key of ours.
-    pub upstream_key: Option<UpstreamKey>,
+    /// How its key goes upstream, with every attempt.
+    pub key: KeyForm,
     /// Whether an earlier attempt may have executed.
     pub doubt: bool,
+    /// Whether the attempt before the last that was granted left its fingerprint: what a withdrawn claim puts back.
+    pub inherited: bool,
     /// The owners released last, oldest first: their late claims are refused.
     pub released: Vec<Owner>,
     /// When the record may be forgotten; [`Record::forgotten_ms`] tells when it is.
@@ -46,12 +38,12 @@ pub const RELEASED_KEPT: usize = 8;
 pub enum State {
     /// The upstream answered for good; never replaced before the record expires.
     Completed {
-        /// Of the payload that was executed.
-        fingerprint: Fingerprint,
+        /// Of the payload that was executed; none where only an operator said that it was.
+        fingerprint: Option<Fingerprint>,
         /// Who executed it.
         owner: Owner,
-        /// The upstream's status.
-        status: u16,
+        /// The upstream's status, where it is known.
+        status: Option<u16>,
         /// When it was completed.
         since_ms: u64,
         /// The response as its store keeps it; none when it cannot be replayed.
@@ -96,8 +88,8 @@ pub struct Sight {
 /// How far an operation is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// The upstream answered for good, with this status.
-    Completed(u16),
+    /// The upstream answered for good, with this status, where it is known.
+    Completed(Option<u16>),
     /// Nobody executes; it may be tried again.
     Open,
     /// It is executed.
@@ -106,12 +98,15 @@ pub enum Standing {
     Unknown,
 }
 
-/// A stored value that is not a record of a version we know.
+/// A stored value that is not a record of a version and a kind that we know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Corrupt;
 
 /// The version of both wire forms below; part of every key of the embedded store.
-pub const FORMAT: u8 = 1;
+pub const FORMAT: u8 = 2;
+
+/// The kind of a record, its second byte: that of an operation. What is of another kind is no operation.
+pub const KIND: u8 = 0;
 
 impl Record {
     /// When the record is forgotten: never before its lease has ended.
@@ -135,7 +130,8 @@ impl Record {
         Sight { attempt: self.attempt, standing, ttl_ms: self.forgotten_ms().saturating_sub(now_ms) }
     }
 
-    /// The wire form: version, state, doubt, attempt, expiry, upstream key, released owners, then the state's fields.
+    /// The wire form: version, kind, state, flags, attempt, expiry, form of the key, released owners, then the state's
+    /// fields. docs/compatibility.md has it in full.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(128);
         let state = match self.state {
@@ -144,17 +140,17 @@ impl Record {
             State::Running { .. } => RUNNING,
             State::Unknown { .. } => UNKNOWN,
         };
-        out.extend([FORMAT, state, self.doubt.into()]);
+        out.extend([FORMAT, KIND, state, u8::from(self.doubt) + 2 * u8::from(self.inherited)]);
         out.extend(self.attempt.to_le_bytes());
         out.extend(self.expires_ms.to_le_bytes());
-        put_option(&mut out, self.upstream_key.map(|key| key.0));
+        out.extend(self.key.encode());
         out.push(self.released.len() as u8);
         self.released.iter().for_each(|owner| out.extend(owner.0));
         match &self.state {
             State::Completed { fingerprint, owner, status, since_ms, response } => {
-                out.extend(fingerprint.0);
+                put_option(&mut out, fingerprint.map(|fingerprint| fingerprint.0));
                 out.extend(owner.0);
-                out.extend(status.to_le_bytes());
+                out.extend(status.unwrap_or(0).to_le_bytes());
                 out.extend(since_ms.to_le_bytes());
                 out.push(response.is_some().into());
                 out.extend(response.iter().flatten());
@@ -176,12 +172,12 @@ impl Record {
     /// The bytes are not exactly one record of a known version.
     pub fn decode(bytes: &[u8]) -> Result<Self, Corrupt> {
         let mut input = Input(bytes);
-        if input.byte()? != FORMAT {
+        if input.array()? != [FORMAT, KIND] {
             return Err(Corrupt);
         }
-        let (state, doubt) = (input.byte()?, input.flag()?);
+        let (state, (doubt, inherited)) = (input.byte()?, input.two_flags()?);
         let (attempt, expires_ms) = (u32::from_le_bytes(input.array()?), u64::from_le_bytes(input.array()?));
-        let upstream_key = input.option()?.map(UpstreamKey);
+        let key = input.key_form()?;
         let count = usize::from(input.byte()?);
         if count > RELEASED_KEPT {
             return Err(Corrupt);
@@ -189,24 +185,25 @@ impl Record {
         let released = (0..count).map(|_| input.array().map(Owner)).collect::<Result<_, _>>()?;
         let state = match state {
             OPEN => State::Open { fingerprint: input.option()?.map(Fingerprint) },
-            COMPLETED | RUNNING | UNKNOWN => {
+            COMPLETED => State::Completed {
+                fingerprint: input.option()?.map(Fingerprint),
+                owner: Owner(input.array()?),
+                status: known_status(u16::from_le_bytes(input.array()?)),
+                since_ms: u64::from_le_bytes(input.array()?),
+                response: if input.flag()? { Some(input.rest().to_vec()) } else { None },
+            },
+            RUNNING | UNKNOWN => {
                 let (fingerprint, owner) = (Fingerprint(input.array()?), Owner(input.array()?));
+                let until_ms = u64::from_le_bytes(input.array()?);
                 match state {
-                    COMPLETED => State::Completed {
-                        fingerprint,
-                        owner,
-                        status: u16::from_le_bytes(input.array()?),
-                        since_ms: u64::from_le_bytes(input.array()?),
-                        response: if input.flag()? { Some(input.rest().to_vec()) } else { None },
-                    },
-                    RUNNING => State::Running { fingerprint, owner, lease_end_ms: u64::from_le_bytes(input.array()?) },
-                    _ => State::Unknown { fingerprint, owner, retry_at_ms: u64::from_le_bytes(input.array()?) },
+                    RUNNING => State::Running { fingerprint, owner, lease_end_ms: until_ms },
+                    _ => State::Unknown { fingerprint, owner, retry_at_ms: until_ms },
                 }
             }
             _ => return Err(Corrupt),
         };
         input.end()?;
-        Ok(Record { attempt, upstream_key, doubt, released, expires_ms, state })
+        Ok(Record { attempt, key, doubt, inherited, released, expires_ms, state })
     }
 }
 
@@ -219,16 +216,19 @@ pub struct Response {
     pub headers: Headers,
     /// The whole body; none where only the head was kept (`on_completed: conflict`).
     pub body: Option<Vec<u8>>,
+    /// Whether the request that it answered named `accept-encoding`.
+    pub negotiated: bool,
 }
 
 impl Response {
-    /// The wire form: version, whether a body was kept, status, number of fields, each with its lengths, the body.
+    /// The wire form: version, flags (a body was kept, `accept-encoding` was named), status, number of fields, each with
+    /// its lengths, the body.
     pub fn encode(&self) -> Vec<u8> {
         let body = self.body.as_deref().unwrap_or_default();
         let mut out = Vec::with_capacity(
             64 + self.headers.iter().map(|(n, v)| n.len() + v.len() + 8).sum::<usize>() + body.len(),
         );
-        out.extend([FORMAT, self.body.is_some().into()]);
+        out.extend([FORMAT, u8::from(self.body.is_some()) + 2 * u8::from(self.negotiated)]);
         out.extend(self.status.to_le_bytes());
         out.extend((self.headers.iter().count() as u32).to_le_bytes());
         for field in self.headers.iter() {
@@ -251,7 +251,7 @@ impl Response {
         if input.byte()? != FORMAT {
             return Err(Corrupt);
         }
-        let whole = input.flag()?;
+        let (whole, negotiated) = input.two_flags()?;
         let status = u16::from_le_bytes(input.array()?);
         let count = u32::from_le_bytes(input.array()?);
         let mut headers = Headers::default();
@@ -267,7 +267,7 @@ impl Response {
         if !(200..1000).contains(&status) {
             return Err(Corrupt);
         }
-        Ok(Response { status, headers, body })
+        Ok(Response { status, headers, body, negotiated })
     }
 }
 
@@ -275,6 +275,11 @@ impl Response {
 fn is_field(name: &[u8], value: &[u8]) -> bool {
     let breaks_name = |byte: &u8| *byte <= b' ' || *byte == b':' || *byte == 0x7f;
     !name.is_empty() && !name.iter().any(breaks_name) && !value.iter().any(|byte| b"\0\r\n".contains(byte))
+}
+
+/// A status of 0 is one that is not known.
+pub(crate) fn known_status(status: u16) -> Option<u16> {
+    (status != 0).then_some(status)
 }
 
 const OPEN: u8 = 0;
@@ -314,8 +319,26 @@ impl<'a> Input<'a> {
         }
     }
 
+    /// Two flags in one byte, the first of them the lowest bit.
+    fn two_flags(&mut self) -> Result<(bool, bool), Corrupt> {
+        match self.byte()? {
+            flags @ 0..4 => Ok((flags % 2 == 1, flags >= 2)),
+            _ => Err(Corrupt),
+        }
+    }
+
     pub(crate) fn option<const N: usize>(&mut self) -> Result<Option<[u8; N]>, Corrupt> {
         if self.flag()? { self.array().map(Some) } else { Ok(None) }
+    }
+
+    /// As [`KeyForm::encode`] writes it.
+    pub(crate) fn key_form(&mut self) -> Result<KeyForm, Corrupt> {
+        match self.byte()? {
+            0 => Ok(KeyForm::Bare),
+            1 => Ok(KeyForm::Quoted),
+            2 => self.array().map(UpstreamKey).map(KeyForm::Ours),
+            _ => Err(Corrupt),
+        }
     }
 
     /// A length and as many bytes.

@@ -6,6 +6,7 @@
 use std::fmt;
 
 use crate::config::{Policy, Slug};
+use crate::key::KEY;
 use crate::message::Headers;
 use crate::record::{Response, Sight, Standing};
 
@@ -15,8 +16,6 @@ pub const OUR_HEADERS: [&str; 3] = [STATUS, REPLAYED, KEY];
 pub const STATUS: &str = "idempotency-status";
 /// `Idempotent-Replayed`: marks a replay.
 pub const REPLAYED: &str = "idempotent-replayed";
-/// `Idempotency-Key`: the client's key, and ours upstream.
-pub const KEY: &str = "idempotency-key";
 /// For browsers, under `expose_cors`.
 pub const EXPOSE: &str = "access-control-expose-headers";
 /// What `expose_cors` lists.

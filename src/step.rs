@@ -8,9 +8,9 @@ use std::fmt;
 use crate::config::Slug;
 use crate::event::{Asked, Failure};
 use crate::fingerprint::Fingerprint;
-use crate::key::Name;
+use crate::key::{KeyForm, Name};
 use crate::message::{Edit, Headers};
-use crate::record::{Owner, UpstreamKey};
+use crate::record::Owner;
 use crate::reply::{Reason, Reply};
 
 /// What the shell must do next, in the order of the fields.
@@ -29,10 +29,24 @@ pub struct Step {
     pub counts: Vec<Count>,
     /// The text of `Idempotency-Status` for the access log, once it is known.
     pub status: Option<String>,
+    /// Whether the request showed who is asking, once that was read.
+    pub caller: Option<SeenCaller>,
     /// What to log.
     pub remark: Option<Remark>,
     /// Whether all of this is only a trial (`mode: observe`).
     pub observed: bool,
+}
+
+/// Whether a request showed who is asking.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SeenCaller {
+    /// Nothing that the scope looks at.
+    None {
+        /// Though its client has a certificate.
+        certificate: bool,
+    },
+    /// A caller, or none where all without one share a scope.
+    Some,
 }
 
 /// What becomes of the message in hand.
@@ -73,8 +87,8 @@ pub struct Call {
     pub fingerprint: Fingerprint,
     /// The attempt in hand; 0 where none was granted.
     pub attempt: u32,
-    /// The key for the upstream: proposed by a claim, otherwise the one that was granted.
-    pub upstream_key: Option<UpstreamKey>,
+    /// How the key goes upstream: proposed by a claim, otherwise as it was granted.
+    pub key: KeyForm,
     /// How long a claim stands.
     pub lease_ms: u64,
     /// How long the record lives after this.
@@ -88,9 +102,9 @@ pub struct Call {
 }
 
 impl Call {
-    /// Whether it withdraws a claim that was never granted, as far as its asker knows.
+    /// Whether it withdraws a claim on which nothing was forwarded.
     pub fn is_withdrawal(&self) -> bool {
-        self.attempt == 0 && matches!(self.operation, Operation::Release { .. })
+        matches!(self.operation, Operation::Withdraw)
     }
 }
 
@@ -125,6 +139,8 @@ pub enum Operation {
     },
     /// I am still executing.
     Renew,
+    /// I have claimed, whether or not I was granted, and have forwarded nothing.
+    Withdraw,
 }
 
 impl Operation {
@@ -135,7 +151,7 @@ impl Operation {
             Operation::Look => Asked::Look,
             Operation::MarkUnknown => Asked::Mark,
             Operation::Renew => Asked::Renew,
-            Operation::Complete { .. } | Operation::Release { .. } => Asked::Settle,
+            Operation::Complete { .. } | Operation::Release { .. } | Operation::Withdraw => Asked::Settle,
         }
     }
 }
@@ -252,6 +268,13 @@ pub enum Remark {
     InternalRedirect(Name),
     /// The lease ended before the upstream did, and another owner took the name.
     LeaseLost(Name),
+    /// No request of this rule has shown a caller so far.
+    NoCaller {
+        /// The rule.
+        rule: String,
+        /// Whether the client of the last one had a certificate.
+        certificate: bool,
+    },
     /// The host did not take a request of the gateway's own to this cluster.
     NoWay(String),
     /// The execution runs longer than it is renewed.
@@ -296,6 +319,20 @@ impl fmt::Display for Remark {
             ),
             Remark::LeaseLost(name) => {
                 write!(f, "operation {} lost its lease while it ran: another attempt may run beside it", name.short())
+            }
+            Remark::NoCaller { rule, certificate } => {
+                write!(
+                    f,
+                    "no request of rule {rule:?} has shown a caller so far, so none was protected: scope.caller reads what a \
+                     filter in front has removed, or what no client sends"
+                )?;
+                if *certificate {
+                    f.write_str(
+                        "; its clients have certificates, which {\"property\": [\"connection\", \
+                         \"uri_san_peer_certificate\"]} reads",
+                    )?;
+                }
+                Ok(())
             }
             Remark::NoWay(cluster) => write!(
                 f,

@@ -52,11 +52,26 @@ fn respelled(node: Value) -> Value {
             let members = members.into_iter().map(|(name, value)| match name.as_str() {
                 "configuration" | "key_values" | "spec" => (name, value),
                 "keyValues" => ("key_values".to_owned(), value),
+                "providers"
+                | "requirementMap"
+                | "requirement_map"
+                | "typedPerFilterConfig"
+                | "typed_per_filter_config" => (snake_case(&name), with_names(value)),
                 _ => (snake_case(&name), respelled(value)),
             });
             members.collect::<Map<_, _>>().into()
         }
         other => other,
+    }
+}
+
+/// An object whose members have names of their own.
+fn with_names(node: Value) -> Value {
+    match node {
+        Value::Object(members) => {
+            members.into_iter().map(|(name, value)| (name, respelled(value))).collect::<Map<_, _>>().into()
+        }
+        other => respelled(other),
     }
 }
 
@@ -104,7 +119,7 @@ fn count_wasm(tree: &Value) -> usize {
     }
 }
 
-/// Members by which a file of somebody else's is known.
+/// Members by which a file that is no document of ours is known.
 const FOREIGN: [&str; 9] = [
     "@type",
     "admin",

@@ -5,6 +5,7 @@
 
 use serde_json::Value;
 
+use crate::places::Carrier;
 use crate::surroundings::{DEFAULT_LIMIT, FAIL_OPEN, Limits, kind_of_name, too_early, too_late};
 use crate::world::{duration, list, whole};
 
@@ -80,11 +81,66 @@ pub fn plugin_warnings(resource: &Value) -> Vec<String> {
     if matches!(spec["phase"].as_str(), Some("AUTHN" | "AUTHZ")) {
         let phase = spec["phase"].as_str().unwrap_or_default();
         warnings.push(format!(
-            "phase {phase} puts it before Istio's own authorization: nobody has verified yet who is asking; leave phase out"
+            "phase {phase} puts it before Istio's own authorization: no filter has verified yet who is asking; leave phase out"
         ));
     }
     warnings
 }
+
+/// Where Istio puts the filter, among its own filters and on which workloads.
+pub struct Stand<'a> {
+    namespace: &'a Value,
+    labels: &'a Value,
+    /// It stands behind every filter of Istio's.
+    pub is_last: bool,
+}
+
+/// Where the filter stands, if that is behind Istio's `jwt_authn`; of a file that does not tell there is nothing to say.
+pub fn stand<'a>(carrier: Carrier<'a>, trees: &'a [Value]) -> Option<Stand<'a>> {
+    let (resource, labels, is_last) = match carrier {
+        Carrier::WasmPlugin(resource) => match resource["spec"]["phase"].as_str() {
+            Some("AUTHN") => return None,
+            phase => (resource, &resource["spec"]["selector"]["matchLabels"], phase != Some("AUTHZ")),
+        },
+        Carrier::EnvoyFilter(name) => {
+            let of_tree = |tree: &'a Value| {
+                let patch = matching(tree, "HTTP_FILTER").find(|patch| patch["patch"]["value"]["name"] == name)?;
+                Some((tree, patch))
+            };
+            let (tree, patch) = trees.iter().find_map(of_tree)?;
+            let operation = patch["patch"]["operation"].as_str()?;
+            let beside = patch["match"]["listener"]["filterChain"]["filter"]["subFilter"]["name"].as_str()?;
+            let is_in_front = match operation {
+                "INSERT_BEFORE" => kind_of_name(beside) == "jwt_authn",
+                operation => operation != "INSERT_AFTER" || kind_of_name(beside) == "router",
+            };
+            // Istio's metadata exchange comes first of all, and what goes out of a workload was verified elsewhere.
+            if is_in_front
+                || kind_of_name(beside) == "metadata_exchange"
+                || patch["match"]["context"] == "SIDECAR_OUTBOUND"
+            {
+                return None;
+            }
+            (tree, &tree["spec"]["workloadSelector"]["labels"], kind_of_name(beside) == "router")
+        }
+        Carrier::Chain(_) | Carrier::Unknown => return None,
+    };
+    Some(Stand { namespace: &resource["metadata"]["namespace"], labels, is_last })
+}
+
+impl Stand<'_> {
+    /// Whether a resource of Istio's may be about workloads that run the filter.
+    pub fn shares_workloads_with(&self, resource: &Value) -> bool {
+        let namespace = &resource["metadata"]["namespace"];
+        let is_everywhere = |namespace: &Value| namespace.is_null() || namespace == ROOT_NAMESPACE;
+        let selected = resource["spec"]["selector"]["matchLabels"].as_object().into_iter().flatten();
+        (namespace == self.namespace || is_everywhere(namespace) || is_everywhere(self.namespace))
+            && selected.into_iter().all(|(label, value)| self.labels.get(label).is_none_or(|own| own == value))
+    }
+}
+
+/// What is configured in it holds for every namespace, unless the mesh is configured otherwise.
+const ROOT_NAMESPACE: &str = "istio-system";
 
 /// What Istio gives its listeners.
 const ISTIO_LIMIT: u64 = 32_768;

@@ -4,12 +4,20 @@
 //! It does not start Envoy, and asks nothing of the network.
 #![expect(clippy::indexing_slicing, reason = "only JSON is indexed, by names: what is not there is null")]
 
+mod credentials;
+mod deeds;
+mod identity;
 mod input;
 mod istio;
+mod mutations;
 mod places;
 mod report;
+mod sameness;
+mod scope;
 mod shielding;
 mod surroundings;
+mod tokens;
+mod ways;
 mod words;
 mod world;
 
@@ -25,18 +33,18 @@ fn main() -> ExitCode {
         _ => Err("give one file, or - for standard input: make check-config FILE=envoy/local.yaml".to_owned()),
     };
     let (report, code) = match checked {
-        Ok((report, refused)) => (report, u8::from(refused)),
+        Ok((report, is_wrong)) => (report, u8::from(is_wrong)),
         Err(message) => {
             eprintln!("{message}");
             (String::new(), 2)
         }
     };
-    // Whoever closed the pipe does not want to read on.
+    // A reader that has closed the pipe does not want to read on.
     let _ = io::stdout().write_all(report.as_bytes());
     ExitCode::from(code)
 }
 
-/// What is to be said about this file, and whether Envoy would refuse anything in it.
+/// What is to be said about this file, and whether there is an error in it.
 fn check(name: &str) -> Result<(String, bool), String> {
     let shown = if name == "-" { "standard input" } else { name };
     let text = read(name).map_err(|error| format!("{shown}: cannot be read: {error}"))?;

@@ -140,7 +140,7 @@ fn joined(place: &str, label: &str) -> String {
 }
 
 /// `EnvoyFilter istio-ingress/idempotency`; empty for a tree of Envoy's own.
-fn kubernetes_name(tree: &Value) -> String {
+pub fn kubernetes_name(tree: &Value) -> String {
     let part = |name: &str| tree["metadata"][name].as_str();
     match (tree["kind"].as_str(), part("namespace"), part("name")) {
         (Some(kind), Some(namespace), Some(name)) => format!("{kind} {namespace}/{name}"),

@@ -10,16 +10,17 @@ use std::env;
 use envoy_idempotency::config::Config;
 use serde_json::{Map, Value};
 
+use crate::credentials::{self, Findings};
 use crate::input::Input;
 use crate::places::Found;
 use crate::surroundings;
 use crate::words::{self, Line};
 use crate::world::list;
 
-/// The report, and whether the filter would refuse a document in it.
+/// The report, and whether there is an error in it.
 pub fn write(file: &str, found: &[Found<'_>], input: &Input) -> (String, bool) {
     let mut text = String::new();
-    let mut is_refused = false;
+    let mut is_wrong = false;
     for found in found {
         let place = if found.place.is_empty() { file.to_owned() } else { format!("{file}: {}", found.place) };
         if !text.is_empty() {
@@ -44,17 +45,22 @@ pub fn write(file: &str, found: &[Found<'_>], input: &Input) -> (String, bool) {
                     );
                 }
                 let around = surroundings::warnings(found, &config, input.trees());
-                for warning in config.warnings.iter().chain(&around) {
+                let Findings { errors, warnings } = credentials::findings(found, &config, &document, input.trees());
+                is_wrong |= !errors.is_empty();
+                for error in errors {
+                    text.push_str(&format!("{place}: error: {error}\n"));
+                }
+                for warning in config.warnings.iter().chain(&around).chain(&warnings) {
                     text.push_str(&format!("{place}: warning: {warning}\n"));
                 }
             }
             Err(why) => {
-                is_refused = true;
+                is_wrong = true;
                 text.push_str(&format!("{place}: error: {why}\n"));
             }
         }
     }
-    (text, is_refused)
+    (text, is_wrong)
 }
 
 /// A variable of the VM's environment. What this machine does not have is taken as right, because it is there on the

@@ -17,8 +17,8 @@ pub fn warnings(name: &str, world: &World<'_>) -> Vec<String> {
     let targets = world.leads_to(cluster);
     if addresses(cluster).any(|address| address["envoy_internal_address"].is_null()) {
         warnings.push(format!(
-            "execution.cluster {name} leads to a network address instead of an internal listener: whoever reaches that \
-             address gets past the filter"
+            "execution.cluster {name} leads to a network address instead of an internal listener: a client that \
+             reaches that address gets past the filter"
         ));
     } else if addresses(cluster).next().is_some() && targets.is_empty() && world.has_all_listeners {
         warnings.push(format!("execution.cluster {name} leads to an internal listener that the file does not have"));
@@ -48,8 +48,8 @@ pub fn warnings(name: &str, world: &World<'_>) -> Vec<String> {
             };
             if let Some(cluster) = clusters.iter().find(leads) {
                 warnings.push(format!(
-                    "listener {} leads to listener {target} by cluster {cluster}: whoever takes that way gets past the \
-                     filter",
+                    "listener {} leads to listener {target} by cluster {cluster}: a client that takes that way gets \
+                     past the filter",
                     other["name"].as_str().unwrap_or("without a name")
                 ));
             }

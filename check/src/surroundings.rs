@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use envoy_idempotency::config::{Config, Execution, Mode, OnInFlight, Part, Policy, Rule, Store};
+use envoy_idempotency::config::{Config, Execution, Mode, OnInFlight, Policy, Rule, Store};
 use serde_json::Value;
 
 use crate::istio;
@@ -26,7 +26,6 @@ pub fn warnings(found: &Found<'_>, config: &Config, trees: &[Value]) -> Vec<Stri
     match found.carrier {
         Carrier::Chain(chain) => {
             warnings.extend(order_warnings(chain));
-            warnings.extend(claim_warning(chain, config));
             warnings.extend(buffer_warnings(chain, &limits, &world));
             warnings.extend(time_out_warnings(chain, &limits));
         }
@@ -78,30 +77,9 @@ fn plugin_warnings(plugin: &Value) -> Vec<String> {
 /// What stands in the chain before and after the filter.
 fn order_warnings(chain: Chain<'_>) -> Vec<String> {
     let filters = list(&chain.manager["http_filters"]);
-    let (before, after) = filters.split_at_checked(chain.index).unwrap_or((filters, &[]));
-    let after = after.iter().skip(1).filter_map(|filter| too_early(kind(filter), name(filter)));
-    let before = before.iter().filter_map(|filter| too_late(kind(filter), name(filter)));
+    let after = filters.iter().skip(chain.index + 1).filter_map(|filter| too_early(kind(filter), name(filter)));
+    let before = chain.before().iter().filter_map(|filter| too_late(kind(filter), name(filter)));
     before.chain(after).collect()
-}
-
-/// The warning that a token's claim tells callers apart, and nobody has verified the token.
-fn claim_warning(chain: Chain<'_>, config: &Config) -> Option<String> {
-    fn reads_claim(part: &Part) -> bool {
-        match part {
-            Part::Any(parts) => parts.iter().any(reads_claim),
-            part => matches!(part, Part::JwtClaim(_)),
-        }
-    }
-    let mut enforced = config.rules.iter().filter(|rule| rule.policy.mode == Mode::Enforce);
-    let rule = enforced.find(|rule| rule.policy.scope.caller.iter().any(reads_claim))?;
-    let mut before = list(&chain.manager["http_filters"]).iter().take(chain.index);
-    (!before.any(|filter| VERIFIERS.contains(&kind(filter)))).then(|| {
-        format!(
-            "scope.caller of rule {} reads jwt_claim, and no filter before this one verifies tokens: whoever writes a \
-             token is whom it names",
-            rule.name
-        )
-    })
 }
 
 /// The warning that the filter stands behind one of this kind.
@@ -113,7 +91,7 @@ pub fn too_late(kind: &str, name: &str) -> Option<String> {
 pub fn too_early(kind: &str, name: &str) -> Option<String> {
     let why = match kind {
         kind if AUTHENTICATION.contains(&kind) => {
-            "nobody has verified yet who is asking, so a stored response may go to somebody who only says so"
+            "no filter has verified yet who is asking, so a stored response may go to a client that only says so"
         }
         kind if RATE_LIMITS.contains(&kind) => "what the filter answers is not limited",
         _ => return None,
@@ -122,7 +100,7 @@ pub fn too_early(kind: &str, name: &str) -> Option<String> {
 }
 
 /// `jwt_authn`, by the type of its configuration or, where that is elsewhere, by its name.
-fn kind(filter: &Value) -> &str {
+pub fn kind(filter: &Value) -> &str {
     let of_type = typed(&filter["typed_config"]).and_then(|(name, _)| name.strip_prefix("envoy.extensions."));
     match of_type.and_then(|name| name.strip_prefix("filters.http.")) {
         Some(name) => name.split('.').next().unwrap_or(name),
@@ -135,8 +113,9 @@ pub fn kind_of_name(name: &str) -> &str {
     name.rsplit('.').next().unwrap_or(name)
 }
 
-fn name(node: &Value) -> &str {
-    node["name"].as_str().unwrap_or("a filter without a name")
+/// As messages name a filter, a host or a listener.
+pub fn name(node: &Value) -> &str {
+    node["name"].as_str().unwrap_or("without a name")
 }
 
 /// The largest bodies that rules hold back, and the longest time that one holds a request, each with the name of its
@@ -302,9 +281,6 @@ pub const FAIL_OPEN: &str = "after a crash of the VM requests pass unprotected, 
 
 const AUTHENTICATION: [&str; 7] =
     ["api_key_auth", "basic_auth", "ext_authz", "istio_authn", "jwt_authn", "oauth2", "rbac"];
-/// Filters that verify tokens, or may do so: what a program does is not known here.
-const VERIFIERS: [&str; 8] =
-    ["dynamic_modules", "ext_authz", "ext_proc", "golang", "istio_authn", "jwt_authn", "lua", "wasm"];
 const RATE_LIMITS: [&str; 3] = ["local_ratelimit", "rate_limit_quota", "ratelimit"];
 
 /// Envoy's own `stream_idle_timeout`.

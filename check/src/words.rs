@@ -5,10 +5,12 @@
 //! It does not know what stands around the filter.
 
 use envoy_idempotency::config::{
-    Anonymous, BodyPart, Config, Ending, Execution, Fate, Inject, Mode, OnCompleted, OnInFlight, OnMismatch,
-    OnStoreFailure, OnTooLarge, OnUnknown, Outcomes, Part, Policy, Save, Slug, Store,
+    Config, Ending, Execution, Fate, Inject, Mode, OnCompleted, OnInFlight, OnStoreFailure, OnTooLarge, OnUnknown,
+    Outcomes, Policy, Save, Slug, Store,
 };
 use serde_json::Value;
+
+use crate::sameness::{apart, caller, part, same};
 
 /// A label and what there is to say under it.
 pub type Line = (&'static str, String);
@@ -102,8 +104,8 @@ pub fn requests(rule: Option<&Value>) -> Line {
     };
     let plain = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let mut said = vec![match texts(&wanted["methods"], plain).as_slice() {
-        [] => "every method".to_owned(),
-        methods => either(methods),
+        [] => "POST or PATCH".to_owned(),
+        methods => either(&methods.iter().map(|name| method(name)).collect::<Vec<_>>()),
     }];
     match texts(&wanted["hosts"], plain).as_slice() {
         [] => {}
@@ -131,6 +133,13 @@ pub fn requests(rule: Option<&Value>) -> Line {
     ("requests", said.join(", "))
 }
 
+fn method(name: &str) -> String {
+    match name {
+        "*" => "every method that is not safe (all but GET, HEAD, OPTIONS, TRACE and CONNECT)".to_owned(),
+        name => name.to_owned(),
+    }
+}
+
 /// What is done with these requests.
 pub fn policy(policy: &Policy) -> Vec<Line> {
     let mut lines = Vec::new();
@@ -153,6 +162,14 @@ pub fn policy(policy: &Policy) -> Vec<Line> {
     lines.push(("caller", caller(policy, &status)));
     lines.push(("apart", apart(policy)));
     lines.push(("same request", same(policy, &status)));
+    lines.extend(duplicates(policy, &status));
+    lines.extend(executions(policy, &status));
+    lines
+}
+
+/// What becomes of a request that came before.
+fn duplicates(policy: &Policy, status: &dyn Fn(Slug) -> String) -> Vec<Line> {
+    let mut lines = Vec::new();
     lines.push((
         "while it runs",
         match policy.on_in_flight {
@@ -189,6 +206,12 @@ pub fn policy(policy: &Policy) -> Vec<Line> {
             }
         },
     ));
+    lines
+}
+
+/// What becomes of a request that runs, or cannot.
+fn executions(policy: &Policy, status: &dyn Fn(Slug) -> String) -> Vec<Line> {
+    let mut lines = Vec::new();
     lines.push((
         "store fails",
         match policy.on_store_failure {
@@ -251,100 +274,15 @@ fn key(policy: &Policy, status: &dyn Fn(Slug) -> String) -> String {
 fn injected(inject: Inject) -> String {
     match inject {
         Inject::Off => "passes unprotected".to_owned(),
-        Inject::Uuid => "gets a random one, which the client is told and may retry with".to_owned(),
+        Inject::Uuid => "gets a random one, which comes back to the client for a retry".to_owned(),
         Inject::Content { window_ms, anonymous } => {
             let anonymous = if anonymous { "" } else { "; without a caller it passes unprotected" };
             format!(
-                "is known by its content: what has the same caller, method, host, path, query and body is the same \
-                 operation for {}{anonymous}",
+                "is known by its content: what has the same caller, method, host, path, query, body, accept and \
+                 fingerprint (below) is the same operation for {}{anonymous}",
                 time(window_ms)
             )
         }
-    }
-}
-
-fn caller(policy: &Policy, status: &dyn Fn(Slug) -> String) -> String {
-    let scope = &policy.scope;
-    let parts: Vec<_> = scope.caller.iter().map(part).collect();
-    let anonymous = match scope.anonymous {
-        Anonymous::Auto => {
-            let shown = |name: &&&str| !scope.caller.iter().any(|part| reads(part, name));
-            let others: Vec<_> = CREDENTIALS.iter().filter(shown).map(|name| (*name).to_owned()).collect();
-            format!("share one scope, but with another credential ({}) they pass unprotected", either(&others))
-        }
-        Anonymous::Refuse => format!("are refused: {}", status(Slug::CallerMissing)),
-        Anonymous::Share => "share one scope".to_owned(),
-    };
-    match parts.as_slice() {
-        [] => format!("nobody is told apart: all {anonymous}"),
-        [part] => format!("told by {part}; requests without it {anonymous}"),
-        parts => format!("told by {}, whichever are there; requests without any {anonymous}", all(parts)),
-    }
-}
-
-/// Whether this part is, or holds, the header of this name.
-fn reads(part: &Part, name: &str) -> bool {
-    match part {
-        Part::Any(parts) => parts.iter().any(|part| reads(part, name)),
-        Part::Header(header) => header == name,
-        _ => false,
-    }
-}
-
-fn apart(policy: &Policy) -> String {
-    let scope = &policy.scope;
-    let named = [(scope.method, "method"), (scope.host, "host"), (scope.path, "path")];
-    let named: Vec<_> = named.into_iter().filter(|(counts, _)| *counts).map(|(_, name)| name.to_owned()).collect();
-    match named.as_slice() {
-        [] => "one key is one operation, whatever its method, host and path".to_owned(),
-        names => format!("the same key is another operation under another {}", either(names)),
-    }
-}
-
-fn same(policy: &Policy, status: &dyn Fn(Slug) -> String) -> String {
-    let fingerprint = &policy.fingerprint;
-    let mut parts = Vec::new();
-    match &fingerprint.body {
-        BodyPart::Bytes => parts.push("the bytes of the body".to_owned()),
-        BodyPart::Json { ignored } if ignored.is_empty() => parts.push("what the body says as JSON".to_owned()),
-        BodyPart::Json { ignored } => {
-            let ignored: Vec<_> = ignored.iter().map(ToString::to_string).collect();
-            parts.push(format!("what the body says as JSON (without {})", all(&ignored)));
-        }
-        BodyPart::Off => {}
-    }
-    if fingerprint.query {
-        parts.push("the query string".to_owned());
-    }
-    parts.extend(fingerprint.headers.iter().map(|name| match name.as_str() {
-        "content-type" => "the media type".to_owned(),
-        name => format!("header {name}"),
-    }));
-    match parts.as_slice() {
-        [] => "any request with the same key".to_owned(),
-        parts => {
-            let otherwise = match policy.on_mismatch {
-                OnMismatch::Reject => status(Slug::Mismatch),
-                OnMismatch::Separate => "it is another operation".to_owned(),
-            };
-            format!("{} must be the same; otherwise {otherwise}", all(parts))
-        }
-    }
-}
-
-fn part(part: &Part) -> String {
-    match part {
-        Part::Any(parts) => {
-            format!("the first present of ({})", parts.iter().map(self::part).collect::<Vec<_>>().join(", "))
-        }
-        Part::Cookie(name) => format!("cookie {name}"),
-        Part::Form(name) => format!("form field {name}"),
-        Part::Header(name) => format!("header {name}"),
-        Part::Json(pointer) => format!("JSON field {pointer}"),
-        Part::JwtClaim(name) => format!("claim {name} of the bearer token"),
-        Part::PathSegment(index) => format!("segment {index} of the path (the first is 0)"),
-        Part::Property(path) => format!("Envoy's attribute {}", path.join(".")),
-        Part::Query(name) => format!("query parameter {name}"),
     }
 }
 
@@ -375,11 +313,13 @@ fn outcomes(outcomes: &Outcomes) -> String {
     told.into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join("; ")
 }
 
-fn either(words: &[String]) -> String {
+/// `a, b or c`.
+pub fn either(words: &[String]) -> String {
     joined(words, "or")
 }
 
-fn all(words: &[String]) -> String {
+/// `a, b and c`.
+pub fn all(words: &[String]) -> String {
     joined(words, "and")
 }
 
@@ -420,6 +360,3 @@ fn count(count: impl Into<u64>, what: &str) -> String {
         count => format!("{count} {what}s"),
     }
 }
-
-/// What shows a caller though the scope does not look at it.
-const CREDENTIALS: [&str; 4] = ["authorization", "cookie", "x-api-key", "client certificate"];

@@ -1,6 +1,6 @@
 //! The listeners and clusters of a file, and what leads where.
 //!
-//! Its one rule: what is discovered from elsewhere is not known here, and nobody is told that it is missing.
+//! Its one rule: what is discovered from elsewhere is not known here, and nothing is said of its absence.
 //! It does not know the filter.
 
 use std::time::Duration;

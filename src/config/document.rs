@@ -16,7 +16,7 @@ use super::walk::{ConfigError, Fields, Place, Read, Reader, flag, merge, parse_t
 use super::{
     Anonymous, BodyPart, Breaker, CacheBounds, Config, EncryptionKey, Execution, Fate, FingerprintPolicy, Inject,
     KeyPolicy, Mode, OnCompleted, OnInFlight, OnMismatch, OnStoreFailure, OnTooLarge, OnUnknown, Outcomes, Part,
-    Policy, Redis, Rule, Save, Scope, Slug, Statuses, Store,
+    Policy, Redis, Rule, Save, Scope, Separation, Slug, Statuses, Store,
 };
 use crate::json::Pointer;
 
@@ -36,9 +36,8 @@ impl Config {
             let frame = Frame { problem_base, ttl_s: if matches!(store, Store::Redis(_)) { DAY_S } else { 1800 } };
             // The defaults are right by themselves, so that what is wrong with a rule is the rule's fault.
             let (defaults, common) =
-                fields.nested("policy", |at, value| Ok((value.clone(), Rc::new(policy(at, value, value, &frame)?))))?;
-            let everywhere =
-                || Rule { name: "default".into(), matches: Match::unsafe_methods(), policy: common.clone() };
+                fields.nested("policy", |at, value| Ok((value.clone(), policy(at, value, value, &frame)?)))?;
+            let everywhere = || Rule::new("default".into(), Match::default(), common.clone());
             let rules = fields.read("rules", None, |at, value| {
                 at.filled_list(value, |at, value| rule(at, value, &defaults, &common, &frame)).map(Some)
             })?;
@@ -50,7 +49,7 @@ impl Config {
         if matches!(config.store, Store::Redis(_)) && config.encryption.is_empty() {
             root.member("store").warn("keeps responses in Redis in clear; give secrets.encryption");
         }
-        warn_of_unreachable(&root.member("rules"), &config.rules);
+        warn_of_rules(root, &config);
         config.warnings = warnings.into_inner();
         Ok(config)
     }
@@ -201,27 +200,35 @@ fn problem_base(at: &Place<'_>, value: &Value) -> Read<String> {
 }
 
 /// Reads one of `rules`; the document's own policy is given as it was written and as it was read.
-fn rule(at: &Place<'_>, value: &Value, defaults: &Value, common: &Rc<Policy>, frame: &Frame) -> Read<Rule> {
+fn rule(at: &Place<'_>, value: &Value, defaults: &Value, common: &Policy, frame: &Frame) -> Read<Rule> {
     at.object(value, |fields| {
-        Ok(Rule {
-            name: fields.read("name", at.to_string().trim_start_matches('/').to_owned(), plain)?,
-            matches: fields.nested("match", Match::read)?,
-            policy: fields.read("policy", common.clone(), |at, patch| {
-                // By itself first: so each value of the patch is judged, and warned of, where it was written.
-                policy(&at.as_patch(), patch, patch, frame)?;
-                let mut merged = defaults.clone();
-                merge(&mut merged, patch);
-                let said_before = RefCell::default();
-                Ok(Rc::new(policy(&at.warning_to(&said_before), &merged, patch, frame)?))
-            })?,
-        })
+        let name = fields.read("name", at.to_string().trim_start_matches('/').to_owned(), plain)?;
+        let matches = fields.nested("match", Match::read)?;
+        let policy = fields.read("policy", common.clone(), |at, patch| {
+            // By itself first: so each value of the patch is judged, and warned of, where it was written.
+            policy(&at.as_patch(), patch, patch, frame)?;
+            let mut merged = defaults.clone();
+            merge(&mut merged, patch);
+            let said_before = RefCell::default();
+            policy(&at.warning_to(&said_before), &merged, patch, frame)
+        })?;
+        Ok(Rule::new(name, matches, policy))
     })
+}
+
+impl Rule {
+    fn new(name: String, matches: Match, policy: Policy) -> Self {
+        let policy = Rc::new(Policy { rule: name.clone(), ..policy });
+        Rule { name, matches, policy }
+    }
 }
 
 /// Reads a policy. `written` is the part of it that was written here, for contradictions to point at.
 fn policy(at: &Place<'_>, value: &Value, written: &Value, frame: &Frame) -> Read<Policy> {
     let policy = at.object(value, |fields| {
         Ok(Policy {
+            // The rule puts its own here.
+            rule: String::new(),
             mode: fields.read("mode", Mode::Enforce, |at, value| {
                 let words = [
                     ("enforce", Mode::Enforce),
@@ -302,6 +309,9 @@ fn refuse_contradictory_injection(at: &Place<'_>, policy: &Policy) -> Read<()> {
         Inject::Content { .. } if !keeps => {
             Err(inject.error("must not be \"content\" with mode \"inject\", which has no store to find it in"))
         }
+        Inject::Content { anonymous: true, .. } if policy.scope.anonymous != Anonymous::Share => Err(inject
+            .member("anonymous")
+            .error("must be false unless scope.anonymous is \"share\": only there may requests without a caller be the same one's")),
         Inject::Content { .. } if policy.fingerprint.body == BodyPart::Off => Err(inject
             .error("must not be \"content\" with fingerprint.body \"off\": the body is what tells requests apart")),
         Inject::Content { .. } | Inject::Uuid => Ok(()),
@@ -358,46 +368,85 @@ fn pointer(at: &Place<'_>, value: &Value) -> Read<Pointer> {
 fn scope(at: &Place<'_>, value: &Value) -> Read<Scope> {
     at.object(value, |fields| {
         Ok(Scope {
-            caller: fields
-                .read("caller", vec![Part::Header("authorization".into())], |at, value| at.list(value, caller))?,
+            caller: fields.read("caller", vec![authorization()], |at, value| at.list(value, caller))?,
             anonymous: fields.read("anonymous", Anonymous::Auto, anonymous)?,
-            method: fields.read("method", true, flag)?,
-            host: fields.read("host", true, flag)?,
-            path: fields.read("path", true, flag)?,
+            method: fields.read("method", Separation::Separates, separation)?,
+            host: fields.read("host", Separation::Separates, separation)?,
+            path: fields.read("path", Separation::Separates, separation)?,
         })
     })
 }
 
-fn caller(at: &Place<'_>, value: &Value) -> Read<Part> {
-    fn is_raw(part: &Part) -> bool {
-        match part {
-            Part::Header(name) => name == "authorization",
-            Part::Any(parts) => parts.iter().any(is_raw),
-            _ => false,
+fn separation(at: &Place<'_>, value: &Value) -> Read<Separation> {
+    match value {
+        Value::Bool(true) => Ok(Separation::Separates),
+        Value::Bool(false) => Ok(Separation::Compared),
+        Value::String(word) if word == "ignore" => {
+            at.warn("gives one key one answer, whatever it is used for; false compares instead");
+            Ok(Separation::Ignored)
         }
+        _ => Err(at.wrong("true or false or \"ignore\"", value)),
+    }
+}
+
+fn authorization() -> Part {
+    Part::Authorization { header: "authorization".to_owned(), schemes: Vec::new() }
+}
+
+fn caller(at: &Place<'_>, value: &Value) -> Read<Part> {
+    fn any(part: &Part, is: fn(&Part) -> bool) -> bool {
+        is(part) || matches!(part, Part::Any(parts) if parts.iter().any(|part| any(part, is)))
     }
     let part = caller_part(at, value)?;
-    if is_raw(&part) {
+    if any(&part, |part| matches!(part, Part::Authorization { .. })) {
         at.warn("takes authorization as it was sent, so a client that renews its token is another caller");
+    }
+    if any(&part, |part| matches!(part, Part::Signer)) {
+        at.warn("believes who a signature says has signed: a filter in front must verify it");
+    }
+    if any(&part, |part| matches!(part, Part::Property(path) if *path == ["source", "address"])) {
+        at.warn("has the port of each connection in it, so that hardly a retry is the same caller");
     }
     Ok(part)
 }
 
 /// Reads one place of a request, or of what Envoy knows about its sender.
 fn caller_part(at: &Place<'_>, value: &Value) -> Read<Part> {
-    let of_callers: [(&str, Reader<Part>); 2] = [
+    if value.get("schemes").is_some() {
+        return at.object(value, |fields| {
+            let header = fields.required("header", |at, value| at.choice(value, &HEADERS_WITH_SCHEMES))?;
+            let schemes = fields.required("schemes", |at, value| {
+                at.filled_list(value, |at, value| {
+                    at.text(value, "a scheme such as Bearer", is_token).map(str::to_owned)
+                })
+            })?;
+            Ok(Part::Authorization { header: header.to_owned(), schemes })
+        });
+    }
+    let of_callers: [(&str, Reader<Part>); 3] = [
         ("jwt_claim", |at, value| Ok(Part::JwtClaim(plain(at, value)?))),
         ("property", |at, value| Ok(Part::Property(at.filled_list(value, plain)?))),
+        ("signer", |at, value| at.choice(value, &[("authorization", ())]).map(|()| Part::Signer)),
     ];
     let any: Reader<Part> = |at, value| Ok(Part::Any(at.filled_list(value, caller_part)?));
-    at.one_of(value, &parts(any).into_iter().chain(of_callers).collect::<Vec<_>>())
+    let part = at.one_of(value, &parts(any).into_iter().chain(of_callers).collect::<Vec<_>>())?;
+    Ok(match part {
+        Part::Header(header) if HEADERS_WITH_SCHEMES.iter().any(|(known, _)| *known == header) => {
+            Part::Authorization { header, schemes: Vec::new() }
+        }
+        part => part,
+    })
 }
+
+/// "Authorization = credentials", "Proxy-Authorization = credentials" (RFC 9110, sections 11.6.2 and 11.7.2).
+const HEADERS_WITH_SCHEMES: [(&str, &str); 2] =
+    [("authorization", "authorization"), ("proxy-authorization", "proxy-authorization")];
 
 fn anonymous(at: &Place<'_>, value: &Value) -> Read<Anonymous> {
     let words = [("auto", Anonymous::Auto), ("share", Anonymous::Share), ("refuse", Anonymous::Refuse)];
     let anonymous = at.choice(value, &words)?;
     if anonymous == Anonymous::Share {
-        at.warn("lets callers that cannot be told apart see each other's responses");
+        at.warn("lets callers that show no credential see each other's responses");
     }
     Ok(anonymous)
 }
@@ -542,11 +591,22 @@ fn refuse_bodies_that_never_fit(store: &Place<'_>, config: &Config) -> Read<()> 
     }
 }
 
-/// Says once that rules stand behind one that lets nothing past.
-fn warn_of_unreachable(at: &Place<'_>, rules: &[Rule]) {
-    let Some(last) = rules.iter().position(|rule| rule.matches.is_everything()) else { return };
-    if last + 1 < rules.len() {
-        at.item(last + 1).warn(&format!("is never reached, because {} matches every request", at.item(last)));
+/// Says which rules can never win, which share a name, and which would take what the look-up takes.
+fn warn_of_rules(root: Place<'_>, config: &Config) {
+    let rules = root.member("rules");
+    for (index, rule) in config.rules.iter().enumerate() {
+        let at = rules.item(index);
+        let before = config.rules.iter().take(index);
+        if let Some(wider) = before.clone().position(|before| before.matches.covers(&rule.matches)) {
+            at.warn(&format!("is never reached, because {} takes all that it matches", rules.item(wider)));
+        }
+        if let Some(other) = before.clone().position(|before| before.name == rule.name) {
+            at.member("name")
+                .warn(&format!("is the name of {} too, so that logs do not tell them apart", rules.item(other)));
+        }
+        if config.status_path.as_ref().is_some_and(|path| rule.matches.may_take_get(path)) {
+            at.warn("matches GET on status_path, where the look-up answers and no rule is asked");
+        }
     }
 }
 

@@ -120,6 +120,8 @@ pub struct Rule {
 /// What is done with a request that a rule matched.
 #[derive(Clone, Debug)]
 pub struct Policy {
+    /// The name of the rule.
+    pub rule: String,
     /// Whether decisions are carried out.
     pub mode: Mode,
     /// Where the client's key comes from.
@@ -218,6 +220,13 @@ pub enum Inject {
 pub enum Part {
     /// The first of these that is present.
     Any(Vec<Part>),
+    /// A header of credentials, where its scheme is one that tells a caller; of callers only.
+    Authorization {
+        /// `authorization` or `proxy-authorization`.
+        header: String,
+        /// Schemes that tell a caller besides those which do anyway.
+        schemes: Vec<String>,
+    },
     /// A cookie by its name.
     Cookie(String),
     /// A field of a form in the body, urlencoded or multipart.
@@ -234,6 +243,8 @@ pub enum Part {
     Property(Vec<String>),
     /// A query parameter by its name.
     Query(String),
+    /// What stays of the signature in `authorization` from try to try: who has signed; of callers only.
+    Signer,
 }
 
 impl Part {
@@ -242,6 +253,22 @@ impl Part {
         match self {
             Part::Any(parts) => parts.iter().any(Part::is_in_body),
             part => matches!(part, Part::Form(_) | Part::Json(_)),
+        }
+    }
+
+    /// What kind of place it is, and the place's name: as a name's hash has them.
+    pub fn kind_and_name(&self) -> (&'static str, String) {
+        match self {
+            Part::Any(_) => ("any", String::new()),
+            Part::Authorization { header: name, .. } | Part::Header(name) => ("header", name.clone()),
+            Part::Cookie(name) => ("cookie", name.clone()),
+            Part::Form(field) => ("form", field.clone()),
+            Part::Json(pointer) => ("json", pointer.to_string()),
+            Part::JwtClaim(claim) => ("jwt_claim", claim.clone()),
+            Part::PathSegment(index) => ("path_segment", index.to_string()),
+            Part::Property(path) => ("property", path.join("\0")),
+            Part::Query(name) => ("query", name.clone()),
+            Part::Signer => ("signer", "authorization".to_owned()),
         }
     }
 }
@@ -253,23 +280,34 @@ pub struct Scope {
     pub caller: Vec<Part>,
     /// What becomes of a request in which no part is present.
     pub anonymous: Anonymous,
-    /// The method separates.
-    pub method: bool,
-    /// The host separates.
-    pub host: bool,
-    /// The path separates.
-    pub path: bool,
+    /// How the method counts.
+    pub method: Separation,
+    /// How the host counts.
+    pub host: Separation,
+    /// How the path counts.
+    pub path: Separation,
 }
 
-/// `scope.anonymous`.
+/// `scope.anonymous`: what becomes of a request whose caller cannot be told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Anonymous {
-    /// Callers without any credential share one scope; a credential outside the scope means bypass.
+    /// It passes unprotected, or is refused where a key is required.
     Auto,
     /// The answer is `caller-missing`.
     Refuse,
-    /// All share one scope.
+    /// All that show no credential at all share one scope; any other passes as under `Auto`.
     Share,
+}
+
+/// `scope.method`, `scope.host`, `scope.path`: how a part of the target counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Separation {
+    /// The same key under another one is another operation.
+    Separates,
+    /// The same key under another one is a mismatch.
+    Compared,
+    /// It does not count.
+    Ignored,
 }
 
 /// `fingerprint`: what makes two requests the same.

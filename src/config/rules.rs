@@ -48,10 +48,10 @@ impl Config {
     }
 }
 
-/// The conditions of a rule; one that is absent or empty always holds.
+/// The conditions of a rule; one that is absent or empty always holds, but for the methods.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Match {
-    methods: Vec<String>,
+    methods: Methods,
     hosts: Vec<HostMatch>,
     path: Option<PathMatch>,
     headers: Vec<HeaderMatch>,
@@ -59,16 +59,18 @@ pub struct Match {
 }
 
 impl Match {
-    /// What a document without rules is about: POST and PATCH everywhere.
-    pub(super) fn unsafe_methods() -> Self {
-        Match { methods: vec!["POST".into(), "PATCH".into()], ..Match::default() }
-    }
-
     /// Reads `match`.
     pub(super) fn read(at: &Place<'_>, value: &Value) -> Read<Self> {
         at.object(value, |fields| {
             Ok(Match {
-                methods: fields.read("methods", Vec::new(), |at, value| at.filled_list(value, method))?,
+                methods: fields.read("methods", None, |at, value| Methods::read(at, value).map(Some))?.unwrap_or_else(
+                    || {
+                        at.warn(
+                            "names no methods and so is about POST and PATCH; name them, or \"*\" for all unsafe ones",
+                        );
+                        Methods::default()
+                    },
+                ),
                 hosts: fields.read("hosts", Vec::new(), |at, value| at.filled_list(value, HostMatch::read))?,
                 path: fields.read("path", None, |at, value| PathMatch::read(at, value).map(Some))?,
                 headers: fields.read("headers", Vec::new(), |at, value| at.filled_list(value, HeaderMatch::read))?,
@@ -78,13 +80,29 @@ impl Match {
         })
     }
 
-    /// Whether nothing gets past it.
-    pub(super) fn is_everything(&self) -> bool {
-        *self == Match::default()
+    /// Whether a request that the other takes is always one that this takes.
+    pub(super) fn covers(&self, other: &Match) -> bool {
+        let any_or = |hosts: &[HostMatch]| hosts.is_empty();
+        self.methods.covers(&other.methods)
+            && (any_or(&self.hosts)
+                || !any_or(&other.hosts)
+                    && other.hosts.iter().all(|host| self.hosts.iter().any(|wider| wider.covers(host))))
+            && match (&self.path, &other.path) {
+                (None, _) => true,
+                (Some(_), None) => false,
+                (Some(wider), Some(path)) => wider.covers(path),
+            }
+            && self.headers.iter().all(|wider| other.headers.iter().any(|header| wider.covers(header)))
+            && (self.route_metadata.is_none() || self.route_metadata == other.route_metadata)
+    }
+
+    /// Whether a `GET` of this path is a request that it may take.
+    pub(super) fn may_take_get(&self, path: &str) -> bool {
+        self.has_method(b"GET") && self.has_path(path.as_bytes())
     }
 
     fn has_method(&self, method: &[u8]) -> bool {
-        self.methods.is_empty() || self.methods.iter().any(|known| known.as_bytes() == method)
+        self.methods.hold(method)
     }
 
     fn has_path(&self, path: &[u8]) -> bool {
@@ -93,6 +111,84 @@ impl Match {
 
     fn has_host(&self, host: &[u8]) -> bool {
         self.hosts.iter().any(|wanted| wanted.holds(host))
+    }
+}
+
+/// `methods`: those that are named, and with `"*"` all but the safe ones and CONNECT.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Methods {
+    named: Vec<String>,
+    all_unsafe: bool,
+}
+
+/// "The only methods that are safe: GET, HEAD, OPTIONS, and TRACE" (RFC 9110, section 9.2.1); a tunnel is no request
+/// that could be answered once more.
+const NEVER_MEANT: [&[u8]; 5] = [b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"CONNECT"];
+
+/// The methods that are registered for HTTP (IANA, HTTP Method Registry).
+const REGISTERED: [&str; 40] = [
+    "ACL",
+    "BASELINE-CONTROL",
+    "BIND",
+    "CHECKIN",
+    "CHECKOUT",
+    "CONNECT",
+    "COPY",
+    "DELETE",
+    "GET",
+    "HEAD",
+    "LABEL",
+    "LINK",
+    "LOCK",
+    "MERGE",
+    "MKACTIVITY",
+    "MKCALENDAR",
+    "MKCOL",
+    "MKREDIRECTREF",
+    "MKWORKSPACE",
+    "MOVE",
+    "OPTIONS",
+    "ORDERPATCH",
+    "PATCH",
+    "POST",
+    "PRI",
+    "PROPFIND",
+    "PROPPATCH",
+    "PUT",
+    "QUERY",
+    "REBIND",
+    "REPORT",
+    "SEARCH",
+    "TRACE",
+    "UNBIND",
+    "UNCHECKOUT",
+    "UNLINK",
+    "UNLOCK",
+    "UPDATE",
+    "UPDATEREDIRECTREF",
+    "VERSION-CONTROL",
+];
+
+impl Default for Methods {
+    fn default() -> Self {
+        Methods { named: vec!["POST".into(), "PATCH".into()], all_unsafe: false }
+    }
+}
+
+impl Methods {
+    fn read(at: &Place<'_>, value: &Value) -> Read<Self> {
+        let mut named = at.filled_list(value, method)?;
+        let all_unsafe = named.iter().any(|name| name == "*");
+        named.retain(|name| name != "*");
+        Ok(Methods { named, all_unsafe })
+    }
+
+    fn hold(&self, method: &[u8]) -> bool {
+        (self.all_unsafe && !NEVER_MEANT.contains(&method)) || self.named.iter().any(|known| known.as_bytes() == method)
+    }
+
+    fn covers(&self, other: &Methods) -> bool {
+        (self.all_unsafe || !other.all_unsafe) && other.named.iter().all(|name| self.hold(name.as_bytes()))
     }
 }
 
@@ -115,6 +211,14 @@ impl HostMatch {
             Some(suffix) => HostMatch::Below(suffix.to_owned()),
             None => HostMatch::Exact(host),
         })
+    }
+
+    fn covers(&self, other: &HostMatch) -> bool {
+        match (self, other) {
+            (wider, HostMatch::Exact(name)) => wider.holds(name.as_bytes()),
+            (HostMatch::Below(wider), HostMatch::Below(suffix)) => suffix.ends_with(wider.as_str()),
+            (HostMatch::Exact(_), HostMatch::Below(_)) => false,
+        }
     }
 
     fn holds(&self, host: &[u8]) -> bool {
@@ -149,6 +253,20 @@ impl PathMatch {
                 }),
             ],
         )
+    }
+
+    /// Whether every path of the other is one of this.
+    fn covers(&self, other: &PathMatch) -> bool {
+        match (self, other) {
+            (wider, PathMatch::Exact(path)) => wider.holds(path.as_bytes()),
+            (PathMatch::Prefix(wider), PathMatch::Prefix(prefix)) => prefix.starts_with(wider.as_str()),
+            (PathMatch::Prefix(wider), PathMatch::Template(template)) => template.first.starts_with(wider.as_str()),
+            (PathMatch::Template(wider), PathMatch::Template(template)) => wider.covers(template),
+            (PathMatch::Template(wider), PathMatch::Prefix(prefix)) => {
+                wider.open && wider.after.is_empty() && prefix.starts_with(wider.first.as_str())
+            }
+            (PathMatch::Exact(_), _) => false,
+        }
     }
 
     /// Whether the path, without its query, is one of those.
@@ -201,6 +319,15 @@ impl Template {
         Some(Template { first: pieces.pop()?, after, open })
     }
 
+    /// Whether every path of the other's form has this form. A segment that may be any is one that no text is.
+    fn covers(&self, other: &Template) -> bool {
+        const ANY: &str = "{}";
+        let path =
+            [other.first.as_str(), &other.after.iter().map(|text| format!("{ANY}{text}")).collect::<String>()].concat();
+        // What a fixed segment is compared with is never `{}`, because a template's text has no braces.
+        (self.open || !other.open) && self.holds(path.as_bytes())
+    }
+
     /// Whether a path, without its query, has this form.
     pub fn holds(&self, path: &[u8]) -> bool {
         let Some(mut left) = path.strip_prefix(self.first.as_bytes()) else { return false };
@@ -241,6 +368,10 @@ impl HeaderMatch {
             (None, Some(equals)) => Ok(HeaderMatch { name, equals: Some(equals) }),
             _ => Err(at.error("must have exactly one of present, equals")),
         }
+    }
+
+    fn covers(&self, other: &HeaderMatch) -> bool {
+        self.name == other.name && (self.equals.is_none() || self.equals == other.equals)
     }
 
     fn holds(&self, head: &RequestHead) -> bool {
@@ -294,7 +425,11 @@ pub(super) fn is_token(text: &str) -> bool {
 fn method(at: &Place<'_>, value: &Value) -> Read<String> {
     // Methods have case, so `post` would never match and leave the route unprotected without a word.
     let fits = |text: &str| is_token(text) && !text.contains(|char: char| char.is_ascii_lowercase());
-    at.text(value, "a method in capitals", fits).map(str::to_owned)
+    let name = at.text(value, "a method in capitals", fits)?;
+    if name != "*" && !REGISTERED.contains(&name) {
+        at.warn("is no method that HTTP knows");
+    }
+    Ok(name.to_owned())
 }
 
 /// Reads a path that requests can have.

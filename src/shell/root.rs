@@ -14,10 +14,11 @@ use crate::config::{Config, Mode, Store as StoreConfig};
 use crate::digest::{Digest, hex};
 use crate::event::{Event, Executed, Failure};
 use crate::exchange::{Exchange, Secrets};
-use crate::gateway::{Act, Gateway, Side};
+use crate::gateway::{Act, Gateway, NO_CALLER_QUIET_MS, Side};
+use crate::key::UpstreamKey;
 use crate::look_up;
 use crate::message::{Edit, Headers, RequestHead};
-use crate::record::{Owner, UpstreamKey};
+use crate::record::Owner;
 use crate::shell::calls::Calls;
 use crate::shell::host::{self, Bell, Buffer, Level, Map, Metric, SharedData};
 use crate::shell::http::Door;
@@ -57,6 +58,8 @@ pub struct Root {
 /// What all streams of one plugin in one worker share.
 pub struct Worker {
     config: Config,
+    /// Of the plugin's name and document: what tells its notes for other workers from another's.
+    identity: [u8; 32],
     secrets: Rc<Secrets>,
     gateway: Gateway<SharedData>,
     /// None with the embedded store.
@@ -213,7 +216,11 @@ impl Worker {
         };
         let bell = format!("idempotency {}", hex(&entropy.draw::<16>()));
         let bell = Bell::register(&bell).ok_or("Envoy refuses to register a shared queue")?;
-        warn_once(&config, &plugin, document);
+        let mut identity = Digest::new("identity", None);
+        identity.part("plugin", &plugin);
+        identity.part("document", document);
+        let identity = identity.finish();
+        warn_once(&config, &identity);
         let observes = config.rules.iter().any(|rule| rule.policy.mode == Mode::Observe);
         let counts = Count::all().into_iter().flat_map(|count| [(count, false), (count, true)]);
         let counters = counts
@@ -227,6 +234,7 @@ impl Worker {
         Ok(Worker {
             secrets: Rc::new(Secrets::new(&config)),
             config,
+            identity,
             gateway: Gateway::new(store),
             calls,
             outgoing: Vec::new(),
@@ -448,6 +456,8 @@ impl Worker {
                 break;
             }
             match act {
+                // A worker that has seen none must not say that there was none.
+                Act::CallerSeen(rule) => drop(SharedData.put(&self.callers_key(&rule), &u64::MAX.to_le_bytes())),
                 Act::Execute { exchange, outgoing } => self.outgoing.push((exchange, outgoing)),
                 Act::Count { count, observed } => self.count(count, observed),
                 Act::Flow { exchange, side, flow } if in_hand == Some(exchange) => verdict = let_flow(side, flow),
@@ -467,6 +477,7 @@ impl Worker {
                 }
                 // Every request would say so; once a second is enough.
                 Act::Log(remark) if self.said_ms.get(&remark).is_some_and(|said| now_ms < said + QUIET_MS) => {}
+                Act::Log(Remark::NoCaller { ref rule, .. }) if !is_first_to_miss(&self.callers_key(rule), now_ms) => {}
                 Act::Log(remark) => {
                     let level = if remark.is_warning() { Level::Warn } else { Level::Info };
                     host::log(level, &format!("idempotency: {remark}"));
@@ -482,6 +493,14 @@ impl Worker {
             }
         }
         verdict
+    }
+
+    /// Where workers note for each other whether requests of this rule have shown a caller.
+    fn callers_key(&self, rule: &str) -> [u8; 32] {
+        let mut digest = Digest::new("callers of a rule", None);
+        digest.part("identity", &self.identity);
+        digest.part("rule", rule.as_bytes());
+        digest.finish()
     }
 
     fn tick(&mut self) {
@@ -590,12 +609,19 @@ fn request_size() -> u64 {
     host::number(&["request", "total_size"]).unwrap_or(0)
 }
 
+/// Whether no worker has said of late that a rule's requests show no caller, nor seen one: what stands at `key` is when
+/// it was said last, and in the last moment there is once there was a caller.
+fn is_first_to_miss(key: &[u8], now_ms: u64) -> bool {
+    let known = SharedData.get(key).ok().flatten();
+    let said_ms = |value: Vec<u8>| value.try_into().map_or(0, u64::from_le_bytes);
+    let (said_ms, version) = known.map_or((None, None), |(value, version)| (Some(said_ms(value)), Some(version)));
+    said_ms.is_none_or(|said_ms| now_ms >= said_ms.saturating_add(NO_CALLER_QUIET_MS))
+        && SharedData.swap(key, &now_ms.to_le_bytes(), version).unwrap_or(true)
+}
+
 /// Logs the warnings in the first worker that gets here, and in no other.
-fn warn_once(config: &Config, plugin: &[u8], document: &[u8]) {
-    let mut digest = Digest::new("warned", None);
-    digest.part("plugin", plugin);
-    digest.part("document", document);
-    let first: Result<bool, Failure> = SharedData.swap(&digest.finish(), b"", None);
+fn warn_once(config: &Config, identity: &[u8; 32]) {
+    let first: Result<bool, Failure> = SharedData.swap(identity, b"", None);
     if first.unwrap_or(true) {
         config.warnings.iter().for_each(|warning| host::log(Level::Warn, &format!("idempotency: {warning}")));
     }

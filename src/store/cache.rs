@@ -90,7 +90,7 @@ impl<C: Cells> Cache<C> {
             // An earlier try of it may have been the one that counted, and the record's life began with that. Where it
             // began with the first claim, only the store knows how much of it is left.
             (Operation::Complete { status, response }, Verdict::Settled) if is_heard && !call.in_window => {
-                let state = completed(call, *status, response.clone(), asked_ms);
+                let state = completed(call, Some(*status), response.clone(), asked_ms);
                 self.put(call, call.attempt, state, asked_ms + call.ttl_ms, until_ms);
             }
             (Operation::Claim { .. } | Operation::Look | Operation::Poll { .. }, _) => {}
@@ -124,7 +124,8 @@ impl<C: Cells> Cache<C> {
         {
             return self.set(SMALL, &call.name, &FORGOTTEN);
         }
-        let record = Record { attempt, upstream_key: None, doubt: false, released: Vec::new(), expires_ms, state };
+        let record =
+            Record { attempt, key: call.key, doubt: false, inherited: false, released: Vec::new(), expires_ms, state };
         let mut entry = until_ms.to_le_bytes().to_vec();
         entry.extend(record.encode());
         if entry.len() as u64 + 32 <= SMALL_BYTES {
@@ -190,6 +191,6 @@ fn running(call: &Call, lease_end_ms: u64) -> State {
     State::Running { fingerprint: call.fingerprint, owner: call.owner, lease_end_ms }
 }
 
-fn completed(call: &Call, status: u16, response: Option<Vec<u8>>, since_ms: u64) -> State {
-    State::Completed { fingerprint: call.fingerprint, owner: call.owner, status, since_ms, response }
+fn completed(call: &Call, status: Option<u16>, response: Option<Vec<u8>>, since_ms: u64) -> State {
+    State::Completed { fingerprint: Some(call.fingerprint), owner: call.owner, status, since_ms, response }
 }

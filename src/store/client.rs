@@ -381,7 +381,8 @@ impl Client {
     /// One try brought no answer: the next, or the end.
     fn failed(&mut self, nonce: Nonce, mut job: Job, failure: Failure, now_ms: u64) -> Option<Told> {
         job.in_doubt |= failure.is_doubtful();
-        if job.tries_left <= 1 {
+        // What cannot be read now cannot be read a moment later either, and that something is there is known.
+        if job.tries_left <= 1 || failure == Failure::Corrupt {
             return Some(self.gave_up(job, failure, now_ms));
         }
         // The nonce is random and has done its work: it spreads the tries of many gateways.
@@ -392,9 +393,13 @@ impl Client {
 
     /// No try brought an answer.
     fn gave_up(&mut self, job: Job, failure: Failure, now_ms: u64) -> Told {
-        // An earlier try may have been heard, whatever became of the last.
-        let failure = if job.in_doubt && !failure.is_doubtful() { Failure::Timeout } else { failure };
         let asked = job.call.operation.asked();
+        // An earlier try may have been heard, whatever became of the last.
+        let is_known = failure.is_doubtful() || failure == Failure::Corrupt;
+        let failure = if job.in_doubt && !is_known { Failure::Timeout } else { failure };
+        if failure == Failure::Corrupt && job.in_doubt && asked == Asked::Claim {
+            self.owe_late_tries(&job.call, now_ms);
+        }
         match job.asker {
             Asker::Outbox(id) => {
                 let Some(owed) = self.owed.get_mut(&id) else { return job.told(Verdict::Lost) };
@@ -433,11 +438,15 @@ impl Client {
         }
         let is_refused = !matches!(verdict, Verdict::Granted { .. } | Verdict::Completed { .. });
         if asked == Asked::Claim && is_refused && job.in_doubt {
-            let operation = Operation::Release { keep_fingerprint: false };
-            let withdrawal = Call { operation, ..Call::clone(&job.call) };
-            self.owe(Rc::new(withdrawal), Cause::LateTries, now_ms, BACKOFF_MS.0);
+            self.owe_late_tries(&job.call, now_ms);
         }
         job.told(verdict)
+    }
+
+    /// Owes the withdrawal of a claim that is over and of which an earlier try may be granted yet.
+    fn owe_late_tries(&mut self, claim: &Call, now_ms: u64) {
+        let withdrawal = Call { operation: Operation::Withdraw, ..Call::clone(claim) };
+        self.owe(Rc::new(withdrawal), Cause::LateTries, now_ms, BACKOFF_MS.0);
     }
 
     /// Puts an operation that no answer came to into the outbox.
@@ -503,7 +512,9 @@ impl Client {
     fn in_the_way(&self, call: &Call) -> Option<Verdict> {
         let ids = self.owed_by_name.get(&call.name)?;
         let owed = || ids.iter().filter_map(|id| self.owed.get(id)).map(|owed| &owed.call);
-        let keeps = |owed: &Call| !matches!(owed.operation, Operation::Release { keep_fingerprint: false });
+        let keeps = |owed: &Call| {
+            !matches!(owed.operation, Operation::Release { keep_fingerprint: false } | Operation::Withdraw)
+        };
         if owed().any(|owed| keeps(owed) && owed.fingerprint != call.fingerprint) {
             return Some(Verdict::Mismatch);
         }

@@ -83,7 +83,7 @@ const RING_STEPS: usize = 1024;
 /// default table takes a worker some tenths of a second.
 const BARREN_MS: u64 = 10_000;
 /// How much a running record grows when it is completed with a body.
-const COMPLETION_GROWTH: i64 = 11;
+const COMPLETION_GROWTH: i64 = 12;
 
 impl<C: Cells> Table<C> {
     /// Opens the table of this plugin, or makes it; `random` becomes its salt if it is new.

@@ -29,8 +29,9 @@ pub fn apply(record: Option<Record>, call: &Call, now_ms: u64) -> Outcome {
         Operation::Look => refuse(Verdict::Seen(record.map(|record| record.sight(now_ms)))),
         Operation::MarkUnknown => mark_unknown(record, call, now_ms),
         Operation::Poll { max_attempt } => claim(record, call, false, *max_attempt, now_ms),
-        Operation::Release { keep_fingerprint } => release(record, call, *keep_fingerprint, now_ms),
+        Operation::Release { keep_fingerprint } => release(record, call, Some(*keep_fingerprint), now_ms),
         Operation::Renew => renew(record, call, now_ms),
+        Operation::Withdraw => release(record, call, None, now_ms),
     }
 }
 
@@ -94,7 +95,7 @@ fn complete(record: Option<Record>, call: &Call, status: u16, response: Option<V
         State::Completed { .. } if !mutant::is(Mutant::CompletedReplaced) => refuse(Verdict::Lost),
         // A known success is never forgotten while nobody executes.
         _ => {
-            let (fingerprint, owner) = (call.fingerprint, call.owner);
+            let (fingerprint, owner, status) = (Some(call.fingerprint), call.owner, Some(status));
             settle(Record {
                 attempt: record.attempt.max(call.attempt),
                 expires_ms: match call.in_window {
@@ -108,7 +109,8 @@ fn complete(record: Option<Record>, call: &Call, status: u16, response: Option<V
     }
 }
 
-fn release(record: Option<Record>, call: &Call, keep_fingerprint: bool, now_ms: u64) -> Outcome {
+/// A withdrawal says nothing of its own about the fingerprint: it stays as it stood before the claim.
+fn release(record: Option<Record>, call: &Call, keep_fingerprint: Option<bool>, now_ms: u64) -> Outcome {
     let known = record.is_some();
     let mut record = record.unwrap_or_else(|| blank(call));
     let is_repeat = record.released.contains(&call.owner);
@@ -119,8 +121,8 @@ fn release(record: Option<Record>, call: &Call, keep_fingerprint: bool, now_ms: 
         }
         record.released.push(call.owner);
     }
-    // Who withdraws a claim says nothing about the attempts before it, and one of them may have kept the payload.
-    let keep_fingerprint = keep_fingerprint || (call.attempt == 0 && record.attempt > 1);
+    let as_it_stood = record.inherited && !mutant::is(Mutant::WithdrawalFrees);
+    let keep_fingerprint = keep_fingerprint.unwrap_or(as_it_stood || mutant::is(Mutant::WithdrawalKeeps));
     let expires_ms = expires_ms(&record, call, now_ms, 0);
     match record.state {
         State::Running { fingerprint, owner, .. } | State::Unknown { fingerprint, owner, .. }
@@ -163,8 +165,9 @@ fn mark_unknown(record: Option<Record>, call: &Call, now_ms: u64) -> Outcome {
 fn blank(call: &Call) -> Record {
     Record {
         attempt: call.attempt,
-        upstream_key: call.upstream_key,
+        key: call.key,
         doubt: false,
+        inherited: false,
         released: Vec::new(),
         expires_ms: 0,
         state: State::Open { fingerprint: None },
@@ -196,10 +199,12 @@ fn running(record: Record, call: &Call, now_ms: u64) -> Record {
 }
 
 fn grant(record: Record, call: &Call, attempt: u32, now_ms: u64) -> Outcome {
-    let upstream_key = record.upstream_key.or(call.upstream_key);
-    let record = running(Record { attempt, upstream_key, ..record }, call, now_ms);
+    let key = if mutant::is(Mutant::KeyFormForgotten) { call.key } else { record.key };
+    // A claim that is granted once more has left nothing itself.
+    let inherited = if attempt == record.attempt { record.inherited } else { record.state.fingerprint().is_some() };
+    let record = running(Record { attempt, key, inherited, ..record }, call, now_ms);
     let (doubt, expires_ms) = (record.doubt, record.forgotten_ms());
-    let verdict = Verdict::Granted { attempt, doubt, upstream_key, expires_ms };
+    let verdict = Verdict::Granted { attempt, doubt, key, expires_ms };
     Outcome { record: Some(record), verdict }
 }
 
@@ -220,10 +225,8 @@ impl State {
     /// Of the payload that the name belongs to, where it belongs to one.
     fn fingerprint(&self) -> Option<&crate::fingerprint::Fingerprint> {
         match self {
-            State::Open { fingerprint } => fingerprint.as_ref(),
-            State::Completed { fingerprint, .. }
-            | State::Running { fingerprint, .. }
-            | State::Unknown { fingerprint, .. } => Some(fingerprint),
+            State::Open { fingerprint } | State::Completed { fingerprint, .. } => fingerprint.as_ref(),
+            State::Running { fingerprint, .. } | State::Unknown { fingerprint, .. } => Some(fingerprint),
         }
     }
 

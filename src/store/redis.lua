@@ -5,7 +5,7 @@
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
-local FORMAT, KEPT, BODIES_MAX = 1, 8, 4194304
+local FORMAT, KIND, KEPT, BODIES_MAX = 2, 0, 8, 4194304
 local OPEN, RUNNING, UNKNOWN, COMPLETED = 0, 1, 2, 3
 local op, record, bodies
 
@@ -28,11 +28,18 @@ local function option(data, at)
 end
 
 local function parse(data)
-  local r, at, some = {}, nil, nil
-  r.format, r.state, r.doubt, r.attempt, r.expires, at = struct.unpack('<BBBI4I8', data)
-  check(r.format == FORMAT and r.doubt <= 1)
-  some, at = option(data, at)
-  if some then r.key, at = struct.unpack('c16', data, at) end
+  local r, at, some, format, kind, flags = {}, nil, nil, nil, nil, nil
+  -- What is of another format or kind may be longer or shorter, so it is told before anything else is read.
+  format, kind, at = struct.unpack('BB', data)
+  check(format == FORMAT and kind == KIND)
+  r.state, flags, r.attempt, r.expires, at = struct.unpack('<BBI4I8', data, at)
+  check(flags <= 3)
+  r.doubt, r.inherited = flags % 2, flags >= 2
+  local form = struct.unpack('B', data, at)
+  check(form <= 2)
+  local length = form == 2 and 17 or 1
+  check(#data >= at + length)
+  r.key, at = data:sub(at, at + length - 1), at + length
   local count
   count, at = struct.unpack('B', data, at)
   check(count <= KEPT and #data >= at + 16 * count - 1)
@@ -41,7 +48,9 @@ local function parse(data)
     some, at = option(data, at)
     if some then r.fingerprint, at = struct.unpack('c32', data, at) end
   elseif r.state == COMPLETED then
-    r.fingerprint, r.owner, r.status, r.since, at = struct.unpack('<c32c16I2I8', data, at)
+    some, at = option(data, at)
+    if some then r.fingerprint, at = struct.unpack('c32', data, at) end
+    r.owner, r.status, r.since, at = struct.unpack('<c16I2I8', data, at)
     some, at = option(data, at)
     if some then r.response, at = data:sub(at), #data + 1 end
   else
@@ -67,12 +76,13 @@ local function write(r)
   if r.state == OPEN then
     tail = optional(r.fingerprint)
   elseif r.state == COMPLETED then
-    tail = r.fingerprint .. r.owner .. struct.pack('<I2I8', r.status, r.since) .. optional(r.response)
+    tail = optional(r.fingerprint) .. r.owner .. struct.pack('<I2I8', r.status, r.since) .. optional(r.response)
   else
     tail = r.fingerprint .. r.owner .. struct.pack('<I8', r.till)
   end
-  local head = struct.pack('<BBBI4I8', FORMAT, r.state, r.doubt, r.attempt, r.expires)
-  local data = head .. optional(r.key) .. struct.pack('B', #r.released / 16) .. r.released .. tail
+  local flags = r.doubt + (r.inherited and 2 or 0)
+  local head = struct.pack('<BBBBI4I8', FORMAT, KIND, r.state, flags, r.attempt, r.expires)
+  local data = head .. r.key .. struct.pack('B', #r.released / 16) .. r.released .. tail
   call('SET', op.record, data, 'PXAT', string.format('%.0f', forgotten(r)))
 end
 
@@ -90,7 +100,7 @@ end
 
 -- The record of an operation that Redis has no other word of than this.
 local function blank()
-  return { attempt = op.attempt, key = op.key, doubt = 0, released = '', state = OPEN, expires = 0 }
+  return { attempt = op.attempt, key = op.key, doubt = 0, inherited = false, released = '', state = OPEN, expires = 0 }
 end
 
 -- Never before an owner was told, though the clock was set back in between.
@@ -108,9 +118,12 @@ local function run(r)
 end
 
 local function grant(r, attempt)
-  r.attempt, r.key = math.min(attempt, 4294967295), r.key or op.key
+  attempt = math.min(attempt, 4294967295)
+  -- A claim that is granted once more has left nothing itself.
+  if attempt ~= r.attempt then r.inherited = r.fingerprint ~= nil end
+  r.attempt = attempt
   run(r)
-  return 'G' .. struct.pack('<I4B', r.attempt, r.doubt) .. optional(r.key) .. struct.pack('<I8', forgotten(r))
+  return 'G' .. struct.pack('<I4B', r.attempt, r.doubt) .. r.key .. struct.pack('<I8', forgotten(r))
 end
 
 local function settle(r, state, expires)
@@ -175,12 +188,13 @@ function operations.d() -- complete
   return settle(r, COMPLETED, op.in_window and expires(r, 0) or now + op.ttl)
 end
 
-function operations.f() -- release
+-- A withdrawal says nothing of its own about the fingerprint: it stays as it stood before the claim.
+local function release(keep)
   local known = record ~= nil
   record = record or blank()
   local is_repeat = is_released()
   if not is_repeat then record.released = (record.released .. op.owner):sub(-16 * KEPT) end
-  local keep = op.flag or (op.attempt == 0 and record.attempt > 1)
+  if keep == nil then keep = record.inherited end
   local till = expires(record, 0)
   if known and is_own() then
     if record.doubt == 1 then
@@ -197,6 +211,14 @@ function operations.f() -- release
   if record.state == OPEN and is_repeat then return 'O' end
   write(record)
   return 'L'
+end
+
+function operations.f() -- release
+  return release(op.flag)
+end
+
+function operations.w() -- withdraw
+  return release(nil)
 end
 
 function operations.u() -- mark unknown
@@ -222,7 +244,6 @@ for i, key in ipairs(KEYS) do
   op = { record = key }
   op.kind, op.nonce, op.owner, op.fingerprint, op.attempt, op.key, op.flag, op.lease, op.ttl, op.deadline, op.status,
     op.response, at = struct.unpack('<c1c16c16c32I4Bc0BI8I8I8I2I4c0', ARGV[1], at)
-  if op.key == '' then op.key = nil end
   op.flag, op.in_window = op.flag % 2 == 1, op.flag >= 2
   local done, answer = pcall(apply)
   if not done then

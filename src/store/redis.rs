@@ -4,7 +4,7 @@
 //! It does not know how Redis is reached.
 
 use crate::event::{Failure, RedisError, Verdict};
-use crate::record::{Corrupt, Input, Sight, Standing, UpstreamKey};
+use crate::record::{Corrupt, Input, Sight, Standing, known_status};
 use crate::step::{Call, Operation};
 use crate::store::client::{Batch, Nonce};
 
@@ -12,7 +12,7 @@ use crate::store::client::{Batch, Nonce};
 pub const SCRIPT: &str = include_str!("redis.lua");
 
 /// The SHA-1 of [`SCRIPT`] in hex, under which Redis keeps it; `tests/it/redis.rs` asks Redis whether it is right.
-pub const SCRIPT_SHA1: &str = "fe1644b91c2519b8ab85730bd8bdc5fb078a98d7";
+pub const SCRIPT_SHA1: &str = "a15305e0c68a0fc8bc3769f83bec5264484fe449";
 
 /// The operations of a batch, packed one after the other, numbers in little-endian.
 pub fn pack(batch: &Batch) -> Vec<u8> {
@@ -30,6 +30,7 @@ fn pack_call(nonce: Nonce, call: &Call, out: &mut Vec<u8>) {
         Operation::Poll { .. } => (b'p', false, 0, None),
         Operation::Release { keep_fingerprint } => (b'f', *keep_fingerprint, 0, None),
         Operation::Renew => (b'n', false, 0, None),
+        Operation::Withdraw => (b'w', false, 0, None),
     };
     out.push(kind);
     out.extend(nonce.0);
@@ -38,9 +39,9 @@ fn pack_call(nonce: Nonce, call: &Call, out: &mut Vec<u8>) {
     // Who waits has no attempt, but minds how many others have.
     let attempt = if let Operation::Poll { max_attempt } = call.operation { max_attempt } else { call.attempt };
     out.extend(attempt.to_le_bytes());
-    let key = call.upstream_key.map(|key| key.0);
-    out.push(key.map_or(0, |key| key.len() as u8));
-    out.extend(key.iter().flatten());
+    let key = call.key.encode();
+    out.push(key.len() as u8);
+    out.extend(key);
     out.push(u8::from(flag) + 2 * u8::from(call.in_window));
     out.extend(call.lease_ms.to_le_bytes());
     out.extend(call.ttl_ms.to_le_bytes());
@@ -63,7 +64,7 @@ pub fn unpack(answer: &[u8]) -> Result<(Nonce, Verdict), Corrupt> {
         b'A' => Verdict::Deferred,
         b'D' => Verdict::Completed {
             attempt: u32::from_le_bytes(input.array()?),
-            status: u16::from_le_bytes(input.array()?),
+            status: known_status(u16::from_le_bytes(input.array()?)),
             age_ms: u64::from_le_bytes(input.array()?),
             ttl_ms: u64::from_le_bytes(input.array()?),
             response: if input.flag()? { Some(input.rest().to_vec()) } else { None },
@@ -73,7 +74,7 @@ pub fn unpack(answer: &[u8]) -> Result<(Nonce, Verdict), Corrupt> {
         b'G' => Verdict::Granted {
             attempt: u32::from_le_bytes(input.array()?),
             doubt: input.flag()?,
-            upstream_key: input.option()?.map(UpstreamKey),
+            key: input.key_form()?,
             expires_ms: u64::from_le_bytes(input.array()?),
         },
         b'H' => Verdict::Exhausted { attempt: u32::from_le_bytes(input.array()?) },
@@ -94,7 +95,7 @@ pub fn unpack(answer: &[u8]) -> Result<(Nonce, Verdict), Corrupt> {
                 0 => Standing::Open,
                 1 => Standing::Running,
                 2 => Standing::Unknown,
-                3 => Standing::Completed(status),
+                3 => Standing::Completed(known_status(status)),
                 _ => return Err(Corrupt),
             };
             Verdict::Seen(Some(Sight { attempt, standing, ttl_ms: u64::from_le_bytes(input.array()?) }))

@@ -137,7 +137,7 @@ fn requests_follow_each_other_on_one_connection() {
     let request = |body: &str| {
         let length = body.len();
         format!(
-            "POST /bodies/connection HTTP/1.1\r\nHost: api.example.com\r\nIdempotency-Key: k\r\n\
+            "POST /bodies/connection HTTP/1.1\r\nHost: api.example.com\r\nAuthorization: Bearer alice\r\nIdempotency-Key: k\r\n\
              Content-Length: {length}\r\n\r\n{body}"
         )
     };

@@ -1,22 +1,24 @@
 //! Who is asking, where a token or the host tells: with real tokens behind Envoy's own jwt_authn filter.
 //!
-//! Its one rule: whoever cannot be told is never taken for somebody else.
+//! Its one rule: a caller that cannot be told is never taken for another.
 //! It does not know how keys are read.
 
 use std::sync::LazyLock;
 
 use base64ct::{Base64UrlUnpadded, Encoding};
 use harness::gateway::hcm;
-use harness::{Response, SharedWorld, World};
+use harness::{SharedWorld, World};
 use hmac::{Hmac, KeyInit, Mac};
 use serde_json::{Value, json};
 use sha2::Sha256;
 
 use crate::check::{executed, refused, replays, said};
-use crate::worlds::Shared;
+use crate::neighbours::{kept_apart, never_mixed};
+use crate::worlds::{self, Shared};
 
 const SECRET: &[u8] = b"a secret that only the issuer and the gateway know";
-const ISSUER: &str = "https://issuer.example.com";
+/// Who has issued the tokens.
+pub const ISSUER: &str = "https://issuer.example.com";
 
 fn world() -> Shared {
     static WORLD: LazyLock<World> = LazyLock::new(|| World::with(document(), |options| options.mutate(authenticate)));
@@ -26,6 +28,7 @@ fn world() -> Shared {
 fn document() -> Value {
     let rule =
         |prefix: &str, scope: Value| json!({ "match": { "path": { "prefix": prefix } }, "policy": { "scope": scope } });
+    let ids = json!([{ "header": "x-user-id" }, { "header": "x-client-id" }]);
     let payload = ["metadata", "filter_metadata", "envoy.filters.http.jwt_authn", "payload", "sub"];
     json!({
         "rules": [
@@ -37,20 +40,21 @@ fn document() -> Value {
             rule("/metadata/", json!({ "caller": [{ "property": payload }] })),
             rule("/open/metadata/", json!({ "caller": [{ "property": payload }] })),
             rule("/open/query/", json!({ "caller": [{ "query": "tenant" }, { "cookie": "sid" }] })),
+            rule("/open/any/", json!({ "caller": [{ "any": ids }] })),
+            rule("/open/each/", json!({ "caller": ids })),
         ],
     })
 }
 
 /// Puts Envoy's jwt_authn in front of the filter, for every path that is not open.
 fn authenticate(tree: &mut Value) {
-    let key = json!({ "kty": "oct", "alg": "HS256", "kid": "k1", "k": Base64UrlUnpadded::encode_string(SECRET) });
     let filter = json!({
         "name": "envoy.filters.http.jwt_authn",
         "typed_config": {
             "@type": "type.googleapis.com/envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication",
             "providers": { "issuer": {
                 "issuer": ISSUER,
-                "local_jwks": { "inline_string": json!({ "keys": [key] }).to_string() },
+                "local_jwks": { "inline_string": key_set().to_string() },
                 "payload_in_metadata": "payload",
                 "forward": true,
             } },
@@ -63,8 +67,14 @@ fn authenticate(tree: &mut Value) {
     hcm(tree)["http_filters"].as_array_mut().expect("http_filters is a list").insert(0, filter);
 }
 
+/// What verifies the issuer's tokens.
+pub fn key_set() -> Value {
+    let key = json!({ "kty": "oct", "alg": "HS256", "kid": "k1", "k": Base64UrlUnpadded::encode_string(SECRET) });
+    json!({ "keys": [key] })
+}
+
 /// A signed token with these claims, the issuer added.
-fn token(claims: &Value) -> String {
+pub fn token(claims: &Value) -> String {
     let mut claims = claims.clone();
     claims["iss"] = json!(ISSUER);
     let piece = |value: &Value| Base64UrlUnpadded::encode_string(value.to_string().as_bytes());
@@ -74,7 +84,8 @@ fn token(claims: &Value) -> String {
     format!("{signed}.{}", Base64UrlUnpadded::encode_string(&mac.finalize().into_bytes()))
 }
 
-fn bearer(claims: &Value) -> String {
+/// The token as `authorization` shows it.
+pub fn bearer(claims: &Value) -> String {
     format!("Bearer {}", token(claims))
 }
 
@@ -108,7 +119,7 @@ fn a_token_that_the_authentication_refuses_never_gets_to_a_replay() {
 }
 
 #[test]
-fn a_token_that_cannot_be_read_is_nobody() {
+fn a_token_that_cannot_be_read_tells_no_caller() {
     let world = world();
     let piece = |text: &[u8]| Base64UrlUnpadded::encode_string(text);
     let with = |payload: &[u8]| format!("Bearer e30.{}.sig", piece(payload));
@@ -135,19 +146,20 @@ fn a_token_that_cannot_be_read_is_nobody() {
     for authorization in &unreadable {
         let pay = |path: &str| world.post(path).key("k").header("authorization", authorization).body("ten");
         let shown = &authorization[..authorization.len().min(60)];
-        assert_eq!(said(&pay("/open/claim/nobody").send()), "bypassed;reason=no-caller", "{shown}");
-        refused(&pay("/open/refuse/nobody").send(), 401, "caller-missing", None);
-        // Nor do the other parts tell who somebody is who shows a token that cannot be read.
-        let two = pay("/open/two/nobody").header("x-tenant", "t").send();
+        assert_eq!(said(&pay("/open/claim/unreadable").send()), "bypassed;reason=no-caller", "{shown}");
+        refused(&pay("/open/refuse/unreadable").send(), 401, "caller-missing", None);
+        // Nor do the other parts tell a caller that shows a token which cannot be read.
+        let two = pay("/open/two/unreadable").header("x-tenant", "t").send();
         assert_eq!(said(&two), "bypassed;reason=no-caller", "{shown}");
     }
-    let twice = world.post("/open/claim/nobody").key("k").header("authorization", with(b"{\"sub\": \"dave\"}"));
+    let twice = world.post("/open/claim/unreadable").key("k").header("authorization", with(b"{\"sub\": \"dave\"}"));
     let twice = twice.header("authorization", with(b"{\"sub\": \"erin\"}")).body("ten").send();
     assert_eq!(said(&twice), "bypassed;reason=no-caller");
     // Another scheme is a credential that the scope does not look at.
-    let basic = world.post("/open/claim/nobody").key("k").header("authorization", "Basic ZGF2ZTpw").body("ten").send();
+    let basic =
+        world.post("/open/claim/unreadable").key("k").header("authorization", "Basic ZGF2ZTpw").body("ten").send();
     assert_eq!(said(&basic), "bypassed;reason=no-caller");
-    assert_eq!(world.ledger.entries_for("/open/refuse/nobody").len(), 0);
+    assert_eq!(world.ledger.entries_for("/open/refuse/unreadable").len(), 0);
 }
 
 #[test]
@@ -174,13 +186,66 @@ fn callers_who_differ_in_one_part_share_nothing() {
 }
 
 #[test]
-fn an_attribute_that_the_host_does_not_have_shows_nobody() {
+fn an_attribute_that_the_host_does_not_have_tells_no_caller() {
     let world = world();
-    let pay = |path: &str| world.post(path).key("k").body("ten");
-    let anonymous = pay("/open/metadata/pay").send();
-    executed(&anonymous, 1);
-    let unverified = pay("/open/metadata/pay").header("authorization", bearer(&json!({ "sub": "mallory" }))).send();
-    assert_eq!(said(&unverified), "bypassed;reason=no-caller");
+    let pay = world.post("/open/metadata/pay").key("k").body("ten");
+    let unverified = bearer(&json!({ "sub": "mallory" }));
+    never_mixed(&world.ledger, &[pay.clone().anonymous(), pay.clone().caller(unverified), pay]);
+}
+
+#[test]
+fn a_scheme_of_what_stays_tells_a_caller_and_any_other_none() {
+    let world = worlds::plain();
+    let pay = world.post("/callers/schemes").key("k").body("ten");
+    let told =
+        ["Bearer alice", "bearer alice", "Basic YWxpY2U6cA==", "DPoP alice", "Token alice", "ApiKey alice", "alice"];
+    for shown in told {
+        let first = pay.clone().caller(shown).send();
+        executed(&first, 1);
+        replays(&pay.clone().caller(shown).send(), &first);
+    }
+    let untold = [
+        "Negotiate YII=",
+        "NTLM TlRMTVNTUAAB",
+        "AWS4-HMAC-SHA256 Credential=alice/1/eu/pay/aws4_request, SignedHeaders=host, Signature=x",
+        "Digest username=\"alice\"",
+        "Hawk id=\"alice\"",
+        "Bearertoken alice",
+        "X alice",
+        // What is left of a credential, the same for every caller.
+        "Bearer",
+        "Basic ",
+        "token",
+        "hawk",
+        // Parameters without a scheme.
+        "id=\"alice\",mac=\"x\"",
+        "alice,bob",
+        " ",
+    ];
+    for shown in untold {
+        never_mixed(&world.ledger, &[pay.clone().caller(shown), pay.clone().caller(shown)]);
+    }
+    // Envoy makes one line of two, which is neither's.
+    let alice = pay.clone().caller("Bearer alice").send();
+    let both = pay.header("authorization", "Bearer alice").header("authorization", "Bearer bob").send();
+    assert_ne!(both.body, alice.body);
+}
+
+#[test]
+fn user_42_and_client_42_are_two_callers() {
+    let world = world();
+    for path in ["/open/any/pay", "/open/each/pay"] {
+        let pay = world.post(path).anonymous().key("k").body("ten");
+        kept_apart(
+            &world.ledger,
+            ["x-user-id", "x-client-id"].map(|name| [0, 1].map(|_| pay.clone().header(name, "42"))),
+        );
+        never_mixed(&world.ledger, [&pay.clone().header("x-user-id", " "), &pay, &pay.clone().caller("Bearer 42")]);
+    }
+    let both = |user: &str, client: &str| {
+        world.post("/open/each/both").key("k").header("x-user-id", user).header("x-client-id", client).body("ten")
+    };
+    kept_apart(&world.ledger, [("4", "2"), ("2", "4")].map(|(user, client)| [0, 1].map(|_| both(user, client))));
 }
 
 #[test]
@@ -203,14 +268,10 @@ fn a_query_parameter_and_a_cookie_tell_callers_apart() {
 fn gateways_on_one_redis_know_the_same_subject() {
     let redis = harness::Redis::start();
     let world = SharedWorld::with(redis, &[document(), document()], |options| options.mutate(authenticate));
-    let pay = |jti: &str| {
-        world
-            .post("/claim/pay")
-            .key("k")
-            .header("authorization", bearer(&json!({ "sub": "alice", "jti": jti })))
-            .body("ten")
-    };
-    let is_replay = |answer: &Response| said(answer).starts_with("replayed;attempt=1;");
-    assert!(said(&pay("1").send()).starts_with("executed;stored=?1;attempt=1;"));
-    assert!(is_replay(&pay("2").to(world.other()).send()));
+    let pay = world.post("/claim/pay").key("k").body("ten");
+    let pays = ["alice", "bob"].map(|sub| {
+        let [first, again] = ["1", "2"].map(|jti| pay.clone().caller(bearer(&json!({ "sub": sub, "jti": jti }))));
+        [first, again.to(world.other())]
+    });
+    kept_apart(&world.ledger, pays);
 }

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use harness::{Connection, Fault, PATIENCE, Request, Response, SharedWorld, wait_for, wait_until};
+use harness::{CALLER, Connection, Fault, PATIENCE, Request, Response, SharedWorld, wait_for, wait_until};
 use serde_json::{Value, json};
 
 use crate::check::{executed, is_refusal, refused, replays, said, shown};
@@ -47,7 +47,7 @@ impl Client {
             }
             Way::Resets => {
                 let mut frames = Frames::connect(&world.gateways[0]);
-                frames.head(1, path, &[&[("idempotency-key", "k")], fields].concat());
+                frames.head(1, path, &[&[("authorization", CALLER), ("idempotency-key", "k")], fields].concat());
                 if !body.is_empty() {
                     frames.frame(DATA, if body == "ten" { END_STREAM } else { 0 }, 1, body.as_bytes());
                 }
@@ -105,7 +105,7 @@ fn noticed(world: &SharedWorld, path: &str) {
 
 /// The retry, through each gateway.
 fn retries(world: &SharedWorld, path: &str) -> Vec<Request> {
-    world.gateways.iter().map(|gateway| Request::post(gateway.addr(), path).key("k").body("ten")).collect()
+    world.gateways.iter().map(|gateway| gateway.post(path).key("k").body("ten")).collect()
 }
 
 #[track_caller]

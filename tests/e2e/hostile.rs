@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 
 use harness::gateway::{cluster, hcm, set_endpoint};
-use harness::{Gateway, Options, PATIENCE, Port, Request, World, wait_for, wait_until};
+use harness::{CALLER, Gateway, Options, PATIENCE, Port, Request, World, wait_for, wait_until};
 use serde_json::{Value, json};
 
 use crate::check::{executed, is_refusal, refused, replays, said, shown};
@@ -106,7 +106,7 @@ fn lengths_that_lie_execute_nothing_they_do_not_say() {
 #[test]
 fn requests_sent_in_one_go_execute_once() {
     let world = plain();
-    let one = "POST /hostile/pipelined HTTP/1.1\r\nHost: api.example.com\r\nIdempotency-Key: k\r\n\
+    let one = "POST /hostile/pipelined HTTP/1.1\r\nHost: api.example.com\r\nAuthorization: Bearer alice\r\nIdempotency-Key: k\r\n\
                Content-Length: 3\r\n\r\nten";
     let mut client = talk(&world.gateway, &one.repeat(10));
     assert_eq!(status_of(&mut client), Some(201));
@@ -122,7 +122,7 @@ fn an_http_2_stream_that_is_reset_in_mid_body_claims_nothing() {
     let world = plain();
     let mut client = Frames::connect(&world.gateway);
     for stream in [1, 3, 5] {
-        client.head(stream, "/hostile/rst-body", &[("idempotency-key", "k")]);
+        client.head(stream, "/hostile/rst-body", &[("authorization", CALLER), ("idempotency-key", "k")]);
         client.frame(DATA, 0, stream, b"te");
         client.settle();
         client.frame(RST_STREAM, 0, stream, &8u32.to_be_bytes());
@@ -139,7 +139,8 @@ fn an_http_2_stream_that_is_reset_in_mid_body_claims_nothing() {
 fn an_http_2_stream_that_is_reset_while_the_service_works_is_unknown() {
     let world = troubled();
     let mut client = Frames::connect(&world.gateway);
-    client.head(1, "/hostile/rst-working", &[("idempotency-key", "k"), ("x-test-hold", "rst-working")]);
+    let fields = [("authorization", CALLER), ("idempotency-key", "k"), ("x-test-hold", "rst-working")];
+    client.head(1, "/hostile/rst-working", &fields);
     client.frame(DATA, END_STREAM, 1, b"ten");
     let executions = || world.ledger.entries_for("/hostile/rst-working").len();
     wait_until("the service works", PATIENCE, || executions() == 1);
@@ -157,7 +158,7 @@ fn a_client_that_half_closes_gets_no_second_execution() {
     let world = troubled();
     let mut client = talk(
         &world.gateway,
-        "POST /hostile/half HTTP/1.1\r\nHost: api.example.com\r\nIdempotency-Key: k\r\nx-test-delay-ms: 300\r\n\
+        "POST /hostile/half HTTP/1.1\r\nHost: api.example.com\r\nAuthorization: Bearer alice\r\nIdempotency-Key: k\r\nx-test-delay-ms: 300\r\n\
          Content-Length: 3\r\n\r\nten",
     );
     let executions = || world.ledger.entries_for("/hostile/half").len();
@@ -178,7 +179,8 @@ fn a_client_that_half_closes_gets_no_second_execution() {
 #[test]
 fn upgrades_and_tunnels_work_and_are_counted() {
     let tape = Tape::start();
-    let world = World::with(json!({ "rules": [{}] }), |options| {
+    let rules = json!([{ "match": { "methods": ["*", "GET", "CONNECT"] } }]);
+    let world = World::with(json!({ "rules": rules }), |options| {
         let service = tape.addr;
         options.mutate(move |tree| {
             set_endpoint(cluster(tree, "payments"), service);
@@ -342,8 +344,7 @@ fn a_restart_forgets_what_was_done_and_works() {
     assert_eq!(world.ledger.entries().len(), 2);
 }
 
-const POST_LENGTHS: &str =
-    "POST /hostile/lengths HTTP/1.1\r\nHost: api.example.com\r\nIdempotency-Key: k\r\nConnection: close\r\n";
+const POST_LENGTHS: &str = "POST /hostile/lengths HTTP/1.1\r\nHost: api.example.com\r\nAuthorization: Bearer alice\r\nIdempotency-Key: k\r\nConnection: close\r\n";
 
 /// Sends these bytes on a connection of their own.
 #[track_caller]

@@ -27,13 +27,18 @@ fn document() -> Value {
             rule("/uuid/", json!({ "key": { "inject": { "kind": "uuid" } } })),
             rule("/uuid-in-query/", json!({ "key": { "sources": [{ "query": "k" }], "inject": { "kind": "uuid" } } })),
             rule("/content/", json!({ "key": { "inject": content } })),
-            rule("/content-long/", json!({ "key": { "inject": { "kind": "content", "window_ms": 60000 } } })),
+            json!({
+                "match": { "methods": ["POST", "PUT"], "path": { "prefix": "/content-long/" } },
+                "policy": { "key": { "inject": { "kind": "content", "window_ms": 60000 } } },
+            }),
             rule("/content-json/", json!({
                 "key": { "inject": { "kind": "content", "window_ms": 60000, "anonymous": true } },
+                "scope": { "anonymous": "share" },
                 "fingerprint": { "body": "json", "json_ignore": ["/sent_at"] },
             })),
             rule("/content-anonymous/", json!({
                 "key": { "inject": { "kind": "content", "window_ms": 60000, "anonymous": true } },
+                "scope": { "anonymous": "share" },
             })),
             rule("/send/", json!({ "mode": "inject", "key": { "inject": { "kind": "uuid" } } })),
             rule("/send-json/", json!({ "mode": "inject", "key": { "sources": [{ "json": "/id" }] } })),
@@ -122,7 +127,7 @@ fn a_told_key_is_taken_where_keys_of_the_rule_stand() {
 #[test]
 fn a_request_with_a_credential_outside_the_scope_gets_no_key() {
     let world = world();
-    let answer = world.post("/uuid/outside").header("cookie", "sid=1").body("ten").send();
+    let answer = world.post("/uuid/outside").anonymous().header("cookie", "sid=1").body("ten").send();
     assert_eq!(said(&answer), "bypassed;reason=no-caller");
     assert_eq!(answer.header("idempotency-key"), None);
     assert_eq!(world.ledger.entries_for("/uuid/outside")[0].key, None);
@@ -221,14 +226,15 @@ fn what_counts_as_the_same_body_counts_as_the_same_content() {
 fn content_of_nobody_in_particular_is_left_alone_unless_the_operator_says_otherwise() {
     let world = world();
     for _ in 0..2 {
-        let answer = world.post("/content-long/nobody").body("one book").send();
+        let answer = world.post("/content-long/nobody").anonymous().body("one book").send();
         assert_eq!(said(&answer), "bypassed;reason=no-caller");
     }
     let entries = world.ledger.entries_for("/content-long/nobody");
     assert_eq!((entries.len(), entries[0].key.clone()), (2, None));
-    let first = world.post("/content-anonymous/nobody").body("one book").send();
+    let buy = world.post("/content-anonymous/nobody").anonymous().body("one book");
+    let first = buy.send();
     executed(&first, 1);
-    repeats(&world.post("/content-anonymous/nobody").body("one book").send(), &first);
+    repeats(&buy.send(), &first);
 }
 
 #[test]

@@ -41,7 +41,7 @@ fn mesh() -> &'static Mesh {
 
 impl Mesh {
     fn post(&self, path: &str) -> Request {
-        Request::post(self.gateway.addr(), path)
+        self.gateway.post(path)
     }
 }
 

@@ -4,11 +4,13 @@
 //! It does not know how an operation came about.
 
 use std::sync::LazyLock;
+use std::time::Duration;
 
-use harness::{PATIENCE, Request, Response, SharedWorld, World, wait_until};
+use harness::{Fault, PATIENCE, Request, Response, SharedWorld, World, wait_until};
 use serde_json::{Value, json};
 
-use crate::check::{executed, refused, said};
+use crate::check::{executed, is_refusal, refused, said, shown};
+use crate::redis::PATIENT_MS;
 use crate::worlds::{Shared, rule, start};
 
 const AT: &str = "/.well-known/idempotency";
@@ -89,7 +91,8 @@ fn a_running_attempt_whose_lease_is_over_is_seen_as_unknown() {
     wait_until("it runs", PATIENCE, || world.ledger.entries_for("/look/lapsed").len() == 1);
     world.gateways[0].kill();
     let state = || {
-        let answer = Request::new(world.other(), "GET", &format!("{AT}?method=POST&path=/look/lapsed")).key("k").send();
+        let look = world.request("GET", &format!("{AT}?method=POST&path=/look/lapsed")).to(world.other());
+        let answer = look.key("k").send();
         answer.json()["state"].as_str().unwrap_or_default().to_owned()
     };
     wait_until("it is unknown", PATIENCE, || state() == "unknown");
@@ -104,10 +107,12 @@ fn only_the_callers_own_scope_is_seen() {
     found(&seen(&|request| request.header("authorization", "me")), "completed", 1, Some(201));
     absent(&seen(&|request| request.header("authorization", "you")));
     absent(&seen(&|request| request));
+    absent(&seen(&|request| request.anonymous()));
     absent(&seen(&|request| request.header("authorization", "me").host("elsewhere")));
-    absent(&seen(&|request| request.header("cookie", "sid=1")));
+    absent(&seen(&|request| request.anonymous().header("cookie", "sid=1")));
     absent(&look(&world, "method=PATCH&path=/look/mine").key("k").header("authorization", "me").send());
-    refused(&look(&world, "method=POST&path=/known-only/x").key("k").send(), 401, "caller-missing", None);
+    let without_caller = look(&world, "method=POST&path=/known-only/x").anonymous().key("k").send();
+    refused(&without_caller, 401, "caller-missing", None);
 }
 
 #[test]
@@ -161,7 +166,7 @@ fn only_a_get_of_that_path_is_a_look_up() {
 #[test]
 fn gateways_on_one_redis_see_the_same_and_say_when_they_cannot() {
     let world = SharedWorld::start(document());
-    let seen = |to| Request::new(to, "GET", &format!("{AT}?method=POST&path=/look/redis")).key("k").send();
+    let seen = |to| world.request("GET", &format!("{AT}?method=POST&path=/look/redis")).to(to).key("k").send();
     absent(&seen(world.other()));
     world.post("/look/redis").key("k").body("ten").send();
     for to in [world.other(), world.gateways[0].addr()] {
@@ -173,4 +178,77 @@ fn gateways_on_one_redis_see_the_same_and_say_when_they_cannot() {
     }
     world.webdis.kill();
     refused(&seen(world.other()), 503, "store-unavailable", Some("1"));
+}
+
+/// How long the store keeps a look-up waiting, so that its body comes first.
+const LATE: Duration = Duration::from_millis(100);
+/// As long as a large body may take on a busy machine.
+const VERY_LATE: Duration = Duration::from_secs(3);
+/// What the rules take of a body: the default of `max_request_bytes`.
+const MOST: usize = 524_288;
+
+/// A way to send a request.
+type Send = fn(&Request) -> Response;
+
+/// The look-up with each body that a GET can carry, sent in both versions of HTTP; whether the body is too large.
+fn with_bodies(look: &Request) -> Vec<(Request, Send, bool)> {
+    let (none, large) = ([""; 0], vec![b'a'; MOST + 1]);
+    let bodies = [
+        (look.clone().body("ten"), false),
+        (look.clone().body(""), false),
+        (look.clone().chunked(none), false),
+        (look.clone().chunked(["t", "en"]), false),
+        (look.clone().chunked(["ten"]).trailer("x-trailer", "1"), false),
+        (look.clone().body(&large), true),
+        (look.clone().chunked([&large[..MOST], &large[MOST..]]), true),
+    ];
+    let ways: [Send; 2] = [Request::send, Request::send_h2];
+    let each = |(look, is_large): (Request, bool)| ways.map(|way| (look.clone(), way, is_large));
+    bodies.into_iter().flat_map(each).collect()
+}
+
+#[test]
+fn a_look_up_with_a_body_is_answered_here_and_goes_no_further() {
+    let world = world();
+    executed(&world.post("/look/bodies").key("k").body("ten").send(), 1);
+    let query = "method=POST&path=/look/bodies&with=body";
+    for (look, send, _) in with_bodies(&look(&world, query).key("k")) {
+        found(&send(&look), "completed", 1, Some(201));
+    }
+    // What is answered before anything is looked up goes no further either.
+    for query in ["method=POST&with=body", "method=POST&path=/separate/x&with=body"] {
+        for (look, send, _) in with_bodies(&look(&world, query).key("k")) {
+            assert_eq!(send(&look).status, 400, "{query}");
+        }
+    }
+    let seen = world.ledger.entries();
+    assert!(!seen.iter().any(|entry| entry.path.contains("with=body")), "{seen:?}");
+}
+
+#[test]
+fn a_look_up_with_a_body_waits_for_a_slow_store_and_goes_no_further() {
+    let mut document = document();
+    document["store"] = json!({ "timeout_ms": PATIENT_MS });
+    document["policy"]["ttl_s"] = json!(1800);
+    let world = SharedWorld::with(harness::Redis::start(), &[document], |options| options.trailers());
+    executed(&world.post("/look/slow").key("k").body("ten").send(), 1);
+    let known = world.request("GET", &format!("{AT}?method=POST&path=/look/slow")).key("k");
+    let unknown = known.clone().header("authorization", "Bearer bob");
+    for (known, (unknown, send, is_large)) in with_bodies(&known).into_iter().zip(with_bodies(&unknown)) {
+        world.interposer.set(Fault::DelayReply(if is_large { VERY_LATE } else { LATE }));
+        let (known, unknown) = (send(&known.0), send(&unknown));
+        if is_large {
+            [known, unknown].iter().for_each(|answer| refused(answer, 413, "body-too-large", None));
+        } else {
+            found(&known, "completed", 1, Some(201));
+            absent(&unknown);
+        }
+    }
+    // Neither where there is no store to ask.
+    world.interposer.close();
+    for (look, send, is_large) in with_bodies(&known) {
+        let (answer, slugs) = (send(&look), ["store-unavailable", "body-too-large"]);
+        assert!(is_refusal(&answer, slugs[0]) || is_large && is_refusal(&answer, slugs[1]), "{}", shown(&answer));
+    }
+    assert_eq!(world.ledger.entries().len(), 1, "{:?}", world.ledger.entries());
 }

@@ -31,6 +31,8 @@ mod callers;
 mod certificates;
 /// What makes two requests the same, where that is not every byte.
 mod fingerprints;
+/// What records keep besides answers, and records that cannot be read.
+mod formats;
 /// Clients that go, in every phase of a request.
 mod hang_ups;
 /// Clients that break rules, break off, or ask for what cannot be protected.
@@ -45,10 +47,18 @@ mod keys;
 mod lifecycle;
 /// The status look-up.
 mod look_up;
+/// Methods, conditions, representations: what a request asks for besides its body.
+mod meaning;
 /// A table that is far too small for the keys that come.
 mod memory;
 /// What the module imports, and its size.
 mod module;
+/// What stands in front of the filter on other people's gateways.
+mod neighbours;
+/// Two verified subjects behind jwt_authn, in each of its settings.
+mod neighbours_jwt;
+/// People who log in at oauth2.
+mod neighbours_oauth2;
 /// Metrics, access log, log.
 mod observability;
 /// What becomes of the key, by what came back.
@@ -85,8 +95,12 @@ mod shielded;
 mod shielded_bytes;
 /// Shielded executions at gateways that share a Redis.
 mod shielded_redis;
+/// Requests that are signed anew for each try.
+mod signatures;
 /// What somebody who means harm may send, or may put into the store.
 mod threats;
+/// A service behind a Unix domain socket, beside the same on TCP.
+mod unix_socket;
 /// Outcomes nobody knows, and the attempts that follow them.
 mod unknown;
 /// Duplicates that wait for the attempt that runs.

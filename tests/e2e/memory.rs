@@ -129,7 +129,7 @@ fn flood(world: &World, name: &str, count: usize) -> BTreeMap<u16, usize> {
             }
             assert!(began.elapsed() < FLOOD_PATIENCE, "only {n} of {count} keys in {FLOOD_PATIENCE:?}");
             let request = format!(
-                "POST /flood HTTP/1.1\r\nHost: api.example.com\r\nx-route: flood\r\nIdempotency-Key: {name}-{n}\r\n\
+                "POST /flood HTTP/1.1\r\nHost: api.example.com\r\nAuthorization: Bearer alice\r\nx-route: flood\r\nIdempotency-Key: {name}-{n}\r\n\
                  Content-Length: 3\r\n\r\nten"
             );
             stream.write_all(request.as_bytes()).unwrap();

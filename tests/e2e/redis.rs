@@ -252,7 +252,7 @@ fn the_shipped_file_shares_records_as_it_stands() {
     let (redis, ledger) = (Redis::start(), Ledger::start());
     let webdis = Webdis::start(redis.addr());
     let gateway = Gateway::start(Options::redis(ledger.addr(), webdis.addr()));
-    let pay = Request::post(gateway.addr(), "/v1/payments").key("k").body("ten");
+    let pay = gateway.post("/v1/payments").key("k").body("ten");
     let first = pay.send();
     assert_eq!(said(&first), "executed;stored=?1;attempt=1;ttl=86400");
     assert_eq!(pay.send().body, first.body);

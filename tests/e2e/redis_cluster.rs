@@ -4,7 +4,7 @@
 //! It does not know of faults.
 
 use harness::gateway::{cluster, listener_named, plugin, set_endpoint, set_endpoints};
-use harness::{Gateway, Ledger, Options, PATIENCE, Port, Redis, RedisCluster, Request, Webdis, send_all, wait_until};
+use harness::{Gateway, Ledger, Options, PATIENCE, Port, Redis, RedisCluster, Webdis, send_all, wait_until};
 use serde_json::json;
 
 use crate::check::{is_refusal, refused, said};
@@ -31,7 +31,7 @@ fn every_master_of_a_redis_cluster_keeps_its_records() {
     let gateway = Gateway::start(options);
     // It was there before the proxy was.
     webdis.restart();
-    let pay = |n: usize| Request::post(gateway.addr(), "/v1/payments").key(format!("key-{n}")).body(n.to_string());
+    let pay = |n: usize| gateway.post("/v1/payments").key(format!("key-{n}")).body(n.to_string());
     wait_until("the chain is complete", PATIENCE, || !is_refusal(&pay(0).send(), "store-unavailable"));
 
     // All at once, so that operations would share calls if they could.

@@ -1,39 +1,64 @@
-//! Who shares a key with whom, and which requests are none of our business.
+//! Which requests share a key with which, and which are none of our business.
 //!
 //! Its one rule: the same key and the same payload throughout; only the place or the caller differs.
 //! It does not know what a key may look like.
 
-use harness::Request;
+use std::sync::LazyLock;
+
+use harness::gateway::hcm;
+use harness::{Request, World};
+use serde_json::{Value, json};
 
 use crate::check::{executed, refused, replays, said};
-use crate::worlds::{plain, rules};
+use crate::neighbours::{kept_apart, never_mixed};
+use crate::worlds::{Shared, plain, rule, rules};
+
+/// What a rule can say of the scope, each under a path of its own, at a gateway that believes the proxy before it.
+fn scopes() -> Shared {
+    static WORLD: LazyLock<World> = LazyLock::new(|| {
+        let scope = |prefix: &str, scope: Value| {
+            let mut rule = rule(prefix, json!({ "scope": scope }));
+            rule["match"]["methods"] = json!(["*"]);
+            rule
+        };
+        let document = json!({ "rules": [
+            scope("/compared/method/", json!({ "method": false })),
+            scope("/compared/host/", json!({ "host": false })),
+            scope("/compared/path/", json!({ "path": false })),
+            scope("/ignored/method/", json!({ "method": "ignore" })),
+            scope("/ignored/host/", json!({ "host": "ignore" })),
+            scope("/ignored/path/", json!({ "path": "ignore" })),
+            scope("/methods/", json!({})),
+            scope("/no-part/", json!({ "caller": [] })),
+            scope("/no-part-shared/", json!({ "caller": [], "anonymous": "share" })),
+            scope("/refuse/", json!({ "anonymous": "refuse" })),
+            scope("/share/", json!({ "anonymous": "share" })),
+        ] });
+        World::with(document, |options| {
+            options.mutate(|tree| hcm(tree)["forward_client_cert_details"] = json!("ALWAYS_FORWARD_ONLY"))
+        })
+    });
+    Shared::new(&WORLD)
+}
 
 #[test]
 fn another_caller_executes() {
     let world = plain();
-    let pay = |path: &str, caller: &str| world.post(path).key("k").header("authorization", caller).body("ten");
-    let alice = pay("/scope/caller", "Bearer alice").send();
-    let bob = pay("/scope/caller", "Bearer bob").send();
-    let nobody = world.post("/scope/caller").key("k").body("ten").send();
-    for first in [&alice, &bob, &nobody] {
-        executed(first, 1);
-    }
-    replays(&pay("/scope/caller", "Bearer alice").send(), &alice);
-    replays(&pay("/scope/caller", "Bearer bob").send(), &bob);
-    replays(&world.post("/scope/caller").key("k").body("ten").send(), &nobody);
-    assert_eq!(world.ledger.entries_for("/scope/caller").len(), 3);
+    let pay = world.post("/scope/caller").key("k").body("ten");
+    kept_apart(&world.ledger, ["Bearer alice", "Bearer bob"].map(|shown| [0, 1].map(|_| pay.clone().caller(shown))));
+    never_mixed(&world.ledger, &[pay.clone().anonymous(), pay.anonymous()]);
 }
 
 #[test]
 fn another_method_executes() {
-    let world = rules();
-    let request = |method: &str| world.request(method, "/all-methods/method").key("k").body("ten");
+    let world = scopes();
+    let request = |method: &str| world.request(method, "/methods/pay").key("k").body("ten");
     let firsts = ["POST", "PUT", "PATCH", "DELETE"].map(|method| (method, request(method).send()));
     for (method, first) in &firsts {
         executed(first, 1);
         replays(&request(method).send(), first);
     }
-    assert_eq!(world.ledger.entries_for("/all-methods/method").len(), 4);
+    assert_eq!(world.ledger.entries_for("/methods/pay").len(), 4);
 }
 
 #[test]
@@ -56,15 +81,60 @@ fn another_path_executes() {
 }
 
 #[test]
-fn an_operator_can_make_a_key_count_everywhere() {
-    let world = rules();
-    let pay =
-        |path: &str, caller: &str| world.post(path).key("k").header("authorization", caller).host(caller).body("ten");
-    // An empty list of callers with a credential in the request is nobody we could tell from others.
-    assert_eq!(said(&pay("/everywhere/credential", "a").send()), "bypassed;reason=no-caller");
-    let first = world.post("/everywhere/one").key("k").host("a").body("ten").send();
+fn what_does_not_separate_is_compared_and_the_first_answer_goes_nowhere_else() {
+    let world = scopes();
+    let pay = |method: &str, path: &str, host: &str| {
+        world.request(method, &format!("/compared/{path}")).host(host).key("compared").body("ten").send()
+    };
+    for (first, other) in [
+        (("POST", "path/charges", "a"), ("POST", "path/refunds", "a")),
+        (("POST", "host/pay", "a"), ("POST", "host/pay", "b")),
+        (("POST", "method/pay", "a"), ("PUT", "method/pay", "a")),
+    ] {
+        let send = |(method, path, host)| pay(method, path, host);
+        let answer = send(first);
+        executed(&answer, 1);
+        refused(&send(other), 409, "mismatch", None);
+        replays(&send(first), &answer);
+    }
+    assert_eq!(world.ledger.entries_for("/compared/path/refunds").len(), 0);
+    // What else separates still does.
+    executed(&pay("PUT", "path/charges", "a"), 1);
+    executed(&pay("POST", "path/charges", "b"), 1);
+}
+
+#[test]
+fn what_is_ignored_lets_one_key_have_one_answer() {
+    let world = scopes();
+    let pay = |method: &str, path: &str, host: &str| {
+        world.request(method, &format!("/ignored/{path}")).host(host).key("ignored").body("ten").send()
+    };
+    for (first, other) in [
+        (("POST", "path/charges", "a"), ("POST", "path/refunds", "a")),
+        (("POST", "host/pay", "a"), ("POST", "host/pay", "b")),
+        (("POST", "method/pay", "a"), ("PUT", "method/pay", "a")),
+    ] {
+        let send = |(method, path, host)| pay(method, path, host);
+        let answer = send(first);
+        executed(&answer, 1);
+        replays(&send(other), &answer);
+    }
+    assert_eq!(world.ledger.entries_for("/ignored/path/refunds").len(), 0);
+    // Callers are told apart all the same.
+    let bob = world.post("/ignored/path/charges").host("a").caller("Bearer bob").key("ignored").body("ten");
+    executed(&bob.send(), 1);
+}
+
+#[test]
+fn a_scope_without_parts_tells_no_caller() {
+    let world = scopes();
+    let pay = world.post("/no-part/pay").key("k").body("ten");
+    never_mixed(&world.ledger, &[pay.clone(), pay.clone().anonymous(), pay.anonymous()]);
+    let shared = world.post("/no-part-shared/pay").key("k").body("ten");
+    never_mixed(&world.ledger, &[shared.clone(), shared.clone()]);
+    let first = shared.clone().anonymous().send();
     executed(&first, 1);
-    replays(&world.post("/everywhere/two").key("k").host("b").body("ten").send(), &first);
+    replays(&shared.anonymous().send(), &first);
 }
 
 #[test]
@@ -114,34 +184,75 @@ fn a_grpc_call_is_never_held() {
 fn a_caller_outside_the_scope_is_let_through_rather_than_mixed_with_others() {
     let world = plain();
     let path = "/scope/no-caller";
-    for (name, value) in [("cookie", "session=alice"), ("x-api-key", "alice")] {
-        let pay = world.post(path).key("k").header(name, value).header("Idempotency-Attempt", "7").body("ten");
-        for _ in 0..2 {
-            let answer = pay.send();
-            assert_eq!((answer.status, said(&answer)), (201, "bypassed;reason=no-caller"));
-        }
+    let pay = world.post(path).anonymous().key("k").header("Idempotency-Attempt", "7").body("ten");
+    let shown = [("cookie", "session=alice"), ("x-api-key", "alice"), ("proxy-authorization", "Basic YWxpY2U6cA==")];
+    for (name, value) in shown {
+        let pay = pay.clone().header(name, value);
+        never_mixed(&world.ledger, [&pay, &pay]);
     }
     let entries = world.ledger.entries_for(path);
-    assert_eq!(entries.len(), 4);
+    assert_eq!(entries.len(), 6);
     assert!(entries.iter().all(|entry| entry.key.as_deref() == Some("k") && entry.attempt.is_none()));
-    // With an authorization there is somebody to tell apart, cookie or not.
+    // With an authorization there is a caller to tell apart, cookie or not.
     let known = world.post(path).key("k").header("authorization", "a").header("cookie", "session=alice").body("ten");
     executed(&known.send(), 1);
 }
 
 #[test]
 fn an_operator_can_let_the_anonymous_share_or_refuse_them() {
-    let world = rules();
-    let shared = |cookie: &str| world.post("/shared/pay").key("k").header("cookie", cookie).body("ten");
-    let first = shared("session=alice").send();
+    let world = scopes();
+    let pay = world.post("/share/pay").key("k").body("ten");
+    let first = pay.clone().anonymous().send();
     executed(&first, 1);
-    replays(&shared("session=bob").send(), &first);
+    replays(&pay.clone().anonymous().send(), &first);
+    // An empty credential shows nothing.
+    replays(&pay.clone().anonymous().header("authorization", " ").header("x-api-key", "").send(), &first);
+    executed(&pay.send(), 1);
 
-    let known_only = world.post("/known-only/pay").key("k").body("ten");
-    refused(&known_only.send(), 401, "caller-missing", None);
-    assert_eq!(world.ledger.entries_for("/known-only/pay").len(), 0);
-    executed(&known_only.header("authorization", "Bearer alice").send(), 1);
+    let known_only = world.post("/refuse/pay").key("k").body("ten");
+    refused(&known_only.clone().anonymous().send(), 401, "caller-missing", None);
+    refused(&known_only.clone().caller("Negotiate YII=").send(), 401, "caller-missing", None);
+    assert_eq!(world.ledger.entries_for("/refuse/pay").len(), 0);
+    executed(&known_only.send(), 1);
 }
+
+#[test]
+fn a_caller_with_any_known_credential_shares_nothing_with_the_anonymous_nor_with_another() {
+    let world = scopes();
+    let pay = world.post("/share/known").anonymous().key("k").body("ten");
+    let anonymous = pay.send();
+    executed(&anonymous, 1);
+    for name in CREDENTIALS {
+        let shown = ["alice", "bob", "alice"].map(|value| pay.clone().header(name, format!("Hash={value}")));
+        never_mixed(&world.ledger, &shown);
+    }
+    for shown in ["Negotiate YII=", "Hawk id=\"alice\", mac=\"x\""] {
+        never_mixed(&world.ledger, [&pay.clone().caller(shown), &pay.clone().caller(shown)]);
+    }
+    replays(&pay.send(), &anonymous);
+}
+
+/// Where clients show who they are, or a gateway in front says whom it has verified.
+const CREDENTIALS: [&str; 18] = [
+    "api-key",
+    "apikey",
+    "cookie",
+    "dpop",
+    "ocp-apim-subscription-key",
+    "private-token",
+    "proxy-authorization",
+    "x-access-token",
+    "x-amz-security-token",
+    "x-api-key",
+    "x-auth-request-user",
+    "x-auth-token",
+    "x-forwarded-client-cert",
+    "x-forwarded-user",
+    "x-goog-api-key",
+    "x-ms-client-principal-id",
+    "x-shopify-access-token",
+    "x-vault-token",
+];
 
 /// Sends the request twice with everything on it that could provoke the filter.
 #[track_caller]

@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 
 use harness::ledger::{body_of_size, sha256_hex};
 use harness::process::tail;
-use harness::{Connection, Gateway, Ledger, PATIENCE, Request, Response, SharedWorld, World, send_all, wait_until};
+use harness::{
+    CALLER, Connection, Gateway, Ledger, PATIENCE, Request, Response, SharedWorld, World, send_all, wait_until,
+};
 use serde_json::{Value, json};
 
 use crate::check::{executed, is_refusal, not_stored, refused, replays, said, shown};
@@ -104,7 +106,7 @@ impl Turn {
 
     /// A POST under the key `k` to the first gateway.
     pub fn post(&self, path: &str) -> Request {
-        Request::post(self.gateways[0].addr(), path).key("k")
+        self.gateways[0].post(path).key("k")
     }
 
     /// The same request as often as this, spread evenly over the gateways.
@@ -381,7 +383,8 @@ fn others_pass_while_many_wait() {
         let pay = turn.post("/wait/others");
         let mut first = turn.start(&pay, "others");
         let waiters = turn.wait_behind(&pay, 40);
-        let unmatched = |method: &str, path: &str| Request::new(pay.addr(), method, path).key("k").body("ten");
+        let unmatched =
+            |method: &str, path: &str| Request::new(pay.addr(), method, path).caller(CALLER).key("k").body("ten");
         for request in [unmatched("POST", "/free"), unmatched("GET", "/wait/others-get")] {
             for request in turn.spread(&request, 8) {
                 let sent = Instant::now();

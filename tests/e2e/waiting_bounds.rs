@@ -8,7 +8,7 @@ use std::sync::{LazyLock, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use harness::{Connection, PATIENCE, Request, Response, World, wait_until};
+use harness::{CALLER, Connection, PATIENCE, Request, Response, World, wait_until};
 use serde_json::json;
 
 use crate::check::{executed, refused, replays, said};
@@ -55,7 +55,7 @@ fn a_worker_that_is_full_refuses_at_once_and_serves_on() {
         refused_at_once(&pays[CROWDED]);
 
         // The worker has time for others.
-        let free = Request::post(pays[0].addr(), "/free").key("k").body("ten");
+        let free = Request::post(pays[0].addr(), "/free").caller(CALLER).key("k").body("ten");
         let mut times: Vec<_> = (0..50)
             .map(|_| {
                 let sent = Instant::now();

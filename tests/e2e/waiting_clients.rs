@@ -5,7 +5,7 @@
 
 use std::time::Instant;
 
-use harness::{Connection, Gateway};
+use harness::{CALLER, Connection, Gateway};
 
 use crate::check::{executed, not_stored, replays, said, shown};
 use crate::hostile::{DATA, END_STREAM, Frames, RST_STREAM};
@@ -108,7 +108,7 @@ fn wait_over_http_2(turn: &Turn, path: &str) -> Vec<Frames> {
     let open = |gateway: &Gateway| {
         let mut client = Frames::connect(gateway);
         for stream in [1, 3] {
-            client.head(stream, path, &[("idempotency-key", "k")]);
+            client.head(stream, path, &[("authorization", CALLER), ("idempotency-key", "k")]);
             client.frame(DATA, END_STREAM, stream, b"ten");
         }
         client

@@ -111,7 +111,7 @@ fn document() -> Value {
                 "name": "by metadata",
                 "match": { "route_metadata": { "namespace": "com.example", "key": "idempotent", "equals": "yes" } },
             },
-            json!({ "match": { "path": { "prefix": "/all-methods/" } } }),
+            json!({ "match": { "methods": ["*", "GET", "HEAD"], "path": { "prefix": "/all-methods/" } } }),
             post("/ietf/", json!({ "statuses": "ietf" })),
             post("/own-statuses/", json!({ "statuses": { "base": "ietf", "mismatch": 400 } })),
             post("/required/", json!({ "key": { "required": true } })),

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use envoy_idempotency::config::CacheBounds;
 use envoy_idempotency::event::{Failure, Verdict};
 use envoy_idempotency::fingerprint::Fingerprint;
-use envoy_idempotency::key::Name;
+use envoy_idempotency::key::{KeyForm, Name};
 use envoy_idempotency::record::{Owner, Record};
 use envoy_idempotency::step::{Call, Operation};
 use envoy_idempotency::store::cache::Cache;
@@ -98,7 +98,7 @@ fn a_completion_that_only_the_outbox_still_waits_for_is_asked_of_the_store() {
 #[test]
 fn a_record_that_is_older_than_the_clock_keeps_its_age() {
     let cache = Host::default().cache(BOUNDS);
-    let old = Verdict::Completed { attempt: 1, status: 200, response: None, age_ms: 3_600_000, ttl_ms: 500 };
+    let old = Verdict::Completed { attempt: 1, status: Some(200), response: None, age_ms: 3_600_000, ttl_ms: 500 };
     learn(&cache, &claim(1, 1), 10, &old, 15);
     let verdict = cache.look(&claim(1, 2), 20);
     assert!(matches!(verdict, Some(Verdict::Completed { age_ms: 3_600_010, ttl_ms: 490, .. })), "{verdict:?}");
@@ -118,8 +118,13 @@ fn a_completed_record_small_or_large_is_remembered_as_it_was_stored() {
     for size in [0, 1, 800, 900, 1000, 5000, 16_384] {
         let cache = Host::default().cache(BOUNDS);
         learn(&cache, &complete(1, 1, size), 0, &Verdict::Settled, 10);
-        let replay =
-            Verdict::Completed { attempt: 1, status: 201, response: Some(vec![7; size]), age_ms: 25, ttl_ms: TTL - 25 };
+        let replay = Verdict::Completed {
+            attempt: 1,
+            status: Some(201),
+            response: Some(vec![7; size]),
+            age_ms: 25,
+            ttl_ms: TTL - 25,
+        };
         assert_eq!(cache.look(&claim(1, 2), 25), Some(replay.clone()), "{size} bytes");
         assert_eq!(cache.look(&claim(1, 1), 25), Some(replay), "{size} bytes, asked by the owner itself");
         assert_eq!(cache.look(&Call { fingerprint: Fingerprint([9; 32]), ..claim(1, 2) }, 25), Some(Verdict::Mismatch));
@@ -132,7 +137,7 @@ fn a_completed_record_without_a_response_is_remembered_too() {
     let cache = Host::default().cache(BOUNDS);
     let bare = Operation::Complete { status: 200, response: None };
     learn(&cache, &call(1, 1, bare), 0, &Verdict::Settled, 0);
-    let wanted = Verdict::Completed { attempt: 1, status: 200, response: None, age_ms: 0, ttl_ms: TTL };
+    let wanted = Verdict::Completed { attempt: 1, status: Some(200), response: None, age_ms: 0, ttl_ms: TTL };
     assert_eq!(cache.look(&claim(1, 2), 0), Some(wanted));
 }
 
@@ -142,7 +147,7 @@ fn what_a_claim_was_told_of_another_gateways_record_is_remembered_with_its_age()
         let cache = Host::default().cache(BOUNDS);
         let told = |age_ms, ttl_ms| Verdict::Completed {
             attempt: 3,
-            status: 202,
+            status: Some(202),
             response: Some(vec![7; size]),
             age_ms,
             ttl_ms,
@@ -245,18 +250,17 @@ fn a_renewal_that_brought_no_answer_leaves_the_mark_as_it_was() {
 #[test]
 fn while_the_store_must_still_hear_of_an_end_its_name_is_shown_as_running() {
     let complete = Operation::Complete { status: 201, response: Some(b"paid".to_vec()) };
-    let release = Operation::Release { keep_fingerprint: false };
     // Number 0 is whoever runs although its claim got no answer.
     for (attempt, operation) in [
         (1, complete.clone()),
         (0, complete),
-        (1, release.clone()),
+        (1, Operation::Release { keep_fingerprint: false }),
         (1, Operation::MarkUnknown),
         (0, Operation::MarkUnknown),
     ] {
         let cache = Host::default().cache(BOUNDS);
         let ended = Call { attempt, ..call(1, 1, operation) };
-        let withdrawn = Call { attempt: 0, ..call(1, 3, release.clone()) };
+        let withdrawn = call(1, 3, Operation::Withdraw);
         learn(&cache, &ended, 0, &Verdict::Failed(Failure::Transport), 500);
         learn(&cache, &withdrawn, 0, &Verdict::Failed(Failure::Transport), 500);
         for now_ms in [500, 500 + LEASE, 5500] {
@@ -268,9 +272,9 @@ fn while_the_store_must_still_hear_of_an_end_its_name_is_shown_as_running() {
         assert!(!matches!(is_shown, Some(Verdict::InFlight { .. })), "{ended:?}: {is_shown:?}");
     }
     let cache = Host::default().cache(BOUNDS);
-    let withdrawn = Call { attempt: 0, ..call(1, 1, release) };
+    let withdrawn = call(1, 1, Operation::Withdraw);
     learn(&cache, &withdrawn, 0, &Verdict::Failed(Failure::Timeout), 0);
-    assert_eq!(cache.look(&claim(1, 2), 0), None, "nobody ran under a claim that was never granted");
+    assert_eq!(cache.look(&claim(1, 2), 0), None, "nothing ran under a claim that was withdrawn");
 }
 
 #[test]
@@ -305,7 +309,7 @@ fn what_is_owed_is_shown_on_the_other_workers_for_as_long_as_the_store_is_silent
 fn what_is_owed_does_not_hide_what_another_worker_knows_to_have_completed() {
     let (host, owed) = (Host::default(), complete(1, 1, 10));
     let [cache, other] = [host.cache(BOUNDS), host.cache(BOUNDS)];
-    let completed = Verdict::Completed { attempt: 2, status: 201, response: None, age_ms: 0, ttl_ms: TTL };
+    let completed = Verdict::Completed { attempt: 2, status: Some(201), response: None, age_ms: 0, ttl_ms: TTL };
     learn(&cache, &owed, 0, &Verdict::Failed(Failure::Timeout), 0);
     learn(&other, &claim(1, 2), 1, &completed, 1);
     cache.remind(&[Rc::new(owed.clone())], 2);
@@ -413,7 +417,7 @@ fn call(name: u8, owner: u8, operation: Operation) -> Call {
         owner: Owner([owner; 16]),
         fingerprint: Fingerprint([1; 32]),
         attempt: 1,
-        upstream_key: None,
+        key: KeyForm::Bare,
         lease_ms: LEASE,
         ttl_ms: TTL,
         in_window: false,
@@ -437,7 +441,7 @@ fn complete(name: u8, owner: u8, size: usize) -> Call {
 }
 
 fn granted(attempt: u32) -> Verdict {
-    Verdict::Granted { attempt, doubt: false, upstream_key: None, expires_ms: 0 }
+    Verdict::Granted { attempt, doubt: false, key: KeyForm::Bare, expires_ms: 0 }
 }
 
 /// Names that differ only where their place is not looked for.

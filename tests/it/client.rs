@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use envoy_idempotency::event::{Failure, Verdict};
 use envoy_idempotency::fingerprint::Fingerprint;
-use envoy_idempotency::key::Name;
+use envoy_idempotency::key::{KeyForm, Name};
 use envoy_idempotency::record::Owner;
 use envoy_idempotency::step::{Call, Operation};
 use envoy_idempotency::store::client::{Batch, Client, Limits, Nonce, Reply, Told};
@@ -93,7 +93,7 @@ fn call(number: u32, operation: Operation) -> Rc<Call> {
         owner: Owner([7; 16]),
         fingerprint: Fingerprint([1; 32]),
         attempt: u32::from(operation != CLAIM),
-        upstream_key: None,
+        key: KeyForm::Bare,
         lease_ms: 60_000,
         ttl_ms: 600_000,
         in_window: false,

@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use envoy_idempotency::config::{
     Anonymous, BodyPart, Breaker, CacheBounds, Config, ConfigError, EncryptionKey, Ending, Execution, Fate,
     FingerprintPolicy, Inject, KeyPolicy, Mode, OnCompleted, OnInFlight, OnMismatch, OnStoreFailure, OnTooLarge,
-    OnUnknown, Outcomes, Part, PathMatch, Policy, Redis, Save, Scope, Slug, Statuses, Store, Template,
+    OnUnknown, Outcomes, Part, PathMatch, Policy, Redis, Save, Scope, Separation, Slug, Statuses, Store, Template,
 };
 use envoy_idempotency::json::Pointer;
 use envoy_idempotency::message::{Headers, RequestHead};
@@ -39,11 +39,11 @@ fn an_empty_document_is_the_embedded_store_with_every_default() {
         assert_eq!(
             policy.scope,
             Scope {
-                caller: vec![Part::Header("authorization".into())],
+                caller: vec![Part::Authorization { header: "authorization".into(), schemes: Vec::new() }],
                 anonymous: Anonymous::Auto,
-                method: true,
-                host: true,
-                path: true,
+                method: Separation::Separates,
+                host: Separation::Separates,
+                path: Separation::Separates,
             }
         );
         assert_eq!(
@@ -98,9 +98,9 @@ fn every_field_is_read() {
         Scope {
             caller: vec![Part::Header("x-tenant".into())],
             anonymous: Anonymous::Refuse,
-            method: false,
-            host: false,
-            path: false,
+            method: Separation::Compared,
+            host: Separation::Compared,
+            path: Separation::Compared,
         }
     );
     assert_eq!(
@@ -135,8 +135,9 @@ fn keys_callers_and_fingerprints_are_read_from_bodies_tokens_and_the_host() {
                 "sources": [{"form": "key"}, {"any": [{"json": "/order/id"}, {"json": "/a~1b/~0/0"}]}],
                 "inject": {"kind": "content", "window_ms": 5000, "anonymous": true}
             },
-            "scope": {"caller": [
-                {"jwt_claim": "sub"}, {"any": [{"property": ["connection", "uri_san_peer_certificate"]}, {"query": "t"}]}
+            "scope": {"anonymous": "share", "caller": [
+                {"jwt_claim": "sub"}, {"any": [{"property": ["connection", "uri_san_peer_certificate"]}, {"query": "t"}]},
+                {"signer": "authorization"}, {"header": "authorization", "schemes": ["AWS4-HMAC-SHA256"]}
             ]},
             "fingerprint": {"body": "json", "json_ignore": ["/sent_at"]}
         }}"#,
@@ -153,7 +154,13 @@ fn keys_callers_and_fingerprints_are_read_from_bodies_tokens_and_the_host() {
     );
     assert_eq!(policy.key.inject, Inject::Content { window_ms: 5000, anonymous: true });
     let property = Part::Property(vec!["connection".into(), "uri_san_peer_certificate".into()]);
-    let callers = [Part::JwtClaim("sub".into()), Part::Any(vec![property, Part::Query("t".into())])];
+    let schemes = vec!["AWS4-HMAC-SHA256".into()];
+    let callers = [
+        Part::JwtClaim("sub".into()),
+        Part::Any(vec![property, Part::Query("t".into())]),
+        Part::Signer,
+        Part::Authorization { header: "authorization".into(), schemes },
+    ];
     assert_eq!(policy.scope.caller, callers);
     assert_eq!(policy.fingerprint.body, BodyPart::Json { ignored: vec![pointer("/sent_at")] });
     let inject = |policy| only(&parse(policy).unwrap()).key.inject;
@@ -369,7 +376,8 @@ fn a_rule_patches_the_policy_of_the_document() {
     assert_eq!(kept.lease_ms, 5000);
     assert_eq!(kept.outcomes.of_status(503), Fate::Unknown);
     assert_eq!(kept.statuses.of(Slug::InFlight), 409);
-    assert_eq!(format!("{kept:?}"), format!("{:?}", config.rules[1].policy));
+    let renamed = Policy { rule: "rules/0".into(), ..Policy::clone(&config.rules[1].policy) };
+    assert_eq!(format!("{kept:?}"), format!("{renamed:?}"));
 
     let changed = &config.rules[2].policy;
     assert_eq!(changed.lease_ms, 60_000);
@@ -554,7 +562,8 @@ fn the_first_rule_that_matches_decides_even_if_its_mode_is_off() {
     .unwrap();
     for (method, path, name) in [
         ("POST", "/v1/hooks/1", Some("webhooks")),
-        ("GET", "/v1/hooks?a=b", Some("webhooks")),
+        ("PATCH", "/v1/hooks?a=b", Some("webhooks")),
+        ("GET", "/v1/hooks?a=b", None),
         ("POST", "/v1/payments", Some("v1")),
         ("PUT", "/v1/payments", Some("puts")),
         ("GET", "/v1/payments", None),
@@ -563,7 +572,63 @@ fn the_first_rule_that_matches_decides_even_if_its_mode_is_off() {
     ] {
         assert_eq!(matched(&config, &[(":method", method), (":path", path)]).as_deref(), name, "{method} {path}");
         assert_eq!(config.may_match(method.as_bytes(), Some(path.as_bytes())), name.is_some(), "{method} {path}");
-        assert!(config.may_match(method.as_bytes(), None));
+        assert_eq!(config.may_match(method.as_bytes(), None), method != "GET", "{method}");
+    }
+}
+
+#[test]
+fn a_star_is_every_method_that_changes_something_and_others_are_named() {
+    let config = parse(r#"{"rules": [{"match": {"methods": ["*", "GET"]}}]}"#).unwrap();
+    for (method, matches) in [
+        ("POST", true),
+        ("PUT", true),
+        ("DELETE", true),
+        ("PROPPATCH", true),
+        ("GET", true),
+        ("HEAD", false),
+        ("OPTIONS", false),
+        ("TRACE", false),
+        ("CONNECT", false),
+    ] {
+        assert_eq!(config.may_match(method.as_bytes(), None), matches, "{method}");
+    }
+}
+
+/// Each pair of conditions, and whether the first leaves anything for the second.
+#[test]
+fn a_rule_hides_one_behind_it_that_takes_no_more() {
+    for (wider, narrower, hides) in [
+        (r#""methods": ["*"]"#, r#""methods": ["POST", "DELETE"]"#, true),
+        (r#""methods": ["*"]"#, r#""methods": ["POST", "GET"]"#, false),
+        (r#""methods": ["POST", "PUT"]"#, r#""methods": ["*"]"#, false),
+        (r#""path": {"prefix": "/a"}"#, r#""path": {"exact": "/ab"}"#, true),
+        (r#""path": {"prefix": "/a"}"#, r#""path": {"template": "/a/{id}"}"#, true),
+        (r#""path": {"prefix": "/a/b"}"#, r#""path": {"template": "/a/{id}"}"#, false),
+        (r#""path": {"prefix": "/a/"}"#, r#""path": {"prefix": "/a"}"#, false),
+        (r#""path": {"exact": "/a"}"#, r#""path": {"prefix": "/a"}"#, false),
+        (r#""path": {"template": "/a/{x}"}"#, r#""path": {"exact": "/a/1"}"#, true),
+        (r#""path": {"template": "/a/{x}"}"#, r#""path": {"template": "/a/b"}"#, true),
+        (r#""path": {"template": "/a/b"}"#, r#""path": {"template": "/a/{x}"}"#, false),
+        (r#""path": {"template": "/a/{x}"}"#, r#""path": {"template": "/a/**"}"#, false),
+        (r#""path": {"template": "/a/**"}"#, r#""path": {"template": "/a/{x}/b/**"}"#, true),
+        (r#""path": {"template": "/{x}/**"}"#, r#""path": {"template": "/a/**"}"#, true),
+        (r#""path": {"template": "/a/{x}/**"}"#, r#""path": {"template": "/a/**"}"#, false),
+        (r#""path": {"template": "/a/**"}"#, r#""path": {"prefix": "/a/b"}"#, true),
+        (r#""path": {"template": "/a/**"}"#, r#""path": {"prefix": "/a"}"#, false),
+        (r#""path": {"prefix": "/"}"#, r#""methods": ["POST"]"#, false),
+        (r#""hosts": ["*.example.com"]"#, r#""hosts": ["a.example.com", "*.b.example.com"]"#, true),
+        (r#""hosts": ["*.example.com"]"#, r#""hosts": ["example.com"]"#, false),
+        (r#""hosts": ["a.example.com"]"#, r#""hosts": ["*.example.com"]"#, false),
+        (r#""hosts": ["a.example.com"]"#, r#""methods": ["POST"]"#, false),
+        (r#""headers": [{"name": "a", "present": true}]"#, r#""headers": [{"name": "A", "equals": "1"}]"#, true),
+        (r#""headers": [{"name": "a", "equals": "1"}]"#, r#""headers": [{"name": "a", "present": true}]"#, false),
+        (r#""headers": [{"name": "a", "present": true}]"#, r#""methods": ["POST"]"#, false),
+        (r#""methods": ["POST", "PATCH"]"#, r#""headers": [{"name": "a", "present": true}]"#, true),
+    ] {
+        let config =
+            parse(&format!(r#"{{"rules": [{{"match": {{{wider}}}}}, {{"match": {{{narrower}}}}}]}}"#)).unwrap();
+        let is_hidden = config.warnings.iter().any(|warning| warning.contains("is never reached"));
+        assert_eq!(is_hidden, hides, "{wider} before {narrower}: {:?}", config.warnings);
     }
 }
 
@@ -615,6 +680,7 @@ fn a_path_matches_without_its_query() {
     }
     let config = parse(r#"{"rules": [{"match": {"path": {"prefix": "/a"}}}]}"#).unwrap();
     let mut headers = Headers::default();
+    headers.push(b":method", b"POST");
     headers.push(b":path", b"/a\xff");
     assert!(config.rule_for(&RequestHead { headers }, &|_, _| None).is_some(), "a path need not be text");
 }
@@ -676,7 +742,8 @@ fn headers_match_by_presence_or_by_one_whole_line() {
         (&[("x-tenant", "ACME"), ("x-pay", "1")], false),
         (&[("x-tenant", "other, acme"), ("x-pay", "1")], false),
     ] {
-        assert_eq!(matched(&config, headers).is_some(), matches, "{headers:?}");
+        let head = [&[(":method", "POST")], headers].concat();
+        assert_eq!(matched(&config, &head).is_some(), matches, "{headers:?}");
     }
 }
 
@@ -689,7 +756,7 @@ fn route_metadata_is_read_only_where_everything_else_matches() {
                 "headers": [{"name": "x-h", "present": true}],
                 "route_metadata": {"namespace": "idempotency", "key": "policy", "equals": "strict"}
             }},
-            {"name": "rest"}
+            {"name": "rest", "match": {"methods": ["*", "GET"]}}
         ]}"#,
     )
     .unwrap();
@@ -788,7 +855,7 @@ const WHOLE: &str = r#"{
         "statuses": {"base": "ietf", "mismatch": 400},
         "expose_cors": true
     },
-    "rules": [{"name": "payments"}],
+    "rules": [{"name": "payments", "match": {"methods": ["POST"]}}],
     "status_path": "/.well-known/idempotency",
     "problem_base": "https://example.com/problems/"
 }"#;
@@ -1063,8 +1130,20 @@ const MISTAKES: &[(&str, &str)] = &[
         r#"/policy/key/sources/0/jwt_claim: is not a known field; known here: header, query, cookie, form, json, path_segment, any"#,
     ),
     (
+        r#"{"policy": {"key": {"inject": {"kind": "content", "anonymous": true}}}}"#,
+        r#"/policy/key/inject/anonymous: must be false unless scope.anonymous is "share": only there may requests without a caller be the same one's"#,
+    ),
+    (
+        r#"{"policy": {"scope": {"caller": [{"header": "x-token", "schemes": ["Bearer"]}]}}}"#,
+        r#"/policy/scope/caller/0/header: must be "authorization" or "proxy-authorization", is "x-token""#,
+    ),
+    (
+        r#"{"policy": {"scope": {"caller": [{"signer": "signature-input"}]}}}"#,
+        r#"/policy/scope/caller/0/signer: must be "authorization", is "signature-input""#,
+    ),
+    (
         r#"{"policy": {"scope": {"caller": [{"any": [{"claim": "sub"}]}]}}}"#,
-        r#"/policy/scope/caller/0/any/0/claim: is not a known field; known here: header, query, cookie, form, json, path_segment, any, jwt_claim, property"#,
+        r#"/policy/scope/caller/0/any/0/claim: is not a known field; known here: header, query, cookie, form, json, path_segment, any, jwt_claim, property, signer"#,
     ),
     (
         r#"{"policy": {"scope": {"caller": [{"property": "connection.mtls"}]}}}"#,
@@ -1098,9 +1177,12 @@ const MISTAKES: &[(&str, &str)] = &[
         r#"{"policy": {"scope": {"anonymous": "bypass"}}}"#,
         r#"/policy/scope/anonymous: must be "auto" or "share" or "refuse", is "bypass""#,
     ),
-    (r#"{"policy": {"scope": {"method": "POST"}}}"#, r#"/policy/scope/method: must be true or false, is "POST""#),
-    (r#"{"policy": {"scope": {"host": 0}}}"#, r#"/policy/scope/host: must be true or false, is 0"#),
-    (r#"{"policy": {"scope": {"path": "/"}}}"#, r#"/policy/scope/path: must be true or false, is "/""#),
+    (
+        r#"{"policy": {"scope": {"method": "POST"}}}"#,
+        r#"/policy/scope/method: must be true or false or "ignore", is "POST""#,
+    ),
+    (r#"{"policy": {"scope": {"host": 0}}}"#, r#"/policy/scope/host: must be true or false or "ignore", is 0"#),
+    (r#"{"policy": {"scope": {"path": "/"}}}"#, r#"/policy/scope/path: must be true or false or "ignore", is "/""#),
     (
         r#"{"policy": {"scope": {"caller": [], "anonymous": "refuse"}}}"#,
         r#"/policy/scope: must not have an empty caller with anonymous "refuse", which refuses every request"#,
@@ -1598,7 +1680,7 @@ const WARNINGS: &[(&str, &[&str])] = &[
     ),
     (
         r#"{"policy": {"scope": {"anonymous": "share"}}}"#,
-        &[r#"/policy/scope/anonymous: lets callers that cannot be told apart see each other's responses"#],
+        &[r#"/policy/scope/anonymous: lets callers that show no credential see each other's responses"#],
     ),
     (
         r#"{"policy": {"on_store_failure": "forward"}}"#,
@@ -1628,20 +1710,44 @@ const WARNINGS: &[(&str, &[&str])] = &[
         &[r#"/secrets/encryption/1/key: can be read in Envoy's config dump; give {"env": NAME} instead"#],
     ),
     (
-        r#"{"policy": {"on_store_failure": "forward"}, "rules": [{"policy": {"mode": "off"}}, {"policy": {"on_store_failure": "forward"}}]}"#,
+        r#"{"policy": {"on_store_failure": "forward"}, "rules": [{"match": {"methods": ["*"]}, "policy": {"mode": "off"}}, {"match": {"methods": ["PUT"]}, "policy": {"on_store_failure": "forward"}}]}"#,
         &[
             r#"/policy/on_store_failure: lets requests run twice while the store fails"#,
             r#"/rules/1/policy/on_store_failure: lets requests run twice while the store fails"#,
-            r#"/rules/1: is never reached, because /rules/0 matches every request"#,
+            r#"/rules/1: is never reached, because /rules/0 takes all that it matches"#,
         ],
     ),
     (
-        r#"{"rules": [{"match": {"methods": ["POST"]}}, {"name": "all"}, {"match": {"methods": ["PUT"]}}, {}]}"#,
-        &[r#"/rules/2: is never reached, because /rules/1 matches every request"#],
+        r#"{"rules": [{"match": {"path": {"prefix": "/a"}}}, {}]}"#,
+        &[
+            r#"/rules/0/match: names no methods and so is about POST and PATCH; name them, or "*" for all unsafe ones"#,
+            r#"/rules/1/match: names no methods and so is about POST and PATCH; name them, or "*" for all unsafe ones"#,
+        ],
     ),
     (
-        r#"{"rules": [{"match": {}}, {"match": {"path": {"exact": "/a"}}}]}"#,
-        &[r#"/rules/1: is never reached, because /rules/0 matches every request"#],
+        r#"{"rules": [{"name": "a", "match": {"methods": ["PUT"]}}, {"name": "a", "match": {"methods": ["POST"]}}]}"#,
+        &[r#"/rules/1/name: is the name of /rules/0 too, so that logs do not tell them apart"#],
     ),
-    (r#"{"rules": [{"match": {"methods": ["POST"]}}, {}]}"#, &[]),
+    (
+        r#"{"rules": [{"match": {"methods": ["PSOT"]}}]}"#,
+        &[r#"/rules/0/match/methods/0: is no method that HTTP knows"#],
+    ),
+    (
+        r#"{"status_path": "/s", "rules": [{"match": {"methods": ["GET"], "path": {"prefix": "/s"}}}, {"match": {"methods": ["POST"]}}]}"#,
+        &[r#"/rules/0: matches GET on status_path, where the look-up answers and no rule is asked"#],
+    ),
+    (
+        r#"{"policy": {"scope": {"path": "ignore"}}}"#,
+        &[r#"/policy/scope/path: gives one key one answer, whatever it is used for; false compares instead"#],
+    ),
+    (
+        r#"{"policy": {"scope": {"caller": [{"signer": "authorization"}]}}}"#,
+        &[r#"/policy/scope/caller/0: believes who a signature says has signed: a filter in front must verify it"#],
+    ),
+    (
+        r#"{"policy": {"scope": {"caller": [{"property": ["source", "address"]}]}}}"#,
+        &[
+            r#"/policy/scope/caller/0: has the port of each connection in it, so that hardly a retry is the same caller"#,
+        ],
+    ),
 ];

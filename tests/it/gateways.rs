@@ -8,8 +8,8 @@ use std::fmt;
 
 use envoy_idempotency::event::Verdict;
 use envoy_idempotency::fingerprint::Fingerprint;
-use envoy_idempotency::key::Name;
-use envoy_idempotency::record::{Owner, UpstreamKey};
+use envoy_idempotency::key::{KeyForm, Name, UpstreamKey};
+use envoy_idempotency::record::Owner;
 use envoy_idempotency::step::{Call, Operation};
 use proptest::prelude::*;
 
@@ -54,7 +54,7 @@ impl Gateways {
             owner: Owner(owner),
             fingerprint: Fingerprint([payload, payload].concat().try_into().unwrap_or_default()),
             attempt: 0,
-            upstream_key: Some(UpstreamKey(owner)),
+            key: KeyForm::Ours(UpstreamKey(owner)),
             lease_ms: LEASE,
             ttl_ms,
             in_window: deed.in_window,
@@ -68,8 +68,8 @@ impl Gateways {
     }
 
     pub fn hear(&mut self, call: &Call, verdict: &Verdict) {
-        if let Verdict::Granted { attempt, upstream_key, .. } = *verdict {
-            self.0.insert((call.name.0[31], call.owner), Call { attempt, upstream_key, ..call.clone() });
+        if let Verdict::Granted { attempt, key, .. } = *verdict {
+            self.0.insert((call.name.0[31], call.owner), Call { attempt, key, ..call.clone() });
         }
     }
 }
@@ -130,9 +130,7 @@ pub fn bytes(text: &[u8]) -> [u8; 16] {
 /// says nothing else.
 pub fn timeless(verdict: Verdict) -> Verdict {
     match verdict {
-        Verdict::Granted { attempt, doubt, upstream_key, .. } => {
-            Verdict::Granted { attempt, doubt, upstream_key, expires_ms: 0 }
-        }
+        Verdict::Granted { attempt, doubt, key, .. } => Verdict::Granted { attempt, doubt, key, expires_ms: 0 },
         Verdict::Renewed { .. } => Verdict::Settled,
         other => other,
     }

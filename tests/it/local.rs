@@ -11,7 +11,7 @@ use std::rc::Rc;
 
 use envoy_idempotency::event::{Failure, Verdict};
 use envoy_idempotency::fingerprint::Fingerprint;
-use envoy_idempotency::key::Name;
+use envoy_idempotency::key::{KeyForm, Name};
 use envoy_idempotency::record::{Owner, RELEASED_KEPT, Record};
 use envoy_idempotency::step::{Call, Operation};
 use envoy_idempotency::store::local::{Cells, Table};
@@ -25,9 +25,9 @@ const SMALL: u64 = 16 * 1024;
 const ROOMY: u64 = 256 * 1024;
 
 /// A new record of a claim without a key of ours: name, length, head, fingerprint, owner, end of the lease.
-const CLAIMED: u64 = 32 + 4 + 17 + 32 + 16 + 8;
+const CLAIMED: u64 = 32 + 4 + 18 + 32 + 16 + 8;
 /// What a claimed record may grow by: a completion with a body's place takes 11 bytes more, released owners 16 each.
-const GROWTH: u64 = 11 + 16 * RELEASED_KEPT as u64;
+const GROWTH: u64 = 12 + 16 * RELEASED_KEPT as u64;
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 10_000, failure_persistence: None, ..ProptestConfig::default() })]
@@ -180,7 +180,9 @@ fn claims_never_take_more_than_there_is_and_what_exists_may_still_end() {
     assert_eq!(count, SMALL / CLAIMED);
     assert_eq!(table.bytes(), count * CLAIMED);
     // Running, unknown and completed records do not go for a new one, however often it is asked for.
-    for (index, operation) in [Operation::Renew, Operation::MarkUnknown, complete(b"no room")].into_iter().enumerate() {
+    for (index, operation) in
+        [Operation::Renew, Operation::MarkUnknown, complete(&[7; CLAIMED as usize])].into_iter().enumerate()
+    {
         let expected = if index == 2 { Verdict::Dropped } else { Verdict::Settled };
         for number in 0..count {
             assert_eq!(timeless(table.apply(call(number, 0, operation.clone()), 0)), expected);
@@ -193,7 +195,7 @@ fn claims_never_take_more_than_there_is_and_what_exists_may_still_end() {
     for (number, owner) in (0..count).flat_map(|number| (1..20).map(move |owner| (number, owner))) {
         assert_eq!(table.apply(call(number, owner, RELEASE), 0), Verdict::Lost);
     }
-    assert_eq!(table.bytes(), count * (CLAIMED + 3 + 16 * RELEASED_KEPT as u64));
+    assert_eq!(table.bytes(), count * (CLAIMED + 4 + 16 * RELEASED_KEPT as u64));
     assert!(table.bytes() <= SMALL + count * GROWTH);
     assert_eq!(table.bytes(), host.bytes());
 }
@@ -549,7 +551,7 @@ fn complete(response: &[u8]) -> Operation {
 }
 
 fn granted(attempt: u32) -> Verdict {
-    Verdict::Granted { attempt, doubt: false, upstream_key: None, expires_ms: 0 }
+    Verdict::Granted { attempt, doubt: false, key: KeyForm::Bare, expires_ms: 0 }
 }
 
 fn call(number: u64, owner: u8, operation: Operation) -> Call {
@@ -562,7 +564,7 @@ fn call_of(name: Name, owner: u8, operation: Operation) -> Call {
         owner: Owner([owner; 16]),
         fingerprint: PAYLOAD,
         attempt: 1,
-        upstream_key: None,
+        key: KeyForm::Bare,
         lease_ms: LEASE,
         ttl_ms: TTL,
         in_window: false,

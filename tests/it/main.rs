@@ -11,6 +11,7 @@ mod cache;
 mod client;
 mod config;
 mod gateways;
+mod golden;
 mod json;
 mod local;
 mod model;

@@ -6,7 +6,8 @@
 use std::collections::BTreeMap;
 
 use envoy_idempotency::event::Verdict;
-use envoy_idempotency::record::{Owner, RELEASED_KEPT, Record, State, UpstreamKey};
+use envoy_idempotency::key::{KeyForm, UpstreamKey};
+use envoy_idempotency::record::{Owner, RELEASED_KEPT, Record, State};
 use envoy_idempotency::step::Operation;
 use envoy_idempotency::store::model;
 use proptest::prelude::*;
@@ -305,7 +306,7 @@ fn a_record_the_store_has_lost_is_made_again_by_any_operation_owed() {
         book.record = None;
         assert_eq!(book.do_as("c", deed), Verdict::Settled, "{deed}");
         let record = book.record.clone().unwrap();
-        assert_eq!((record.attempt, record.upstream_key), (attempt_after, Some(upstream_key("a"))), "{deed}");
+        assert_eq!((record.attempt, record.key), (attempt_after, upstream_key("a")), "{deed}");
         let answer = book.claim("d", "p2");
         match deed {
             "release" => assert_eq!(answer, granted(4)),
@@ -327,10 +328,10 @@ fn a_grant_returns_the_stored_upstream_key_and_a_claim_only_proposes_one() {
     let mut book = Book::default();
     book.claim("a", "p1");
     book.release("a");
-    let Verdict::Granted { upstream_key: second, .. } = book.claim("b", "p1") else { panic!("b is granted") };
+    let Verdict::Granted { key: second, .. } = book.claim("b", "p1") else { panic!("b is granted") };
     book.wait(LEASE);
-    let Verdict::Granted { upstream_key: third, .. } = book.claim("c", "p1") else { panic!("c is granted") };
-    assert_eq!((second, third), (Some(upstream_key("a")), Some(upstream_key("a"))));
+    let Verdict::Granted { key: third, .. } = book.claim("c", "p1") else { panic!("c is granted") };
+    assert_eq!((second, third), (upstream_key("a"), upstream_key("a")));
 }
 
 #[test]
@@ -477,19 +478,19 @@ impl Book {
     }
 }
 
-fn upstream_key(owner: &str) -> UpstreamKey {
-    UpstreamKey(bytes(owner.as_bytes()))
+fn upstream_key(owner: &str) -> KeyForm {
+    KeyForm::Ours(UpstreamKey(bytes(owner.as_bytes())))
 }
 
 /// To the first claimant "a", whose key every later attempt gets.
 fn granted(attempt: u32) -> Verdict {
-    Verdict::Granted { attempt, doubt: false, upstream_key: Some(upstream_key("a")), expires_ms: 0 }
+    Verdict::Granted { attempt, doubt: false, key: upstream_key("a"), expires_ms: 0 }
 }
 
 fn in_doubt(attempt: u32) -> Verdict {
-    Verdict::Granted { attempt, doubt: true, upstream_key: Some(upstream_key("a")), expires_ms: 0 }
+    Verdict::Granted { attempt, doubt: true, key: upstream_key("a"), expires_ms: 0 }
 }
 
 fn replay(attempt: u32, age_ms: u64, ttl_ms: u64) -> Verdict {
-    Verdict::Completed { attempt, status: 201, response: Some(PAID.to_vec()), age_ms, ttl_ms }
+    Verdict::Completed { attempt, status: Some(201), response: Some(PAID.to_vec()), age_ms, ttl_ms }
 }

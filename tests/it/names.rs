@@ -8,11 +8,13 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use envoy_idempotency::config::{Config, Policy};
+use envoy_idempotency::caller::{CREDENTIALS, Caller};
+use envoy_idempotency::config::{Config, Policy, Scope, Separation};
 use envoy_idempotency::digest::{Digest, HashKey, hex};
 use envoy_idempotency::fingerprint::{Fingerprint, Payload};
-use envoy_idempotency::key::{self, Caller, ClientKey, Name, NoKey, Request};
+use envoy_idempotency::key::{self, ClientKey, Name, NoKey};
 use envoy_idempotency::message::RequestHead;
+use envoy_idempotency::source::Request;
 use proptest::prelude::*;
 use sha2::{Digest as _, Sha256};
 
@@ -176,9 +178,11 @@ fn all_sources_must_be_there_and_their_order_counts() {
 #[test]
 fn names_are_the_hash_of_tagged_parts_with_their_lengths_plain_or_keyed() {
     let fields = [("authorization", "me"), ("idempotency-key", "k1")];
-    let parts: [(&str, &[u8]); 9] = [
+    let parts: [(&str, &[u8]); 11] = [
         ("purpose", b"name"),
         ("callers", &1_u32.to_le_bytes()),
+        ("kind", b"header"),
+        ("name", b"authorization"),
         ("caller", &1_u32.to_le_bytes()),
         ("", b"me"),
         ("method", b"POST"),
@@ -242,11 +246,157 @@ fn names_differ_by_everything_that_separates_and_by_nothing_else() {
     {
         assert_eq!(name_of(&plain, None, &[&[same], base].concat()), all[0], "{same:?}");
     }
-    // What the scope leaves out no longer separates.
+}
+
+/// What the scope leaves out no longer separates, and is compared unless it is ignored.
+#[test]
+fn what_does_not_separate_is_in_the_fingerprint_unless_it_is_ignored() {
+    let base: &[(&str, &str)] = &[("authorization", "me"), ("idempotency-key", "k")];
     for (scope, change) in [("method", (":method", "PUT")), ("host", (":authority", "x")), ("path", (":path", "/x"))] {
-        let policy = policy(&format!(r#"{{"scope": {{"{scope}": false}}}}"#));
-        assert_eq!(name_of(&policy, None, base), name_of(&policy, None, &[&[change], base].concat()), "{scope}");
+        let changed = [&[change], base].concat();
+        for (used, separates, differs) in [("true", true, false), ("false", false, true), ("\"ignore\"", false, false)]
+        {
+            let policy = policy(&format!(r#"{{"scope": {{"{scope}": {used}}}}}"#));
+            let names = [base, &changed].map(|fields| name_of(&policy, None, fields));
+            assert_eq!(names[0] != names[1], separates, "{scope}: {used}");
+            let prints = [base, &changed].map(|fields| fingerprint(&policy, fields, &[b"1"]));
+            assert_eq!(prints[0] != prints[1], differs, "{scope}: {used}");
+        }
     }
+}
+
+#[test]
+fn a_caller_is_told_by_the_kind_and_the_name_of_what_it_shows() {
+    let scope = r#"{"key": {"sources": [{"header": "k"}]}, "scope": {"anonymous": "share", "caller": [{"any": [
+        {"header": "x-user-id"}, {"header": "x-client-id"}, {"cookie": "x-user-id"}, {"query": "x-user-id"}, {"path_segment": 1}
+    ]}]}}"#;
+    let policy = policy(scope);
+    let names = [
+        ("x-user-id", "42"),
+        ("x-client-id", "42"),
+        ("cookie", "x-user-id=42"),
+        (":path", "/pay?x-user-id=42"),
+        (":path", "/pay/42"),
+        ("x-other", "42"),
+    ]
+    .map(|field| {
+        name_of(&Policy { scope: ignoring_path(&policy), ..Policy::clone(&policy) }, None, &[field, ("k", "1")])
+    });
+    let distinct: HashMap<_, _> = names.iter().map(|name| (name, ())).collect();
+    assert_eq!(distinct.len(), names.len());
+}
+
+fn ignoring_path(policy: &Policy) -> Scope {
+    Scope { path: Separation::Ignored, ..policy.scope.clone() }
+}
+
+#[test]
+fn an_authorization_tells_a_caller_where_every_try_has_the_same() {
+    let told = [
+        "Bearer abc",
+        "bearer abc",
+        "Basic YTpi",
+        "DPoP abc",
+        "Token abc",
+        "token token=abc",
+        "ApiKey abc",
+        "sk_live_abc=",
+        "é",
+    ];
+    let policy = self::policy("{}");
+    for authorization in told {
+        assert!(matches!(caller_of(&policy, authorization), Caller::Known(_)), "{authorization}");
+    }
+    let made_anew = [
+        "AWS4-HMAC-SHA256 Credential=AKID/20260101/eu/s3/aws4_request, SignedHeaders=host, Signature=ab",
+        "Digest username=\"me\", response=\"ab\"",
+        "OAuth oauth_consumer_key=\"me\", oauth_signature=\"ab\"",
+        "Hawk id=\"me\", mac=\"ab\"",
+        "Signature keyId=\"me\",signature=\"ab\"",
+        "Negotiate abc",
+        "NTLM abc",
+        "Unheard of",
+        "Bearer",
+        "basic ",
+        "Negotiate",
+        "keyId=\"me\",signature=\"ab\"",
+    ];
+    for authorization in made_anew {
+        assert_eq!(caller_of(&policy, authorization), Caller::Absent, "{authorization}");
+        let shared = self::policy(r#"{"scope": {"anonymous": "share"}}"#);
+        assert_eq!(caller_of(&shared, authorization), Caller::Absent, "{authorization}");
+        let required = self::policy(r#"{"key": {"required": true}}"#);
+        assert_eq!(caller_of(&required, authorization), Caller::Refused, "{authorization}");
+    }
+    let more = self::policy(r#"{"scope": {"caller": [{"header": "authorization", "schemes": ["unheard"]}]}}"#);
+    assert!(matches!(caller_of(&more, "Unheard of"), Caller::Known(_)));
+    assert!(matches!(caller_of(&more, "Bearer abc"), Caller::Known(_)));
+    assert_eq!(caller_of(&more, "Hawk id=\"me\""), Caller::Absent);
+}
+
+#[test]
+fn a_signer_is_what_stays_of_a_signature_and_nothing_else_is() {
+    let policy = policy(r#"{"scope": {"caller": [{"signer": "authorization"}]}}"#);
+    let same: &[&[&str]] = &[
+        &[
+            "AWS4-HMAC-SHA256 Credential=AKID/20260101/eu/s3/aws4_request, SignedHeaders=host, Signature=ab",
+            "AWS4-HMAC-SHA256 Credential=AKID/20260102/eu/s3/aws4_request,SignedHeaders=host;date,Signature=cd",
+        ],
+        &["AWS AKID2:ab=", "AWS AKID2:cd="],
+        &[
+            r#"Digest username="me", realm="r", nonce="1", response="ab""#,
+            r#"Digest nonce="2", realm="r", username="me", response="cd""#,
+        ],
+        &[r#"Digest username="me", realm="other", nonce="1""#],
+        &[
+            r#"OAuth oauth_consumer_key="me", oauth_token="t", oauth_nonce="1""#,
+            r#"OAuth realm="x",oauth_nonce="2",oauth_token="t",oauth_consumer_key="me""#,
+        ],
+        &[r#"OAuth oauth_consumer_key="me", oauth_token="u""#],
+        &[r#"Hawk id="me", ts="1", nonce="a", mac="ab""#, r#"Hawk mac="cd", id="me", ts="2""#],
+        &[r#"Signature keyId="me",algorithm="x",signature="ab""#, r#"Signature signature="cd", keyId="me""#],
+        &[r#"Signature keyId="m\"e",signature="ab""#],
+    ];
+    let mut callers = Vec::new();
+    for group in same {
+        let told: Vec<_> = group.iter().map(|line| caller_of(&policy, line)).collect();
+        assert!(
+            told.iter().all(|caller| matches!(caller, Caller::Known(_)) && *caller == told[0]),
+            "{group:?}: {told:?}"
+        );
+        assert!(!callers.contains(&told[0]), "{group:?}");
+        callers.push(told[0].clone());
+    }
+    for none in [
+        "Bearer abc",
+        "sk_live",
+        "Negotiate abc",
+        "AWS4-HMAC-SHA256 Signature=ab",
+        "AWS4-HMAC-SHA256 Credential=/20260101, Signature=ab",
+        "AWS4-HMAC-SHA256 Credential=A/x, Credential=B/x",
+        "AWS AKID",
+        "Digest username=\"\"",
+        "Digest username=\"me",
+        "Hawk id=\"me\", id=\"you\"",
+        "Hawk",
+        "OAuth oauth_token=\"t\"",
+        "Signature",
+    ] {
+        assert_eq!(caller_of(&policy, none), Caller::Absent, "{none}");
+    }
+}
+
+#[test]
+fn where_the_anonymous_share_any_well_known_credential_keeps_a_request_apart() {
+    let policy = policy(r#"{"scope": {"anonymous": "share"}}"#);
+    let read = |fields: &[(&str, &str)]| Caller::read(&policy, &Request::new(&head(fields), b"", &|_| None));
+    assert_eq!(read(&[("x-tenant", "t"), ("cookie", " ")]), Caller::Anonymous);
+    for name in CREDENTIALS.into_iter().filter(|name| *name != "authorization") {
+        assert_eq!(read(&[(name, "secret")]), Caller::Absent, "{name}");
+    }
+    assert!(CREDENTIALS.is_sorted());
+    let certified = |path: &[&str]| (path == ["connection", "mtls"]).then(|| vec![1]);
+    assert_eq!(Caller::read(&policy, &Request::new(&head(&[]), b"", &certified)), Caller::Absent);
 }
 
 #[test]
@@ -255,6 +405,7 @@ fn fingerprints_differ_by_query_headers_and_body_and_by_nothing_else() {
     let print = |fields: &[(&str, &str)], body: &[u8]| fingerprint(&policy, fields, &[body]);
     let same: &[&[(&str, &str)]] = &[
         &[(":path", "/pay"), ("content-type", "application/json")],
+        &[(":path", "/pay?"), ("content-type", "application/json")],
         &[(":path", "/pay"), ("content-type", "Application/JSON; charset=utf-8")],
         &[(":path", "/elsewhere"), (":method", "PUT"), ("content-type", "application/json"), ("x-other", "1")],
     ];
@@ -265,7 +416,6 @@ fn fingerprints_differ_by_query_headers_and_body_and_by_nothing_else() {
         &[(":path", "/pay"), ("content-type", "")],
         &[(":path", "/pay"), ("content-type", "application/json"), ("content-type", "application/json")],
         &[(":path", "/pay"), ("content-type", "application/json,application/json")],
-        &[(":path", "/pay?"), ("content-type", "application/json")],
         &[(":path", "/pay?a=1"), ("content-type", "application/json")],
         &[(":path", "/pay?a=1&"), ("content-type", "application/json")],
         &[(":path", "/pay"), ("content-type", "application/json"), ("x-tenant", "")],
@@ -273,6 +423,14 @@ fn fingerprints_differ_by_query_headers_and_body_and_by_nothing_else() {
         &[(":path", "/pay"), ("content-type", "application/json"), ("x-tenant", "a"), ("x-tenant", "b")],
         &[(":path", "/pay"), ("content-type", "application/json"), ("x-tenant", "b"), ("x-tenant", "a")],
         &[(":path", "/pay"), ("x-tenant", "application/json")],
+        &[(":path", "/pay"), ("content-range", "bytes 0-9/20")],
+        &[(":path", "/pay"), ("content-range", "bytes 10-19/20")],
+        &[(":path", "/pay"), ("if-match", "\"1\"")],
+        &[(":path", "/pay"), ("if-none-match", "\"1\"")],
+        &[(":path", "/pay"), ("if-unmodified-since", "Mon, 01 Jan 2024 00:00:00 GMT")],
+        &[(":path", "/pay"), ("upload-offset", "0")],
+        &[(":path", "/pay"), ("upload-offset", "")],
+        &[(":path", "/pay"), ("x-http-method-override", "PUT")],
     ];
     let mut prints = Vec::new();
     for (fields, body) in different.iter().flat_map(|fields| [&b""[..], b"1", b"1 "].map(|body| (fields, body))) {
@@ -397,8 +555,12 @@ fn reference(key: Option<Result<&[u8], NoKey>>) -> Result<ClientKey, NoKey> {
 fn name_of(policy: &Policy, hash_key: Option<&HashKey>, fields: &[(&str, &str)]) -> Name {
     let head = head(fields);
     let Ok(key) = key_of(policy, &head) else { panic!("{fields:?} has a key") };
-    let caller = Caller::read(&policy.scope, &Request::new(&head, b"", &|_| None));
+    let caller = Caller::read(policy, &Request::new(&head, b"", &|_| None));
     key::name(policy, hash_key, &head, &caller, &key)
+}
+
+fn caller_of(policy: &Policy, authorization: &str) -> Caller {
+    Caller::read(policy, &Request::new(&head(&[("authorization", authorization)]), b"", &|_| None))
 }
 
 fn fingerprint(policy: &Policy, fields: &[(&str, &str)], chunks: &[&[u8]]) -> Fingerprint {

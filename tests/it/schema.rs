@@ -332,6 +332,7 @@ const BEYOND: &[&str] = &[
     "must not be true where key.inject makes the key",
     "must not be \"uuid\" with several key.sources",
     "must not be \"content\" with ",
+    "must be false unless scope.anonymous is",
     "must be empty unless fingerprint.body is \"json\"",
 ];
 

@@ -8,9 +8,9 @@ use std::rc::Rc;
 use envoy_idempotency::config::Config;
 use envoy_idempotency::event::{Asked, Event, Executed, Failure, Origin, Verdict};
 use envoy_idempotency::exchange::Exchange;
-use envoy_idempotency::key::Name;
+use envoy_idempotency::key::{KeyForm, Name, UpstreamKey};
 use envoy_idempotency::message::{Headers, RequestHead};
-use envoy_idempotency::record::{Owner, Response, Sight, Standing, UpstreamKey};
+use envoy_idempotency::record::{Owner, Response, Sight, Standing};
 use envoy_idempotency::seal::Vault;
 use envoy_idempotency::step::{Flow, Operation, Step};
 
@@ -276,7 +276,7 @@ fn walk(policy: &str, route: &[&str]) -> Exchange {
 }
 
 fn request(exchange: &mut Exchange, fields: &[(&str, &str)], end: bool) -> Step {
-    let pseudo = [(":method", "POST"), (":path", "/pay"), (":authority", "api")];
+    let pseudo = [(":method", "POST"), (":path", "/pay"), (":authority", "api"), ("authorization", "me")];
     let head = RequestHead { headers: pseudo.iter().chain(fields).copied().collect() };
     exchange.handle(Event::RequestHeaders {
         now_ms: 0,
@@ -311,7 +311,8 @@ fn each_event(kind: &str, mut feed: impl FnMut(Event<'_>)) {
             ];
             for fields in heads {
                 for end in [false, true] {
-                    let pseudo = [(":method", "POST"), (":path", "/pay"), (":authority", "api")];
+                    let pseudo =
+                        [(":method", "POST"), (":path", "/pay"), (":authority", "api"), ("authorization", "me")];
                     let head = RequestHead { headers: pseudo.iter().chain(fields).copied().collect() };
                     feed(Event::RequestHeaders {
                         now_ms: 1,
@@ -330,6 +331,7 @@ fn each_event(kind: &str, mut feed: impl FnMut(Event<'_>)) {
                 (b"four", false, false),
                 (b"more than four", false, true),
                 (b"", true, true),
+                (&[b'x'; 20 << 10], false, false),
             ] {
                 feed(Event::RequestBody { now_ms: 1, attribute: &|_| None, chunk, crowded, end, trailers: false });
             }
@@ -467,16 +469,16 @@ fn origins() -> [Origin<'static>; 9] {
 }
 
 fn granted() -> Verdict {
-    Verdict::Granted { attempt: 1, doubt: false, upstream_key: None, expires_ms: 1000 }
+    Verdict::Granted { attempt: 1, doubt: false, key: KeyForm::Bare, expires_ms: 1000 }
 }
 
 fn completed(response: Option<Vec<u8>>) -> Verdict {
-    Verdict::Completed { attempt: 1, status: 201, response, age_ms: 5, ttl_ms: 50 }
+    Verdict::Completed { attempt: 1, status: Some(201), response, age_ms: 5, ttl_ms: 50 }
 }
 
 /// A response as a gateway without keys seals it.
 fn sealed(body: Option<&[u8]>) -> Vec<u8> {
     let headers = [("location", "/p/1")].into_iter().collect();
-    let response = Response { status: 201, headers, body: body.map(<[u8]>::to_vec) };
+    let response = Response { status: 201, headers, body: body.map(<[u8]>::to_vec), negotiated: false };
     Vault::default().seal(&Name([0; 32]), Owner([1; 16]), &response.encode()).expect("it is small")
 }

@@ -9,8 +9,8 @@ use std::rc::Rc;
 use envoy_idempotency::digest::hex;
 use envoy_idempotency::event::{Failure, RedisError, Verdict};
 use envoy_idempotency::fingerprint::Fingerprint;
-use envoy_idempotency::key::Name;
-use envoy_idempotency::record::{Corrupt, Owner, Sight, Standing, UpstreamKey};
+use envoy_idempotency::key::{KeyForm, Name, UpstreamKey};
+use envoy_idempotency::record::{Corrupt, Owner, Sight, Standing};
 use envoy_idempotency::step::{Call, Operation};
 use envoy_idempotency::store::client::{Batch, Client, Limits, Nonce, Reply};
 use envoy_idempotency::store::redis::{SCRIPT, SCRIPT_SHA1, pack, unpack};
@@ -49,10 +49,10 @@ fn redis_is_told_the_script_itself_when_it_does_not_keep_it() {
 #[test]
 fn every_operation_is_packed_as_the_script_reads_it() {
     let fixed = format!("{} {} {}", "0e".repeat(16), "0a".repeat(16), "f1".repeat(32));
-    let key = format!("10 {}", "0b".repeat(16));
+    let key = format!("11 02 {}", "0b".repeat(16));
     let times = "0201000000000000 0403000000000000";
     let whole = |operation| Call { attempt: 0x0506, ..call(0, operation) };
-    let bare = Call { upstream_key: None, deadline_ms: None, ..whole(Operation::Renew) };
+    let bare = Call { key: KeyForm::Quoted, deadline_ms: None, ..whole(Operation::Renew) };
     for (call, sample) in [
         (whole(CLAIM), format!("63 {fixed} 06050000 {key} 01 {times} 0807000000000000 0000 00000000")),
         (
@@ -71,6 +71,7 @@ fn every_operation_is_packed_as_the_script_reads_it() {
             whole(Operation::Complete { status: 201, response: None }),
             format!("64 {fixed} 06050000 {key} 00 {times} 0807000000000000 c900 00000000"),
         ),
+        (whole(Operation::Withdraw), format!("77 {fixed} 06050000 {key} 00 {times} 0807000000000000 0000 00000000")),
         (
             whole(Operation::Release { keep_fingerprint: true }),
             format!("66 {fixed} 06050000 {key} 01 {times} 0807000000000000 0000 00000000"),
@@ -81,11 +82,11 @@ fn every_operation_is_packed_as_the_script_reads_it() {
         ),
         (whole(Operation::MarkUnknown), format!("75 {fixed} 06050000 {key} 00 {times} 0807000000000000 0000 00000000")),
         (whole(Operation::Renew), format!("6e {fixed} 06050000 {key} 00 {times} 0807000000000000 0000 00000000")),
-        (bare.clone(), format!("6e {fixed} 06050000 00 00 {times} 0000000000000000 0000 00000000")),
+        (bare.clone(), format!("6e {fixed} 06050000 01 01 00 {times} 0000000000000000 0000 00000000")),
         // 0 says that there is no deadline.
         (
             Call { deadline_ms: Some(0), ..bare },
-            format!("6e {fixed} 06050000 00 00 {times} 0100000000000000 0000 00000000"),
+            format!("6e {fixed} 06050000 01 01 00 {times} 0100000000000000 0000 00000000"),
         ),
     ] {
         let operation = call.operation.clone();
@@ -228,7 +229,7 @@ fn an_array_cut_off_anywhere_is_garbage() {
 
 #[test]
 fn one_answer_too_few_fails_the_last_operation_alone_and_one_too_many_tells_nobody() {
-    let granted = Verdict::Granted { attempt: 1, doubt: false, upstream_key: None, expires_ms: 9 };
+    let granted = Verdict::Granted { attempt: 1, doubt: false, key: KeyForm::Bare, expires_ms: 9 };
     let told = |count: u8| {
         let (mut client, batch) = asked(2);
         let answers: Vec<_> = (0..count).map(|number| (Nonce([number; 16]), granted.clone())).collect();
@@ -305,13 +306,13 @@ proptest! {
 fn answers() -> Vec<(Vec<u8>, Verdict)> {
     let completed = |response: Option<&[u8]>| Verdict::Completed {
         attempt: 0x0102,
-        status: 201,
+        status: Some(201),
         response: response.map(<[u8]>::to_vec),
         age_ms: 0x0304,
         ttl_ms: 0x0506,
     };
-    let granted = |doubt, upstream_key| Verdict::Granted { attempt: 0x0102, doubt, upstream_key, expires_ms: 0x0304 };
-    let key = UpstreamKey([0x0b; 16]);
+    let granted = |doubt, key| Verdict::Granted { attempt: 0x0102, doubt, key, expires_ms: 0x0304 };
+    let ours = KeyForm::Ours(UpstreamKey([0x0b; 16]));
     let times = "0403000000000000 0605000000000000";
     let seen = |standing| Verdict::Seen(Some(Sight { attempt: 0x0102, standing, ttl_ms: 0x0304 }));
     [
@@ -321,8 +322,9 @@ fn answers() -> Vec<(Vec<u8>, Verdict)> {
         (format!("44 02010000 c900 {times} 01 70616964 0d0a"), completed(Some(b"paid\r\n"))),
         ("45 434f5252555054".to_owned(), Verdict::Failed(Failure::Corrupt)),
         ("45 4f4f4d".to_owned(), Verdict::Failed(Failure::Redis(RedisError::Oom))),
-        ("47 02010000 00 00 0403000000000000".to_owned(), granted(false, None)),
-        (format!("47 02010000 01 01 {} 0403000000000000", "0b".repeat(16)), granted(true, Some(key))),
+        ("47 02010000 00 00 0403000000000000".to_owned(), granted(false, KeyForm::Bare)),
+        ("47 02010000 00 01 0403000000000000".to_owned(), granted(false, KeyForm::Quoted)),
+        (format!("47 02010000 01 02 {} 0403000000000000", "0b".repeat(16)), granted(true, ours)),
         ("48 02010000".to_owned(), Verdict::Exhausted { attempt: 0x0102 }),
         ("49 02010000".to_owned(), Verdict::InFlight { attempt: 0x0102 }),
         ("4c".to_owned(), Verdict::Lost),
@@ -334,7 +336,8 @@ fn answers() -> Vec<(Vec<u8>, Verdict)> {
         ("56 00 02010000 0000 0403000000000000".to_owned(), seen(Standing::Open)),
         ("56 01 02010000 0000 0403000000000000".to_owned(), seen(Standing::Running)),
         ("56 02 02010000 0000 0403000000000000".to_owned(), seen(Standing::Unknown)),
-        ("56 03 02010000 c900 0403000000000000".to_owned(), seen(Standing::Completed(201))),
+        ("56 03 02010000 c900 0403000000000000".to_owned(), seen(Standing::Completed(Some(201)))),
+        ("56 03 02010000 0000 0403000000000000".to_owned(), seen(Standing::Completed(None))),
         ("5a".to_owned(), Verdict::Seen(None)),
     ]
     .map(|(sample, verdict)| (answer(&sample), verdict))
@@ -372,7 +375,7 @@ fn call(number: u8, operation: Operation) -> Call {
         owner: Owner([0x0a; 16]),
         fingerprint: Fingerprint([0xf1; 32]),
         attempt: 0,
-        upstream_key: Some(UpstreamKey([0x0b; 16])),
+        key: KeyForm::Ours(UpstreamKey([0x0b; 16])),
         lease_ms: 0x0102,
         ttl_ms: 0x0304,
         in_window: false,

@@ -5,33 +5,43 @@
 
 use envoy_idempotency::digest::hex;
 use envoy_idempotency::fingerprint::Fingerprint;
+use envoy_idempotency::key::{KeyForm, UpstreamKey};
 use envoy_idempotency::message::Headers;
-use envoy_idempotency::record::{Corrupt, FORMAT, Owner, RELEASED_KEPT, Record, Response, State, UpstreamKey};
+use envoy_idempotency::record::{Corrupt, FORMAT, Owner, RELEASED_KEPT, Record, Response, State};
 use proptest::prelude::*;
 
 #[test]
-fn version_1_of_every_state_is_written_as_ever_and_readable_for_ever() {
+fn version_2_of_every_state_is_written_as_ever_and_readable_for_ever() {
     let (fingerprint, owner) = (Fingerprint([0xf1; 32]), Owner([0x0a; 16]));
     let plain = |state| Record {
         attempt: 1,
-        upstream_key: None,
+        key: KeyForm::Bare,
         doubt: false,
+        inherited: false,
         released: Vec::new(),
         expires_ms: 0x0102_0304,
         state,
     };
+    let completed = |fingerprint, status, response: Option<&[u8]>| {
+        let response = response.map(<[u8]>::to_vec);
+        plain(State::Completed { fingerprint, owner, status, since_ms: 0x0506, response })
+    };
     let f = "f1".repeat(32);
     let o = "0a".repeat(16);
     let samples = [
-        (plain(State::Open { fingerprint: None }), "01 00 00 01000000 0403020100000000 00 00 00".to_owned()),
+        (plain(State::Open { fingerprint: None }), "02 00 00 00 01000000 0403020100000000 00 00 00".to_owned()),
+        (
+            Record { key: KeyForm::Quoted, ..plain(State::Open { fingerprint: None }) },
+            "02 00 00 00 01000000 0403020100000000 01 00 00".to_owned(),
+        ),
         (
             Record {
-                upstream_key: Some(UpstreamKey([0x0b; 16])),
+                key: KeyForm::Ours(UpstreamKey([0x0b; 16])),
                 released: vec![Owner([0x0c; 16]), Owner([0x0d; 16])],
                 ..plain(State::Open { fingerprint: Some(fingerprint) })
             },
             format!(
-                "01 00 00 01000000 0403020100000000 01 {} 02 {} {} 01 {f}",
+                "02 00 00 00 01000000 0403020100000000 02 {} 02 {} {} 01 {f}",
                 "0b".repeat(16),
                 "0c".repeat(16),
                 "0d".repeat(16)
@@ -39,25 +49,27 @@ fn version_1_of_every_state_is_written_as_ever_and_readable_for_ever() {
         ),
         (
             Record { attempt: 0x0a0b, ..plain(State::Running { fingerprint, owner, lease_end_ms: 0x0506 }) },
-            format!("01 01 00 0b0a0000 0403020100000000 00 00 {f} {o} 0605000000000000"),
+            format!("02 00 01 00 0b0a0000 0403020100000000 00 00 {f} {o} 0605000000000000"),
+        ),
+        (
+            Record { inherited: true, ..plain(State::Running { fingerprint, owner, lease_end_ms: 0x0506 }) },
+            format!("02 00 01 02 01000000 0403020100000000 00 00 {f} {o} 0605000000000000"),
         ),
         (
             Record { doubt: true, ..plain(State::Unknown { fingerprint, owner, retry_at_ms: 0x0506 }) },
-            format!("01 02 01 01000000 0403020100000000 00 00 {f} {o} 0605000000000000"),
+            format!("02 00 02 01 01000000 0403020100000000 00 00 {f} {o} 0605000000000000"),
         ),
         (
-            plain(State::Completed { fingerprint, owner, status: 201, since_ms: 0x0506, response: None }),
-            format!("01 03 00 01000000 0403020100000000 00 00 {f} {o} c900 0605000000000000 00"),
+            completed(Some(fingerprint), Some(201), None),
+            format!("02 00 03 00 01000000 0403020100000000 00 00 01 {f} {o} c900 0605000000000000 00"),
         ),
         (
-            plain(State::Completed {
-                fingerprint,
-                owner,
-                status: 201,
-                since_ms: 0x0506,
-                response: Some(b"paid".to_vec()),
-            }),
-            format!("01 03 00 01000000 0403020100000000 00 00 {f} {o} c900 0605000000000000 01 70616964"),
+            completed(Some(fingerprint), Some(201), Some(b"paid")),
+            format!("02 00 03 00 01000000 0403020100000000 00 00 01 {f} {o} c900 0605000000000000 01 70616964"),
+        ),
+        (
+            completed(None, None, None),
+            format!("02 00 03 00 01000000 0403020100000000 00 00 00 {o} 0000 0605000000000000 00"),
         ),
     ];
     for (record, sample) in samples {
@@ -68,23 +80,29 @@ fn version_1_of_every_state_is_written_as_ever_and_readable_for_ever() {
 }
 
 #[test]
-fn version_1_of_a_response_is_written_as_ever_and_readable_for_ever() {
+fn version_2_of_a_response_is_written_as_ever_and_readable_for_ever() {
     let headers: Headers = [("a", "1"), ("a", ""), ("loc", "/é")].into_iter().collect();
     let head = "c900 03000000 01000000 61 01000000 31 01000000 61 00000000 03000000 6c6f63 03000000 2fc3a9";
-    for (body, flag, tail) in [(None, "00", ""), (Some(vec![]), "01", ""), (Some(b"ok\0".to_vec()), "01", "6f6b00")] {
-        let response = Response { status: 201, headers: headers.clone(), body };
-        let sample = format!("01 {flag} {head} {tail}").replace(' ', "");
+    for (body, negotiated, flags, tail) in [
+        (None, false, "00", ""),
+        (Some(vec![]), false, "01", ""),
+        (None, true, "02", ""),
+        (Some(b"ok\0".to_vec()), true, "03", "6f6b00"),
+    ] {
+        let response = Response { status: 201, headers: headers.clone(), body, negotiated };
+        let sample = format!("02 {flags} {head} {tail}").replace(' ', "");
         assert_eq!(hex(&response.encode()), sample);
         assert_eq!(Response::decode(&bytes(&sample)), Ok(response));
     }
 }
 
 #[test]
-fn another_version_a_wrong_flag_and_too_many_owners_are_corrupt() {
+fn another_version_another_kind_a_wrong_flag_and_too_many_owners_are_corrupt() {
     let record = Record {
         attempt: 1,
-        upstream_key: None,
+        key: KeyForm::Bare,
         doubt: false,
+        inherited: false,
         released: vec![Owner([1; 16]); RELEASED_KEPT],
         expires_ms: 1,
         state: State::Open { fingerprint: None },
@@ -92,13 +110,14 @@ fn another_version_a_wrong_flag_and_too_many_owners_are_corrupt() {
     let whole = record.encode();
     assert_eq!(Record::decode(&whole), Ok(record));
     let last = whole.len() - 1;
-    // Version, state, doubt, upstream key, fingerprint.
-    for (at, byte) in [(0, FORMAT + 1), (0, 0), (1, 4), (2, 2), (15, 2), (16, RELEASED_KEPT as u8 + 1), (last, 2)] {
+    let count = RELEASED_KEPT as u8 + 1;
+    // Version, kind, state, flags, form of the key, number of owners, fingerprint.
+    for (at, byte) in [(0, FORMAT + 1), (0, 1), (1, 1), (1, 2), (2, 4), (3, 4), (16, 3), (17, count), (last, 2)] {
         let mut broken = whole.clone();
         broken[at] = byte;
         assert_eq!(Record::decode(&broken), Err(Corrupt), "{byte} at {at}");
     }
-    let more = [&whole[..16], &[RELEASED_KEPT as u8 + 1], &[1; 16 * (RELEASED_KEPT + 1)], &[0]].concat();
+    let more = [&whole[..17], &[count], &[1; 16 * (RELEASED_KEPT + 1)], &[0]].concat();
     assert_eq!(Record::decode(&more), Err(Corrupt), "an owner too many");
 }
 
@@ -116,7 +135,7 @@ fn a_count_of_fields_beyond_the_bytes_is_corrupt_and_costs_no_memory() {
 fn what_no_upstream_can_have_sent_is_corrupt() {
     let response = |status, name: &str, value: &str| {
         let headers = [("a", "1"), (name, value)].into_iter().collect();
-        Response { status, headers, body: Some(b"ok".to_vec()) }
+        Response { status, headers, body: Some(b"ok".to_vec()), negotiated: false }
     };
     let whole = response(999, "x-a", "\t1 \u{e9}");
     assert_eq!(Response::decode(&whole.encode()), Ok(whole));
@@ -234,7 +253,7 @@ fn record() -> impl Strategy<Value = Record> {
             owner,
             retry_at_ms
         }),
-        (fingerprint(), owner(), any::<u16>(), any::<u64>(), response).prop_map(
+        (prop::option::of(fingerprint()), owner(), prop::option::of(1..=u16::MAX), any::<u64>(), response).prop_map(
             |(fingerprint, owner, status, since_ms, response)| State::Completed {
                 fingerprint,
                 owner,
@@ -245,11 +264,17 @@ fn record() -> impl Strategy<Value = Record> {
         ),
     ];
     let released = prop::collection::vec(owner(), 0..=RELEASED_KEPT);
-    (any::<u32>(), prop::option::of(any::<[u8; 16]>()), any::<bool>(), released, any::<u64>(), state).prop_map(
-        |(attempt, upstream_key, doubt, released, expires_ms, state)| Record {
+    let key = prop_oneof![
+        Just(KeyForm::Bare),
+        Just(KeyForm::Quoted),
+        any::<[u8; 16]>().prop_map(|key| KeyForm::Ours(UpstreamKey(key)))
+    ];
+    (any::<u32>(), key, any::<bool>(), any::<bool>(), released, any::<u64>(), state).prop_map(
+        |(attempt, key, doubt, inherited, released, expires_ms, state)| Record {
             attempt,
-            upstream_key: upstream_key.map(UpstreamKey),
+            key,
             doubt,
+            inherited,
             released,
             expires_ms,
             state,
@@ -262,8 +287,11 @@ fn response() -> impl Strategy<Value = Response> {
     let value =
         prop::collection::vec(any::<u8>().prop_filter("it ends no line", |byte| !b"\0\r\n".contains(byte)), 0..12);
     let headers = prop::collection::vec((name, value), 0..4);
-    (200..1000u16, headers, prop::option::of(prop::collection::vec(any::<u8>(), 0..30)))
-        .prop_map(|(status, headers, body)| Response { status, headers: headers.into_iter().collect(), body })
+    let body = prop::option::of(prop::collection::vec(any::<u8>(), 0..30));
+    (200..1000u16, headers, body, any::<bool>()).prop_map(|(status, headers, body, negotiated)| {
+        let headers = headers.into_iter().collect();
+        Response { status, headers, body, negotiated }
+    })
 }
 
 fn bytes(hex: &str) -> Vec<u8> {

@@ -58,6 +58,7 @@ impl Coverage {
             Operation::Poll { .. } => "poll",
             Operation::Release { .. } => "release",
             Operation::Renew => "renew",
+            Operation::Withdraw => "withdraw",
         };
         let told = told(verdict);
         *self.verdicts.entry((asked, told)).or_default() += 1;

@@ -76,7 +76,7 @@ fn seeds_that_once_failed_do_not_fail_again() {
 #[test]
 fn every_mutant_is_caught() {
     use envoy_idempotency::mutant::{Mutant, breach};
-    const MOST: u64 = 2000;
+    const MOST: u64 = 10_000;
     let caught_after = |mutant| {
         breach(Some(mutant));
         let caught = (0..MOST).find_map(|seed| Some((seed, judge(&Plan::new(seed), false).1.into_iter().next()?)));

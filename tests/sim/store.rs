@@ -86,7 +86,7 @@ impl Store {
             }
             self.records.insert(call.name, record);
         }
-        if matches!(call.operation, Operation::Release { .. }) {
+        if matches!(call.operation, Operation::Release { .. } | Operation::Withdraw) {
             self.released.entry(call.name).or_default().insert(call.owner);
         }
         outcome.verdict
@@ -129,8 +129,10 @@ impl Store {
         };
         let doubt = if record.doubt { ", in doubt" } else { "" };
         let state = match &record.state {
-            State::Completed { status, response: Some(_), .. } => format!("completed {status}"),
-            State::Completed { status, .. } => format!("completed {status}, not replayable"),
+            State::Completed { status, response, .. } => {
+                let status = status.map_or("status unknown".to_owned(), |status| status.to_string());
+                format!("completed {status}{}", if response.is_some() { "" } else { ", not replayable" })
+            }
             State::Open { .. } => "open".to_owned(),
             State::Running { lease_end_ms, .. } if *lease_end_ms > self.clock(now) => "running".to_owned(),
             State::Running { .. } => "running, lapsed".to_owned(),

@@ -5,12 +5,12 @@
 //! A line of a script is one of:
 //! - `policy: hold, forward, conflict, bypass, observe, embedded` and `lease 1s`, `ttl 60s`, `wait 10s`, `shielded`,
 //!   `account-of 2` (fields, not three), `calls 1`, `batch 1`, `queue 2`, `outbox 300` (bytes), first of all;
-//! - `a: POST k1 p1`, with `t2` for another tenant and `g2` for another gateway; `a: hangs up`; `a: times out`, because
-//!   Envoy waits no longer;
+//! - `a: POST k1 p1`, with `t2` for another tenant, `g2` for another gateway and `quoted` for a key in quotes;
+//!   `a: hangs up`; `a: times out`, because Envoy waits no longer;
 //! - `upstream: 201` (or another status, `reset`, `reset before`, `dies in body`, `unreached`, `unsent`, `lost`,
 //!   `times out`, `retried 503`), and `says release`, `for 5s`, `at length`, `after 3s`, of the next request;
-//! - `store: lose call|lose reply|cross|garbage|truncate|refuse|fail|again 500ms|delay 2s`, or `ok`, of the next call;
-//!   `store: down 2s|stops 2s|crashes 2s|flush|clock back 2s|clock forward 2s`;
+//! - `store: lose call|lose reply|cross|garbage|truncate|refuse|fail|unreadable|again 500ms|delay 2s`, or `ok`, of the
+//!   next call; `store: down 2s|stops 2s|crashes 2s|flush|clock back 2s|clock forward 2s`;
 //! - `g1: stops 3s|crashes|loses a worker|reloads`; `wait 5s`; `record: k1`.
 //!
 //! Payload `p3` is large, `p4` larger than the policy allows.
@@ -754,6 +754,130 @@ fn a_withdrawn_claim_does_not_free_the_key_for_another_payload() {
             2101     g1 → store  claim (c k1)
             2102     store  mismatch (c k1)
             2103   c ← 409  refused;reason=mismatch
+        "#]],
+    );
+}
+
+#[test]
+fn a_claim_that_was_withdrawn_leaves_the_key_as_free_as_it_was() {
+    check(
+        "upstream: 404
+         a: POST k1 p1
+         wait 1s
+         store: lose reply
+         b: POST k1 p2
+         wait 100ms
+         b: hangs up
+         wait 1s
+         c: POST k1 p3",
+        expect![[r#"
+            0      a → g1  POST k1 p1
+            1        g1 → store  claim (a k1)
+            2        store  granted attempt 1 (a k1)
+            3      a → upstream  attempt 1
+            5              upstream executes k1 p1 as #1
+            10       g1 → store  release (a k1)
+            11       store  settled (a k1)
+            12     a ← 404  executed;stored=?0;attempt=1  execution #1
+            1000   b → g1  POST k1 p2
+            1001     g1 → store  claim (b k1)
+            1002     store  granted attempt 2 (b k1)
+            1002          the reply is lost
+            1100   b hangs up
+            1100   b ← connection closed
+            1100     g1 → store  withdraw (b k1)
+            1101     store  settled (b k1)
+            1400     g1 → store  claim (b k1)
+            1401     store  stale (b k1)
+            1600     g1 → store  withdraw (b k1)
+            1601     store  settled (b k1)
+            1602     g1 → store  withdraw (b k1)
+            1603     store  settled (b k1)
+            2100   c → g1  POST k1 p3
+            2101     g1 → store  claim (c k1)
+            2102     store  granted attempt 3 (c k1)
+            2103   c → upstream  attempt 3
+            2105           upstream executes k1 p3 as #2
+            2110     g1 → store  complete 201 (c k1)
+            2111     store  settled (c k1)
+            2112   c ← 201  executed;stored=?1;attempt=3;ttl=60  execution #2
+        "#]],
+    );
+}
+
+#[test]
+fn every_attempt_writes_the_key_as_the_first_claim_did() {
+    check(
+        "upstream: reset
+         a: POST k1 p1 quoted
+         wait 2s
+         upstream: reset
+         b: POST k1 p1 g2
+         upstream: reset
+         c: POST k2 p1 g2
+         wait 2s
+         d: POST k2 p1 quoted",
+        expect![[r#"
+            0      a → g1  POST k1 p1
+            1        g1 → store  claim (a k1)
+            2        store  granted attempt 1 (a k1)
+            3      a → upstream  attempt 1, its key in quotes
+            5              upstream executes k1 p1 as #1
+            10       g1 → store  mark unknown (a k1)
+            11       store  settled (a k1)
+            12     a ← 503  executed;stored=?0;attempt=1
+            2000   b → g2  POST k1 p1
+            2000   c → g2  POST k2 p1
+            2001     g2 → store  claim (b k1)
+            2001     g2 → store  claim (c k2)
+            2002     store  granted attempt 2, in doubt (b k1)
+            2002     store  granted attempt 1 (c k2)
+            2003   b → upstream  attempt 2, its key in quotes
+            2003   c → upstream  attempt 1
+            2005           upstream executes k1 p1 as #2
+            2005           upstream executes k2 p1 as #3
+            2010     g2 → store  mark unknown (b k1)
+            2010     g2 → store  mark unknown (c k2)
+            2011     store  settled (b k1)
+            2011     store  settled (c k2)
+            2012   b ← 503  executed;stored=?0;attempt=2
+            2012   c ← 503  executed;stored=?0;attempt=1
+            4000   d → g1  POST k2 p1
+            4001     g1 → store  claim (d k2)
+            4002     store  granted attempt 2, in doubt (d k2)
+            4003   d → upstream  attempt 2
+            4005           upstream executes k2 p1 as #4
+            4010     g1 → store  complete 201 (d k2)
+            4011     store  settled (d k2)
+            4012   d ← 201  executed;stored=?1;attempt=2;ttl=60  execution #4
+        "#]],
+    );
+}
+
+#[test]
+fn what_cannot_be_read_is_refused_also_where_a_failing_store_lets_requests_through() {
+    check(
+        "policy: forward
+         store: unreadable
+         a: POST k1 p1
+         wait 1s
+         store: lose reply
+         store: unreadable
+         b: POST k1 p1",
+        expect![[r#"
+            0      a → g1  POST k1 p1
+            1        g1 → store  claim (a k1)
+            2        store  failed: corrupt (a k1)
+            3      a ← 503  refused;reason=store-unavailable
+            1000   b → g1  POST k1 p1
+            1001     g1 → store  claim (b k1)
+            1002     store  granted attempt 1 (b k1)
+            1002          the reply is lost
+            1400     g1 → store  claim (b k1)
+            1401     store  failed: corrupt (b k1)
+            1402   b ← 503  refused;reason=store-unavailable
+            1600     g1 → store  withdraw (b k1)
+            1601     store  settled (b k1)
         "#]],
     );
 }
@@ -2568,7 +2692,9 @@ fn obey(world: &mut World, requests: &mut HashMap<String, usize>, line: &str) {
                 insists: false,
             };
             let node = usize::from(numbered('g')) - 1;
-            requests.insert(who.to_owned(), world.send(who, usize::MAX, client, node));
+            let request = world.send(who, usize::MAX, client, node);
+            world.requests[request].is_quoted = rest.contains(&"quoted");
+            requests.insert(who.to_owned(), request);
         }
         (_, ["stops", time]) => world.pause(usize::from(digit(who)) - 1, millis(time)),
         (_, ["loses", "a", "worker"]) => world.crash_worker(usize::from(digit(who)) - 1),
@@ -2589,6 +2715,7 @@ fn carriage(words: &[&str]) -> Carriage {
         ["truncate"] => Carriage { reply: Handling::Truncated, ..plain },
         ["refuse"] => Carriage { is_refused: true, ..plain },
         ["fail"] => Carriage { fails: true, ..plain },
+        ["unreadable"] => Carriage { fails: true, is_unreadable: true, ..plain },
         ["again", time] => Carriage { again_after_ms: Some(millis(time)), ..plain },
         ["delay", time] => Carriage { there_ms: millis(time), ..plain },
         other => panic!("no such call: {other:?}"),

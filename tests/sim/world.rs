@@ -8,12 +8,13 @@ use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet, VecDeque};
 use std::rc::Rc;
 
 use envoy_idempotency::config::{Config, Mode, Policy};
-use envoy_idempotency::event::{Event, Executed, Failure, Origin, VIA_UPSTREAM, Verdict};
+use envoy_idempotency::event::{Asked, Event, Executed, Failure, Origin, VIA_UPSTREAM, Verdict};
 use envoy_idempotency::exchange::Exchange;
 use envoy_idempotency::gateway::{Act, Gateway, Side};
 use envoy_idempotency::key::Name;
+use envoy_idempotency::key::UpstreamKey;
 use envoy_idempotency::message::{Edit, Headers, RequestHead};
-use envoy_idempotency::record::{Owner, RELEASED_KEPT, UpstreamKey};
+use envoy_idempotency::record::{Owner, RELEASED_KEPT};
 use envoy_idempotency::reply::Reply as Own;
 use envoy_idempotency::step::{Call, Flow, Operation, Outgoing};
 use envoy_idempotency::store as stores;
@@ -58,6 +59,8 @@ pub struct Request {
     pub forward: Option<usize>,
     /// Its gateway only tries the policy.
     pub is_observed: bool,
+    /// It writes its key as a structured-field string.
+    pub is_quoted: bool,
     /// How long its gateway was stopped, and its upstream worked, meanwhile.
     pub excused_ms: u64,
     owner: Owner,
@@ -100,6 +103,8 @@ pub struct Forward {
     pub payload: u8,
     /// The fencing number; none where it went unprotected.
     pub attempt: Option<u32>,
+    /// The key as the upstream gets it.
+    pub key: Vec<u8>,
     pub asked_ms: u64,
     pub forwarded_ms: u64,
     pub lease_ms: u64,
@@ -190,6 +195,8 @@ pub struct Carriage {
     pub is_refused: bool,
     pub again_after_ms: Option<u64>,
     pub fails: bool,
+    /// Whether it fails because what is stored cannot be read.
+    pub is_unreadable: bool,
     pub reply: Handling,
 }
 
@@ -298,6 +305,8 @@ pub struct World {
     crossed: Option<(usize, u64, Reply)>,
     by_owner: HashMap<Owner, usize>,
     by_name: HashMap<Name, (u8, u8)>,
+    /// Claims, by the nonces of their tries, that were answered that what is stored cannot be read: the call and the request.
+    unreadable: HashMap<Nonce, (u64, usize)>,
     net: Random,
     up: Random,
     fate: Random,
@@ -325,6 +334,7 @@ impl World {
             calm_from: 0,
             orphans: HashSet::new(),
             by_name: HashMap::new(),
+            unreadable: HashMap::new(),
             transcript: None,
             carriages: VecDeque::new(),
             treatments: VecDeque::new(),
@@ -444,6 +454,7 @@ impl World {
             is_broken: false,
             forward: None,
             is_observed: false,
+            is_quoted: self.is_wild && self.now.is_multiple_of(2),
             excused_ms: 0,
             owner,
             place: None,
@@ -556,9 +567,9 @@ impl World {
     /// The record of an operation, in words.
     pub fn shown(&self, who: (u8, u8)) -> String {
         let policy = &self.policies[0];
-        let head = head(who.0, who.1);
-        let request = envoy_idempotency::key::Request::new(&head, b"", &|_| None);
-        let caller = envoy_idempotency::key::Caller::read(&policy.scope, &request);
+        let head = head(who.0, who.1, false);
+        let request = envoy_idempotency::source::Request::new(&head, b"", &|_| None);
+        let caller = envoy_idempotency::caller::Caller::read(policy, &request);
         match envoy_idempotency::key::ClientKey::read(&policy.key, &request) {
             Ok(key) => {
                 let name: Name = envoy_idempotency::key::name(policy, None, &head, &caller, &key);
@@ -872,7 +883,7 @@ impl World {
                     self.coverage.counted(count);
                 }
                 Act::Execute { exchange: stream, outgoing } => self.execute(worker, stream, &outgoing),
-                Act::Log(_) | Act::Status { .. } => {}
+                Act::CallerSeen(_) | Act::Log(_) | Act::Status { .. } => {}
             }
         }
     }
@@ -1024,6 +1035,8 @@ impl World {
         for (place, (nonce, call)) in flight.batch.tries.iter().enumerate() {
             let fails = flight.carriage.fails && !again && place == 0;
             let verdict = match fails {
+                // Some failures say that something is stored.
+                true if nonce.0[0] % 2 == 1 || flight.carriage.is_unreadable => Verdict::Failed(Failure::Corrupt),
                 true => Verdict::Failed(Failure::Full),
                 false => self.store.apply(call, self.now, asker_ms),
             };
@@ -1036,6 +1049,9 @@ impl World {
                 let again = if again { " (a duplicate)" } else { "" };
                 let line = format!("  store  {} ({label}){again}", told(&verdict));
                 self.say(|_| line);
+            }
+            if verdict == Verdict::Failed(Failure::Corrupt) && call.operation.asked() == Asked::Claim {
+                self.unreadable.extend(self.by_owner.get(&call.owner).map(|request| (*nonce, (batch, *request))));
             }
             answers.push((*nonce, verdict));
         }
@@ -1095,8 +1111,22 @@ impl World {
             let line = format!("       the call fails: {}", failure.as_str());
             self.say(|_| line);
         }
+        let unreadable: Vec<usize> = match &reply {
+            Reply::Answers(answers) => {
+                let told = answers.iter().filter_map(|(nonce, _)| self.unreadable.get(nonce));
+                // An answer to another call counts for nothing.
+                told.filter(|(asked, _)| *asked == batch).map(|(_, request)| *request).collect()
+            }
+            Reply::Failed(_) => Vec::new(),
+        };
+        let awaiting =
+            |world: &World| unreadable.iter().filter(|request| world.requests[**request].forward.is_none()).count();
+        let before = awaiting(self);
         let acts = self.workers[worker].gateway.replied(batch, reply, now_ms);
         self.obey(worker, acts);
+        if awaiting(self) != before {
+            self.broken_bounds.push("I5: a request ran although something that cannot be read is stored".to_owned());
+        }
         self.pump(worker);
     }
 
@@ -1115,7 +1145,8 @@ impl World {
         self.say(|w| {
             let attempt = w.forwards[forward].attempt;
             let attempt = attempt.map_or("unprotected".to_owned(), |attempt| format!("attempt {attempt}"));
-            format!("{} → upstream  {attempt}", w.requests[request].label)
+            let quoted = if w.forwards[forward].key.starts_with(b"\"") { ", its key in quotes" } else { "" };
+            format!("{} → upstream  {attempt}{quoted}", w.requests[request].label)
         });
         self.after(2 + treatment.work_ms, Happening::Responds { worker, stream });
     }
@@ -1220,6 +1251,7 @@ impl World {
             who: (sent.tenant, sent.key),
             payload: sent.payload,
             attempt: numbered.and_then(number),
+            key: numbered.and_then(|headers| headers.first("idempotency-key")).unwrap_or_default().to_vec(),
             asked_ms: sent.asked_ms.unwrap_or(sent.sent_ms),
             forwarded_ms: self.now,
             lease_ms: self.workers[worker].policy.lease_ms,
@@ -1311,10 +1343,6 @@ impl World {
     fn at_upstream(&mut self, forward: usize) {
         let number = forward + 1;
         let entry = &mut self.forwards[forward];
-        // A client that left before there was a connection took its request along.
-        if entry.heard.is_some() && entry.heard.is_some_and(|(_, known)| known == Known::Release) {
-            return;
-        }
         entry.executions = match entry.end {
             End::ResetsBefore | End::Unreached | End::Unsent => 0,
             End::Retried(_) => 2,
@@ -1338,7 +1366,7 @@ impl World {
             End::Retried(_) => ("via_upstream", 2, true),
             End::ResetsBefore | End::ResetsAfter => (reset, 1, true),
             End::TimesOut => ("response_timeout", 1, true),
-            End::Unreached => ("upstream_reset_before_response_started{connection_failure}", 1, false),
+            End::Unreached => ("upstream_reset_before_response_started{remote_connection_failure}", 1, false),
             // Nobody is told.
             End::Late | End::Lost | End::Unsent => ("", 0, false),
         };
@@ -1521,8 +1549,8 @@ impl World {
             origin.attempts = Some(1);
             origin.connected = entry.end != End::Unreached && self.now >= entry.connected_ms;
             if !has_head {
-                let known = if origin.connected { Known::Doubt } else { Known::Release };
-                entry.heard.get_or_insert((self.now, known));
+                // Though there may have been no connection yet: Envoy does not say so.
+                entry.heard.get_or_insert((self.now, Known::Doubt));
             }
         }
         let event = Event::Closed { now_ms: self.clock(worker), origin };
@@ -1610,9 +1638,9 @@ impl World {
             Operation::MarkUnknown => "mark unknown".to_owned(),
             Operation::Poll { max_attempt } => format!("poll up to attempt {max_attempt}"),
             Operation::Release { keep_fingerprint: true } => "release for the same payload".to_owned(),
-            Operation::Release { keep_fingerprint: false } if call.attempt == 0 => "withdraw".to_owned(),
             Operation::Release { keep_fingerprint: false } => "release".to_owned(),
             Operation::Renew => "renew".to_owned(),
+            Operation::Withdraw => "withdraw".to_owned(),
         };
         let whose = self.whose(call);
         format!("  g{} → store  {what} ({whose})", self.workers[worker].node + 1)
@@ -1655,7 +1683,7 @@ impl Forward {
 
 impl Request {
     fn head(&self) -> RequestHead {
-        let mut head = head(self.tenant, self.key);
+        let mut head = head(self.tenant, self.key, self.is_quoted);
         // Half of those that are too large say so at once.
         if self.payload == TOO_LARGE && self.sent_ms.is_multiple_of(2) {
             head.headers.push(b"content-length", body(TOO_LARGE).len().to_string().as_bytes());
@@ -1666,13 +1694,14 @@ impl Request {
 }
 
 /// Only what a request's head says about whose it is.
-fn head(tenant: u8, key: u8) -> RequestHead {
+fn head(tenant: u8, key: u8, is_quoted: bool) -> RequestHead {
+    let quote = if is_quoted { "\"" } else { "" };
     let fields: [(&str, String); 5] = [
         (":method", "POST".to_owned()),
         (":path", "/pay".to_owned()),
         (":authority", "api".to_owned()),
-        ("authorization", format!("tenant {tenant}")),
-        ("idempotency-key", format!("k{key}")),
+        ("authorization", format!("Bearer {tenant}")),
+        ("idempotency-key", format!("{quote}k{key}{quote}")),
     ];
     RequestHead { headers: fields.into_iter().collect() }
 }
@@ -1741,6 +1770,7 @@ fn told(verdict: &Verdict) -> String {
     match verdict {
         Verdict::Completed { attempt, status, response, .. } => {
             let kept = if response.is_some() { "" } else { ", not replayable" };
+            let status = status.map_or("status unknown".to_owned(), |status| status.to_string());
             format!("completed {status} by attempt {attempt}{kept}")
         }
         Verdict::Deferred => "deferred".to_owned(),

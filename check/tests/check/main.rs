@@ -9,7 +9,13 @@
     reason = "a test that fails panics"
 )]
 
+mod credentials;
+mod doubts;
+mod hops;
+mod identity;
 mod inputs;
+mod istio;
+mod mutations;
 mod shielding;
 mod surroundings;
 
@@ -20,7 +26,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use expect_test::expect_file;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// What the program said and how it ended.
 struct Run {
@@ -30,6 +36,13 @@ struct Run {
 }
 
 impl Run {
+    /// The errors about what stands around the filter, without the place in front.
+    fn errors(&self) -> Vec<&str> {
+        let errors: Vec<_> = self.out.lines().filter_map(|line| line.split_once(": error: ")).map(|it| it.1).collect();
+        assert_eq!((self.code, self.err.as_str()), (i32::from(!errors.is_empty()), ""), "{}", self.out);
+        errors
+    }
+
     /// The warnings, without the place in front.
     fn warnings(&self) -> Vec<&str> {
         assert_eq!((self.code, self.err.as_str()), (0, ""), "{}", self.out);
@@ -81,7 +94,40 @@ fn filters(tree: &mut Value) -> &mut Vec<Value> {
 }
 
 fn plugin(tree: &mut Value) -> &mut Value {
-    &mut filters(tree)[0]["typed_config"]["config"]
+    let own = filters(tree).iter_mut().find(|filter| filter["name"] == "idempotency").unwrap();
+    &mut own["typed_config"]["config"]
+}
+
+fn host(tree: &mut Value) -> &mut Value {
+    &mut manager(tree)["route_config"]["virtual_hosts"][0]
+}
+
+/// A filter in front of the one that is checked.
+fn put_in_front<'a>(tree: &'a mut Value, kind: &str, mut config: Value) -> &'a mut Value {
+    config["@type"] = format!("type.googleapis.com/envoy.extensions.filters.http.{kind}.v3.Any").into();
+    let filter = json!({ "name": format!("envoy.filters.http.{kind}"), "typed_config": config });
+    let own = filters(tree).iter().position(|filter| filter["name"] == "idempotency").unwrap();
+    filters(tree).insert(own, filter);
+    &mut filters(tree)[own]
+}
+
+/// With one filter in front of this document.
+fn behind(document: &str, kind: &str, config: Value) -> Run {
+    check_changed("local.yaml", |tree| {
+        set_document(tree, document);
+        put_in_front(tree, kind, config);
+    })
+}
+
+/// `jwt_authn` with one provider, from which every request must have a token.
+fn jwt(provider: Value) -> Value {
+    let rules = json!([{ "match": { "prefix": "/" }, "requires": { "provider_name": "main" } }]);
+    json!({ "providers": { "main": provider }, "rules": rules })
+}
+
+/// A document of which only the scope's callers are set.
+fn document_of(callers: Value) -> String {
+    json!({ "policy": { "scope": { "caller": callers } } }).to_string()
 }
 
 fn set_document(tree: &mut Value, document: &str) {

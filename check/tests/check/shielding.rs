@@ -56,7 +56,7 @@ fn a_listener_that_runs_the_filter_itself_is_warned_of() {
         let filter = filters(tree)[0].clone();
         inner_manager(tree)["http_filters"].as_array_mut().unwrap().insert(0, filter);
     });
-    // It is configured there too, so it is told of and warned of twice.
+    // It is configured there too, so there are two warnings.
     let wanted = "listener shielded, to which execution.cluster shielded leads, runs this filter itself: what it executes \
                   would be a duplicate of itself";
     assert_eq!(run.warnings(), [wanted, wanted]);
@@ -107,8 +107,8 @@ fn a_listener_with_an_address_is_warned_of() {
     assert_eq!(
         run.warnings(),
         [
-            "execution.cluster shielded leads to a network address instead of an internal listener: whoever reaches that \
-          address gets past the filter"
+            "execution.cluster shielded leads to a network address instead of an internal listener: a client that reaches \
+          that address gets past the filter"
         ]
     );
 }
@@ -123,7 +123,7 @@ fn a_route_from_outside_to_the_listener_is_warned_of() {
     assert_eq!(
         run.warnings(),
         [
-            "listener gateway leads to listener shielded by cluster shielded: whoever takes that way gets past the filter"
+            "listener gateway leads to listener shielded by cluster shielded: a client that takes that way gets past the filter"
         ]
     );
 }

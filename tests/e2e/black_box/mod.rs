@@ -31,7 +31,7 @@ struct Stand<'a> {
 impl Stand<'_> {
     /// A POST, through one gateway after the other as `n` grows.
     fn post(&self, n: usize, path: &str) -> Request {
-        Request::post(self.gateways[n % self.gateways.len()].addr(), path)
+        self.gateways[n % self.gateways.len()].post(path)
     }
 
     /// The attempts that the service has seen on this path.

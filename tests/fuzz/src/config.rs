@@ -4,8 +4,9 @@
 //! the bounds that README states.
 
 use envoy_idempotency::config::{Config, ConfigError, Store};
-use envoy_idempotency::key::{ClientKey, Request};
+use envoy_idempotency::key::ClientKey;
 use envoy_idempotency::message::RequestHead;
+use envoy_idempotency::source::Request;
 use serde_json::Value;
 
 /// Takes one document.

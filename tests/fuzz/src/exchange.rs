@@ -7,8 +7,9 @@ use std::rc::Rc;
 use envoy_idempotency::config::{Config, Mode, Policy};
 use envoy_idempotency::event::{Asked, Event, Executed, Failure, Origin, RedisError, Verdict};
 use envoy_idempotency::exchange::{Exchange, Secrets};
+use envoy_idempotency::key::{KeyForm, UpstreamKey};
 use envoy_idempotency::message::{Headers, RequestHead};
-use envoy_idempotency::record::{Owner, UpstreamKey};
+use envoy_idempotency::record::Owner;
 use envoy_idempotency::reply::STATUS;
 use envoy_idempotency::step::{Count, Flow, Step};
 
@@ -140,7 +141,8 @@ impl Subject {
 }
 
 fn request_fields(choices: &mut Choices<'_>) -> Headers {
-    let mut headers: Headers = [(":path", "/v1/payments?q=1"), (":authority", "api")].into_iter().collect();
+    let given = [(":path", "/v1/payments?q=1"), (":authority", "api"), ("authorization", "Bearer t")];
+    let mut headers: Headers = given.into_iter().collect();
     headers.push(b":method", choices.one(&["POST", "PATCH", "GET", "CONNECT", ""]).as_bytes());
     while choices.flag() {
         let (name, value) = choices.one(&REQUEST_FIELDS);
@@ -173,12 +175,12 @@ fn verdict(choices: &mut Choices<'_>) -> Verdict {
         0 => Verdict::Granted {
             attempt,
             doubt: choices.flag(),
-            upstream_key: choices.flag().then_some(UpstreamKey([9; 16])),
+            key: if choices.flag() { KeyForm::Ours(UpstreamKey([9; 16])) } else { KeyForm::Quoted },
             expires_ms: number,
         },
         1 => Verdict::Completed {
             attempt,
-            status: choices.number() as u16,
+            status: Some(choices.number() as u16),
             response: choices.flag().then(|| choices.bytes(64).to_vec()),
             age_ms: number,
             ttl_ms: choices.number(),
@@ -263,7 +265,7 @@ const DOCUMENTS: [&str; 12] = [
     r#"{"policy": {"key": {"required": true}, "scope": {"anonymous": "refuse"}, "statuses": "ietf", "expose_cors": true}}"#,
     r#"{"policy": {"outcomes": {"5xx": "unknown", "4xx": "store", "unsent": "retry"}, "ttl_s": 2, "lease_ms": 1000}}"#,
     r#"{"policy": {"key": {"inject": {"kind": "uuid"}}, "scope": {"caller": [{"jwt_claim": "sub"}]}}}"#,
-    r#"{"policy": {"key": {"inject": {"kind": "content", "anonymous": true}}, "on_mismatch": "separate"}}"#,
+    r#"{"policy": {"key": {"inject": {"kind": "content", "anonymous": true}}, "scope": {"anonymous": "share"}, "on_mismatch": "separate"}}"#,
     r#"{"policy": {"mode": "inject", "key": {"inject": {"kind": "uuid"}}}}"#,
     r#"{"policy": {"key": {"sources": [{"any": [{"json": "/k"}, {"form": "k"}]}]}, "fingerprint": {"body": "json"}}}"#,
 ];

@@ -11,8 +11,9 @@ use envoy_idempotency::event::{Event, Executed, Failure, Origin, VIA_UPSTREAM, V
 use envoy_idempotency::exchange::{Exchange, Secrets};
 use envoy_idempotency::gateway::{Act, Gateway, Side};
 use envoy_idempotency::key::Name;
+use envoy_idempotency::key::UpstreamKey;
 use envoy_idempotency::message::{Edit, Headers, RequestHead};
-use envoy_idempotency::record::{Owner, Record, UpstreamKey};
+use envoy_idempotency::record::{Owner, Record};
 use envoy_idempotency::reply::STATUS;
 use envoy_idempotency::step::{Call, Flow};
 use envoy_idempotency::store::cache::Cache;
@@ -133,8 +134,9 @@ impl World {
         self.gateway.begin(id, Exchange::new(Rc::clone(&self.policy), Rc::clone(&self.secrets)));
         self.streams.insert(id, Stream { key, payload, is_whole, ..Stream::default() });
         let (text, target) = (format!("k{key}"), format!("/pay?payload={payload}"));
-        let fields = [(":method", "POST"), (":path", &target), (":authority", "api"), ("idempotency-key", &text)];
-        let head = RequestHead { headers: fields.into_iter().collect() };
+        let pseudo = [(":method", "POST"), (":path", &target), (":authority", "api")];
+        let fields = pseudo.into_iter().chain([("authorization", "Bearer t"), ("idempotency-key", &text)]);
+        let head = RequestHead { headers: fields.collect() };
         let (owner, upstream_key) = (self.owner(), UpstreamKey(self.token()));
         let now_ms = self.now_ms;
         let event =
@@ -283,7 +285,7 @@ impl World {
                     (stream.is_sent, stream.is_shielded) = (true, true);
                     self.executes(exchange, attempt.as_deref());
                 }
-                Act::Count { .. } | Act::Log(_) | Act::Status { .. } => {}
+                Act::CallerSeen(_) | Act::Count { .. } | Act::Log(_) | Act::Status { .. } => {}
             }
         }
     }

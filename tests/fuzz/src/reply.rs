@@ -7,7 +7,7 @@ use std::rc::Rc;
 use envoy_idempotency::config::{Config, Store};
 use envoy_idempotency::event::{Failure, Verdict};
 use envoy_idempotency::fingerprint::Fingerprint;
-use envoy_idempotency::key::Name;
+use envoy_idempotency::key::{KeyForm, Name};
 use envoy_idempotency::record::Owner;
 use envoy_idempotency::step::{Call, Operation};
 use envoy_idempotency::store::client::{Client, Limits, Nonce, Reply};
@@ -79,7 +79,7 @@ fn claim(number: u8) -> Call {
         owner: Owner([number; 16]),
         fingerprint: Fingerprint([1; 32]),
         attempt: 0,
-        upstream_key: None,
+        key: KeyForm::Bare,
         lease_ms: 60_000,
         ttl_ms: 86_400_000,
         deadline_ms: None,

@@ -1,6 +1,7 @@
 //! A client that can send any bytes, over HTTP/1.1 or HTTP/2.
 //!
-//! One rule: it sends exactly what the test wrote, in that order, and adds no header but the host and the framing.
+//! One rule: it sends exactly what the test wrote, in that order, and adds no header but the host, the framing and, of a
+//! request that a caller makes, its token.
 //! It does not know what it talks to; one request is one connection.
 
 use std::io::{self, Read, Write};
@@ -21,7 +22,8 @@ pub struct Request {
     pub(crate) method: String,
     pub(crate) path: String,
     pub(crate) host: Option<Vec<u8>>,
-    pub(crate) headers: Vec<(Vec<u8>, Vec<u8>)>,
+    caller: Option<Vec<u8>>,
+    headers: Vec<(Vec<u8>, Vec<u8>)>,
     pub(crate) body: Payload,
     pub(crate) trailers: Vec<(Vec<u8>, Vec<u8>)>,
     expect_continue: bool,
@@ -45,6 +47,7 @@ impl Request {
             method: method.to_owned(),
             path: path.to_owned(),
             host: Some(b"api.example.com".to_vec()),
+            caller: None,
             headers: Vec::new(),
             body: Payload::None,
             trailers: Vec::new(),
@@ -71,6 +74,25 @@ impl Request {
     /// Its path.
     pub fn path(&self) -> &str {
         &self.path
+    }
+
+    /// Shows this token in `authorization`, unless the request has one of its own; until then it shows none.
+    pub fn caller(mut self, authorization: impl AsRef<[u8]>) -> Request {
+        self.caller = Some(authorization.as_ref().to_owned());
+        self
+    }
+
+    /// Shows no token.
+    pub fn anonymous(mut self) -> Request {
+        self.caller = None;
+        self
+    }
+
+    /// Every header line besides the host and the framing.
+    pub(crate) fn lines(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        let is_own = self.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case(b"authorization"));
+        let caller = self.caller.as_deref().filter(|_| !is_own).map(|caller| (&b"authorization"[..], caller));
+        caller.into_iter().chain(self.headers.iter().map(|(name, value)| (name.as_slice(), value.as_slice())))
     }
 
     /// Adds a header line; names and values may be any bytes, repeated ones stay repeated.
@@ -191,7 +213,7 @@ impl Request {
         if let Some(host) = &self.host {
             line(b"Host", host);
         }
-        for (name, value) in &self.headers {
+        for (name, value) in self.lines() {
             line(name, value);
         }
         if self.expect_continue {

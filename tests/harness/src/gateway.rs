@@ -15,6 +15,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::CALLER;
 use crate::client::Request;
 use crate::ports::Port;
 use crate::process::{Process, tail};
@@ -248,6 +249,16 @@ impl Gateway {
         self.addr
     }
 
+    /// A POST to it, by [`CALLER`].
+    pub fn post(&self, path: &str) -> Request {
+        self.request("POST", path)
+    }
+
+    /// Any request to it, by [`CALLER`].
+    pub fn request(&self, method: &str, path: &str) -> Request {
+        Request::new(self.addr, method, path).caller(CALLER)
+    }
+
     /// Where its admin interface is.
     pub fn admin_addr(&self) -> SocketAddr {
         self.admin
@@ -419,6 +430,12 @@ pub fn set_endpoints(cluster: &mut Value, addrs: &[SocketAddr]) {
         json!({ "endpoint": { "address": { "socket_address": socket } } })
     };
     cluster["load_assignment"]["endpoints"][0]["lb_endpoints"] = addrs.iter().map(endpoint).collect();
+}
+
+/// Points a cluster at a Unix domain socket.
+pub fn set_pipe(cluster: &mut Value, path: &Path) {
+    let address = json!({ "pipe": { "path": path } });
+    cluster["load_assignment"]["endpoints"][0]["lb_endpoints"] = json!([{ "endpoint": { "address": address } }]);
 }
 
 /// The Envoy to run: `ENVOY_BIN`, otherwise where `make` puts it.

@@ -67,11 +67,13 @@ async fn exchange(sender: SendRequest<Bytes>, request: &Request) -> Result<Respo
         .version(http::Version::HTTP_2)
         .body(())
         .map_err(|error| error.to_string())?;
-    *head.headers_mut() = header_map(&request.headers)?;
+    *head.headers_mut() = header_map(request.lines())?;
     if let Payload::Whole(body) = &request.body {
         head.headers_mut().insert(http::header::CONTENT_LENGTH, HeaderValue::from(body.len()));
     }
-    let trailers = (!request.trailers.is_empty()).then(|| header_map(&request.trailers)).transpose()?;
+    let trailers = (!request.trailers.is_empty())
+        .then(|| header_map(request.trailers.iter().map(|(name, value)| (name.as_slice(), value.as_slice()))))
+        .transpose()?;
 
     let bodiless = matches!(request.body, Payload::None) && trailers.is_none();
     let (answer, mut stream) = sender.send_request(head, bodiless).map_err(sentence)?;
@@ -126,7 +128,7 @@ fn send_body(
     }
 }
 
-fn header_map(lines: &[(Vec<u8>, Vec<u8>)]) -> Result<HeaderMap, String> {
+fn header_map<'a>(lines: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Result<HeaderMap, String> {
     let mut map = HeaderMap::new();
     for (name, value) in lines {
         let name = HeaderName::from_bytes(name).map_err(|error| error.to_string())?;

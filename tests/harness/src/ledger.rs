@@ -4,6 +4,8 @@
 //! tests count here is what a real service would have done.
 //! It does not know of Envoy, of the filter, or of any rule about keys.
 //!
+//! It listens on a port, and where a test asks for it on a Unix domain socket too, with one ledger for both.
+//!
 //! Left alone it answers `201`, `content-type: application/json`, `location: /payments/<n>` (of 2xx and 3xx only)
 //! and the body `{"id":"pay_<n>"}`, where n is the number of the execution in the ledger: a replay and a second
 //! execution are told apart by their bodies. Request headers steer it:
@@ -21,12 +23,14 @@
 //! | `x-test-chunked: 1` | the length is not declared and the body comes in pieces |
 //! | `x-test-trailers: name: value` | a trailer, repeatable; the connection closes after it |
 //! | `x-test-sse: 5` | that many server-sent events, 50 ms apart |
-//! | `x-test-reset: before` | the connection closes without an answer; `before-rst`: with a TCP reset; `after-headers`, `mid-body`: in the middle of the answer |
+//! | `x-test-reset: before` | the connection closes without an answer; `before-rst`: with a TCP reset, where it is TCP; `after-headers`, `mid-body`: in the middle of the answer |
 
 use std::collections::{BTreeMap, HashSet};
 use std::convert::Infallible;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::net::{UnixListener as StdUnixListener, UnixStream as StdUnixStream};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -44,8 +48,9 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use sha2::{Digest, Sha256};
 use socket2::SockRef;
-use tokio::io::AsyncWriteExt;
-use tokio::net::{TcpListener, TcpStream};
+use tempfile::TempDir;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{oneshot, watch};
 
 use crate::wait::PATIENCE;
@@ -89,14 +94,38 @@ pub struct Ledger {
     book: Arc<Book>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
+    // Dropped after the thread has ended.
+    socket: Option<Socket>,
+}
+
+/// A Unix domain socket, and the folder that is its own.
+#[derive(Debug)]
+struct Socket {
+    path: PathBuf,
+    _folder: TempDir,
 }
 
 impl Ledger {
     /// Starts it on a free port.
     pub fn start() -> Ledger {
+        Ledger::serve(None)
+    }
+
+    /// Starts it on a free port, and beside it on a Unix domain socket.
+    pub fn start_with_socket() -> Ledger {
+        let folder = TempDir::with_prefix("envoy-idempotency-ledger-").expect("a temporary folder");
+        Ledger::serve(Some(Socket { path: folder.path().join("socket"), _folder: folder }))
+    }
+
+    fn serve(socket: Option<Socket>) -> Ledger {
         let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free loopback port");
         listener.set_nonblocking(true).expect("a listener can be made non-blocking");
         let addr = listener.local_addr().expect("a bound listener has an address");
+        let unix_listener = socket.as_ref().map(|socket| {
+            let listener = StdUnixListener::bind(&socket.path).expect("a folder of ours can hold a socket");
+            listener.set_nonblocking(true).expect("a listener can be made non-blocking");
+            listener
+        });
         let book = Arc::new(Book::default());
         let (stop, stopped) = oneshot::channel();
         let served = Arc::clone(&book);
@@ -105,17 +134,24 @@ impl Ledger {
             // Dropping the runtime closes every connection.
             runtime.block_on(async {
                 tokio::select! {
-                    () = accept(listener, served) => (),
+                    () = accept(listener, &served) => (),
+                    () = accept_unix(unix_listener, &served) => (),
                     _ = stopped => (),
                 }
             });
         });
-        Ledger { addr, book, stop: Some(stop), thread: Some(thread) }
+        Ledger { addr, book, stop: Some(stop), thread: Some(thread), socket }
     }
 
     /// Where it listens.
     pub fn addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    /// The Unix domain socket on which it listens too; panics when it was not started with one.
+    #[track_caller]
+    pub fn socket(&self) -> &Path {
+        &self.socket.as_ref().expect("it was started with a socket").path
     }
 
     /// Every execution so far, in order.
@@ -251,37 +287,77 @@ impl Drop for Held<'_> {
 
 type Body = UnsyncBoxBody<Bytes, Infallible>;
 
-async fn accept(listener: std::net::TcpListener, book: Arc<Book>) {
+/// A connection beside hyper, for answers that hyper would not give.
+#[derive(Debug)]
+enum Line {
+    Tcp(std::net::TcpStream),
+    Unix(StdUnixStream),
+}
+
+impl Line {
+    /// Has it end in a reset; a Unix domain socket knows none and only closes.
+    fn reset_at_its_end(&self) -> io::Result<()> {
+        match self {
+            Line::Tcp(stream) => SockRef::from(stream).set_linger(Some(Duration::ZERO)),
+            Line::Unix(_) => Ok(()),
+        }
+    }
+
+    /// Sends these bytes, its last.
+    async fn finish(&self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Line::Tcp(stream) => finish(TcpStream::from_std(stream.try_clone()?)?, bytes).await,
+            Line::Unix(stream) => finish(UnixStream::from_std(stream.try_clone()?)?, bytes).await,
+        }
+    }
+}
+
+async fn finish(mut stream: impl AsyncWrite + Unpin, bytes: &[u8]) -> io::Result<()> {
+    stream.write_all(bytes).await?;
+    stream.shutdown().await
+}
+
+async fn accept(listener: std::net::TcpListener, book: &Arc<Book>) {
     let listener = TcpListener::from_std(listener).expect("a listener of ours fits the runtime");
     loop {
         let Ok((stream, _)) = listener.accept().await else { continue };
         // A delay of the last small packet would look like a slow service.
         let _ = stream.set_nodelay(true);
-        let book = Arc::clone(&book);
-        tokio::spawn(async move {
-            let stream = stream.into_std().expect("a stream can leave the runtime");
-            let Ok(line) = stream.try_clone() else { return };
-            let line = Arc::new(line);
-            let stream = TcpStream::from_std(stream).expect("and come back to it");
-            let service = service_fn(move |request| {
-                let (book, line) = (Arc::clone(&book), Arc::clone(&line));
-                async move { execute(request, &book, &line).await }
-            });
-            // An error is a peer that went away, or a reset that a test has asked for.
-            let _ = hyper::server::conn::http1::Builder::new()
-                .max_headers(500)
-                .serve_connection(TokioIo::new(stream), service)
-                .await;
-        });
+        let stream = stream.into_std().expect("a stream can leave the runtime");
+        let Ok(line) = stream.try_clone() else { continue };
+        serve(TcpStream::from_std(stream).expect("and come back to it"), Line::Tcp(line), book);
     }
 }
 
+async fn accept_unix(listener: Option<StdUnixListener>, book: &Arc<Book>) {
+    let Some(listener) = listener else { return std::future::pending().await };
+    let listener = UnixListener::from_std(listener).expect("a listener of ours fits the runtime");
+    loop {
+        let Ok((stream, _)) = listener.accept().await else { continue };
+        let stream = stream.into_std().expect("a stream can leave the runtime");
+        let Ok(line) = stream.try_clone() else { continue };
+        serve(UnixStream::from_std(stream).expect("and come back to it"), Line::Unix(line), book);
+    }
+}
+
+/// Answers the requests of one connection.
+fn serve(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, line: Line, book: &Arc<Book>) {
+    let (book, line) = (Arc::clone(book), Arc::new(line));
+    let service = service_fn(move |request| {
+        let (book, line) = (Arc::clone(&book), Arc::clone(&line));
+        async move { execute(request, &book, &line).await }
+    });
+    tokio::spawn(async move {
+        // An error is a peer that went away, or a reset that a test has asked for.
+        let _ = hyper::server::conn::http1::Builder::new()
+            .max_headers(500)
+            .serve_connection(TokioIo::new(stream), service)
+            .await;
+    });
+}
+
 /// Enters one request and answers it; an error closes the connection without a further byte.
-async fn execute(
-    request: hyper::Request<Incoming>,
-    book: &Book,
-    line: &std::net::TcpStream,
-) -> io::Result<hyper::Response<Body>> {
+async fn execute(request: hyper::Request<Incoming>, book: &Book, line: &Line) -> io::Result<hyper::Response<Body>> {
     book.write(|pages| pages.started += 1);
     let (head, body) = request.into_parts();
     let body = body.collect().await.map_err(io::Error::other)?;
@@ -494,7 +570,7 @@ impl Answer {
     /// Answers that hyper would not give: cut off, or with trailers (which it sends only to those who asked by `TE`).
     ///
     /// Always ends in an error, which makes hyper drop the connection without a byte of its own.
-    async fn by_hand(self, line: &std::net::TcpStream) -> io::Result<hyper::Response<Body>> {
+    async fn by_hand(self, line: &Line) -> io::Result<hyper::Response<Body>> {
         let mut bytes = format!("HTTP/1.1 {}\r\n", self.status).into_bytes();
         for (name, value) in &self.headers {
             push_line(&mut bytes, &[name.as_str().as_bytes(), b": ", value.as_bytes()]);
@@ -502,7 +578,7 @@ impl Answer {
         match self.reset {
             Some(Reset::Before) => return Err(closed()),
             Some(Reset::BeforeRst) => {
-                SockRef::from(line).set_linger(Some(Duration::ZERO))?;
+                line.reset_at_its_end()?;
                 return Err(closed());
             }
             Some(Reset::AfterHeaders | Reset::MidBody) => {
@@ -532,9 +608,7 @@ impl Answer {
                 bytes.extend_from_slice(b"\r\n");
             }
         }
-        let mut stream = TcpStream::from_std(line.try_clone()?)?;
-        stream.write_all(&bytes).await?;
-        stream.shutdown().await?;
+        line.finish(&bytes).await?;
         Err(closed())
     }
 }

@@ -52,6 +52,9 @@ pub use resp::Reply;
 pub use wait::{PATIENCE, wait_for, wait_until};
 pub use webdis::Webdis;
 
+/// What a request shows for a caller where the test does not say otherwise: a client without a token is not protected.
+pub const CALLER: &str = "Bearer alice";
+
 /// A gateway with the ledger behind it: what most tests need.
 #[derive(Debug)]
 pub struct World {
@@ -77,14 +80,14 @@ impl World {
         World { gateway, ledger }
     }
 
-    /// A POST to the gateway.
+    /// A POST to the gateway, by [`CALLER`].
     pub fn post(&self, path: &str) -> Request {
         self.request("POST", path)
     }
 
-    /// Any request to the gateway.
+    /// Any request to the gateway, by [`CALLER`].
     pub fn request(&self, method: &str, path: &str) -> Request {
-        Request::new(self.gateway.addr(), method, path)
+        self.gateway.request(method, path)
     }
 }
 
@@ -147,14 +150,14 @@ impl SharedWorld {
         SharedWorld { gateways, ledger, interposer, webdis, redis }
     }
 
-    /// A POST to the first gateway; `.to(world.other())` sends it to the last.
+    /// A POST to the first gateway, by [`CALLER`]; `.to(world.other())` sends it to the last.
     pub fn post(&self, path: &str) -> Request {
         self.request("POST", path)
     }
 
-    /// Any request to the first gateway.
+    /// Any request to the first gateway, by [`CALLER`].
     pub fn request(&self, method: &str, path: &str) -> Request {
-        Request::new(self.gateways[0].addr(), method, path)
+        self.gateways[0].request(method, path)
     }
 
     /// Where the last gateway listens.

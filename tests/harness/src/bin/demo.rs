@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use harness::{Gateway, Ledger, Options, Redis, Request, Response, Webdis};
+use harness::{CALLER, Gateway, Ledger, Options, Redis, Request, Response, Webdis};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 fn main() -> ExitCode {
@@ -114,6 +114,7 @@ fn transcript(stage: &Stage) -> Result<(), String> {
     let pay = |to: SocketAddr, body: &str| {
         Request::post(to, "/v1/payments")
             .host(to.to_string())
+            .caller(CALLER)
             .header("Content-Type", "application/json")
             .key(KEY)
             .body(body)
@@ -191,7 +192,10 @@ fn request_url(request: &Request) -> String {
 }
 
 fn curl(command: &str, url: &str, key: &str, body: &str) -> String {
-    format!("{command} {url} -H 'Content-Type: application/json' \\\n       -H 'Idempotency-Key: {key}' -d '{body}'")
+    format!(
+        "{command} {url} \\\n       -H 'Authorization: {CALLER}' -H 'Content-Type: application/json' \\\n       \
+         -H 'Idempotency-Key: {key}' -d '{body}'"
+    )
 }
 
 fn status_line(status: u16) -> String {

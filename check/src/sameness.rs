@@ -1,0 +1,125 @@
+//! In words: who is one caller, and what is one operation.
+//!
+//! Its one rule: what a request without a caller becomes is said in the same breath as what tells callers.
+//! It does not know what becomes of an operation.
+
+use envoy_idempotency::authorization::SCHEMES;
+use envoy_idempotency::config::{Anonymous, BodyPart, OnMismatch, Part, Policy, Separation, Slug};
+use envoy_idempotency::fingerprint::MEANINGFUL;
+
+use crate::words::{all, either};
+
+/// Who is asking.
+pub fn caller(policy: &Policy, status: &dyn Fn(Slug) -> String) -> String {
+    let scope = &policy.scope;
+    let parts: Vec<_> = scope.caller.iter().map(part).collect();
+    let (told, without, unreadable) = match parts.as_slice() {
+        [] => ("nothing".to_owned(), "every request", ""),
+        [part] => (part.clone(), "a request without it", ", or with one that cannot be read,"),
+        parts => {
+            let told = format!("{}, each that is present", all(parts));
+            (told, "a request without any of them", ", or with one that cannot be read,")
+        }
+    };
+    let refused = format!("is refused: {}", status(Slug::CallerMissing));
+    let apart = match policy.key.required {
+        true => format!("is refused, because a key is required: {}", status(Slug::CallerMissing)),
+        false => "passes unprotected, with reason=no-caller".to_owned(),
+    };
+    let becomes = match scope.anonymous {
+        Anonymous::Auto => format!("{without}{unreadable} {apart}"),
+        Anonymous::Refuse => format!("{without}{unreadable} {refused}"),
+        Anonymous::Share => format!(
+            "{without} shares one scope with all others that show no credential at all; one that shows another \
+             credential (one of the headers that docs/keys.md lists, or a client certificate), or one that cannot be \
+             read, {apart}"
+        ),
+    };
+    format!("told by {told}; {becomes}")
+}
+
+/// The parts of the target that count so.
+fn target(policy: &Policy, used: Separation) -> Vec<String> {
+    let scope = &policy.scope;
+    let parts = [(scope.method, "method"), (scope.host, "host"), (scope.path, "path")];
+    parts.into_iter().filter(|(counts, _)| *counts == used).map(|(_, name)| name.to_owned()).collect()
+}
+
+/// What separates two uses of one key.
+pub fn apart(policy: &Policy) -> String {
+    let mut said = vec![match target(policy, Separation::Separates).as_slice() {
+        [] => "one key is one operation, whatever it is sent to".to_owned(),
+        names => format!("the same key is another operation under another {}", either(names)),
+    }];
+    let compared = target(policy, Separation::Compared);
+    if !compared.is_empty() {
+        said.push(format!("{} must be the same (next line)", all(&compared)));
+    }
+    let ignored = target(policy, Separation::Ignored);
+    if !ignored.is_empty() {
+        let count = if ignored.len() == 1 { "does" } else { "do" };
+        said.push(format!("{} {count} not count: another one gets the same answer", all(&ignored)));
+    }
+    said.join("; ")
+}
+
+/// What makes two requests with one key the same.
+pub fn same(policy: &Policy, status: &dyn Fn(Slug) -> String) -> String {
+    let fingerprint = &policy.fingerprint;
+    let compared = target(policy, Separation::Compared);
+    let mut parts: Vec<_> = compared.into_iter().map(|name| format!("the {name}")).collect();
+    match &fingerprint.body {
+        BodyPart::Bytes => parts.push("the bytes of the body".to_owned()),
+        BodyPart::Json { ignored } if ignored.is_empty() => parts.push("what the body says as JSON".to_owned()),
+        BodyPart::Json { ignored } => {
+            let ignored: Vec<_> = ignored.iter().map(ToString::to_string).collect();
+            parts.push(format!("what the body says as JSON (without {})", all(&ignored)));
+        }
+        BodyPart::Off => {}
+    }
+    if fingerprint.query {
+        parts.push("the query string".to_owned());
+    }
+    parts.extend(fingerprint.headers.iter().map(|name| match name.as_str() {
+        "content-type" => "the media type".to_owned(),
+        name => format!("header {name}"),
+    }));
+    let is_chosen = |name: &str| fingerprint.headers.iter().any(|chosen| chosen == name);
+    let meant: Vec<_> = MEANINGFUL.into_iter().filter(|name| !is_chosen(name)).map(str::to_owned).collect();
+    if !meant.is_empty() {
+        parts.push(format!("and where present {}", all(&meant)));
+    }
+    let otherwise = match policy.on_mismatch {
+        OnMismatch::Reject => status(Slug::Mismatch),
+        OnMismatch::Separate => "it is another operation".to_owned(),
+    };
+    match parts.as_slice() {
+        [] => "any request with the same key".to_owned(),
+        parts => format!("these must be the same: {}; otherwise {otherwise}", parts.join(", ")),
+    }
+}
+
+/// Where a part of the key or of the caller stands.
+pub fn part(part: &Part) -> String {
+    match part {
+        Part::Any(parts) => {
+            format!("the first present of ({})", parts.iter().map(self::part).collect::<Vec<_>>().join(", "))
+        }
+        Part::Authorization { header, schemes } => {
+            let known: Vec<_> =
+                SCHEMES.iter().copied().chain(schemes.iter().map(String::as_str)).map(str::to_owned).collect();
+            format!("header {header} (of scheme {} or of none; any other cannot be read)", known.join(", "))
+        }
+        Part::Cookie(name) => format!("cookie {name}"),
+        Part::Form(name) => format!("form field {name}"),
+        Part::Header(name) => format!("header {name}"),
+        Part::Json(pointer) => format!("JSON field {pointer}"),
+        Part::JwtClaim(name) => format!("claim {name} of the bearer token"),
+        Part::PathSegment(index) => format!("segment {index} of the path (the first is 0)"),
+        Part::Property(path) => format!("Envoy's attribute {}", path.join(".")),
+        Part::Query(name) => format!("query parameter {name}"),
+        Part::Signer => {
+            "who has signed, by the signature in header authorization (a filter in front must verify it)".to_owned()
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! What the scope of a rule reads, as places of a request that a filter in front can take away or write.
+//!
+//! Its one rule: a place that no filter in front writes, such as the connection, is none of these.
+//! It does not know what stands in front.
+
+use envoy_idempotency::config::{Config, Mode, Part, Policy};
+use serde_json::Value;
+
+use crate::ways::Wanted;
+
+/// A place of a request as it comes to the filter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Spot {
+    Cookie(String),
+    Header(String),
+    /// Of a filter, below `metadata.filter_metadata`.
+    Metadata(Vec<String>),
+    Query(String),
+}
+
+impl Spot {
+    /// A header by a name in whatever case.
+    pub fn header(name: &str) -> Spot {
+        Spot::Header(name.to_ascii_lowercase())
+    }
+
+    /// As messages name it.
+    pub fn words(&self) -> String {
+        match self {
+            Spot::Cookie(name) => format!("cookie {name}"),
+            Spot::Header(name) => format!("header {name}"),
+            Spot::Metadata(path) => format!("metadata {}", path.join(".")),
+            Spot::Query(name) => format!("query parameter {name}"),
+        }
+    }
+
+    /// The part of a scope that reads it.
+    pub fn part(&self) -> String {
+        match self {
+            Spot::Cookie(name) => format!("{{\"cookie\": \"{name}\"}}"),
+            Spot::Header(name) => format!("{{\"header\": \"{name}\"}}"),
+            Spot::Metadata(path) => {
+                let path: Vec<_> = path.iter().map(|name| format!(", \"{name}\"")).collect();
+                format!("{{\"property\": [\"metadata\", \"filter_metadata\"{}]}}", path.concat())
+            }
+            Spot::Query(name) => format!("{{\"query\": \"{name}\"}}"),
+        }
+    }
+}
+
+/// How a place is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Manner {
+    /// A claim of the token that stands there.
+    Claim,
+    /// Whole.
+    Raw,
+    /// The name in the signature that stands there.
+    Signer,
+}
+
+/// One place that a scope reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reading {
+    pub spot: Spot,
+    pub manner: Manner,
+    /// The claim, where it is one.
+    pub claim: Option<String>,
+    /// The index of its part in `scope.caller`: those of one `any` stand in for each other.
+    pub part: usize,
+}
+
+impl Reading {
+    /// As messages name it.
+    pub fn words(&self) -> String {
+        match (&self.manner, &self.claim) {
+            (Manner::Claim, Some(claim)) => format!("jwt_claim {claim} in {}", self.spot.words()),
+            (Manner::Signer, _) => format!("signer in {}", self.spot.words()),
+            _ => self.spot.words(),
+        }
+    }
+}
+
+/// A rule that is in force, and what its scope reads.
+pub struct Enforced<'a> {
+    pub name: &'a str,
+    pub policy: &'a Policy,
+    pub readings: Vec<Reading>,
+    pub wanted: Wanted<'a>,
+    /// `match.headers` of the document.
+    pub matched: &'a Value,
+}
+
+/// The rules in force. `document` is what the configuration was read from.
+pub fn enforced<'a>(config: &'a Config, document: &'a Value) -> Vec<Enforced<'a>> {
+    let rules = config.rules.iter().enumerate().filter(|(_, rule)| rule.policy.mode == Mode::Enforce);
+    rules
+        .map(|(index, rule)| {
+            let matches = &document["rules"][index]["match"];
+            let parts = rule.policy.scope.caller.iter().enumerate();
+            let readings = parts.flat_map(|(index, part)| read_by(part, index)).collect();
+            let wanted = Wanted::of(matches);
+            Enforced { name: &rule.name, policy: &rule.policy, readings, wanted, matched: &matches["headers"] }
+        })
+        .collect()
+}
+
+/// What this part reads.
+fn read_by(part: &Part, index: usize) -> Vec<Reading> {
+    let reading = |spot, manner, claim| vec![Reading { spot, manner, claim, part: index }];
+    let authorization = || Spot::header("authorization");
+    match part {
+        Part::Any(parts) => parts.iter().flat_map(|part| read_by(part, index)).collect(),
+        Part::Authorization { header: name, .. } | Part::Header(name) => reading(Spot::header(name), Manner::Raw, None),
+        Part::Cookie(name) => reading(Spot::Cookie(name.clone()), Manner::Raw, None),
+        Part::JwtClaim(claim) => reading(authorization(), Manner::Claim, Some(claim.clone())),
+        Part::Property(path) => match path.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+            ["request", "headers", name] => reading(Spot::header(name), Manner::Raw, None),
+            ["metadata", "filter_metadata", path @ ..] => {
+                let path = path.iter().map(|name| (*name).to_owned()).collect();
+                reading(Spot::Metadata(path), Manner::Raw, None)
+            }
+            _ => Vec::new(),
+        },
+        Part::Query(name) => reading(Spot::Query(name.clone()), Manner::Raw, None),
+        Part::Signer => reading(authorization(), Manner::Signer, None),
+        Part::Form(_) | Part::Json(_) | Part::PathSegment(_) => Vec::new(),
+    }
+}

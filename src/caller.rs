@@ -1,0 +1,158 @@
+//! Who is asking: what tells one caller from another.
+//!
+//! Its one rule: a caller that cannot be told is never taken for another one; it is nobody, and nobody shares nothing
+//! with nobody unless the operator says so.
+//! It does not verify a credential: it believes what the filters before this one let through.
+
+use crate::config::{Anonymous, Part, Policy};
+use crate::digest::Digest;
+use crate::source::{Fault, Request, read_lines};
+
+/// Who is asking, as far as the scope tells callers apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Caller {
+    /// Shows these credentials, one for each part of the scope that is present. Never an empty list.
+    Known(Vec<Credential>),
+    /// Shows no credential at all, where the operator lets all such requests share one scope.
+    Anonymous,
+    /// Cannot be told: not to be mixed with any other.
+    Absent,
+    /// Cannot be told, and is refused.
+    Refused,
+}
+
+/// What one part of the scope found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Credential {
+    /// The kind of the part, so that user 42 and client 42 are two.
+    kind: &'static str,
+    /// Its name: of the header, the cookie, the claim.
+    name: String,
+    /// The lines that it had.
+    lines: Vec<Vec<u8>>,
+}
+
+impl Caller {
+    /// Reads who is asking.
+    pub fn read(policy: &Policy, request: &Request<'_>) -> Self {
+        let scope = &policy.scope;
+        let parts: Result<Vec<_>, Fault> = scope.caller.iter().map(|part| credential(part, request)).collect();
+        let is_readable = parts.is_ok();
+        // A caller with a credential that cannot be read is not told by the other parts either.
+        let shown: Vec<_> = parts.unwrap_or_default().into_iter().flatten().collect();
+        if !shown.is_empty() {
+            return Caller::Known(shown);
+        }
+        match scope.anonymous {
+            Anonymous::Refuse => Caller::Refused,
+            Anonymous::Share if is_readable && !shows_credential(request) => Caller::Anonymous,
+            // A key that must be there would not be honoured.
+            Anonymous::Auto | Anonymous::Share if policy.key.required => Caller::Refused,
+            Anonymous::Auto | Anonymous::Share => Caller::Absent,
+        }
+    }
+
+    /// Adds who is asking to the hash that names a record.
+    pub(crate) fn digest(&self, digest: &mut Digest) {
+        match self {
+            Caller::Known(credentials) => {
+                digest.part("callers", &(credentials.len() as u32).to_le_bytes());
+                for Credential { kind, name, lines } in credentials {
+                    digest.part("kind", kind.as_bytes());
+                    digest.part("name", name.as_bytes());
+                    digest.list("caller", lines.iter().map(Vec::as_slice));
+                }
+            }
+            Caller::Anonymous | Caller::Absent | Caller::Refused => digest.part("anonymous", b""),
+        }
+    }
+}
+
+/// Whether the connection shows a certificate of its client.
+pub fn has_certificate(request: &Request<'_>) -> bool {
+    request.attribute(&["connection", "mtls"]).is_some_and(|flag| flag.contains(&1))
+}
+
+/// Whether there is any well-known credential, wherever the scope looks.
+fn shows_credential(request: &Request<'_>) -> bool {
+    request
+        .head
+        .headers
+        .iter()
+        .any(|(name, value)| !value.trim_ascii().is_empty() && CREDENTIALS.iter().any(|known| known.as_bytes() == name))
+        || has_certificate(request)
+}
+
+/// Headers that show a credential, or that a gateway in front writes for a caller it has verified: a request that has
+/// one is not anonymous. docs/keys.md lists them.
+pub const CREDENTIALS: [&str; 52] = [
+    "api-key",
+    "apikey",
+    "authorization",
+    "cf-access-jwt-assertion",
+    "cookie",
+    "dpop",
+    "ocp-apim-subscription-key",
+    "private-token",
+    "proxy-authorization",
+    "remote-user",
+    "signature",
+    "signature-input",
+    "x-access-token",
+    "x-amz-security-token",
+    "x-amzn-oidc-accesstoken",
+    "x-amzn-oidc-data",
+    "x-amzn-oidc-identity",
+    "x-api-key",
+    "x-api-token",
+    "x-apigateway-api-userinfo",
+    "x-auth-request-access-token",
+    "x-auth-request-email",
+    "x-auth-request-user",
+    "x-auth-token",
+    "x-auth-user",
+    "x-authenticated-user",
+    "x-authenticated-userid",
+    "x-authorization",
+    "x-client-id",
+    "x-consumer-id",
+    "x-consumer-username",
+    "x-credential-identifier",
+    "x-endpoint-api-userinfo",
+    "x-forwarded-access-token",
+    "x-forwarded-client-cert",
+    "x-forwarded-email",
+    "x-forwarded-user",
+    "x-gitlab-token",
+    "x-goog-api-key",
+    "x-goog-authenticated-user-email",
+    "x-goog-authenticated-user-id",
+    "x-goog-iap-jwt-assertion",
+    "x-id-token",
+    "x-jwt-payload",
+    "x-ms-client-principal",
+    "x-ms-client-principal-id",
+    "x-remote-user",
+    "x-shopify-access-token",
+    "x-user",
+    "x-user-email",
+    "x-user-id",
+    "x-vault-token",
+];
+
+/// What this part of the scope finds; none where it is absent.
+fn credential(part: &Part, request: &Request<'_>) -> Result<Option<Credential>, Fault> {
+    if let Part::Any(parts) = part {
+        for part in parts {
+            if let Some(found) = credential(part, request)? {
+                return Ok(Some(found));
+            }
+        }
+        return Ok(None);
+    }
+    let mut lines = read_lines(part, request)?;
+    // An empty credential shows nothing.
+    lines.retain(|line| !line.trim_ascii().is_empty());
+    let (kind, name) = part.kind_and_name();
+    Ok((!lines.is_empty()).then_some(Credential { kind, name, lines }))
+}
