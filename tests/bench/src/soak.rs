@@ -122,7 +122,10 @@ end
 /// Four duplicates at a time, three of which wait for the first.
 fn wait_together(name: &str, to: SocketAddr, is_over: &AtomicBool) -> Result<(), String> {
     for number in (0..).take_while(|_| !is_over.load(Ordering::Relaxed)) {
-        let pay = Request::post(to, "/slow").key(format!("{name}-wait-{number}")).header("x-test-delay-ms", "100");
+        let pay = Request::post(to, "/slow")
+            .caller(wrk::CALLER)
+            .key(format!("{name}-wait-{number}"))
+            .header("x-test-delay-ms", "100");
         let answers = send_all(&vec![pay.body("ten"); 4]);
         if let Some(other) = answers.iter().find(|answer| ![201, 503].contains(&answer.status)) {
             return Err(format!("Whoever waits is answered as the first is, and not with {other:?}."));
@@ -134,7 +137,10 @@ fn wait_together(name: &str, to: SocketAddr, is_over: &AtomicBool) -> Result<(),
 /// Clients that go while the service works: their outcome is unknown.
 fn hang_up(name: &str, to: SocketAddr, is_over: &AtomicBool) -> Result<(), String> {
     for number in (0..).take_while(|_| !is_over.load(Ordering::Relaxed)) {
-        let pay = Request::post(to, "/slow").key(format!("{name}-gone-{number}")).header("x-test-delay-ms", "200");
+        let pay = Request::post(to, "/slow")
+            .caller(wrk::CALLER)
+            .key(format!("{name}-gone-{number}"))
+            .header("x-test-delay-ms", "200");
         let mut connection = pay.body("ten").open();
         connection.write("ten");
         connection.is_silent_for(Duration::from_millis(50));
