@@ -38,21 +38,23 @@ use std::mem;
 use std::rc::Rc;
 
 use crate::caller::{self, Caller};
+use crate::command::{Command, CommandKind, Failure, ReplyKind, StoreReply};
 use crate::config::{
     Config, Ending, Execution, Fate, Inject, Mode, OnCompleted, OnInFlight, OnMismatch, OnStoreFailure, OnTooLarge,
-    OnUnknown, Policy, Save, Slug,
+    OnUnknown, Policy, Save,
 };
 use crate::digest::{Digest, HashKey, hex};
-use crate::event::{Asked, Event, Executed, Failure, Origin, Source, Verdict};
+use crate::event::{Event, EventKind, Executed, Origin, Source};
 use crate::fingerprint::{Fingerprint, Payload};
 use crate::key::{self, ClientKey, KEY, KeyForm, Name, NoKey, UpstreamKey};
 use crate::message::{Edit, Headers, RequestHead, accepts_coding, content_length, media_type, whole_number};
 use crate::mutant::{self, Mutant};
 use crate::record::{Owner, Response};
-use crate::reply::{EXPOSE, EXPOSED, Facts, OUR_HEADERS, Reason, Reply, STATUS, StatusLine, Token};
+use crate::refusal::ProblemType;
+use crate::reply::{EXPOSE, EXPOSED, OUR_HEADERS, ProblemDetails, Reason, Reply, STATUS, StatusLine, Token};
 use crate::seal::Vault;
 use crate::source::{Attributes, Request};
-use crate::step::{Bypass, Call, Count, Flow, Operation, Outgoing, Remark, SeenCaller, Step};
+use crate::step::{Bypass, Count, Flow, Outgoing, Remark, SeenCaller, Step};
 
 /// The fencing number, for the upstream.
 const ATTEMPT: &str = "idempotency-attempt";
@@ -128,7 +130,7 @@ enum State {
     /// Awaits the request's head.
     Head,
     /// Awaits the store's word on what is known of an operation, for somebody who only looks.
-    LookUp(Box<Call>),
+    LookUp(Box<Command>),
     /// Awaits the rest of the request's body.
     Body { draft: Draft, payload: Payload },
     /// Awaits the store's word on a claim: what will run if it is granted, and how it has waited for that.
@@ -144,7 +146,7 @@ enum State {
     /// Awaits the rest of a response that is worth keeping.
     ResponseBody { run: Run, status: u16, headers: Headers, ttl_ms: u64 },
     /// Awaits the store's word on the settlement that was `asked`; `held` is the response that waits for it.
-    Save { run: Run, asked: Asked, fate: Fate, held: Option<HeldResponse> },
+    Save { run: Run, asked: ReplyKind, fate: Fate, held: Option<HeldResponse> },
     /// Awaits the head of a response that we only add our status to.
     Unprotected(StatusLine),
     /// Awaits our own answer on its way out, to undo what the host does to it.
@@ -246,7 +248,7 @@ impl Exchange {
 
     /// An exchange that only looks what is known of an operation, and answers that.
     pub fn looking(policy: Rc<Policy>, secrets: Rc<Secrets>, name: Name, owner: Owner) -> Self {
-        let call = Call {
+        let command = Command {
             name,
             owner,
             fingerprint: Fingerprint([0; 32]),
@@ -256,9 +258,9 @@ impl Exchange {
             ttl_ms: policy.ttl_ms,
             in_window: false,
             deadline_ms: None,
-            operation: Operation::Look,
+            kind: CommandKind::Look,
         };
-        Exchange { state: State::LookUp(Box::new(call)), ..Exchange::new(policy, secrets) }
+        Exchange { state: State::LookUp(Box::new(command)), ..Exchange::new(policy, secrets) }
     }
 
     /// Feeds one event; obey the step.
@@ -267,8 +269,8 @@ impl Exchange {
         if let Some(witness) = WITNESS.get() {
             witness(self.awaits(), &event);
         }
-        let is_response_head = matches!(event, Event::ResponseHeaders { .. });
-        self.is_over |= matches!(event, Event::Closed { .. });
+        let is_response_head = matches!(event, Event { kind: EventKind::ResponseHeaders { .. }, .. });
+        self.is_over |= matches!(event, Event { kind: EventKind::Closed { .. }, .. });
         let state = mem::replace(&mut self.state, State::Done);
         let (state, step) = self.next(state, event);
         self.state = state;
@@ -353,29 +355,34 @@ impl Exchange {
 
     fn next(&mut self, state: State, event: Event<'_>) -> (State, Step) {
         match (state, event) {
-            (State::Head, Event::RequestHeaders { now_ms, head, attribute, owner, upstream_key, end }) => {
-                self.begin(now_ms, head, attribute, owner, upstream_key, end)
-            }
-            (State::LookUp(call), Event::RequestHeaders { .. }) => {
-                let calls = vec![(*call).clone()];
-                (State::LookUp(call), Step { calls, ..hold() })
+            (
+                State::Head,
+                Event { now_ms, kind: EventKind::RequestHeaders { head, attribute, owner, upstream_key, end } },
+            ) => self.begin(now_ms, head, attribute, owner, upstream_key, end),
+            (State::LookUp(command), Event { kind: EventKind::RequestHeaders { .. }, .. }) => {
+                let commands = vec![(*command).clone()];
+                (State::LookUp(command), Step { commands, ..hold() })
             }
             // Whatever stands in it, it must not let the request go. A look-up needs none, so little of it is held.
-            (State::LookUp(call), Event::RequestBody { chunk, .. }) => {
+            (State::LookUp(command), Event { kind: EventKind::RequestBody { chunk, .. }, .. }) => {
                 self.held += chunk.len() as u64;
                 if self.held > SMALL_BODY {
-                    return self.refuse(Slug::BodyTooLarge, Facts::default());
+                    return self.refuse(ProblemType::BodyTooLarge, ProblemDetails::default());
                 }
-                (State::LookUp(call), hold())
+                (State::LookUp(command), hold())
             }
-            (State::LookUp(_), Event::StoreAnswered { asked: Asked::Look, verdict, .. }) => self.looked(&verdict),
-            (State::Head | State::LookUp(_), Event::ResponseHeaders { .. } | Event::Closed { .. }) => {
-                (State::Done, Step::default())
-            }
+            (
+                State::LookUp(_),
+                Event { kind: EventKind::StoreAnswered { asked: ReplyKind::Look, verdict, .. }, .. },
+            ) => self.looked(&verdict),
+            (
+                State::Head | State::LookUp(_),
+                Event { kind: EventKind::ResponseHeaders { .. }, .. } | Event { kind: EventKind::Closed { .. }, .. },
+            ) => (State::Done, Step::default()),
 
             (
                 State::Body { draft, mut payload },
-                Event::RequestBody { now_ms, attribute, chunk, crowded, end, trailers },
+                Event { now_ms, kind: EventKind::RequestBody { attribute, chunk, crowded, end, trailers } },
             ) => {
                 self.held += chunk.len() as u64;
                 if self.held > self.policy.max_request_bytes {
@@ -396,76 +403,92 @@ impl Exchange {
                 step.counts.extend(is_unshielded.then_some(Count::Unshielded));
                 (state, step)
             }
-            (State::Body { .. }, Event::ResponseHeaders { origin, headers, .. }) => {
+            (State::Body { .. }, Event { kind: EventKind::ResponseHeaders { origin, headers, .. }, .. }) => {
                 if origin.is_request_too_large() {
-                    return self.refuse(Slug::BodyTooLarge, Facts::default());
+                    return self.refuse(ProblemType::BodyTooLarge, ProblemDetails::default());
                 }
                 let line = StatusLine::new(Token::Refused);
                 (State::Done, resume(self.response_edits(headers, line), line))
             }
-            (State::Body { .. }, Event::Unable { .. }) => self.store_failed(Failure::MissingFlag),
-            (State::Body { .. }, Event::Closed { .. }) => (State::Done, Step::default()),
+            (State::Body { .. }, Event { kind: EventKind::Unable, .. }) => self.store_failed(Failure::MissingFlag),
+            (State::Body { .. }, Event { kind: EventKind::Closed { .. }, .. }) => (State::Done, Step::default()),
 
-            (State::Claim(run, wait), Event::StoreAnswered { now_ms, asked: Asked::Claim, verdict, may_wait }) => {
+            (
+                State::Claim(run, wait),
+                Event { now_ms, kind: EventKind::StoreAnswered { asked: ReplyKind::Claim, verdict, may_wait } },
+            ) => {
                 let (state, step) = match verdict {
-                    Verdict::InFlight { attempt } => self.stood_in_the_way(now_ms, run, wait, attempt, may_wait),
-                    Verdict::Failed(failure) if wait.is_some() => self.poll_failed(run, failure),
+                    StoreReply::InFlight { attempt } => self.stood_in_the_way(now_ms, run, wait, attempt, may_wait),
+                    StoreReply::Failed(failure) if wait.is_some() => self.poll_failed(run, failure),
                     verdict => self.claimed(now_ms, run, verdict),
                 };
                 (state.unless_sent_as_it_is(), step)
             }
-            (State::Waiting(run, wait), Event::Tick { now_ms, owner }) => {
+            (State::Waiting(run, wait), Event { now_ms, kind: EventKind::Tick { owner } }) => {
                 let (state, step) = self.ask_again(now_ms, run, wait, owner);
                 (state.unless_sent_as_it_is(), step)
             }
-            (State::Waiting(_, wait), Event::ResponseHeaders { headers, .. }) => {
-                let (attempt, reason) = (Some(wait.attempt), Some(Slug::InFlight.as_str()));
+            (State::Waiting(_, wait), Event { kind: EventKind::ResponseHeaders { headers, .. }, .. }) => {
+                let (attempt, reason) = (Some(wait.attempt), Some(ProblemType::InFlight.as_str()));
                 let line = StatusLine { attempt, reason, ..StatusLine::new(Token::Refused) };
-                let counts = vec![Count::Refused(Slug::InFlight)];
+                let counts = vec![Count::Refused(ProblemType::InFlight)];
                 (State::Done, Step { counts, ..resume(self.response_edits(headers, line), line) })
             }
-            (State::Waiting(..), Event::Closed { .. }) => (State::Done, Step::default()),
-            (State::Renewal(run, count), Event::StoreAnswered { now_ms, asked: Asked::Renew, verdict, .. }) => {
+            (State::Waiting(..), Event { kind: EventKind::Closed { .. }, .. }) => (State::Done, Step::default()),
+            (
+                State::Renewal(run, count),
+                Event { now_ms, kind: EventKind::StoreAnswered { asked: ReplyKind::Renew, verdict, .. } },
+            ) => {
                 match verdict {
-                    Verdict::Renewed { expires_ms } => {
+                    StoreReply::Renewed { expires_ms } => {
                         self.forward_if_fresh(now_ms, Run { expires_ms: Some(expires_ms), ..run }, count)
                     }
-                    Verdict::Failed(failure) => self.claim_failed(run, failure),
+                    StoreReply::Failed(failure) => self.claim_failed(run, failure),
                     // While we were away somebody else began.
                     _ => self.in_flight(run.attempt),
                 }
             }
-            (State::Claim(run, _) | State::Renewal(run, _), Event::ResponseHeaders { headers, .. }) => {
+            (
+                State::Claim(run, _) | State::Renewal(run, _),
+                Event { kind: EventKind::ResponseHeaders { headers, .. }, .. },
+            ) => {
                 let line = StatusLine::new(Token::Refused);
                 let (state, mut step) = self.withdraw(run);
                 step.flow = Flow::Resume(self.response_edits(headers, line));
                 step.status = Some(line.to_string());
                 (state, step)
             }
-            (State::Claim(run, _) | State::Renewal(run, _), Event::Closed { .. }) => self.withdraw(run),
-
-            (State::Response(run), Event::ResponseHeaders { headers, status, origin, end, .. }) => {
-                self.answered(run, headers, status, origin, end)
+            (State::Claim(run, _) | State::Renewal(run, _), Event { kind: EventKind::Closed { .. }, .. }) => {
+                self.withdraw(run)
             }
-            (State::Shielded(run), Event::Executed { answer, .. }) => self.executed(run, answer),
-            (State::Shielded(run), Event::Closed { .. }) if mutant::is(Mutant::ShieldDropped) => {
+
+            (
+                State::Response(run),
+                Event { kind: EventKind::ResponseHeaders { headers, status, origin, end, .. }, .. },
+            ) => self.answered(run, headers, status, origin, end),
+            (State::Shielded(run), Event { kind: EventKind::Executed { answer, .. }, .. }) => {
+                self.executed(run, answer)
+            }
+            (State::Shielded(run), Event { kind: EventKind::Closed { .. }, .. })
+                if mutant::is(Mutant::ShieldDropped) =>
+            {
                 self.fail(run, Fate::Unknown, false)
             }
             // Envoy has ended the client's stream; what runs, or is being stored, goes on.
-            (State::Shielded(run), Event::ResponseHeaders { headers, .. }) => {
+            (State::Shielded(run), Event { kind: EventKind::ResponseHeaders { headers, .. }, .. }) => {
                 self.is_over = true;
                 let line = self.line(&run, false);
                 (State::Shielded(run), resume(self.response_edits(headers, line), line))
             }
             (
                 State::Save { run, asked, fate, held: Some(HeldResponse { reply: Some(_), .. }) },
-                Event::ResponseHeaders { headers, .. },
+                Event { kind: EventKind::ResponseHeaders { headers, .. }, .. },
             ) => {
                 self.is_over = true;
                 let line = self.line(&run, false);
                 (State::Save { run, asked, fate, held: None }, resume(self.response_edits(headers, line), line))
             }
-            (State::Response(run), Event::Closed { origin, .. }) => {
+            (State::Response(run), Event { kind: EventKind::Closed { origin, .. }, .. }) => {
                 let redirected = origin.details == b"internal_redirect";
                 let fate = match origin.source() {
                     Source::Host(ending) if !redirected => self.policy.outcomes.of_ending(ending),
@@ -482,7 +505,7 @@ impl Exchange {
 
             (
                 State::ResponseBody { run, status, headers, ttl_ms },
-                Event::ResponseBody { held, whole, crowded, end, .. },
+                Event { kind: EventKind::ResponseBody { held, whole, crowded, end, .. }, .. },
             ) => {
                 self.held = held;
                 if held > self.policy.max_response_bytes {
@@ -496,41 +519,45 @@ impl Exchange {
                     (State::ResponseBody { run, status, headers, ttl_ms }, hold())
                 }
             }
-            (State::ResponseBody { run, status, headers, ttl_ms }, Event::Unable { .. }) => {
+            (State::ResponseBody { run, status, headers, ttl_ms }, Event { kind: EventKind::Unable, .. }) => {
                 let (state, step) = self.complete(run, status, &headers, Err(None), ttl_ms);
                 let failure = Failure::MissingFlag;
                 let counts = vec![Count::StoreFailed(failure)];
                 (state, Step { counts, remark: Some(Remark::StoreFailed(failure)), ..step })
             }
             // The status decided when it came; only the body got lost.
-            (State::ResponseBody { run, status, headers, ttl_ms }, Event::Closed { .. }) => {
+            (State::ResponseBody { run, status, headers, ttl_ms }, Event { kind: EventKind::Closed { .. }, .. }) => {
                 let (state, step) = self.complete(run, status, &headers, Err(None), ttl_ms);
                 (state, Step { flow: Flow::Pass, status: None, ..step })
             }
 
-            (mut state, Event::Tick { now_ms, .. }) => {
+            (mut state, Event { now_ms, kind: EventKind::Tick { .. } }) => {
                 let step = state.run_mut().map_or_else(Step::default, |run| self.renew(run, now_ms));
                 (state, step)
             }
-            (mut state, Event::StoreAnswered { asked: Asked::Renew, verdict, .. }) => {
+            (mut state, Event { kind: EventKind::StoreAnswered { asked: ReplyKind::Renew, verdict, .. }, .. }) => {
                 let step = state.run_mut().map_or_else(Step::default, |run| renewed(run, &verdict));
                 (state, step)
             }
 
             // The answer to an earlier mark, made because it ran too long, tells nothing about the completion.
-            (State::Save { run, asked: awaited, fate, held }, Event::StoreAnswered { asked, verdict, .. })
-                if asked == awaited =>
-            {
+            (
+                State::Save { run, asked: awaited, fate, held },
+                Event { kind: EventKind::StoreAnswered { asked, verdict, .. }, .. },
+            ) if asked == awaited => {
                 let step = self.settled(&run, fate, held, &verdict);
                 (self.after(&step), step)
             }
-            (State::Save { run, asked, fate, held: None }, Event::ResponseHeaders { .. })
+            (State::Save { run, asked, fate, held: None }, Event { kind: EventKind::ResponseHeaders { .. }, .. })
                 if !self.mending.is_empty() =>
             {
                 let flow = Flow::Resume(mem::take(&mut self.mending));
                 (State::Save { run, asked, fate, held: None }, Step { flow, ..Step::default() })
             }
-            (State::Save { run, asked, fate, held: Some(response) }, Event::ResponseBody { held, .. }) => {
+            (
+                State::Save { run, asked, fate, held: Some(response) },
+                Event { kind: EventKind::ResponseBody { held, .. }, .. },
+            ) => {
                 if held <= self.policy.max_response_bytes {
                     return (State::Save { run, asked, fate, held: Some(response) }, hold());
                 }
@@ -539,18 +566,22 @@ impl Exchange {
                 (State::Save { run, asked, fate, held: None }, resume(self.with_status(response.removals, line), line))
             }
 
-            (State::Unprotected(line), Event::ResponseHeaders { headers, .. }) => {
+            (State::Unprotected(line), Event { kind: EventKind::ResponseHeaders { headers, .. }, .. }) => {
                 (State::Done, resume(self.response_edits(headers, line), line))
             }
-            (State::Answered(_), Event::ResponseHeaders { origin, .. }) if origin.is_request_too_large() => {
+            (State::Answered(_), Event { kind: EventKind::ResponseHeaders { origin, .. }, .. })
+                if origin.is_request_too_large() =>
+            {
                 // Envoy's own 413 overtook ours.
-                let reply = Reply::problem(&self.policy, Slug::BodyTooLarge, Facts::default());
+                let reply = Reply::problem(&self.policy, ProblemType::BodyTooLarge, ProblemDetails::default());
                 (State::Done, Step { flow: Flow::Answer(Box::new(reply)), ..Step::default() })
             }
-            (State::Answered(edits), Event::ResponseHeaders { .. }) if !edits.is_empty() => {
+            (State::Answered(edits), Event { kind: EventKind::ResponseHeaders { .. }, .. }) if !edits.is_empty() => {
                 (State::Done, Step { flow: Flow::Resume(edits), ..Step::default() })
             }
-            (State::Unprotected(_) | State::Answered(_), Event::Closed { .. }) => (State::Done, Step::default()),
+            (State::Unprotected(_) | State::Answered(_), Event { kind: EventKind::Closed { .. }, .. }) => {
+                (State::Done, Step::default())
+            }
 
             (state, _) => (state, Step::default()),
         }
@@ -610,9 +641,11 @@ impl Exchange {
         let policy = Rc::clone(&self.policy);
         let (key, window) = match (ClientKey::read(&policy.key, request), policy.key.inject) {
             (Ok(key), _) => (Some(key), None),
-            (Err(NoKey::Invalid), _) => return Err(Box::new(self.refuse(Slug::KeyInvalid, Facts::default()))),
+            (Err(NoKey::Invalid), _) => {
+                return Err(Box::new(self.refuse(ProblemType::KeyInvalid, ProblemDetails::default())));
+            }
             (Err(_), Inject::Off) if policy.key.required => {
-                return Err(Box::new(self.refuse(Slug::KeyMissing, Facts::default())));
+                return Err(Box::new(self.refuse(ProblemType::KeyMissing, ProblemDetails::default())));
             }
             (Err(NoKey::Unreadable), Inject::Off) => return Err(Box::new(self.bypass(Reason::KeyUnreadable))),
             (Err(NoKey::Absent), Inject::Off) => return Err(Box::new(self.bypass(Reason::NoKey))),
@@ -641,7 +674,7 @@ impl Exchange {
                 }));
             }
             Caller::Refused => {
-                let refused = self.refuse(Slug::CallerMissing, Facts::default());
+                let refused = self.refuse(ProblemType::CallerMissing, ProblemDetails::default());
                 return Err(Box::new(self.without_caller(request, refused)));
             }
             Caller::Anonymous | Caller::Known(_) => {}
@@ -697,7 +730,7 @@ impl Exchange {
         if ticket.window_ms.is_some() || self.policy.on_mismatch == OnMismatch::Separate {
             ticket.name = fingerprint.joined_to(&ticket.name, self.secrets.hash_key.as_ref());
         }
-        let operation = Operation::Claim { may_retry: self.policy.on_unknown == OnUnknown::Retry };
+        let operation = CommandKind::Claim { may_retry: self.policy.on_unknown == OnUnknown::Retry };
         let run = Run {
             ticket,
             fingerprint,
@@ -708,19 +741,19 @@ impl Exchange {
             expires_ms: None,
             renew_at_ms: None,
         };
-        let call = run.call(&self.policy, operation);
-        (State::Claim(run, None), Step { calls: vec![call], caller: Some(SeenCaller::Some), ..hold() })
+        let command = run.command(&self.policy, operation);
+        (State::Claim(run, None), Step { commands: vec![command], caller: Some(SeenCaller::Some), ..hold() })
     }
 
     /// The store's word on what is known, for somebody who only looks.
-    fn looked(&mut self, verdict: &Verdict) -> (State, Step) {
+    fn looked(&mut self, verdict: &StoreReply) -> (State, Step) {
         let failure = match verdict {
-            Verdict::Seen(sight) => {
+            StoreReply::Seen(sight) => {
                 let reply = Reply::sight(*sight);
                 let edits = mending(&reply);
                 return (State::Answered(edits), Step { flow: Flow::Answer(Box::new(reply)), ..Step::default() });
             }
-            Verdict::Failed(failure) => *failure,
+            StoreReply::Failed(failure) => *failure,
             _ => Failure::Stale,
         };
         self.refused_by_store(failure)
@@ -728,48 +761,48 @@ impl Exchange {
 
     /// Nobody waits for the claim's answer any more: whatever it is, the name is not ours to keep.
     fn withdraw(&self, run: Run) -> (State, Step) {
-        let call = run.call(&self.policy, Operation::Withdraw);
+        let command = run.command(&self.policy, CommandKind::Withdraw);
         // It was never an execution, whether or not it was granted.
         let run = Run { attempt: 0, ..run };
         (
-            State::Save { run, asked: Asked::Settle, fate: Fate::Release, held: None },
-            Step { calls: vec![call], ..Step::default() },
+            State::Save { run, asked: ReplyKind::Settle, fate: Fate::Release, held: None },
+            Step { commands: vec![command], ..Step::default() },
         )
     }
 
     /// The store's word on the claim.
-    fn claimed(&mut self, now_ms: u64, mut run: Run, verdict: Verdict) -> (State, Step) {
+    fn claimed(&mut self, now_ms: u64, mut run: Run, verdict: StoreReply) -> (State, Step) {
         match verdict {
-            Verdict::Granted { attempt, doubt, key, expires_ms } => {
+            StoreReply::Granted { attempt, doubt, key, expires_ms } => {
                 run.ticket.form = key;
                 let run = Run { attempt, doubt, started_ms: now_ms, expires_ms: Some(expires_ms), ..run };
                 self.forward_if_fresh(now_ms, run, 0)
             }
-            Verdict::Completed { attempt, status, response, age_ms, ttl_ms } => {
+            StoreReply::Completed { attempt, status, response, age_ms, ttl_ms } => {
                 self.replay(&run.ticket, attempt, status, response.as_deref(), age_ms, ttl_ms)
             }
-            Verdict::InFlight { attempt } | Verdict::Exhausted { attempt } => self.in_flight(attempt),
-            Verdict::Mismatch => self.refuse(Slug::Mismatch, Facts::default()),
-            Verdict::Unknown { attempt, wait_ms } => {
+            StoreReply::InFlight { attempt } | StoreReply::Exhausted { attempt } => self.in_flight(attempt),
+            StoreReply::Mismatch => self.refuse(ProblemType::Mismatch, ProblemDetails::default()),
+            StoreReply::Unknown { attempt, wait_ms } => {
                 let may_retry = self.policy.on_unknown == OnUnknown::Retry;
                 let retry_after_s = may_retry.then(|| wait_ms.div_ceil(1000).max(1));
-                let facts = Facts { attempt: Some(attempt), retry_after_s, ..Facts::default() };
-                self.refuse(Slug::OutcomeUnknown, facts)
+                let facts = ProblemDetails { attempt: Some(attempt), retry_after_s, ..ProblemDetails::default() };
+                self.refuse(ProblemType::OutcomeUnknown, facts)
             }
             // Something is stored under the name, and nothing is known of it but that.
-            Verdict::Failed(Failure::Corrupt) if !mutant::is(Mutant::UnreadableForwarded) => {
+            StoreReply::Failed(Failure::Corrupt) if !mutant::is(Mutant::UnreadableForwarded) => {
                 self.refused_by_store(Failure::Corrupt)
             }
-            Verdict::Failed(failure) if failure.is_doubtful() => self.claim_failed(run, failure),
-            Verdict::Failed(failure) => self.store_failed(failure),
+            StoreReply::Failed(failure) if failure.is_doubtful() => self.claim_failed(run, failure),
+            StoreReply::Failed(failure) => self.store_failed(failure),
             // None is an answer to a claim that was asked and not withdrawn.
-            Verdict::Deferred
-            | Verdict::Dropped
-            | Verdict::Lost
-            | Verdict::Renewed { .. }
-            | Verdict::Seen(_)
-            | Verdict::Settled
-            | Verdict::Stale => self.store_failed(Failure::Stale),
+            StoreReply::Deferred
+            | StoreReply::Dropped
+            | StoreReply::Lost
+            | StoreReply::Renewed { .. }
+            | StoreReply::Seen(_)
+            | StoreReply::Settled
+            | StoreReply::Stale => self.store_failed(Failure::Stale),
         }
     }
 
@@ -806,8 +839,8 @@ impl Exchange {
         }
         let run = Run { ticket: Ticket { owner, ..run.ticket }, asked_ms: now_ms, ..run };
         let max_attempt = wait.first_attempt.saturating_add(1);
-        let call = run.call(&self.policy, Operation::Poll { max_attempt });
-        (State::Claim(run, Some(wait)), Step { calls: vec![call], ..Step::default() })
+        let command = run.command(&self.policy, CommandKind::Poll { max_attempt });
+        (State::Claim(run, Some(wait)), Step { commands: vec![command], ..Step::default() })
     }
 
     /// Lets the request through, but only on a claim that cannot have lapsed; an older one is renewed first.
@@ -822,8 +855,8 @@ impl Exchange {
             return self.claim_failed(run, Failure::Timeout);
         }
         run.asked_ms = now_ms;
-        let call = run.call(&self.policy, Operation::Renew);
-        (State::Renewal(run, renewals + 1), Step { calls: vec![call], ..hold() })
+        let command = run.command(&self.policy, CommandKind::Renew);
+        (State::Renewal(run, renewals + 1), Step { commands: vec![command], ..hold() })
     }
 
     fn forward(&mut self, mut run: Run) -> (State, Step) {
@@ -857,7 +890,7 @@ impl Exchange {
         }
         drop(state);
         let (state, withdrawal) = self.withdraw(run);
-        step.calls = withdrawal.calls;
+        step.commands = withdrawal.commands;
         (state, step)
     }
 
@@ -867,14 +900,14 @@ impl Exchange {
         let (mut state, mut step) = self.refused_by_store(failure);
         if failure.is_doubtful() {
             let (withdrawn, withdrawal) = self.withdraw(run);
-            (state, step.calls) = (withdrawn, withdrawal.calls);
+            (state, step.commands) = (withdrawn, withdrawal.commands);
         }
         (state, step)
     }
 
     fn in_flight(&mut self, attempt: u32) -> (State, Step) {
-        let facts = Facts { attempt: Some(attempt), retry_after_s: Some(1), ..Facts::default() };
-        self.refuse(Slug::InFlight, facts)
+        let facts = ProblemDetails { attempt: Some(attempt), retry_after_s: Some(1), ..ProblemDetails::default() };
+        self.refuse(ProblemType::InFlight, facts)
     }
 
     /// A completed operation, once more.
@@ -894,7 +927,7 @@ impl Exchange {
         };
         // Once more as when it was stored: whoever may write to the store shall not set cookies.
         let response = response.map(|response| Response { headers: kept(&response.headers), ..response });
-        let facts = Facts { attempt: Some(attempt), original_status: status, ..Facts::default() };
+        let facts = ProblemDetails { attempt: Some(attempt), original_status: status, ..ProblemDetails::default() };
         match response {
             // A trial keeps no bodies: what would be replayed is all there is to know.
             _ if self.policy.mode == Mode::Observe => {
@@ -902,7 +935,7 @@ impl Exchange {
                 (State::Unprotected(line), Step { counts: vec![Count::Replayed], ..Step::default() })
             }
             response if self.policy.on_completed == OnCompleted::Conflict => {
-                let (state, mut step) = self.refuse(Slug::AlreadyCompleted, facts);
+                let (state, mut step) = self.refuse(ProblemType::AlreadyCompleted, facts);
                 if let (Flow::Answer(reply), Some(response)) = (&mut step.flow, response)
                     && let Some(location) = response.headers.first("location")
                 {
@@ -920,7 +953,7 @@ impl Exchange {
                 .because(self.injected.as_ref().map(|_| Reason::Injected));
                 self.answer(Reply::replay(&self.policy, response, &line), Count::Replayed)
             }
-            _ => self.refuse(Slug::NotReplayable, Facts { original_status: None, ..facts }),
+            _ => self.refuse(ProblemType::NotReplayable, ProblemDetails { original_status: None, ..facts }),
         }
     }
 
@@ -1005,10 +1038,10 @@ impl Exchange {
             OnCompleted::Replay if is_too_large => (None, Some(Reason::TooLarge)),
             OnCompleted::Replay => (Some(run.response(status, kept(&passed(headers)), Some(body.to_vec()))), None),
         };
-        let call = self.completion(&run, status, response, ttl_ms);
+        let command = self.completion(&run, status, response, ttl_ms);
         let remark = not_kept.map(|_| Remark::BodyDropped(name));
-        let state = State::Save { run, asked: Asked::Settle, fate: Fate::Store, held: None };
-        self.hold_ours(state, Step { calls: vec![call], remark, ..Step::default() }, reply, ttl_ms, not_kept)
+        let state = State::Save { run, asked: ReplyKind::Settle, fate: Fate::Store, held: None };
+        self.hold_ours(state, Step { commands: vec![command], remark, ..Step::default() }, reply, ttl_ms, not_kept)
     }
 
     /// Keeps our own copy of a response until the store has heard of it, or hands it on at once under `after_reply`.
@@ -1032,8 +1065,8 @@ impl Exchange {
         self.mending = mending(&reply);
         let is_open = *fate == Fate::Store && not_kept.is_none();
         let line = StatusLine { stored: (!is_open).then_some(false), ..self.line(run, false) }.because(not_kept);
-        let (calls, remark) = (step.calls, step.remark);
-        (state, Step { calls, remark, ..self.handed_on(reply, line) })
+        let (commands, remark) = (step.commands, step.remark);
+        (state, Step { commands, remark, ..self.handed_on(reply, line) })
     }
 
     /// The upstream's answer to a request that the gateway itself had sent, on its way to the client.
@@ -1043,11 +1076,11 @@ impl Exchange {
     }
 
     /// The operation that keeps an answer which is for good.
-    fn completion(&self, run: &Run, status: u16, response: Option<Response>, ttl_ms: u64) -> Call {
+    fn completion(&self, run: &Run, status: u16, response: Option<Response>, ttl_ms: u64) -> Command {
         let Ticket { name, owner, .. } = &run.ticket;
         let sealed = response.and_then(|response| self.secrets.vault.seal(name, *owner, &response.encode()));
         let ttl_ms = run.ticket.window_ms.unwrap_or(ttl_ms);
-        Call { ttl_ms, ..run.call(&self.policy, Operation::Complete { status, response: sealed }) }
+        Command { ttl_ms, ..run.command(&self.policy, CommandKind::Complete { status, response: sealed }) }
     }
 
     /// The upstream's answer is for good: hold it until the store has it, or let it go when its body cannot be had.
@@ -1065,7 +1098,7 @@ impl Exchange {
             (OnCompleted::Replay, Ok(body)) => Some(run.response(status, kept(headers), Some(body))),
             (OnCompleted::Replay, Err(_)) => None,
         };
-        let call = self.completion(&run, status, response, ttl_ms);
+        let command = self.completion(&run, status, response, ttl_ms);
         let (held, step) = match given_up {
             None if self.policy.save == Save::BeforeReply => {
                 (Some(HeldResponse { reply: None, removals: removals(headers), ttl_ms, not_kept: None }), hold())
@@ -1080,37 +1113,42 @@ impl Exchange {
                 (None, Step { remark, ..resume(self.response_edits(headers, line), line) })
             }
         };
-        (State::Save { run, asked: Asked::Settle, fate: Fate::Store, held }, Step { calls: vec![call], ..step })
+        (
+            State::Save { run, asked: ReplyKind::Settle, fate: Fate::Store, held },
+            Step { commands: vec![command], ..step },
+        )
     }
 
     /// The execution brought nothing to keep: tell the store what becomes of the key.
     fn fail(&self, run: Run, fate: Fate, retried: bool) -> (State, Step) {
         let (fate, operation) = match fate {
             // Envoy tried more than once, so what came back says nothing about the other tries.
-            Fate::Release | Fate::Retry if retried => (Fate::Unknown, Operation::MarkUnknown),
+            Fate::Release | Fate::Retry if retried => (Fate::Unknown, CommandKind::MarkUnknown),
             Fate::Release | Fate::Retry => {
                 // This attempt is settled either way; an earlier one in doubt stays so, and the store keeps it.
                 let settled = if run.doubt { Fate::Unknown } else { fate };
-                (settled, Operation::Release { keep_fingerprint: fate == Fate::Retry })
+                (settled, CommandKind::Release { keep_fingerprint: fate == Fate::Retry })
             }
-            Fate::Store | Fate::Unknown => (Fate::Unknown, Operation::MarkUnknown),
+            Fate::Store | Fate::Unknown => (Fate::Unknown, CommandKind::MarkUnknown),
         };
-        let asked = operation.asked();
-        let call = run.call(&self.policy, operation);
-        (State::Save { run, asked, fate, held: None }, Step { calls: vec![call], ..Step::default() })
+        let asked = operation.reply_kind();
+        let command = run.command(&self.policy, operation);
+        (State::Save { run, asked, fate, held: None }, Step { commands: vec![command], ..Step::default() })
     }
 
     /// The store's word on the settlement.
-    fn settled(&self, run: &Run, fate: Fate, held: Option<HeldResponse>, verdict: &Verdict) -> Step {
+    fn settled(&self, run: &Run, fate: Fate, held: Option<HeldResponse>, verdict: &StoreReply) -> Step {
         let (count, remark) = match (verdict, fate) {
-            (Verdict::Failed(failure), _) => (Some(Count::StoreFailed(*failure)), Some(Remark::StoreFailed(*failure))),
-            (Verdict::Settled, Fate::Store) => (Some(Count::Stored), None),
-            (Verdict::Dropped, _) => (Some(Count::Stored), Some(Remark::BodyDropped(run.ticket.name))),
+            (StoreReply::Failed(failure), _) => {
+                (Some(Count::StoreFailed(*failure)), Some(Remark::StoreFailed(*failure)))
+            }
+            (StoreReply::Settled, Fate::Store) => (Some(Count::Stored), None),
+            (StoreReply::Dropped, _) => (Some(Count::Stored), Some(Remark::BodyDropped(run.ticket.name))),
             // A withdrawn claim was never an execution.
-            (Verdict::Settled, _) | (Verdict::Lost, Fate::Release) if run.attempt == 0 => (None, None),
-            (Verdict::Settled, Fate::Release) => (Some(Count::Released), None),
-            (Verdict::Settled, Fate::Retry) => (Some(Count::Retryable), None),
-            (Verdict::Settled, Fate::Unknown) => {
+            (StoreReply::Settled, _) | (StoreReply::Lost, Fate::Release) if run.attempt == 0 => (None, None),
+            (StoreReply::Settled, Fate::Release) => (Some(Count::Released), None),
+            (StoreReply::Settled, Fate::Retry) => (Some(Count::Retryable), None),
+            (StoreReply::Settled, Fate::Unknown) => {
                 (Some(Count::Unknown), Some(Remark::Unknown(run.ticket.name, run.attempt)))
             }
             (_, _) => (Some(Count::Unknown), Some(Remark::LeaseLost(run.ticket.name))),
@@ -1119,7 +1157,7 @@ impl Exchange {
         let Some(HeldResponse { reply, removals, ttl_ms, not_kept }) = held else {
             return Step { counts, remark, ..Step::default() };
         };
-        let stored = fate == Fate::Store && *verdict == Verdict::Settled && not_kept.is_none();
+        let stored = fate == Fate::Store && *verdict == StoreReply::Settled && not_kept.is_none();
         // How much is left of a window only the store knows.
         let ttl_s = (stored && run.ticket.window_ms.is_none()).then_some(ttl_ms / 1000);
         let line = StatusLine { ttl_s, ..self.line(run, stored) }.because(not_kept);
@@ -1136,18 +1174,22 @@ impl Exchange {
         }
         if now_ms >= run.started_ms + self.policy.max_running_ms {
             run.renew_at_ms = None;
-            let call = run.call(&self.policy, Operation::MarkUnknown);
-            return Step { calls: vec![call], remark: Some(Remark::RanTooLong(run.ticket.name)), ..Step::default() };
+            let command = run.command(&self.policy, CommandKind::MarkUnknown);
+            return Step {
+                commands: vec![command],
+                remark: Some(Remark::RanTooLong(run.ticket.name)),
+                ..Step::default()
+            };
         }
         run.renew_at_ms = Some(now_ms + self.policy.lease_ms / 3);
-        let call = run.call(&self.policy, Operation::Renew);
-        Step { calls: vec![call], wake_ms: run.renew_at_ms, ..Step::default() }
+        let command = run.command(&self.policy, CommandKind::Renew);
+        Step { commands: vec![command], wake_ms: run.renew_at_ms, ..Step::default() }
     }
 
     fn too_large(&mut self) -> (State, Step) {
         match self.policy.on_too_large {
             OnTooLarge::Bypass => self.bypass(Reason::TooLarge),
-            OnTooLarge::Reject => self.refuse(Slug::BodyTooLarge, Facts::default()),
+            OnTooLarge::Reject => self.refuse(ProblemType::BodyTooLarge, ProblemDetails::default()),
         }
     }
 
@@ -1160,8 +1202,8 @@ impl Exchange {
     }
 
     fn refused_by_store(&mut self, failure: Failure) -> (State, Step) {
-        let facts = Facts { retry_after_s: Some(1), ..Facts::default() };
-        blame(failure, self.refuse(Slug::StoreUnavailable, facts))
+        let facts = ProblemDetails { retry_after_s: Some(1), ..ProblemDetails::default() };
+        blame(failure, self.refuse(ProblemType::StoreUnavailable, facts))
     }
 
     fn bypass(&mut self, reason: Reason) -> (State, Step) {
@@ -1174,7 +1216,7 @@ impl Exchange {
         (State::Unprotected(line), Step { flow, counts, ..Step::default() })
     }
 
-    fn refuse(&mut self, slug: Slug, facts: Facts) -> (State, Step) {
+    fn refuse(&mut self, slug: ProblemType, facts: ProblemDetails) -> (State, Step) {
         let reply = Reply::problem(&self.policy, slug, facts);
         self.answer(reply, Count::Refused(slug))
     }
@@ -1302,8 +1344,8 @@ impl Run {
         Response { status, headers, body, negotiated: self.ticket.accept_encoding.is_some() }
     }
 
-    fn call(&self, policy: &Policy, operation: Operation) -> Call {
-        Call {
+    fn command(&self, policy: &Policy, kind: CommandKind) -> Command {
+        Command {
             name: self.ticket.name,
             owner: self.ticket.owner,
             fingerprint: self.fingerprint,
@@ -1313,7 +1355,7 @@ impl Run {
             ttl_ms: self.ticket.window_ms.unwrap_or(policy.ttl_ms),
             in_window: self.ticket.window_ms.is_some(),
             deadline_ms: self.expires_ms,
-            operation,
+            kind,
         }
     }
 }
@@ -1474,18 +1516,18 @@ fn resume(edits: Vec<Edit>, line: StatusLine) -> Step {
 }
 
 /// The store's word on a renewal.
-fn renewed(run: &mut Run, verdict: &Verdict) -> Step {
+fn renewed(run: &mut Run, verdict: &StoreReply) -> Step {
     match verdict {
-        Verdict::Failed(failure) => Step {
+        StoreReply::Failed(failure) => Step {
             counts: vec![Count::StoreFailed(*failure)],
             remark: Some(Remark::StoreFailed(*failure)),
             ..Step::default()
         },
-        Verdict::Renewed { expires_ms } => {
+        StoreReply::Renewed { expires_ms } => {
             run.expires_ms = Some(*expires_ms);
             Step::default()
         }
-        Verdict::Lost => {
+        StoreReply::Lost => {
             run.renew_at_ms = None;
             Step { remark: Some(Remark::LeaseLost(run.ticket.name)), ..Step::default() }
         }

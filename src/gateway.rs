@@ -5,11 +5,12 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use crate::event::{Asked, Event, Verdict};
+use crate::command::{Command, ReplyKind, StoreReply};
+use crate::event::{Event, EventKind};
 use crate::exchange::Exchange;
 use crate::key::Name;
 use crate::record::Owner;
-use crate::step::{Call, Count, Flow, Outgoing, Remark, SeenCaller, Step};
+use crate::step::{Count, Flow, Outgoing, Remark, SeenCaller, Step};
 use crate::store::client::{Batch, Client, Nonce, Reply, Told};
 use crate::store::local::Cells;
 use crate::store::{Asking, Store};
@@ -156,8 +157,8 @@ impl<C: Cells> Gateway<C> {
         let Some(mut entry) = self.exchanges.remove(&id) else { return acts };
         let before = entry.tally();
         let name = entry.exchange.runs().copied();
-        entry.closed |= matches!(event, Event::Closed { .. });
-        if matches!(event, Event::ResponseHeaders { .. }) {
+        entry.closed |= matches!(event, Event { kind: EventKind::Closed { .. }, .. });
+        if matches!(event, Event { kind: EventKind::ResponseHeaders { .. }, .. }) {
             entry.side = Side::Response;
         }
         let mut steps = VecDeque::from([(entry.exchange.handle(event), false)]);
@@ -167,9 +168,9 @@ impl<C: Cells> Gateway<C> {
                 acts.push(Act::Count { count: Count::ReplayedCached, observed });
             }
             acts.extend(step.caller.and_then(|seen| self.note_caller(entry.exchange.rule(), seen, now_ms)));
-            for call in obey(id, &mut entry, step, &mut acts) {
-                let (asked, name) = (call.operation.asked(), call.name);
-                let (verdict, remembered) = match self.store.ask(id, call, now_ms) {
+            for command in obey(id, &mut entry, step, &mut acts) {
+                let (asked, name) = (command.kind.reply_kind(), command.name);
+                let (verdict, remembered) = match self.store.ask(id, command, now_ms) {
                     Asking::Remembered(verdict) => (Some(verdict), true),
                     Asking::Answered(verdict) => (Some(verdict), false),
                     Asking::Waiting => (None, false),
@@ -213,7 +214,7 @@ impl<C: Cells> Gateway<C> {
             if let Some(entry) = self.exchanges.get_mut(&id) {
                 entry.wake_ms = None;
             }
-            acts.extend(self.feed(id, Event::Tick { now_ms, owner: owner() }, now_ms));
+            acts.extend(self.feed(id, Event { now_ms, kind: EventKind::Tick { owner: owner() } }, now_ms));
         }
         let told = self.store.tick(now_ms);
         acts.extend(self.tell(told, now_ms));
@@ -270,18 +271,18 @@ impl<C: Cells> Gateway<C> {
         let mut acts = Vec::new();
         for told in told {
             let Some(exchange) = told.exchange else { continue };
-            let answer = self.answer(&told.call.name, told.asked(), told.verdict, now_ms);
+            let answer = self.answer(&told.command.name, told.asked(), told.verdict, now_ms);
             acts.extend(self.feed(exchange, answer, now_ms));
         }
         acts
     }
 
-    fn answer(&self, name: &Name, asked: Asked, verdict: Verdict, now_ms: u64) -> Event<'static> {
-        let may_wait = matches!(verdict, Verdict::InFlight { .. })
+    fn answer(&self, name: &Name, asked: ReplyKind, verdict: StoreReply, now_ms: u64) -> Event<'static> {
+        let may_wait = matches!(verdict, StoreReply::InFlight { .. })
             && self.tally.waiting < WAITING_MAX
             && self.exchanges.values().filter(|entry| entry.exchange.waits_for() == Some(name)).count()
                 < WAITING_FOR_ONE_MAX;
-        Event::StoreAnswered { now_ms, asked, verdict, may_wait }
+        Event { now_ms, kind: EventKind::StoreAnswered { asked, verdict, may_wait } }
     }
 
     /// Whoever waits for this operation here asks at once.
@@ -308,7 +309,7 @@ impl Entry {
 }
 
 /// Turns a step into acts; hands back what it asks of the store.
-fn obey(id: u32, entry: &mut Entry, step: Step, acts: &mut Vec<Act>) -> Vec<Call> {
+fn obey(id: u32, entry: &mut Entry, step: Step, acts: &mut Vec<Act>) -> Vec<Command> {
     acts.extend(step.counts.into_iter().map(|count| Act::Count { count, observed: step.observed }));
     acts.extend(step.remark.map(Act::Log));
     acts.extend(step.execute.map(|outgoing| Act::Execute { exchange: id, outgoing }));
@@ -319,5 +320,5 @@ fn obey(id: u32, entry: &mut Entry, step: Step, acts: &mut Vec<Act>) -> Vec<Call
             acts.push(Act::Flow { exchange: id, side: entry.side, flow: step.flow });
         }
     }
-    step.calls
+    step.commands
 }

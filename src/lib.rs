@@ -24,6 +24,8 @@ pub mod json;
 
 pub mod form;
 
+pub mod refusal;
+
 pub mod config;
 
 pub mod digest;
@@ -41,6 +43,8 @@ pub mod fingerprint;
 pub mod record;
 
 pub mod seal;
+
+pub mod command;
 
 pub mod reply;
 

@@ -6,13 +6,14 @@
 use std::rc::Rc;
 
 use crate::caller::Caller;
-use crate::config::{Config, Mode, OnMismatch, Part, Slug};
+use crate::config::{Config, Mode, OnMismatch, Part};
 use crate::exchange::{Exchange, Secrets};
 use crate::form;
 use crate::key::{self, ClientKey, NoKey};
 use crate::message::RequestHead;
 use crate::record::Owner;
-use crate::reply::{Facts, Reply};
+use crate::refusal::ProblemType;
+use crate::reply::{ProblemDetails, Reply};
 use crate::source::{Attributes, Request};
 
 /// The exchange that answers a look-up.
@@ -43,19 +44,19 @@ pub fn begin(
     if policy.on_mismatch == OnMismatch::Separate || policy.scope.caller.iter().any(Part::is_in_body) {
         return Err(Reply::bad_look_up(NAMED_BY_BODY));
     }
-    let problem = |slug| Reply::problem(policy, slug, Facts::default());
+    let problem = |slug| Reply::problem(policy, slug, ProblemDetails::default());
     let request = Request::new(&asked, b"", attribute);
     let keys = form::urlencoded(query, "key");
     let key =
         if keys.is_empty() { ClientKey::read(&policy.key, &request) } else { ClientKey::given(&policy.key, keys) };
     let key = key.map_err(|missing| match missing {
-        NoKey::Absent | NoKey::Unreadable => problem(Slug::KeyMissing),
-        NoKey::Invalid => problem(Slug::KeyInvalid),
+        NoKey::Absent | NoKey::Unreadable => problem(ProblemType::KeyMissing),
+        NoKey::Invalid => problem(ProblemType::KeyInvalid),
     })?;
     let caller = Caller::read(policy, &request);
     match caller {
         Caller::Absent => return Err(Reply::sight(None)),
-        Caller::Refused => return Err(problem(Slug::CallerMissing)),
+        Caller::Refused => return Err(problem(ProblemType::CallerMissing)),
         Caller::Anonymous | Caller::Known(_) => {}
     }
     let name = key::name(policy, secrets.hash_key.as_ref(), &asked, &caller, &key);

@@ -5,10 +5,11 @@
 
 use std::fmt;
 
-use crate::config::{Policy, Slug};
+use crate::config::Policy;
 use crate::key::KEY;
 use crate::message::Headers;
 use crate::record::{Response, Sight, Standing};
+use crate::refusal::{ProblemType, Row};
 
 /// Our response headers; what an upstream sends under these names is removed.
 pub const OUR_HEADERS: [&str; 3] = [STATUS, REPLAYED, KEY];
@@ -38,7 +39,7 @@ pub struct Reply {
 
 /// What is true of one refusal besides its slug.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Facts {
+pub struct ProblemDetails {
     /// The attempt that stands in the way.
     pub attempt: Option<u32>,
     /// After how many seconds a retry makes sense.
@@ -49,11 +50,11 @@ pub struct Facts {
 
 impl Reply {
     /// A refusal, as RFC 9457 has it: `{"type", "title", "status", "detail"}`.
-    pub fn problem(policy: &Policy, slug: Slug, facts: Facts) -> Self {
-        let status = policy.statuses.of(slug);
-        let (title, detail) = words(slug);
+    pub fn problem(policy: &Policy, problem: ProblemType, facts: ProblemDetails) -> Self {
+        let status = policy.statuses.of(problem);
+        let Row { slug, title, detail, code_details, .. } = problem.row();
         let mut body = serde_json::json!({
-            "type": format!("{}{}", policy.problem_base, slug.as_str()),
+            "type": format!("{}{slug}", policy.problem_base),
             "title": title,
             "status": status,
             "detail": detail,
@@ -67,11 +68,10 @@ impl Reply {
         if let Some(seconds) = facts.retry_after_s {
             headers.push(b"retry-after", seconds.to_string().as_bytes());
         }
-        let status_line =
-            StatusLine { attempt: facts.attempt, reason: Some(slug.as_str()), ..StatusLine::new(Token::Refused) };
+        let status_line = StatusLine { attempt: facts.attempt, reason: Some(slug), ..StatusLine::new(Token::Refused) };
         headers.push(STATUS.as_bytes(), status_line.to_string().as_bytes());
         expose(policy, &mut headers);
-        Reply { status, headers, body: body.to_string().into_bytes(), details: refusal_details(slug) }
+        Reply { status, headers, body: body.to_string().into_bytes(), details: code_details }
     }
 
     /// What the upstream answered to a request that the gateway itself had sent.
@@ -249,71 +249,5 @@ impl fmt::Display for StatusLine {
 fn expose(policy: &Policy, headers: &mut Headers) {
     if policy.expose_cors {
         headers.push(EXPOSE.as_bytes(), EXPOSED.as_bytes());
-    }
-}
-
-/// Title and detail of each refusal: what is wrong, and what would be right.
-fn words(slug: Slug) -> (&'static str, &'static str) {
-    match slug {
-        Slug::AlreadyCompleted => (
-            "Operation already completed",
-            "The operation with this Idempotency-Key has completed; its response is not kept for replay.",
-        ),
-        Slug::BodyTooLarge => (
-            "Request body too large for an idempotent request",
-            "The request was not executed: its body is larger than this gateway can protect.",
-        ),
-        Slug::CallerMissing => (
-            "Caller is missing",
-            "The request was not executed: an Idempotency-Key is only taken from a caller who shows a credential.",
-        ),
-        Slug::InFlight => (
-            "A request is outstanding for this Idempotency-Key",
-            "The first request with this key is still being executed. Retry with the same key after a moment.",
-        ),
-        Slug::KeyInvalid => (
-            "Idempotency-Key is invalid",
-            "The request was not executed: the key must be one non-empty string of visible ASCII within the length limit, \
-             bare or in double quotes.",
-        ),
-        Slug::KeyMissing => (
-            "Idempotency-Key is missing",
-            "The request was not executed: this operation requires an Idempotency-Key. Send a new random one, and the \
-             same one with every retry.",
-        ),
-        Slug::Mismatch => (
-            "Idempotency key already used with different request payload",
-            "The request was not executed: this key belongs to a request with another payload. Send a new key with a \
-             new operation.",
-        ),
-        Slug::NotReplayable => (
-            "Operation completed, response not available",
-            "The operation with this Idempotency-Key has completed, but its response was too large to keep or got lost.",
-        ),
-        Slug::OutcomeUnknown => (
-            "Outcome of an earlier attempt is unknown",
-            "An earlier attempt with this Idempotency-Key may or may not have been executed, and this request was not. \
-             Look the operation up, or retry with the same key when Retry-After says so.",
-        ),
-        Slug::StoreUnavailable => (
-            "Idempotency store unavailable",
-            "The request was not executed: it could not be made safe to retry. Retry with the same key after a moment.",
-        ),
-    }
-}
-
-/// The response code details of each refusal.
-fn refusal_details(slug: Slug) -> &'static str {
-    match slug {
-        Slug::AlreadyCompleted => "idempotency_already_completed",
-        Slug::BodyTooLarge => "idempotency_body_too_large",
-        Slug::CallerMissing => "idempotency_caller_missing",
-        Slug::InFlight => "idempotency_in_flight",
-        Slug::KeyInvalid => "idempotency_key_invalid",
-        Slug::KeyMissing => "idempotency_key_missing",
-        Slug::Mismatch => "idempotency_mismatch",
-        Slug::NotReplayable => "idempotency_not_replayable",
-        Slug::OutcomeUnknown => "idempotency_outcome_unknown",
-        Slug::StoreUnavailable => "idempotency_store_unavailable",
     }
 }

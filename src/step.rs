@@ -5,12 +5,10 @@
 
 use std::fmt;
 
-use crate::config::Slug;
-use crate::event::{Asked, Failure};
-use crate::fingerprint::Fingerprint;
-use crate::key::{KeyForm, Name};
+use crate::command::{Command, Failure};
+use crate::key::Name;
 use crate::message::{Edit, Headers};
-use crate::record::Owner;
+use crate::refusal::ProblemType;
 use crate::reply::{Reason, Reply};
 
 /// What the shell must do next, in the order of the fields.
@@ -20,7 +18,7 @@ pub struct Step {
     /// What becomes of the message in hand.
     pub flow: Flow,
     /// What to ask of the store.
-    pub calls: Vec<Call>,
+    pub commands: Vec<Command>,
     /// What to send upstream in the client's place.
     pub execute: Option<Box<Outgoing>>,
     /// When to feed `Event::Tick` next; none leaves it as it was.
@@ -76,86 +74,6 @@ pub struct Outgoing {
     pub body: Vec<u8>,
 }
 
-/// One operation asked of the store. With what it carries a record that the store has lost can be made again.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Call {
-    /// Which record.
-    pub name: Name,
-    /// Who asks.
-    pub owner: Owner,
-    /// Of the payload in hand.
-    pub fingerprint: Fingerprint,
-    /// The attempt in hand; 0 where none was granted.
-    pub attempt: u32,
-    /// How the key goes upstream: proposed by a claim, otherwise as it was granted.
-    pub key: KeyForm,
-    /// How long a claim stands.
-    pub lease_ms: u64,
-    /// How long the record lives after this.
-    pub ttl_ms: u64,
-    /// Whether it lives only so long after its first claim, whatever happens then: the window of a content key.
-    pub in_window: bool,
-    /// On the store's clock: past it nothing is written, so that no late word revives a forgotten record.
-    pub deadline_ms: Option<u64>,
-    /// What is asked.
-    pub operation: Operation,
-}
-
-impl Call {
-    /// Whether it withdraws a claim on which nothing was forwarded.
-    pub fn is_withdrawal(&self) -> bool {
-        matches!(self.operation, Operation::Withdraw)
-    }
-}
-
-/// The operations of the store.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Operation {
-    /// May I execute?
-    Claim {
-        /// Whether an attempt may follow one whose outcome is unknown.
-        may_retry: bool,
-    },
-    /// The upstream answered for good.
-    Complete {
-        /// Its status.
-        status: u16,
-        /// The encoded response; none where it cannot be replayed.
-        response: Option<Vec<u8>>,
-    },
-    /// What is known? Changes nothing.
-    Look,
-    /// I may have executed.
-    MarkUnknown,
-    /// May I execute, as one that has waited for another's attempt to end? Never after an unknown outcome.
-    Poll {
-        /// Up to which attempt others may have executed.
-        max_attempt: u32,
-    },
-    /// I have not executed, for good.
-    Release {
-        /// Whether only the same payload may run next.
-        keep_fingerprint: bool,
-    },
-    /// I am still executing.
-    Renew,
-    /// I have claimed, whether or not I was granted, and have forwarded nothing.
-    Withdraw,
-}
-
-impl Operation {
-    /// Which kind of answer it gets.
-    pub fn asked(&self) -> Asked {
-        match self {
-            Operation::Claim { .. } | Operation::Poll { .. } => Asked::Claim,
-            Operation::Look => Asked::Look,
-            Operation::MarkUnknown => Asked::Mark,
-            Operation::Renew => Asked::Renew,
-            Operation::Complete { .. } | Operation::Release { .. } | Operation::Withdraw => Asked::Settle,
-        }
-    }
-}
-
 /// One counter to raise by one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Count {
@@ -164,7 +82,7 @@ pub enum Count {
     /// Requests that went upstream under a claim.
     Executed,
     /// Answers of the gateway itself.
-    Refused(Slug),
+    Refused(ProblemType),
     /// Executions whose key was released.
     Released,
     /// Requests answered from the store.
@@ -228,7 +146,7 @@ impl Count {
             Count::Unshielded,
         ];
         let bypassed = reasons.into_iter().map(Bypass::Said).chain(bypasses).map(Count::Bypassed);
-        let by_slug = Slug::ALL.into_iter().map(Count::Refused);
+        let by_slug = ProblemType::ALL.into_iter().map(Count::Refused);
         let by_failure = Failure::all().into_iter().map(Count::StoreFailed);
         plain.into_iter().chain(bypassed).chain(by_slug).chain(by_failure).collect()
     }

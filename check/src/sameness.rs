@@ -4,13 +4,14 @@
 //! It does not know what becomes of an operation.
 
 use envoy_idempotency::authorization::SCHEMES;
-use envoy_idempotency::config::{Anonymous, BodyPart, OnMismatch, Part, Policy, Separation, Slug};
+use envoy_idempotency::config::{Anonymous, BodyPart, OnMismatch, Part, Policy, Separation};
 use envoy_idempotency::fingerprint::MEANINGFUL;
+use envoy_idempotency::refusal::ProblemType;
 
 use crate::words::{all, either};
 
 /// Who is asking.
-pub fn caller(policy: &Policy, status: &dyn Fn(Slug) -> String) -> String {
+pub fn caller(policy: &Policy, status: &dyn Fn(ProblemType) -> String) -> String {
     let scope = &policy.scope;
     let parts: Vec<_> = scope.caller.iter().map(part).collect();
     let (told, without, unreadable) = match parts.as_slice() {
@@ -21,9 +22,9 @@ pub fn caller(policy: &Policy, status: &dyn Fn(Slug) -> String) -> String {
             (told, "a request without any of them", ", or with one that cannot be read,")
         }
     };
-    let refused = format!("is refused: {}", status(Slug::CallerMissing));
+    let refused = format!("is refused: {}", status(ProblemType::CallerMissing));
     let apart = match policy.key.required {
-        true => format!("is refused, because a key is required: {}", status(Slug::CallerMissing)),
+        true => format!("is refused, because a key is required: {}", status(ProblemType::CallerMissing)),
         false => "passes unprotected, with reason=no-caller".to_owned(),
     };
     let becomes = match scope.anonymous {
@@ -64,7 +65,7 @@ pub fn apart(policy: &Policy) -> String {
 }
 
 /// What makes two requests with one key the same.
-pub fn same(policy: &Policy, status: &dyn Fn(Slug) -> String) -> String {
+pub fn same(policy: &Policy, status: &dyn Fn(ProblemType) -> String) -> String {
     let fingerprint = &policy.fingerprint;
     let compared = target(policy, Separation::Compared);
     let mut parts: Vec<_> = compared.into_iter().map(|name| format!("the {name}")).collect();
@@ -90,7 +91,7 @@ pub fn same(policy: &Policy, status: &dyn Fn(Slug) -> String) -> String {
         parts.push(format!("and where present {}", all(&meant)));
     }
     let otherwise = match policy.on_mismatch {
-        OnMismatch::Reject => status(Slug::Mismatch),
+        OnMismatch::Reject => status(ProblemType::Mismatch),
         OnMismatch::Separate => "it is another operation".to_owned(),
     };
     match parts.as_slice() {

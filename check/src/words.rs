@@ -6,8 +6,9 @@
 
 use envoy_idempotency::config::{
     Config, Ending, Execution, Fate, Inject, Mode, OnCompleted, OnInFlight, OnStoreFailure, OnTooLarge, OnUnknown,
-    Outcomes, Policy, Save, Slug, Store,
+    Outcomes, Policy, Save, Store,
 };
+use envoy_idempotency::refusal::ProblemType;
 use serde_json::Value;
 
 use crate::sameness::{apart, caller, part, same};
@@ -143,7 +144,7 @@ fn method(name: &str) -> String {
 /// What is done with these requests.
 pub fn policy(policy: &Policy) -> Vec<Line> {
     let mut lines = Vec::new();
-    let status = |slug: Slug| format!("{} {}", policy.statuses.of(slug), slug.as_str());
+    let status = |slug: ProblemType| format!("{} {}", policy.statuses.of(slug), slug.as_str());
     match policy.mode {
         Mode::Enforce => {}
         Mode::Observe => lines.push((
@@ -168,16 +169,16 @@ pub fn policy(policy: &Policy) -> Vec<Line> {
 }
 
 /// What becomes of a request that came before.
-fn duplicates(policy: &Policy, status: &dyn Fn(Slug) -> String) -> Vec<Line> {
+fn duplicates(policy: &Policy, status: &dyn Fn(ProblemType) -> String) -> Vec<Line> {
     let mut lines = Vec::new();
     lines.push((
         "while it runs",
         match policy.on_in_flight {
-            OnInFlight::Reject => format!("a duplicate is refused: {}", status(Slug::InFlight)),
+            OnInFlight::Reject => format!("a duplicate is refused: {}", status(ProblemType::InFlight)),
             OnInFlight::Wait { max_wait_ms } => format!(
                 "a duplicate waits for the answer, at most {}, and is then refused: {}",
                 time(max_wait_ms),
-                status(Slug::InFlight)
+                status(ProblemType::InFlight)
             ),
         },
     ));
@@ -187,10 +188,13 @@ fn duplicates(policy: &Policy, status: &dyn Fn(Slug) -> String) -> Vec<Line> {
             OnCompleted::Replay => format!(
                 "a duplicate gets the first response again, if that is at most {}; otherwise {}",
                 bytes(policy.max_response_bytes),
-                status(Slug::NotReplayable)
+                status(ProblemType::NotReplayable)
             ),
             OnCompleted::Conflict => {
-                format!("a duplicate is refused with the first status and Location: {}", status(Slug::AlreadyCompleted))
+                format!(
+                    "a duplicate is refused with the first status and Location: {}",
+                    status(ProblemType::AlreadyCompleted)
+                )
             }
         },
     ));
@@ -199,10 +203,10 @@ fn duplicates(policy: &Policy, status: &dyn Fn(Slug) -> String) -> Vec<Line> {
         match policy.on_unknown {
             OnUnknown::Retry => format!(
                 "while the lease lasts a duplicate is refused: {}; then it runs, under the next attempt number",
-                status(Slug::OutcomeUnknown)
+                status(ProblemType::OutcomeUnknown)
             ),
             OnUnknown::Hold => {
-                format!("a duplicate is refused until the record expires: {}", status(Slug::OutcomeUnknown))
+                format!("a duplicate is refused until the record expires: {}", status(ProblemType::OutcomeUnknown))
             }
         },
     ));
@@ -210,12 +214,12 @@ fn duplicates(policy: &Policy, status: &dyn Fn(Slug) -> String) -> Vec<Line> {
 }
 
 /// What becomes of a request that runs, or cannot.
-fn executions(policy: &Policy, status: &dyn Fn(Slug) -> String) -> Vec<Line> {
+fn executions(policy: &Policy, status: &dyn Fn(ProblemType) -> String) -> Vec<Line> {
     let mut lines = Vec::new();
     lines.push((
         "store fails",
         match policy.on_store_failure {
-            OnStoreFailure::Reject => format!("nothing runs: {}", status(Slug::StoreUnavailable)),
+            OnStoreFailure::Reject => format!("nothing runs: {}", status(ProblemType::StoreUnavailable)),
             OnStoreFailure::Forward => "requests run unprotected, and Idempotency-Status says so".to_owned(),
         },
     ));
@@ -223,7 +227,7 @@ fn executions(policy: &Policy, status: &dyn Fn(Slug) -> String) -> Vec<Line> {
     lines.push((
         "large bodies",
         match policy.on_too_large {
-            OnTooLarge::Reject => format!("{larger} is refused: {}", status(Slug::BodyTooLarge)),
+            OnTooLarge::Reject => format!("{larger} is refused: {}", status(ProblemType::BodyTooLarge)),
             OnTooLarge::Bypass => format!("{larger} runs unprotected, and Idempotency-Status says so"),
         },
     ));
@@ -259,14 +263,14 @@ fn executions(policy: &Policy, status: &dyn Fn(Slug) -> String) -> Vec<Line> {
     lines
 }
 
-fn key(policy: &Policy, status: &dyn Fn(Slug) -> String) -> String {
+fn key(policy: &Policy, status: &dyn Fn(ProblemType) -> String) -> String {
     let key = &policy.key;
     let parts: Vec<_> = key.sources.iter().map(part).collect();
     let without = match key.required {
-        true => format!("is refused: {}", status(Slug::KeyMissing)),
+        true => format!("is refused: {}", status(ProblemType::KeyMissing)),
         false => injected(key.inject),
     };
-    let invalid = status(Slug::KeyInvalid);
+    let invalid = status(ProblemType::KeyInvalid);
     format!("{}, at most {} bytes (else {invalid}); a request without it {without}", all(&parts), key.max_bytes)
 }
 

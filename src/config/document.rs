@@ -16,9 +16,10 @@ use super::walk::{ConfigError, Fields, Place, Read, Reader, flag, merge, parse_t
 use super::{
     Anonymous, BodyPart, Breaker, CacheBounds, Config, EncryptionKey, Execution, Fate, FingerprintPolicy, Inject,
     KeyPolicy, Mode, OnCompleted, OnInFlight, OnMismatch, OnStoreFailure, OnTooLarge, OnUnknown, Outcomes, Part,
-    Policy, Redis, Rule, Save, Scope, Separation, Slug, Statuses, Store,
+    Policy, Redis, Rule, Save, Scope, Separation, Statuses, Store,
 };
 use crate::json::Pointer;
+use crate::refusal::ProblemType;
 
 impl Config {
     /// Reads the whole document, or says what is wrong with it; `env` reads a variable of the VM's environment.
@@ -567,7 +568,7 @@ fn statuses(at: &Place<'_>, value: &Value) -> Read<Statuses> {
             true => Statuses::ietf(),
             false => Statuses::classic(),
         };
-        for slug in Slug::ALL {
+        for slug in ProblemType::ALL {
             let status =
                 fields.read(slug.as_str(), u64::from(statuses.of(slug)), |at, value| at.whole(value, 400..=599))?;
             statuses.set(slug, status as u16);

@@ -14,6 +14,7 @@ pub use rules::{Match, PathMatch, Template};
 pub use walk::ConfigError;
 
 use crate::json::Pointer;
+use crate::refusal::ProblemType;
 
 /// The whole document.
 #[derive(Clone, Debug)]
@@ -486,108 +487,32 @@ impl Default for Outcomes {
     }
 }
 
-/// An answer of the gateway itself; the last part of its problem type.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Slug {
-    /// The key was used up and nothing is replayed under `on_completed: conflict`.
-    AlreadyCompleted,
-    /// The request body is over the limit.
-    BodyTooLarge,
-    /// The caller cannot be told and must be.
-    CallerMissing,
-    /// Another attempt with this key is running.
-    InFlight,
-    /// The key is not a key.
-    KeyInvalid,
-    /// A key is required.
-    KeyMissing,
-    /// The key was used with another payload.
-    Mismatch,
-    /// Completed, but the response was too large or got lost.
-    NotReplayable,
-    /// Somebody may have executed.
-    OutcomeUnknown,
-    /// The store failed.
-    StoreUnavailable,
-}
-
-impl Slug {
-    /// All of them, in the order of their declaration.
-    pub const ALL: [Slug; 10] = [
-        Slug::AlreadyCompleted,
-        Slug::BodyTooLarge,
-        Slug::CallerMissing,
-        Slug::InFlight,
-        Slug::KeyInvalid,
-        Slug::KeyMissing,
-        Slug::Mismatch,
-        Slug::NotReplayable,
-        Slug::OutcomeUnknown,
-        Slug::StoreUnavailable,
-    ];
-
-    /// As it stands in problem types and in `statuses`.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Slug::AlreadyCompleted => "already-completed",
-            Slug::BodyTooLarge => "body-too-large",
-            Slug::CallerMissing => "caller-missing",
-            Slug::InFlight => "in-flight",
-            Slug::KeyInvalid => "key-invalid",
-            Slug::KeyMissing => "key-missing",
-            Slug::Mismatch => "mismatch",
-            Slug::NotReplayable => "not-replayable",
-            Slug::OutcomeUnknown => "outcome-unknown",
-            Slug::StoreUnavailable => "store-unavailable",
-        }
-    }
-
-    fn classic(self) -> u16 {
-        match self {
-            Slug::KeyMissing | Slug::KeyInvalid => 400,
-            Slug::CallerMissing => 401,
-            Slug::AlreadyCompleted | Slug::Mismatch | Slug::NotReplayable | Slug::OutcomeUnknown => 409,
-            Slug::BodyTooLarge => 413,
-            Slug::InFlight => 429,
-            Slug::StoreUnavailable => 503,
-        }
-    }
-
-    fn ietf(self) -> u16 {
-        match self {
-            Slug::InFlight => 409,
-            Slug::Mismatch => 422,
-            other => other.classic(),
-        }
-    }
-}
-
 /// `statuses`: the status of each answer of the gateway itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Statuses {
-    /// In the order of [`Slug::ALL`].
-    by_slug: [u16; Slug::ALL.len()],
+    /// In the order of [`ProblemType::ALL`].
+    by_problem: [u16; ProblemType::ALL.len()],
 }
 
 impl Statuses {
     /// The preset that existing APIs use.
     pub fn classic() -> Self {
-        Statuses { by_slug: Slug::ALL.map(Slug::classic) }
+        Statuses { by_problem: ProblemType::ALL.map(|problem| problem.row().classic) }
     }
 
     /// The preset of draft-ietf-httpapi-idempotency-key-header-07, section 2.7.
     pub fn ietf() -> Self {
-        Statuses { by_slug: Slug::ALL.map(Slug::ietf) }
+        Statuses { by_problem: ProblemType::ALL.map(|problem| problem.row().ietf) }
     }
 
     /// The status of this answer.
-    pub fn of(&self, slug: Slug) -> u16 {
-        self.by_slug.get(slug as usize).copied().unwrap_or_else(|| slug.classic())
+    pub fn of(&self, problem: ProblemType) -> u16 {
+        self.by_problem.get(problem as usize).copied().unwrap_or_else(|| problem.row().classic)
     }
 
     /// Another status for one answer.
-    pub fn set(&mut self, slug: Slug, status: u16) {
-        if let Some(place) = self.by_slug.get_mut(slug as usize) {
+    pub fn set(&mut self, problem: ProblemType, status: u16) {
+        if let Some(place) = self.by_problem.get_mut(problem as usize) {
             *place = status;
         }
     }

@@ -3,8 +3,8 @@
 //! Its one rule: a call ends once, with a reply or with a reason.
 //! It does not know what a call carries, nor what becomes of its reply.
 
+use crate::command::{Failure, RedisError};
 use crate::config::Redis;
-use crate::event::{Failure, RedisError};
 use crate::shell::host::{self, Buffer, Map, Metric};
 use crate::store::client::{Batch, Reply};
 use crate::store::webdis::{self, Answer, Named};

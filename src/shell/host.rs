@@ -7,7 +7,7 @@
 use std::ptr::null_mut;
 use std::time::Duration;
 
-use crate::event::Failure;
+use crate::command::Failure;
 use crate::message::Headers;
 use crate::record::Input;
 use crate::store::local::Cells;

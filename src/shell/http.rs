@@ -9,9 +9,9 @@ use std::rc::Rc;
 use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::Action;
 
-use crate::event::{Event, Origin, VIA_UPSTREAM};
+use crate::event::{Event, EventKind, Origin, VIA_UPSTREAM};
 use crate::shell::host::{self, Buffer, Map};
-use crate::shell::root::{Verdict, Worker, status};
+use crate::shell::root::{Worker, status};
 
 /// One HTTP stream, as the SDK has it.
 pub struct Door {
@@ -51,15 +51,18 @@ impl Door {
         // While the body is held the host counts from its beginning; otherwise from this chunk's.
         let chunk = host::buffer(Buffer::RequestBody, self.held, size.saturating_sub(self.held));
         let (now_ms, crowded) = (host::monotonic_ms(), worker.is_crowded());
-        let verdict = worker.feed(
+        let action = worker.feed(
             self.id,
-            Event::RequestBody { now_ms, attribute: &host::property, chunk: &chunk, crowded, end, trailers },
+            Event {
+                now_ms,
+                kind: EventKind::RequestBody { attribute: &host::property, chunk: &chunk, crowded, end, trailers },
+            },
             now_ms,
         );
         drop(worker);
-        self.held = if verdict == Verdict::Held { size } else { 0 };
+        self.held = if action == Action::Pause { size } else { 0 };
         self.leave_if_done();
-        action(verdict)
+        action
     }
 
     fn response_body(&mut self, size: usize, end: bool) -> Action {
@@ -79,12 +82,12 @@ impl Door {
         worker.body_was_shown();
         let (now_ms, held, crowded) = (host::monotonic_ms(), size as u64, worker.is_crowded());
         let whole = || host::buffer(Buffer::ResponseBody, 0, size);
-        let event = Event::ResponseBody { now_ms, held, whole: &whole, crowded, end };
-        let verdict = worker.feed(self.id, event, now_ms);
+        let event = Event { now_ms, kind: EventKind::ResponseBody { held, whole: &whole, crowded, end } };
+        let action = worker.feed(self.id, event, now_ms);
         drop(worker);
         self.leave_if_done();
-        self.held = if verdict == Verdict::Held { size } else { 0 };
-        action(verdict)
+        self.held = if action == Action::Pause { size } else { 0 };
+        action
     }
 }
 
@@ -96,7 +99,7 @@ impl Context for Door {
         let now_ms = host::monotonic_ms();
         let mut worker = worker.borrow_mut();
         worker.stream_ends(self.id);
-        worker.feed(self.id, Event::Closed { now_ms, origin: origin(&details) }, now_ms);
+        worker.feed(self.id, Event { now_ms, kind: EventKind::Closed { origin: origin(&details) } }, now_ms);
         true
     }
 }
@@ -104,14 +107,14 @@ impl Context for Door {
 impl HttpContext for Door {
     fn on_http_request_headers(&mut self, _count: usize, end: bool) -> Action {
         let Some(worker) = &self.worker else { return Action::Continue };
-        let verdict = worker.borrow_mut().begin(self.id, end);
-        let Some(verdict) = verdict else {
+        let action = worker.borrow_mut().begin(self.id, end);
+        let Some(action) = action else {
             self.worker = None;
             return Action::Continue;
         };
-        self.is_held = verdict == Verdict::Held;
+        self.is_held = action == Action::Pause;
         self.leave_if_done();
-        action(verdict)
+        action
     }
 
     fn on_http_request_body(&mut self, size: usize, end: bool) -> Action {
@@ -128,16 +131,18 @@ impl HttpContext for Door {
         let Some(headers) = host::headers(Map::Response) else { return Action::Continue };
         let details = details();
         let now_ms = host::monotonic_ms();
-        let event = Event::ResponseHeaders {
+        let event = Event {
             now_ms,
-            headers: &headers,
-            status: status(&headers).unwrap_or(0),
-            origin: origin(&details),
-            end,
+            kind: EventKind::ResponseHeaders {
+                headers: &headers,
+                status: status(&headers).unwrap_or(0),
+                origin: origin(&details),
+                end,
+            },
         };
-        let verdict = worker.borrow_mut().feed_head(self.id, event, now_ms);
+        let action = worker.borrow_mut().feed_head(self.id, event, now_ms);
         self.leave_if_done();
-        action(verdict)
+        action
     }
 
     fn on_http_response_body(&mut self, size: usize, end: bool) -> Action {
@@ -146,13 +151,6 @@ impl HttpContext for Door {
 
     fn on_http_response_trailers(&mut self, _count: usize) -> Action {
         self.response_body(self.held, true)
-    }
-}
-
-fn action(verdict: Verdict) -> Action {
-    match verdict {
-        Verdict::Goes => Action::Continue,
-        Verdict::Held => Action::Pause,
     }
 }
 

@@ -8,11 +8,12 @@ use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 
 use proxy_wasm::traits::{Context, HttpContext, RootContext};
-use proxy_wasm::types::ContextType;
+use proxy_wasm::types::{Action, ContextType};
 
+use crate::command::Failure;
 use crate::config::{Config, Mode, Store as StoreConfig};
 use crate::digest::{Digest, hex};
-use crate::event::{Event, Executed, Failure};
+use crate::event::{Event, EventKind, Executed};
 use crate::exchange::{Exchange, Secrets};
 use crate::gateway::{Act, Gateway, NO_CALLER_QUIET_MS, Side};
 use crate::key::UpstreamKey;
@@ -117,15 +118,6 @@ impl Entropy {
 struct SharedGauge {
     id: Option<u32>,
     told: i64,
-}
-
-/// Whether the message in hand goes on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// It stays with the host.
-    Held,
-    /// It goes on.
-    Goes,
 }
 
 impl Root {
@@ -256,7 +248,7 @@ impl Worker {
     }
 
     /// Begins an exchange if a rule is about this request. Called in request headers, for every request there is.
-    pub fn begin(&mut self, id: u32, end: bool) -> Option<Verdict> {
+    pub fn begin(&mut self, id: u32, end: bool) -> Option<Action> {
         let method = host::header(Map::Request, ":method")?;
         if !self.config.may_match(&method, None) {
             return None;
@@ -281,13 +273,15 @@ impl Worker {
         };
         self.gateway.begin(id, exchange);
         let now_ms = host::monotonic_ms();
-        let event = Event::RequestHeaders {
+        let event = Event {
             now_ms,
-            head: &head,
-            attribute: &host::property,
-            owner,
-            upstream_key: UpstreamKey(self.entropy.draw()),
-            end,
+            kind: EventKind::RequestHeaders {
+                head: &head,
+                attribute: &host::property,
+                owner,
+                upstream_key: UpstreamKey(self.entropy.draw()),
+                end,
+            },
         };
         Some(self.feed_head(id, event, now_ms))
     }
@@ -298,17 +292,17 @@ impl Worker {
     }
 
     /// Feeds the head of a message, and tells whether that message goes on.
-    pub fn feed_head(&mut self, id: u32, event: Event<'_>, now_ms: u64) -> Verdict {
-        let verdict = self.feed(id, event, now_ms);
+    pub fn feed_head(&mut self, id: u32, event: Event<'_>, now_ms: u64) -> Action {
+        let action = self.feed(id, event, now_ms);
         let awaits = |exchange: &Exchange| exchange.awaits_body().then(|| exchange.awaits_request_body());
         if !self.shows_bodies
-            && verdict == Verdict::Held
+            && action == Action::Pause
             && let Some(is_request) = self.exchange(id).and_then(awaits)
         {
             let request_size = is_request.then(request_size);
             self.unseen.insert(id, Unseen { since_ms: now_ms, request_size });
         }
-        verdict
+        action
     }
 
     /// Notes that the host shows bodies to a filter that holds the head.
@@ -323,15 +317,15 @@ impl Worker {
     }
 
     /// Feeds one event about the message in hand, and tells whether that message goes on.
-    pub fn feed(&mut self, id: u32, event: Event<'_>, now_ms: u64) -> Verdict {
+    pub fn feed(&mut self, id: u32, event: Event<'_>, now_ms: u64) -> Action {
         let acts = self.gateway.feed(id, event, now_ms);
-        let verdict = self.carry_out(acts, Some(id), now_ms);
+        let action = self.carry_out(acts, Some(id), now_ms);
         // Calls belong to the root, and so do other streams: both have to wait until it is its turn.
         let calls = self.gateway.store().client().is_some_and(|client| client.may_call(now_ms));
         if calls || self.gateway.has_woken(now_ms) || !self.outgoing.is_empty() {
             self.bell.ring();
         }
-        verdict
+        action
     }
 
     /// Has the root let the held part of a response go in its next turn. Called in callbacks of its stream.
@@ -397,7 +391,7 @@ impl Worker {
             Some((headers, status)) => Executed::Answered { status, headers, body: &body },
             None => Executed::Lost,
         };
-        let acts = self.gateway.feed(exchange, Event::Executed { now_ms, answer }, now_ms);
+        let acts = self.gateway.feed(exchange, Event { now_ms, kind: EventKind::Executed { answer } }, now_ms);
         self.carry_out(acts, None, now_ms);
         self.wake_or_send(now_ms);
     }
@@ -411,7 +405,7 @@ impl Worker {
             match host::http_call(&cluster, headers, &body, timeout_ms) {
                 Some(token) => drop(self.executing.insert(token, exchange)),
                 None => {
-                    let event = Event::Executed { now_ms, answer: Executed::Unsent };
+                    let event = Event { now_ms, kind: EventKind::Executed { answer: Executed::Unsent } };
                     let acts = self.gateway.feed(exchange, event, now_ms);
                     self.carry_out(acts, None, now_ms);
                 }
@@ -441,8 +435,8 @@ impl Worker {
     }
 
     /// Carries out acts in order, and tells whether the message in hand, of the stream `in_hand`, goes on.
-    fn carry_out(&mut self, acts: Vec<Act>, in_hand: Option<u32>, now_ms: u64) -> Verdict {
-        let mut verdict = Verdict::Goes;
+    fn carry_out(&mut self, acts: Vec<Act>, in_hand: Option<u32>, now_ms: u64) -> Action {
+        let mut action = Action::Continue;
         let mut acts = VecDeque::from(acts);
         if in_hand.is_none() {
             acts = std::mem::take(&mut self.later).into_iter().chain(acts).collect();
@@ -460,7 +454,7 @@ impl Worker {
                 Act::CallerSeen(rule) => drop(SharedData.put(&self.callers_key(&rule), &u64::MAX.to_le_bytes())),
                 Act::Execute { exchange, outgoing } => self.outgoing.push((exchange, outgoing)),
                 Act::Count { count, observed } => self.count(count, observed),
-                Act::Flow { exchange, side, flow } if in_hand == Some(exchange) => verdict = let_flow(side, flow),
+                Act::Flow { exchange, side, flow } if in_hand == Some(exchange) => action = let_flow(side, flow),
                 Act::Flow { exchange, side, flow } => {
                     flows += 1;
                     // A stream may have gone since this was put off, and another be in effect.
@@ -492,7 +486,7 @@ impl Worker {
                 }
             }
         }
-        verdict
+        action
     }
 
     /// Where workers note for each other whether requests of this rule have shown a caller.
@@ -528,7 +522,7 @@ impl Worker {
             };
             if is_hidden {
                 self.unseen.remove(&id);
-                let acts = self.gateway.feed(id, Event::Unable { now_ms }, now_ms);
+                let acts = self.gateway.feed(id, Event { now_ms, kind: EventKind::Unable }, now_ms);
                 self.carry_out(acts, None, now_ms);
             }
         }
@@ -576,10 +570,10 @@ pub fn status(headers: &Headers) -> Option<u16> {
 }
 
 /// Does this to a message, and tells whether it goes on.
-fn let_flow(side: Side, flow: Flow) -> Verdict {
+fn let_flow(side: Side, flow: Flow) -> Action {
     match flow {
-        Flow::Pass => Verdict::Goes,
-        Flow::Hold => Verdict::Held,
+        Flow::Pass => Action::Continue,
+        Flow::Hold => Action::Pause,
         Flow::Resume(edits) => {
             for edit in edits {
                 match edit {
@@ -588,11 +582,11 @@ fn let_flow(side: Side, flow: Flow) -> Verdict {
                     Edit::Set(name, value) => host::set_header(map(side), name, &value),
                 }
             }
-            Verdict::Goes
+            Action::Continue
         }
         Flow::Answer(reply) => {
             host::send_local_response(reply.status, &reply.headers, &reply.body, reply.details);
-            Verdict::Held
+            Action::Pause
         }
     }
 }

@@ -11,12 +11,11 @@
 
 use std::rc::Rc;
 
+use crate::command::{Command, CommandKind, StoreReply};
 use crate::config::CacheBounds;
 use crate::digest::Digest;
-use crate::event::Verdict;
 use crate::key::Name;
 use crate::record::{Corrupt, FORMAT, Input, Record, State};
-use crate::step::{Call, Operation};
 use crate::store::client::Told;
 use crate::store::local::Cells;
 use crate::store::model;
@@ -55,84 +54,98 @@ impl<C: Cells> Cache<C> {
     }
 
     /// The answer to a claim, where it is remembered.
-    pub fn look(&self, call: &Call, now_ms: u64) -> Option<Verdict> {
+    pub fn look(&self, command: &Command, now_ms: u64) -> Option<StoreReply> {
         let now_ms = now_ms + EPOCH_MS;
-        let record = self.record(&call.name, now_ms)?;
+        let record = self.record(&command.name, now_ms)?;
         if matches!(record.state, State::Running { lease_end_ms, .. } if lease_end_ms <= now_ms) {
             return None;
         }
-        let verdict = model::apply(Some(record), call, now_ms).verdict;
-        matches!(verdict, Verdict::Completed { .. } | Verdict::InFlight { .. } | Verdict::Mismatch).then_some(verdict)
+        let verdict = model::apply(Some(record), command, now_ms).verdict;
+        matches!(verdict, StoreReply::Completed { .. } | StoreReply::InFlight { .. } | StoreReply::Mismatch)
+            .then_some(verdict)
     }
 
     /// Remembers what became of an operation, and forgets what is not so any more.
     pub fn learn(&self, told: &Told, now_ms: u64) {
-        let (call, now_ms, asked_ms) = (&told.call, now_ms + EPOCH_MS, told.asked_ms + EPOCH_MS);
+        let (command, now_ms, asked_ms) = (&told.command, now_ms + EPOCH_MS, told.asked_ms + EPOCH_MS);
         let is_heard = told.exchange.is_some();
         let until_ms = now_ms + self.bounds.ttl_ms;
-        match (&call.operation, &told.verdict) {
-            (_, Verdict::Granted { attempt, .. }) => {
-                self.put(call, *attempt, running(call, asked_ms + call.lease_ms), now_ms + call.ttl_ms, until_ms);
+        match (&command.kind, &told.verdict) {
+            (_, StoreReply::Granted { attempt, .. }) => {
+                self.put(
+                    command,
+                    *attempt,
+                    running(command, asked_ms + command.lease_ms),
+                    now_ms + command.ttl_ms,
+                    until_ms,
+                );
             }
             // Only while it runs: the answer may have been overtaken by that to the settlement.
-            (Operation::Renew, Verdict::Renewed { .. }) => {
-                let is_own = |state| matches!(state, State::Running { owner, .. } if owner == call.owner);
-                if self.record(&call.name, now_ms).is_some_and(|record| is_own(record.state)) {
-                    let state = running(call, asked_ms + call.lease_ms);
-                    self.put(call, call.attempt, state, now_ms + call.ttl_ms, until_ms);
+            (CommandKind::Renew, StoreReply::Renewed { .. }) => {
+                let is_own = |state| matches!(state, State::Running { owner, .. } if owner == command.owner);
+                if self.record(&command.name, now_ms).is_some_and(|record| is_own(record.state)) {
+                    let state = running(command, asked_ms + command.lease_ms);
+                    self.put(command, command.attempt, state, now_ms + command.ttl_ms, until_ms);
                 }
             }
             // From when it was asked for: the answer may have been long on its way.
-            (_, Verdict::Completed { attempt, status, response, age_ms, ttl_ms }) => {
-                let state = completed(call, *status, response.clone(), asked_ms.saturating_sub(*age_ms));
-                self.put(call, *attempt, state, asked_ms + ttl_ms, until_ms);
+            (_, StoreReply::Completed { attempt, status, response, age_ms, ttl_ms }) => {
+                let state = completed(command, *status, response.clone(), asked_ms.saturating_sub(*age_ms));
+                self.put(command, *attempt, state, asked_ms + ttl_ms, until_ms);
             }
             // An earlier try of it may have been the one that counted, and the record's life began with that. Where it
             // began with the first claim, only the store knows how much of it is left.
-            (Operation::Complete { status, response }, Verdict::Settled) if is_heard && !call.in_window => {
-                let state = completed(call, Some(*status), response.clone(), asked_ms);
-                self.put(call, call.attempt, state, asked_ms + call.ttl_ms, until_ms);
+            (CommandKind::Complete { status, response }, StoreReply::Settled) if is_heard && !command.in_window => {
+                let state = completed(command, Some(*status), response.clone(), asked_ms);
+                self.put(command, command.attempt, state, asked_ms + command.ttl_ms, until_ms);
             }
-            (Operation::Claim { .. } | Operation::Look | Operation::Poll { .. }, _) => {}
-            (Operation::Renew, Verdict::Failed(_)) => {}
+            (CommandKind::Claim { .. } | CommandKind::Look | CommandKind::Poll { .. }, _) => {}
+            (CommandKind::Renew, StoreReply::Failed(_)) => {}
             // It stands for nothing that ran: whether its claim was granted the store tells whoever asks next.
-            (_, Verdict::Failed(_)) if call.is_withdrawal() => {}
-            (_, Verdict::Failed(_)) => self.owe(call, now_ms),
-            (_, _) => self.set(SMALL, &call.name, &FORGOTTEN),
+            (_, StoreReply::Failed(_)) if command.is_withdrawal() => {}
+            (_, StoreReply::Failed(_)) => self.owe(command, now_ms),
+            (_, _) => self.set(SMALL, &command.name, &FORGOTTEN),
         }
     }
 
     /// Is told what the store must still hear of, because nothing else is said of it while the store is silent.
-    pub fn remind(&self, owed: &[Rc<Call>], now_ms: u64) {
-        owed.iter().for_each(|call| self.owe(call, now_ms + EPOCH_MS));
+    pub fn remind(&self, owed: &[Rc<Command>], now_ms: u64) {
+        owed.iter().for_each(|command| self.owe(command, now_ms + EPOCH_MS));
     }
 
     /// On this Envoy nothing else of this name may begin before the store has heard of it; nothing does of what is known
     /// to have completed.
-    fn owe(&self, call: &Call, now_ms: u64) {
+    fn owe(&self, command: &Command, now_ms: u64) {
         let is_completed =
             |record: Record| matches!(record.state, State::Completed { .. }) && now_ms < record.forgotten_ms();
-        if !self.record(&call.name, now_ms).is_some_and(is_completed) {
-            let until_ms = now_ms + OWED_MS.max(call.lease_ms);
-            self.put(call, call.attempt, running(call, until_ms), until_ms, until_ms);
+        if !self.record(&command.name, now_ms).is_some_and(is_completed) {
+            let until_ms = now_ms + OWED_MS.max(command.lease_ms);
+            self.put(command, command.attempt, running(command, until_ms), until_ms, until_ms);
         }
     }
 
-    fn put(&self, call: &Call, attempt: u32, state: State, expires_ms: u64, until_ms: u64) {
+    fn put(&self, command: &Command, attempt: u32, state: State, expires_ms: u64, until_ms: u64) {
         if let State::Completed { response: Some(response), .. } = &state
             && response.len() as u64 > self.bounds.max_entry_bytes
         {
-            return self.set(SMALL, &call.name, &FORGOTTEN);
+            return self.set(SMALL, &command.name, &FORGOTTEN);
         }
-        let record =
-            Record { attempt, key: call.key, doubt: false, inherited: false, released: Vec::new(), expires_ms, state };
+        let record = Record {
+            attempt,
+            key: command.key,
+            doubt: false,
+            inherited: false,
+            released: Vec::new(),
+            expires_ms,
+            state,
+        };
         let mut entry = until_ms.to_le_bytes().to_vec();
         entry.extend(record.encode());
         if entry.len() as u64 + 32 <= SMALL_BYTES {
-            self.set(SMALL, &call.name, &entry);
+            self.set(SMALL, &command.name, &entry);
         } else {
-            self.set(LARGE, &call.name, &entry);
-            self.set(SMALL, &call.name, &ELSEWHERE);
+            self.set(LARGE, &command.name, &entry);
+            self.set(SMALL, &command.name, &ELSEWHERE);
         }
     }
 
@@ -187,10 +200,10 @@ fn parse(entry: &[u8], now_ms: u64) -> Result<Option<Record>, Corrupt> {
     }
 }
 
-fn running(call: &Call, lease_end_ms: u64) -> State {
-    State::Running { fingerprint: call.fingerprint, owner: call.owner, lease_end_ms }
+fn running(command: &Command, lease_end_ms: u64) -> State {
+    State::Running { fingerprint: command.fingerprint, owner: command.owner, lease_end_ms }
 }
 
-fn completed(call: &Call, status: Option<u16>, response: Option<Vec<u8>>, since_ms: u64) -> State {
-    State::Completed { fingerprint: Some(call.fingerprint), owner: call.owner, status, since_ms, response }
+fn completed(command: &Command, status: Option<u16>, response: Option<Vec<u8>>, since_ms: u64) -> State {
+    State::Completed { fingerprint: Some(command.fingerprint), owner: command.owner, status, since_ms, response }
 }

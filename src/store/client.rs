@@ -14,11 +14,10 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::rc::Rc;
 
+use crate::command::{Command, CommandKind, Failure, ReplyKind, StoreReply};
 use crate::config::Redis;
-use crate::event::{Asked, Failure, Verdict};
 use crate::key::Name;
 use crate::mutant::{self, Mutant};
-use crate::step::{Call, Operation};
 
 /// A random token that one try of one operation carries, and that its answer must bring back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -71,14 +70,14 @@ pub struct Batch {
     /// Which call this is.
     pub id: u64,
     /// What it carries.
-    pub tries: Vec<(Nonce, Rc<Call>)>,
+    pub tries: Vec<(Nonce, Rc<Command>)>,
 }
 
 /// What came back from one call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
     /// The store's answers in the order of the operations, each under a nonce.
-    Answers(Vec<(Nonce, Verdict)>),
+    Answers(Vec<(Nonce, StoreReply)>),
     /// Nothing that could be read as answers.
     Failed(Failure),
 }
@@ -89,11 +88,11 @@ pub struct Told {
     /// Who had asked; none where nobody waits for it any more.
     pub exchange: Option<u32>,
     /// What was asked.
-    pub call: Rc<Call>,
+    pub command: Rc<Command>,
     /// When.
     pub asked_ms: u64,
     /// The answer.
-    pub verdict: Verdict,
+    pub verdict: StoreReply,
 }
 
 /// The store client of one worker.
@@ -118,7 +117,7 @@ pub struct Client {
 /// An operation that waits or is under way.
 struct Job {
     asker: Asker,
-    call: Rc<Call>,
+    command: Rc<Command>,
     /// When it was asked for.
     asked_ms: u64,
     tries_left: u32,
@@ -131,12 +130,12 @@ struct Job {
 }
 
 impl Job {
-    fn told(self, verdict: Verdict) -> Told {
+    fn told(self, verdict: StoreReply) -> Told {
         let exchange = match self.asker {
             Asker::Exchange(exchange) => Some(exchange),
             Asker::Outbox(_) => None,
         };
-        Told { exchange, call: self.call, asked_ms: self.asked_ms, verdict }
+        Told { exchange, command: self.command, asked_ms: self.asked_ms, verdict }
     }
 }
 
@@ -157,7 +156,7 @@ struct Sent {
 
 /// An operation that the store must still hear of.
 struct Owed {
-    call: Rc<Call>,
+    command: Rc<Command>,
     cause: Cause,
     due_ms: u64,
     backoff_ms: u64,
@@ -210,12 +209,12 @@ impl Client {
     }
 
     /// Takes an operation; the answer comes later, or at once when it is clear.
-    pub fn submit(&mut self, exchange: u32, call: Rc<Call>, now_ms: u64) -> Option<Told> {
-        let asked = call.operation.asked();
-        if asked == Asked::Claim
-            && let Some(verdict) = self.in_the_way(&call)
+    pub fn submit(&mut self, exchange: u32, command: Rc<Command>, now_ms: u64) -> Option<Told> {
+        let asked = command.kind.reply_kind();
+        if asked == ReplyKind::Claim
+            && let Some(verdict) = self.in_the_way(&command)
         {
-            return Some(Told { exchange: Some(exchange), call, asked_ms: now_ms, verdict });
+            return Some(Told { exchange: Some(exchange), command, asked_ms: now_ms, verdict });
         }
         let failure = if self.is_open(now_ms) {
             Failure::Breaker
@@ -226,13 +225,13 @@ impl Client {
             let until_ms = now_ms + 2 * u64::from(tries_left) * self.limits.timeout_ms;
             let asker = Asker::Exchange(exchange);
             let (asked_ms, due_ms) = (now_ms, now_ms);
-            self.queue.push_back(Job { asker, call, asked_ms, tries_left, in_doubt: false, due_ms, until_ms });
+            self.queue.push_back(Job { asker, command, asked_ms, tries_left, in_doubt: false, due_ms, until_ms });
             return None;
         };
-        if matches!(asked, Asked::Mark | Asked::Settle) {
-            self.owe_unheard(Rc::clone(&call), now_ms);
+        if matches!(asked, ReplyKind::Mark | ReplyKind::Settle) {
+            self.owe_unheard(Rc::clone(&command), now_ms);
         }
-        Some(Told { exchange: Some(exchange), call, asked_ms: now_ms, verdict: Verdict::Failed(failure) })
+        Some(Told { exchange: Some(exchange), command, asked_ms: now_ms, verdict: StoreReply::Failed(failure) })
     }
 
     /// The next call to send, if one may be sent and anything waits; what is owed goes first.
@@ -246,15 +245,15 @@ impl Client {
         let due: Vec<Job> = due
             .map(|(id, owed)| {
                 owed.trying = true;
-                let (asker, call) = (Asker::Outbox(*id), Rc::clone(&owed.call));
+                let (asker, command) = (Asker::Outbox(*id), Rc::clone(&owed.command));
                 let (asked_ms, due_ms, until_ms) = (now_ms, now_ms, u64::MAX);
-                Job { asker, call, asked_ms, tries_left: 1, in_doubt: false, due_ms, until_ms }
+                Job { asker, command, asked_ms, tries_left: 1, in_doubt: false, due_ms, until_ms }
             })
             .collect();
         due.into_iter().rev().for_each(|job| self.queue.push_front(job));
         let (mut jobs, mut left, mut bytes) = (Vec::new(), VecDeque::new(), 0);
         for job in self.queue.drain(..) {
-            let size = size(&job.call);
+            let size = size(&job.command);
             let fits = jobs.is_empty() || bytes + size <= self.limits.max_batch_bytes;
             if jobs.len() < room && job.due_ms <= now_ms && fits {
                 bytes += size;
@@ -268,7 +267,7 @@ impl Client {
             return None;
         }
         let id = self.next_id();
-        let tries = jobs.iter().map(|(nonce, job)| (*nonce, Rc::clone(&job.call))).collect();
+        let tries = jobs.iter().map(|(nonce, job)| (*nonce, Rc::clone(&job.command))).collect();
         self.under_way.push(Sent { batch: id, jobs, sent_ms: now_ms });
         Some(Batch { id, tries })
     }
@@ -294,11 +293,11 @@ impl Client {
         let mut told = Vec::new();
         for (nonce, job) in sent.jobs {
             told.extend(match answers.next() {
-                Some((echoed, Verdict::Deferred)) if is_echo(echoed, nonce) => {
+                Some((echoed, StoreReply::Deferred)) if is_echo(echoed, nonce) => {
                     self.queue.push_front(job);
                     None
                 }
-                Some((echoed, Verdict::Failed(failure))) if is_echo(echoed, nonce) => {
+                Some((echoed, StoreReply::Failed(failure))) if is_echo(echoed, nonce) => {
                     self.failed(nonce, job, failure, now_ms)
                 }
                 Some((echoed, verdict)) if is_echo(echoed, nonce) => Some(self.answered(job, verdict, now_ms)),
@@ -330,12 +329,12 @@ impl Client {
         let gone: Vec<u64> = self.owed.iter().filter(|(_, owed)| owed.until_ms <= now_ms).map(|(id, _)| *id).collect();
         for id in gone {
             // Whoever remembers that it was owed must not do so for longer; withdrawals nobody remembers.
-            let ended = self.owed.get(&id).filter(|owed| !owed.call.is_withdrawal());
+            let ended = self.owed.get(&id).filter(|owed| !owed.command.is_withdrawal());
             told.extend(ended.map(|owed| Told {
                 exchange: None,
-                call: Rc::clone(&owed.call),
+                command: Rc::clone(&owed.command),
                 asked_ms: now_ms,
-                verdict: Verdict::Lost,
+                verdict: StoreReply::Lost,
             }));
             self.forget(id);
         }
@@ -350,10 +349,10 @@ impl Client {
     }
 
     /// Some of what the store has not heard of at all, each time the next, and after the last the first again.
-    pub fn reminders(&mut self) -> Vec<Rc<Call>> {
-        let unheard = |(_, owed): &(&u64, &Owed)| owed.cause == Cause::Unheard && !owed.call.is_withdrawal();
+    pub fn reminders(&mut self) -> Vec<Rc<Command>> {
+        let unheard = |(_, owed): &(&u64, &Owed)| owed.cause == Cause::Unheard && !owed.command.is_withdrawal();
         let next = self.owed.range(self.reminded + 1..).filter(unheard).take(REMINDERS);
-        let (ids, calls): (Vec<u64>, Vec<Rc<Call>>) = next.map(|(id, owed)| (*id, Rc::clone(&owed.call))).unzip();
+        let (ids, calls): (Vec<u64>, Vec<Rc<Command>>) = next.map(|(id, owed)| (*id, Rc::clone(&owed.command))).unzip();
         self.reminded = ids.get(REMINDERS - 1).copied().unwrap_or(0);
         calls
     }
@@ -393,31 +392,31 @@ impl Client {
 
     /// No try brought an answer.
     fn gave_up(&mut self, job: Job, failure: Failure, now_ms: u64) -> Told {
-        let asked = job.call.operation.asked();
+        let asked = job.command.kind.reply_kind();
         // An earlier try may have been heard, whatever became of the last.
         let is_known = failure.is_doubtful() || failure == Failure::Corrupt;
         let failure = if job.in_doubt && !is_known { Failure::Timeout } else { failure };
-        if failure == Failure::Corrupt && job.in_doubt && asked == Asked::Claim {
-            self.owe_late_tries(&job.call, now_ms);
+        if failure == Failure::Corrupt && job.in_doubt && asked == ReplyKind::Claim {
+            self.owe_late_tries(&job.command, now_ms);
         }
         match job.asker {
             Asker::Outbox(id) => {
-                let Some(owed) = self.owed.get_mut(&id) else { return job.told(Verdict::Lost) };
+                let Some(owed) = self.owed.get_mut(&id) else { return job.told(StoreReply::Lost) };
                 owed.trying = false;
                 owed.due_ms = now_ms + owed.backoff_ms;
                 owed.backoff_ms = (2 * owed.backoff_ms).min(BACKOFF_MS.1);
             }
-            Asker::Exchange(_) if matches!(asked, Asked::Mark | Asked::Settle) => {
-                self.owe_unheard(Rc::clone(&job.call), now_ms);
+            Asker::Exchange(_) if matches!(asked, ReplyKind::Mark | ReplyKind::Settle) => {
+                self.owe_unheard(Rc::clone(&job.command), now_ms);
             }
             Asker::Exchange(_) => {}
         }
-        job.told(Verdict::Failed(failure))
+        job.told(StoreReply::Failed(failure))
     }
 
-    fn answered(&mut self, job: Job, verdict: Verdict, now_ms: u64) -> Told {
-        let asked = job.call.operation.asked();
-        let lease_ms = job.call.lease_ms;
+    fn answered(&mut self, job: Job, verdict: StoreReply, now_ms: u64) -> Told {
+        let asked = job.command.kind.reply_kind();
+        let lease_ms = job.command.lease_ms;
         let cause = match job.asker {
             Asker::Exchange(_) => Cause::Unheard,
             Asker::Outbox(id) => {
@@ -426,70 +425,70 @@ impl Client {
                 cause.unwrap_or(Cause::LateTries)
             }
         };
-        let is_contested = verdict == Verdict::Lost && is_completion(&job.call);
+        let is_contested = verdict == StoreReply::Lost && is_completion(&job.command);
         let (again, wait_ms) = match cause {
-            Cause::Unheard if job.call.is_withdrawal() => (Some(Cause::LateTries), lease_ms / 2),
+            Cause::Unheard if job.command.is_withdrawal() => (Some(Cause::LateTries), lease_ms / 2),
             Cause::Unheard if is_contested => (Some(Cause::Contested(CONTESTS)), lease_ms / 3),
             Cause::Contested(left @ 1..) if is_contested => (Some(Cause::Contested(left - 1)), lease_ms / 3),
             _ => (None, 0),
         };
         if let Some(cause) = again {
-            self.owe(Rc::clone(&job.call), cause, now_ms, wait_ms);
+            self.owe(Rc::clone(&job.command), cause, now_ms, wait_ms);
         }
-        let is_refused = !matches!(verdict, Verdict::Granted { .. } | Verdict::Completed { .. });
-        if asked == Asked::Claim && is_refused && job.in_doubt {
-            self.owe_late_tries(&job.call, now_ms);
+        let is_refused = !matches!(verdict, StoreReply::Granted { .. } | StoreReply::Completed { .. });
+        if asked == ReplyKind::Claim && is_refused && job.in_doubt {
+            self.owe_late_tries(&job.command, now_ms);
         }
         job.told(verdict)
     }
 
     /// Owes the withdrawal of a claim that is over and of which an earlier try may be granted yet.
-    fn owe_late_tries(&mut self, claim: &Call, now_ms: u64) {
-        let withdrawal = Call { operation: Operation::Withdraw, ..Call::clone(claim) };
+    fn owe_late_tries(&mut self, claim: &Command, now_ms: u64) {
+        let withdrawal = Command { kind: CommandKind::Withdraw, ..Command::clone(claim) };
         self.owe(Rc::new(withdrawal), Cause::LateTries, now_ms, BACKOFF_MS.0);
     }
 
     /// Puts an operation that no answer came to into the outbox.
-    fn owe_unheard(&mut self, call: Rc<Call>, now_ms: u64) {
-        self.owe(call, Cause::Unheard, now_ms, BACKOFF_MS.0);
+    fn owe_unheard(&mut self, command: Rc<Command>, now_ms: u64) {
+        self.owe(command, Cause::Unheard, now_ms, BACKOFF_MS.0);
     }
 
     /// Puts an operation into the outbox, for as long as its record may live, and keeps the outbox within its bound.
-    fn owe(&mut self, call: Rc<Call>, cause: Cause, now_ms: u64, wait_ms: u64) {
+    fn owe(&mut self, command: Rc<Command>, cause: Cause, now_ms: u64, wait_ms: u64) {
         let due_ms = now_ms + wait_ms;
-        let life_ms = if mutant::is(Mutant::OutboxDiesWithLease) { call.lease_ms } else { call.ttl_ms };
+        let life_ms = if mutant::is(Mutant::OutboxDiesWithLease) { command.lease_ms } else { command.ttl_ms };
         let until_ms = match cause {
             // A store that stood still may grant the claim whenever it goes on, and the record's life begins then.
-            Cause::Unheard if call.is_withdrawal() => u64::MAX,
-            _ => now_ms + life_ms.max(call.lease_ms),
+            Cause::Unheard if command.is_withdrawal() => u64::MAX,
+            _ => now_ms + life_ms.max(command.lease_ms),
         };
         let id = self.next_id();
         if cause == Cause::Unheard {
-            self.owed_by_name.entry(call.name).or_default().push(id);
+            self.owed_by_name.entry(command.name).or_default().push(id);
         }
-        self.owed_bytes += size(&call);
-        self.owed.insert(id, Owed { call, cause, due_ms, backoff_ms: BACKOFF_MS.0, until_ms, trying: false });
+        self.owed_bytes += size(&command);
+        self.owed.insert(id, Owed { command, cause, due_ms, backoff_ms: BACKOFF_MS.0, until_ms, trying: false });
         while self.owed_bytes > self.limits.max_owed_bytes && self.shed() {}
     }
 
     /// Gives up a part of what is owed: what leaves the least behind first.
     fn shed(&mut self) -> bool {
         let oldest =
-            |fits: &dyn Fn(&Call) -> bool| self.owed.iter().find(|(_, owed)| fits(&owed.call)).map(|(id, _)| *id);
-        let with_body = oldest(&|call| body_len(call) > 0);
-        match (oldest(&Call::is_withdrawal), with_body) {
+            |fits: &dyn Fn(&Command) -> bool| self.owed.iter().find(|(_, owed)| fits(&owed.command)).map(|(id, _)| *id);
+        let with_body = oldest(&|command| body_len(command) > 0);
+        match (oldest(&Command::is_withdrawal), with_body) {
             (Some(id), _) => self.forget(id),
             (None, Some(id)) => {
                 let Some(owed) = self.owed.get_mut(&id) else { return false };
-                let mut bare = Call::clone(&owed.call);
-                if let Operation::Complete { response, .. } = &mut bare.operation {
+                let mut bare = Command::clone(&owed.command);
+                if let CommandKind::Complete { response, .. } = &mut bare.kind {
                     *response = None;
                 }
-                self.owed_bytes -= body_len(&owed.call);
-                owed.call = Rc::new(bare);
+                self.owed_bytes -= body_len(&owed.command);
+                owed.command = Rc::new(bare);
             }
             // Whatever else is not said leaves a claim that lapses; a success would be lost.
-            (None, None) => match oldest(&|call: &Call| !is_completion(call)).or_else(|| oldest(&|_| true)) {
+            (None, None) => match oldest(&|command: &Command| !is_completion(command)).or_else(|| oldest(&|_| true)) {
                 Some(id) => self.forget(id),
                 None => return false,
             },
@@ -499,26 +498,26 @@ impl Client {
 
     fn forget(&mut self, id: u64) {
         let Some(owed) = self.owed.remove(&id) else { return };
-        self.owed_bytes -= size(&owed.call);
-        if let Some(ids) = self.owed_by_name.get_mut(&owed.call.name) {
+        self.owed_bytes -= size(&owed.command);
+        if let Some(ids) = self.owed_by_name.get_mut(&owed.command.name) {
             ids.retain(|other| *other != id);
             if ids.is_empty() {
-                self.owed_by_name.remove(&owed.call.name);
+                self.owed_by_name.remove(&owed.command.name);
             }
         }
     }
 
     /// What a claim is told while the store must still hear of an earlier one of its name.
-    fn in_the_way(&self, call: &Call) -> Option<Verdict> {
-        let ids = self.owed_by_name.get(&call.name)?;
-        let owed = || ids.iter().filter_map(|id| self.owed.get(id)).map(|owed| &owed.call);
-        let keeps = |owed: &Call| {
-            !matches!(owed.operation, Operation::Release { keep_fingerprint: false } | Operation::Withdraw)
+    fn in_the_way(&self, command: &Command) -> Option<StoreReply> {
+        let ids = self.owed_by_name.get(&command.name)?;
+        let owed = || ids.iter().filter_map(|id| self.owed.get(id)).map(|owed| &owed.command);
+        let keeps = |owed: &Command| {
+            !matches!(owed.kind, CommandKind::Release { keep_fingerprint: false } | CommandKind::Withdraw)
         };
-        if owed().any(|owed| keeps(owed) && owed.fingerprint != call.fingerprint) {
-            return Some(Verdict::Mismatch);
+        if owed().any(|owed| keeps(owed) && owed.fingerprint != command.fingerprint) {
+            return Some(StoreReply::Mismatch);
         }
-        Some(Verdict::InFlight { attempt: owed().map(|owed| owed.attempt).max().unwrap_or(0) })
+        Some(StoreReply::InFlight { attempt: owed().map(|owed| owed.attempt).max().unwrap_or(0) })
     }
 
     fn next_id(&mut self) -> u64 {
@@ -554,18 +553,18 @@ fn is_echo(echoed: Nonce, nonce: Nonce) -> bool {
     echoed == nonce || mutant::is(Mutant::NonceIgnored)
 }
 
-fn is_completion(call: &Call) -> bool {
-    matches!(call.operation, Operation::Complete { .. })
+fn is_completion(command: &Command) -> bool {
+    matches!(command.kind, CommandKind::Complete { .. })
 }
 
 /// About how many bytes an operation takes in the outbox and on the wire.
-fn size(call: &Call) -> usize {
-    128 + body_len(call)
+fn size(command: &Command) -> usize {
+    128 + body_len(command)
 }
 
-fn body_len(call: &Call) -> usize {
-    match &call.operation {
-        Operation::Complete { response: Some(response), .. } => response.len(),
+fn body_len(command: &Command) -> usize {
+    match &command.kind {
+        CommandKind::Complete { response: Some(response), .. } => response.len(),
         _ => 0,
     }
 }

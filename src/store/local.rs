@@ -11,11 +11,10 @@
 //! Bodies leave the ring oldest first, and a record whose body has left says "not replayable". A clock hand goes round
 //! the buckets a few at a time and drops what has expired, and under pressure what was released.
 
+use crate::command::{Command, CommandKind, Failure, ReplyKind, StoreReply};
 use crate::digest::{Digest, checksum};
-use crate::event::{Asked, Failure, Verdict};
 use crate::key::Name;
 use crate::record::{Corrupt, FORMAT, Input, Record, State};
-use crate::step::{Call, Operation};
 use crate::store::model::{self, Outcome};
 
 /// Cells shared by all workers, as the host has them.
@@ -107,29 +106,29 @@ impl<C: Cells> Table<C> {
     }
 
     /// One operation, as one atomic step.
-    pub fn apply(&self, mut call: Call, now_ms: u64) -> Verdict {
+    pub fn apply(&self, mut command: Command, now_ms: u64) -> StoreReply {
         // The record carries the body's place, so the body goes first, and pays for the record's growth.
         let (mut place, mut prepaid, mut dropped) = (None, 0, false);
-        if let Operation::Complete { response, .. } = &mut call.operation
+        if let CommandKind::Complete { response, .. } = &mut command.kind
             && let Some(body) = response.take()
         {
-            place = self.put_body(&call.name, &body, now_ms).unwrap_or(None);
+            place = self.put_body(&command.name, &body, now_ms).unwrap_or(None);
             *response = place.map(|place| place.to_le_bytes().to_vec());
             prepaid = if place.is_some() { COMPLETION_GROWTH } else { 0 };
             dropped = place.is_none();
         }
-        let applied = self.apply_to_bucket(&call, prepaid, now_ms);
-        let (verdict, written) = applied.unwrap_or_else(|failure| (Verdict::Failed(failure), false));
+        let applied = self.apply_to_bucket(&command, prepaid, now_ms);
+        let (verdict, written) = applied.unwrap_or_else(|failure| (StoreReply::Failed(failure), false));
         if let Some(place) = place.filter(|_| !written) {
             let _ = self.account_for(-prepaid);
             self.drop_body(place);
         }
         match verdict {
-            Verdict::Settled if dropped => Verdict::Dropped,
-            Verdict::Completed { attempt, status, response: Some(place), age_ms, ttl_ms } => {
-                match self.body(&call.name, &place) {
-                    Ok(response) => Verdict::Completed { attempt, status, response, age_ms, ttl_ms },
-                    Err(failure) => Verdict::Failed(failure),
+            StoreReply::Settled if dropped => StoreReply::Dropped,
+            StoreReply::Completed { attempt, status, response: Some(place), age_ms, ttl_ms } => {
+                match self.body(&command.name, &place) {
+                    Ok(response) => StoreReply::Completed { attempt, status, response, age_ms, ttl_ms },
+                    Err(failure) => StoreReply::Failed(failure),
                 }
             }
             other => other,
@@ -149,17 +148,17 @@ impl<C: Cells> Table<C> {
     }
 
     /// Tells also whether anything was written. `prepaid` bytes of growth are accounted for already.
-    fn apply_to_bucket(&self, call: &Call, prepaid: i64, now_ms: u64) -> Result<(Verdict, bool), Failure> {
-        let key = self.key(b'r', self.bucket_of(&call.name));
-        let is_claim = call.operation.asked() == Asked::Claim;
+    fn apply_to_bucket(&self, command: &Command, prepaid: i64, now_ms: u64) -> Result<(StoreReply, bool), Failure> {
+        let key = self.key(b'r', self.bucket_of(&command.name));
+        let is_claim = command.kind.reply_kind() == ReplyKind::Claim;
         for _ in 0..TRIES {
             let (bucket, version) = self.get(&key)?;
-            let (place, found) = find(&bucket, &call.name)?;
+            let (place, found) = find(&bucket, &command.name)?;
             let before = found.map(Record::decode).transpose()?;
             let body_before = before.as_ref().and_then(body_place);
-            let Outcome { record, verdict } = model::apply(before, call, now_ms);
+            let Outcome { record, verdict } = model::apply(before, command, now_ms);
             let Some(record) = record else { return Ok((verdict, false)) };
-            let after = put(&bucket, place, &call.name, &record.encode())?;
+            let after = put(&bucket, place, &command.name, &record.encode())?;
             let growth = after.len() as i64 - bucket.len() as i64 - prepaid;
             // Only a claim can be refused: what exists may always end.
             let reserved = growth > 0 && self.reserve(growth, now_ms, |_| ())?.is_some();

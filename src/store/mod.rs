@@ -15,10 +15,9 @@ pub mod redis;
 
 pub mod webdis;
 
+use crate::command::{Command, ReplyKind, StoreReply};
 use std::rc::Rc;
 
-use crate::event::{Asked, Verdict};
-use crate::step::Call;
 use cache::Cache;
 use client::{Batch, Client, Nonce, Reply, Told};
 use local::{Cells, Table};
@@ -35,26 +34,26 @@ pub enum Store<C> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Asking {
     /// It is answered, by the store or in its place.
-    Answered(Verdict),
+    Answered(StoreReply),
     /// It is answered from what this Envoy remembers.
-    Remembered(Verdict),
+    Remembered(StoreReply),
     /// The answer comes later, as [`Told`].
     Waiting,
 }
 
 impl<C: Cells> Store<C> {
     /// Hands one operation of one exchange to the store.
-    pub fn ask(&mut self, exchange: u32, call: Call, now_ms: u64) -> Asking {
+    pub fn ask(&mut self, exchange: u32, command: Command, now_ms: u64) -> Asking {
         let (client, cache) = match self {
-            Store::Embedded(table) => return Asking::Answered(table.apply(call, now_ms)),
+            Store::Embedded(table) => return Asking::Answered(table.apply(command, now_ms)),
             Store::Remote(client, cache) => (client, cache),
         };
-        if call.operation.asked() == Asked::Claim
-            && let Some(verdict) = cache.as_ref().and_then(|cache| cache.look(&call, now_ms))
+        if command.kind.reply_kind() == ReplyKind::Claim
+            && let Some(verdict) = cache.as_ref().and_then(|cache| cache.look(&command, now_ms))
         {
             return Asking::Remembered(verdict);
         }
-        let Some(told) = client.submit(exchange, Rc::new(call), now_ms) else { return Asking::Waiting };
+        let Some(told) = client.submit(exchange, Rc::new(command), now_ms) else { return Asking::Waiting };
         if let Some(cache) = cache {
             cache.learn(&told, now_ms);
         }
@@ -110,7 +109,7 @@ impl<C: Cells> Store<C> {
         let told = hear(client);
         // The answer to a claim may be overtaken by that to its withdrawal: nobody runs on it.
         let runs =
-            |told: &&Told| !matches!(told.verdict, Verdict::Granted { .. }) || told.exchange.is_some_and(&awaits);
+            |told: &&Told| !matches!(told.verdict, StoreReply::Granted { .. }) || told.exchange.is_some_and(&awaits);
         if let Some(cache) = cache {
             told.iter().filter(runs).for_each(|told| cache.learn(told, now_ms));
         }
@@ -120,7 +119,7 @@ impl<C: Cells> Store<C> {
 
 impl Told {
     /// What the exchange had asked.
-    pub fn asked(&self) -> Asked {
-        self.call.operation.asked()
+    pub fn asked(&self) -> ReplyKind {
+        self.command.kind.reply_kind()
     }
 }

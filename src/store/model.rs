@@ -3,10 +3,9 @@
 //! Its one rule: doubt is never resolved in favour of executing again without saying so.
 //! It does not know where records are kept, nor what time it is: the store's own clock is handed in.
 
-use crate::event::Verdict;
+use crate::command::{Command, CommandKind, StoreReply};
 use crate::mutant::{self, Mutant};
 use crate::record::{Owner, RELEASED_KEPT, Record, State};
-use crate::step::{Call, Operation};
 
 /// What is kept instead of the record before, and what is answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,53 +13,53 @@ pub struct Outcome {
     /// The record from now on; none leaves what was there as it is.
     pub record: Option<Record>,
     /// The answer to the operation.
-    pub verdict: Verdict,
+    pub verdict: StoreReply,
 }
 
 /// One operation on one record, as one atomic step. `record` is what is stored, expired or not.
-pub fn apply(record: Option<Record>, call: &Call, now_ms: u64) -> Outcome {
+pub fn apply(record: Option<Record>, command: &Command, now_ms: u64) -> Outcome {
     let record = record.filter(|record| record.forgotten_ms() > now_ms);
-    if call.deadline_ms.is_some_and(|deadline| deadline <= now_ms) && !mutant::is(Mutant::DeadlineIgnored) {
-        return refuse(Verdict::Lost);
+    if command.deadline_ms.is_some_and(|deadline| deadline <= now_ms) && !mutant::is(Mutant::DeadlineIgnored) {
+        return refuse(StoreReply::Lost);
     }
-    match &call.operation {
-        Operation::Claim { may_retry } => claim(record, call, *may_retry, u32::MAX, now_ms),
-        Operation::Complete { status, response } => complete(record, call, *status, response.clone(), now_ms),
-        Operation::Look => refuse(Verdict::Seen(record.map(|record| record.sight(now_ms)))),
-        Operation::MarkUnknown => mark_unknown(record, call, now_ms),
-        Operation::Poll { max_attempt } => claim(record, call, false, *max_attempt, now_ms),
-        Operation::Release { keep_fingerprint } => release(record, call, Some(*keep_fingerprint), now_ms),
-        Operation::Renew => renew(record, call, now_ms),
-        Operation::Withdraw => release(record, call, None, now_ms),
+    match &command.kind {
+        CommandKind::Claim { may_retry } => claim(record, command, *may_retry, u32::MAX, now_ms),
+        CommandKind::Complete { status, response } => complete(record, command, *status, response.clone(), now_ms),
+        CommandKind::Look => refuse(StoreReply::Seen(record.map(|record| record.sight(now_ms)))),
+        CommandKind::MarkUnknown => mark_unknown(record, command, now_ms),
+        CommandKind::Poll { max_attempt } => claim(record, command, false, *max_attempt, now_ms),
+        CommandKind::Release { keep_fingerprint } => release(record, command, Some(*keep_fingerprint), now_ms),
+        CommandKind::Renew => renew(record, command, now_ms),
+        CommandKind::Withdraw => release(record, command, None, now_ms),
     }
 }
 
-fn claim(record: Option<Record>, call: &Call, may_retry: bool, max_attempt: u32, now_ms: u64) -> Outcome {
-    let Some(record) = record else { return grant(blank(call), call, 1, now_ms) };
-    if record.released.contains(&call.owner) && !mutant::is(Mutant::GhostGranted) {
-        return refuse(Verdict::Stale);
+fn claim(record: Option<Record>, command: &Command, may_retry: bool, max_attempt: u32, now_ms: u64) -> Outcome {
+    let Some(record) = record else { return grant(blank(command), command, 1, now_ms) };
+    if record.released.contains(&command.owner) && !mutant::is(Mutant::GhostGranted) {
+        return refuse(StoreReply::Stale);
     }
     let is_judged = !mutant::is(Mutant::MismatchLast) || matches!(record.state, State::Completed { .. });
-    if is_judged && record.state.fingerprint().is_some_and(|fingerprint| *fingerprint != call.fingerprint) {
-        return refuse(Verdict::Mismatch);
+    if is_judged && record.state.fingerprint().is_some_and(|fingerprint| *fingerprint != command.fingerprint) {
+        return refuse(StoreReply::Mismatch);
     }
     let attempt = record.attempt;
     match record.state {
-        State::Open { .. } if attempt >= max_attempt => refuse(Verdict::Exhausted { attempt }),
-        State::Open { .. } => grant(record, call, attempt.saturating_add(1), now_ms),
+        State::Open { .. } if attempt >= max_attempt => refuse(StoreReply::Exhausted { attempt }),
+        State::Open { .. } => grant(record, command, attempt.saturating_add(1), now_ms),
         // A try of this very claim was granted before and its answer got lost.
-        State::Running { owner, .. } | State::Unknown { owner, .. } if owner == call.owner => {
-            grant(record, call, attempt, now_ms)
+        State::Running { owner, .. } | State::Unknown { owner, .. } if owner == command.owner => {
+            grant(record, command, attempt, now_ms)
         }
-        State::Running { lease_end_ms, .. } if now_ms < lease_end_ms => refuse(Verdict::InFlight { attempt }),
+        State::Running { lease_end_ms, .. } if now_ms < lease_end_ms => refuse(StoreReply::InFlight { attempt }),
         State::Running { lease_end_ms: retry_at_ms, .. } | State::Unknown { retry_at_ms, .. } => {
             if (may_retry && retry_at_ms <= now_ms) || mutant::is(Mutant::UnknownFree) {
-                grant(Record { doubt: true, ..record }, call, attempt.saturating_add(1), now_ms)
+                grant(Record { doubt: true, ..record }, command, attempt.saturating_add(1), now_ms)
             } else {
-                refuse(Verdict::Unknown { attempt, wait_ms: retry_at_ms.saturating_sub(now_ms) })
+                refuse(StoreReply::Unknown { attempt, wait_ms: retry_at_ms.saturating_sub(now_ms) })
             }
         }
-        State::Completed { status, since_ms, response, .. } => refuse(Verdict::Completed {
+        State::Completed { status, since_ms, response, .. } => refuse(StoreReply::Completed {
             attempt,
             status,
             response,
@@ -70,37 +69,37 @@ fn claim(record: Option<Record>, call: &Call, may_retry: bool, max_attempt: u32,
     }
 }
 
-fn renew(record: Option<Record>, call: &Call, now_ms: u64) -> Outcome {
+fn renew(record: Option<Record>, command: &Command, now_ms: u64) -> Outcome {
     match record {
-        None => renewed(running(blank(call), call, now_ms)),
+        None => renewed(running(blank(command), command, now_ms)),
         // The ghost of a claim that was released does not run again.
-        Some(record) if record.released.contains(&call.owner) => refuse(Verdict::Lost),
+        Some(record) if record.released.contains(&command.owner) => refuse(StoreReply::Lost),
         // A late try of the same claim may have been granted under a larger number, after others had executed: who
         // goes on does so under the number it knows, or not at all.
-        Some(record) if record.state.is_executed_by(call) && record.attempt == call.attempt => {
-            renewed(running(record, call, now_ms))
+        Some(record) if record.state.is_executed_by(command) && record.attempt == command.attempt => {
+            renewed(running(record, command, now_ms))
         }
-        Some(_) => refuse(Verdict::Lost),
+        Some(_) => refuse(StoreReply::Lost),
     }
 }
 
-fn complete(record: Option<Record>, call: &Call, status: u16, response: Option<Vec<u8>>, now_ms: u64) -> Outcome {
-    let record = record.unwrap_or_else(|| blank(call));
+fn complete(record: Option<Record>, command: &Command, status: u16, response: Option<Vec<u8>>, now_ms: u64) -> Outcome {
+    let record = record.unwrap_or_else(|| blank(command));
     match record.state {
         // That one is executing and will tell.
-        State::Running { owner, lease_end_ms, .. } if !is_own(owner, call) && now_ms < lease_end_ms => {
-            refuse(Verdict::Lost)
+        State::Running { owner, lease_end_ms, .. } if !is_own(owner, command) && now_ms < lease_end_ms => {
+            refuse(StoreReply::Lost)
         }
-        State::Completed { owner, .. } if owner == call.owner => refuse(Verdict::Settled),
-        State::Completed { .. } if !mutant::is(Mutant::CompletedReplaced) => refuse(Verdict::Lost),
+        State::Completed { owner, .. } if owner == command.owner => refuse(StoreReply::Settled),
+        State::Completed { .. } if !mutant::is(Mutant::CompletedReplaced) => refuse(StoreReply::Lost),
         // A known success is never forgotten while nobody executes.
         _ => {
-            let (fingerprint, owner, status) = (Some(call.fingerprint), call.owner, Some(status));
+            let (fingerprint, owner, status) = (Some(command.fingerprint), command.owner, Some(status));
             settle(Record {
-                attempt: record.attempt.max(call.attempt),
-                expires_ms: match call.in_window {
-                    true => expires_ms(&record, call, now_ms, 0),
-                    false => now_ms.saturating_add(call.ttl_ms),
+                attempt: record.attempt.max(command.attempt),
+                expires_ms: match command.in_window {
+                    true => expires_ms(&record, command, now_ms, 0),
+                    false => now_ms.saturating_add(command.ttl_ms),
                 },
                 state: State::Completed { fingerprint, owner, status, since_ms: now_ms, response },
                 ..record
@@ -110,23 +109,23 @@ fn complete(record: Option<Record>, call: &Call, status: u16, response: Option<V
 }
 
 /// A withdrawal says nothing of its own about the fingerprint: it stays as it stood before the claim.
-fn release(record: Option<Record>, call: &Call, keep_fingerprint: Option<bool>, now_ms: u64) -> Outcome {
+fn release(record: Option<Record>, command: &Command, keep_fingerprint: Option<bool>, now_ms: u64) -> Outcome {
     let known = record.is_some();
-    let mut record = record.unwrap_or_else(|| blank(call));
-    let is_repeat = record.released.contains(&call.owner);
+    let mut record = record.unwrap_or_else(|| blank(command));
+    let is_repeat = record.released.contains(&command.owner);
     if !is_repeat {
         // Its ghosts, late tries of the same claim, are refused from here on, whatever the state.
         if record.released.len() == RELEASED_KEPT {
             record.released.remove(0);
         }
-        record.released.push(call.owner);
+        record.released.push(command.owner);
     }
     let as_it_stood = record.inherited && !mutant::is(Mutant::WithdrawalFrees);
     let keep_fingerprint = keep_fingerprint.unwrap_or(as_it_stood || mutant::is(Mutant::WithdrawalKeeps));
-    let expires_ms = expires_ms(&record, call, now_ms, 0);
+    let expires_ms = expires_ms(&record, command, now_ms, 0);
     match record.state {
         State::Running { fingerprint, owner, .. } | State::Unknown { fingerprint, owner, .. }
-            if known && is_own(owner, call) =>
+            if known && is_own(owner, command) =>
         {
             let state = match record.doubt && !mutant::is(Mutant::DoubtForgotten) {
                 true => State::Unknown { fingerprint, owner, retry_at_ms: now_ms },
@@ -135,37 +134,39 @@ fn release(record: Option<Record>, call: &Call, keep_fingerprint: Option<bool>, 
             settle(Record { expires_ms, state, ..record })
         }
         _ if !known => {
-            let state = State::Open { fingerprint: keep_fingerprint.then_some(call.fingerprint) };
+            let state = State::Open { fingerprint: keep_fingerprint.then_some(command.fingerprint) };
             settle(Record { expires_ms, state, ..record })
         }
-        State::Open { .. } if is_repeat => refuse(Verdict::Settled),
-        _ => Outcome { record: Some(record), verdict: Verdict::Lost },
+        State::Open { .. } if is_repeat => refuse(StoreReply::Settled),
+        _ => Outcome { record: Some(record), verdict: StoreReply::Lost },
     }
 }
 
-fn mark_unknown(record: Option<Record>, call: &Call, now_ms: u64) -> Outcome {
+fn mark_unknown(record: Option<Record>, command: &Command, now_ms: u64) -> Outcome {
     let lease_end = match &record {
-        None => now_ms.saturating_add(call.lease_ms),
-        Some(Record { state: State::Running { owner, lease_end_ms, .. }, .. }) if is_own(*owner, call) => *lease_end_ms,
-        Some(Record { state: State::Unknown { owner, .. }, .. }) if *owner == call.owner => {
-            return refuse(Verdict::Settled);
+        None => now_ms.saturating_add(command.lease_ms),
+        Some(Record { state: State::Running { owner, lease_end_ms, .. }, .. }) if is_own(*owner, command) => {
+            *lease_end_ms
         }
-        Some(_) => return refuse(Verdict::Lost),
+        Some(Record { state: State::Unknown { owner, .. }, .. }) if *owner == command.owner => {
+            return refuse(StoreReply::Settled);
+        }
+        Some(_) => return refuse(StoreReply::Lost),
     };
-    let record = record.unwrap_or_else(|| blank(call));
-    let (fingerprint, owner) = (call.fingerprint, call.owner);
+    let record = record.unwrap_or_else(|| blank(command));
+    let (fingerprint, owner) = (command.fingerprint, command.owner);
     settle(Record {
-        expires_ms: expires_ms(&record, call, now_ms, lease_end),
+        expires_ms: expires_ms(&record, command, now_ms, lease_end),
         state: State::Unknown { fingerprint, owner, retry_at_ms: lease_end },
         ..record
     })
 }
 
 /// The record of an operation the store has no other word of than this call.
-fn blank(call: &Call) -> Record {
+fn blank(command: &Command) -> Record {
     Record {
-        attempt: call.attempt,
-        key: call.key,
+        attempt: command.attempt,
+        key: command.key,
         doubt: false,
         inherited: false,
         released: Vec::new(),
@@ -178,9 +179,9 @@ fn blank(call: &Call) -> Record {
 ///
 /// Never before an owner was told: its completion is welcome until then, and must find the record still there though
 /// the clock was set back in between.
-fn expires_ms(record: &Record, call: &Call, now_ms: u64, lease_end_ms: u64) -> u64 {
-    let begun_ms = now_ms.saturating_add(call.ttl_ms);
-    match (call.in_window, record.expires_ms) {
+fn expires_ms(record: &Record, command: &Command, now_ms: u64, lease_end_ms: u64) -> u64 {
+    let begun_ms = now_ms.saturating_add(command.ttl_ms);
+    match (command.in_window, record.expires_ms) {
         (false, known_ms) => begun_ms.max(known_ms).max(lease_end_ms),
         (true, 0) => begun_ms,
         (true, end_ms) if end_ms > now_ms => end_ms,
@@ -189,35 +190,35 @@ fn expires_ms(record: &Record, call: &Call, now_ms: u64, lease_end_ms: u64) -> u
     }
 }
 
-fn running(record: Record, call: &Call, now_ms: u64) -> Record {
-    let lease_end_ms = now_ms.saturating_add(call.lease_ms);
+fn running(record: Record, command: &Command, now_ms: u64) -> Record {
+    let lease_end_ms = now_ms.saturating_add(command.lease_ms);
     Record {
-        expires_ms: expires_ms(&record, call, now_ms, lease_end_ms),
-        state: State::Running { fingerprint: call.fingerprint, owner: call.owner, lease_end_ms },
+        expires_ms: expires_ms(&record, command, now_ms, lease_end_ms),
+        state: State::Running { fingerprint: command.fingerprint, owner: command.owner, lease_end_ms },
         ..record
     }
 }
 
-fn grant(record: Record, call: &Call, attempt: u32, now_ms: u64) -> Outcome {
-    let key = if mutant::is(Mutant::KeyFormForgotten) { call.key } else { record.key };
+fn grant(record: Record, command: &Command, attempt: u32, now_ms: u64) -> Outcome {
+    let key = if mutant::is(Mutant::KeyFormForgotten) { command.key } else { record.key };
     // A claim that is granted once more has left nothing itself.
     let inherited = if attempt == record.attempt { record.inherited } else { record.state.fingerprint().is_some() };
-    let record = running(Record { attempt, key, inherited, ..record }, call, now_ms);
+    let record = running(Record { attempt, key, inherited, ..record }, command, now_ms);
     let (doubt, expires_ms) = (record.doubt, record.forgotten_ms());
-    let verdict = Verdict::Granted { attempt, doubt, key, expires_ms };
+    let verdict = StoreReply::Granted { attempt, doubt, key, expires_ms };
     Outcome { record: Some(record), verdict }
 }
 
 fn renewed(record: Record) -> Outcome {
-    let verdict = Verdict::Renewed { expires_ms: record.forgotten_ms() };
+    let verdict = StoreReply::Renewed { expires_ms: record.forgotten_ms() };
     Outcome { record: Some(record), verdict }
 }
 
 fn settle(record: Record) -> Outcome {
-    Outcome { record: Some(record), verdict: Verdict::Settled }
+    Outcome { record: Some(record), verdict: StoreReply::Settled }
 }
 
-fn refuse(verdict: Verdict) -> Outcome {
+fn refuse(verdict: StoreReply) -> Outcome {
     Outcome { record: None, verdict }
 }
 
@@ -230,12 +231,12 @@ impl State {
         }
     }
 
-    fn is_executed_by(&self, call: &Call) -> bool {
-        matches!(self, State::Running { owner, .. } | State::Unknown { owner, .. } if is_own(*owner, call))
+    fn is_executed_by(&self, command: &Command) -> bool {
+        matches!(self, State::Running { owner, .. } | State::Unknown { owner, .. } if is_own(*owner, command))
     }
 }
 
 /// Whether the record is this caller's to change.
-fn is_own(owner: Owner, call: &Call) -> bool {
-    owner == call.owner || mutant::is(Mutant::OwnerIgnored)
+fn is_own(owner: Owner, command: &Command) -> bool {
+    owner == command.owner || mutant::is(Mutant::OwnerIgnored)
 }

@@ -3,9 +3,8 @@
 //! Its one rule: an answer that is not exactly one of the script's own is never taken for a word of the store.
 //! It does not know how Redis is reached.
 
-use crate::event::{Failure, RedisError, Verdict};
+use crate::command::{Command, CommandKind, Failure, RedisError, StoreReply};
 use crate::record::{Corrupt, Input, Sight, Standing, known_status};
-use crate::step::{Call, Operation};
 use crate::store::client::{Batch, Nonce};
 
 /// Carries out a batch: one key and one packed operation each.
@@ -17,36 +16,36 @@ pub const SCRIPT_SHA1: &str = "a15305e0c68a0fc8bc3769f83bec5264484fe449";
 /// The operations of a batch, packed one after the other, numbers in little-endian.
 pub fn pack(batch: &Batch) -> Vec<u8> {
     let mut out = Vec::new();
-    batch.tries.iter().for_each(|(nonce, call)| pack_call(*nonce, call, &mut out));
+    batch.tries.iter().for_each(|(nonce, command)| pack_call(*nonce, command, &mut out));
     out
 }
 
-fn pack_call(nonce: Nonce, call: &Call, out: &mut Vec<u8>) {
-    let (kind, flag, status, response) = match &call.operation {
-        Operation::Claim { may_retry } => (b'c', *may_retry, 0, None),
-        Operation::Complete { status, response } => (b'd', response.is_some(), *status, response.as_ref()),
-        Operation::Look => (b'l', false, 0, None),
-        Operation::MarkUnknown => (b'u', false, 0, None),
-        Operation::Poll { .. } => (b'p', false, 0, None),
-        Operation::Release { keep_fingerprint } => (b'f', *keep_fingerprint, 0, None),
-        Operation::Renew => (b'n', false, 0, None),
-        Operation::Withdraw => (b'w', false, 0, None),
+fn pack_call(nonce: Nonce, command: &Command, out: &mut Vec<u8>) {
+    let (kind, flag, status, response) = match &command.kind {
+        CommandKind::Claim { may_retry } => (b'c', *may_retry, 0, None),
+        CommandKind::Complete { status, response } => (b'd', response.is_some(), *status, response.as_ref()),
+        CommandKind::Look => (b'l', false, 0, None),
+        CommandKind::MarkUnknown => (b'u', false, 0, None),
+        CommandKind::Poll { .. } => (b'p', false, 0, None),
+        CommandKind::Release { keep_fingerprint } => (b'f', *keep_fingerprint, 0, None),
+        CommandKind::Renew => (b'n', false, 0, None),
+        CommandKind::Withdraw => (b'w', false, 0, None),
     };
     out.push(kind);
     out.extend(nonce.0);
-    out.extend(call.owner.0);
-    out.extend(call.fingerprint.0);
+    out.extend(command.owner.0);
+    out.extend(command.fingerprint.0);
     // Who waits has no attempt, but minds how many others have.
-    let attempt = if let Operation::Poll { max_attempt } = call.operation { max_attempt } else { call.attempt };
+    let attempt = if let CommandKind::Poll { max_attempt } = command.kind { max_attempt } else { command.attempt };
     out.extend(attempt.to_le_bytes());
-    let key = call.key.encode();
+    let key = command.key.encode();
     out.push(key.len() as u8);
     out.extend(key);
-    out.push(u8::from(flag) + 2 * u8::from(call.in_window));
-    out.extend(call.lease_ms.to_le_bytes());
-    out.extend(call.ttl_ms.to_le_bytes());
+    out.push(u8::from(flag) + 2 * u8::from(command.in_window));
+    out.extend(command.lease_ms.to_le_bytes());
+    out.extend(command.ttl_ms.to_le_bytes());
     // 0 is no deadline, so one at the beginning of time is as good as one a millisecond later.
-    out.extend(call.deadline_ms.map_or(0, |deadline| deadline.max(1)).to_le_bytes());
+    out.extend(command.deadline_ms.map_or(0, |deadline| deadline.max(1)).to_le_bytes());
     out.extend(status.to_le_bytes());
     out.extend((response.map_or(0, Vec::len) as u32).to_le_bytes());
     out.extend(response.into_iter().flatten());
@@ -56,13 +55,13 @@ fn pack_call(nonce: Nonce, call: &Call, out: &mut Vec<u8>) {
 ///
 /// # Errors
 /// The bytes are not exactly one answer.
-pub fn unpack(answer: &[u8]) -> Result<(Nonce, Verdict), Corrupt> {
+pub fn unpack(answer: &[u8]) -> Result<(Nonce, StoreReply), Corrupt> {
     let mut input = Input(answer);
     let nonce = Nonce(input.array()?);
     let [kind] = input.array()?;
     let verdict = match kind {
-        b'A' => Verdict::Deferred,
-        b'D' => Verdict::Completed {
+        b'A' => StoreReply::Deferred,
+        b'D' => StoreReply::Completed {
             attempt: u32::from_le_bytes(input.array()?),
             status: known_status(u16::from_le_bytes(input.array()?)),
             age_ms: u64::from_le_bytes(input.array()?),
@@ -71,20 +70,20 @@ pub fn unpack(answer: &[u8]) -> Result<(Nonce, Verdict), Corrupt> {
         },
         b'E' if input.0 == b"CORRUPT" => failed(&mut input, |_| Failure::Corrupt),
         b'E' => failed(&mut input, |word| Failure::Redis(RedisError::of(word))),
-        b'G' => Verdict::Granted {
+        b'G' => StoreReply::Granted {
             attempt: u32::from_le_bytes(input.array()?),
             doubt: input.flag()?,
             key: input.key_form()?,
             expires_ms: u64::from_le_bytes(input.array()?),
         },
-        b'H' => Verdict::Exhausted { attempt: u32::from_le_bytes(input.array()?) },
-        b'I' => Verdict::InFlight { attempt: u32::from_le_bytes(input.array()?) },
-        b'L' => Verdict::Lost,
-        b'M' => Verdict::Mismatch,
-        b'N' => Verdict::Renewed { expires_ms: u64::from_le_bytes(input.array()?) },
-        b'O' => Verdict::Settled,
-        b'S' => Verdict::Stale,
-        b'U' => Verdict::Unknown {
+        b'H' => StoreReply::Exhausted { attempt: u32::from_le_bytes(input.array()?) },
+        b'I' => StoreReply::InFlight { attempt: u32::from_le_bytes(input.array()?) },
+        b'L' => StoreReply::Lost,
+        b'M' => StoreReply::Mismatch,
+        b'N' => StoreReply::Renewed { expires_ms: u64::from_le_bytes(input.array()?) },
+        b'O' => StoreReply::Settled,
+        b'S' => StoreReply::Stale,
+        b'U' => StoreReply::Unknown {
             attempt: u32::from_le_bytes(input.array()?),
             wait_ms: u64::from_le_bytes(input.array()?),
         },
@@ -98,15 +97,15 @@ pub fn unpack(answer: &[u8]) -> Result<(Nonce, Verdict), Corrupt> {
                 3 => Standing::Completed(known_status(status)),
                 _ => return Err(Corrupt),
             };
-            Verdict::Seen(Some(Sight { attempt, standing, ttl_ms: u64::from_le_bytes(input.array()?) }))
+            StoreReply::Seen(Some(Sight { attempt, standing, ttl_ms: u64::from_le_bytes(input.array()?) }))
         }
-        b'Z' => Verdict::Seen(None),
+        b'Z' => StoreReply::Seen(None),
         _ => return Err(Corrupt),
     };
     input.end()?;
     Ok((nonce, verdict))
 }
 
-fn failed(input: &mut Input<'_>, why: impl FnOnce(&[u8]) -> Failure) -> Verdict {
-    Verdict::Failed(why(input.rest()))
+fn failed(input: &mut Input<'_>, why: impl FnOnce(&[u8]) -> Failure) -> StoreReply {
+    StoreReply::Failed(why(input.rest()))
 }

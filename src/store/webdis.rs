@@ -8,7 +8,7 @@
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use crate::event::{Failure, RedisError};
+use crate::command::{Failure, RedisError};
 use crate::message::whole_number;
 use crate::store::client::{Batch, Reply};
 use crate::store::redis::{self, SCRIPT, SCRIPT_SHA1};

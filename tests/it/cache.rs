@@ -7,12 +7,11 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
 
+use envoy_idempotency::command::{Command, CommandKind, Failure, StoreReply};
 use envoy_idempotency::config::CacheBounds;
-use envoy_idempotency::event::{Failure, Verdict};
 use envoy_idempotency::fingerprint::Fingerprint;
 use envoy_idempotency::key::{KeyForm, Name};
 use envoy_idempotency::record::{Owner, Record};
-use envoy_idempotency::step::{Call, Operation};
 use envoy_idempotency::store::cache::Cache;
 use envoy_idempotency::store::client::{Client, Nonce, Reply, Told};
 use envoy_idempotency::store::local::Cells;
@@ -37,16 +36,16 @@ proptest! {
             let call = gateways.call(deed);
             let is_here = deed.owner[0] < 2;
             // An exchange completes once.
-            if matches!(call.operation, Operation::Complete { .. }) && !completed.insert((call.name, call.owner)) {
+            if matches!(call.kind, CommandKind::Complete { .. }) && !completed.insert((call.name, call.owner)) {
                 continue;
             }
             let said = model::apply(records.get(&call.name).cloned(), &call, now_ms);
             // The ghost of a claim that was released is in the network alone.
-            let is_asked = is_here && matches!(call.operation, Operation::Claim { .. }) && said.verdict != Verdict::Stale;
+            let is_asked = is_here && matches!(call.kind, CommandKind::Claim { .. }) && said.verdict != StoreReply::Stale;
             if let Some(mut verdict) = is_asked.then(|| workers[turn % 2].look(&call, now_ms)).flatten() {
                 if let (
-                    Verdict::Completed { attempt, age_ms, ttl_ms, .. },
-                    Verdict::Completed { attempt: recorded, age_ms: since_ms, ttl_ms: left_ms, .. },
+                    StoreReply::Completed { attempt, age_ms, ttl_ms, .. },
+                    StoreReply::Completed { attempt: recorded, age_ms: since_ms, ttl_ms: left_ms, .. },
                 ) = (&mut verdict, &said.verdict)
                 {
                     // A late owner completes under a number that is larger than its own and that it is not told.
@@ -63,7 +62,7 @@ proptest! {
                 records.insert(call.name, record);
             }
             gateways.hear(&call, &said.verdict);
-            if matches!(said.verdict, Verdict::Granted { .. }) {
+            if matches!(said.verdict, StoreReply::Granted { .. }) {
                 completed.remove(&(call.name, call.owner));
             }
             if is_here {
@@ -76,40 +75,40 @@ proptest! {
 #[test]
 fn an_answer_that_was_overtaken_by_the_settlement_changes_nothing() {
     let cache = Host::default().cache(BOUNDS);
-    let renewal = call(1, 1, Operation::Renew);
+    let renewal = call(1, 1, CommandKind::Renew);
     learn(&cache, &claim(1, 1), 0, &granted(1), 0);
-    learn(&cache, &complete(1, 1, 10), 40, &Verdict::Settled, 50);
-    learn(&cache, &renewal, 33, &Verdict::Renewed { expires_ms: 0 }, 55);
-    assert!(matches!(cache.look(&claim(1, 2), 60), Some(Verdict::Completed { .. })));
-    learn(&cache, &call(1, 1, Operation::Release { keep_fingerprint: false }), 60, &Verdict::Settled, 70);
-    learn(&cache, &renewal, 55, &Verdict::Renewed { expires_ms: 0 }, 75);
+    learn(&cache, &complete(1, 1, 10), 40, &StoreReply::Settled, 50);
+    learn(&cache, &renewal, 33, &StoreReply::Renewed { expires_ms: 0 }, 55);
+    assert!(matches!(cache.look(&claim(1, 2), 60), Some(StoreReply::Completed { .. })));
+    learn(&cache, &call(1, 1, CommandKind::Release { keep_fingerprint: false }), 60, &StoreReply::Settled, 70);
+    learn(&cache, &renewal, 55, &StoreReply::Renewed { expires_ms: 0 }, 75);
     assert_eq!(cache.look(&claim(1, 2), 80), None);
 }
 
 #[test]
 fn a_completion_that_only_the_outbox_still_waits_for_is_asked_of_the_store() {
     let cache = Host::default().cache(BOUNDS);
-    learn(&cache, &complete(1, 1, 10), 0, &Verdict::Failed(Failure::Timeout), 50);
+    learn(&cache, &complete(1, 1, 10), 0, &StoreReply::Failed(Failure::Timeout), 50);
     let call = Rc::new(complete(1, 1, 10));
-    cache.learn(&Told { exchange: None, call, asked_ms: 200, verdict: Verdict::Settled }, 200);
+    cache.learn(&Told { exchange: None, command: call, asked_ms: 200, verdict: StoreReply::Settled }, 200);
     assert_eq!(cache.look(&claim(1, 2), 201), None);
 }
 
 #[test]
 fn a_record_that_is_older_than_the_clock_keeps_its_age() {
     let cache = Host::default().cache(BOUNDS);
-    let old = Verdict::Completed { attempt: 1, status: Some(200), response: None, age_ms: 3_600_000, ttl_ms: 500 };
+    let old = StoreReply::Completed { attempt: 1, status: Some(200), response: None, age_ms: 3_600_000, ttl_ms: 500 };
     learn(&cache, &claim(1, 1), 10, &old, 15);
     let verdict = cache.look(&claim(1, 2), 20);
-    assert!(matches!(verdict, Some(Verdict::Completed { age_ms: 3_600_010, ttl_ms: 490, .. })), "{verdict:?}");
+    assert!(matches!(verdict, Some(StoreReply::Completed { age_ms: 3_600_010, ttl_ms: 490, .. })), "{verdict:?}");
 }
 
 #[test]
 fn a_response_over_the_bound_is_not_kept_however_small() {
     let cache = Host::default().cache(CacheBounds { max_entry_bytes: 9, ..BOUNDS });
-    learn(&cache, &complete(1, 1, 9), 0, &Verdict::Settled, 0);
-    learn(&cache, &complete(2, 1, 10), 0, &Verdict::Settled, 0);
-    assert!(matches!(cache.look(&claim(1, 2), 1), Some(Verdict::Completed { .. })));
+    learn(&cache, &complete(1, 1, 9), 0, &StoreReply::Settled, 0);
+    learn(&cache, &complete(2, 1, 10), 0, &StoreReply::Settled, 0);
+    assert!(matches!(cache.look(&claim(1, 2), 1), Some(StoreReply::Completed { .. })));
     assert_eq!(cache.look(&claim(2, 2), 1), None);
 }
 
@@ -117,8 +116,8 @@ fn a_response_over_the_bound_is_not_kept_however_small() {
 fn a_completed_record_small_or_large_is_remembered_as_it_was_stored() {
     for size in [0, 1, 800, 900, 1000, 5000, 16_384] {
         let cache = Host::default().cache(BOUNDS);
-        learn(&cache, &complete(1, 1, size), 0, &Verdict::Settled, 10);
-        let replay = Verdict::Completed {
+        learn(&cache, &complete(1, 1, size), 0, &StoreReply::Settled, 10);
+        let replay = StoreReply::Completed {
             attempt: 1,
             status: Some(201),
             response: Some(vec![7; size]),
@@ -127,7 +126,10 @@ fn a_completed_record_small_or_large_is_remembered_as_it_was_stored() {
         };
         assert_eq!(cache.look(&claim(1, 2), 25), Some(replay.clone()), "{size} bytes");
         assert_eq!(cache.look(&claim(1, 1), 25), Some(replay), "{size} bytes, asked by the owner itself");
-        assert_eq!(cache.look(&Call { fingerprint: Fingerprint([9; 32]), ..claim(1, 2) }, 25), Some(Verdict::Mismatch));
+        assert_eq!(
+            cache.look(&Command { fingerprint: Fingerprint([9; 32]), ..claim(1, 2) }, 25),
+            Some(StoreReply::Mismatch)
+        );
         assert_eq!(cache.look(&claim(2, 2), 25), None, "another name");
     }
 }
@@ -135,9 +137,9 @@ fn a_completed_record_small_or_large_is_remembered_as_it_was_stored() {
 #[test]
 fn a_completed_record_without_a_response_is_remembered_too() {
     let cache = Host::default().cache(BOUNDS);
-    let bare = Operation::Complete { status: 200, response: None };
-    learn(&cache, &call(1, 1, bare), 0, &Verdict::Settled, 0);
-    let wanted = Verdict::Completed { attempt: 1, status: Some(200), response: None, age_ms: 0, ttl_ms: TTL };
+    let bare = CommandKind::Complete { status: 200, response: None };
+    learn(&cache, &call(1, 1, bare), 0, &StoreReply::Settled, 0);
+    let wanted = StoreReply::Completed { attempt: 1, status: Some(200), response: None, age_ms: 0, ttl_ms: TTL };
     assert_eq!(cache.look(&claim(1, 2), 0), Some(wanted));
 }
 
@@ -145,7 +147,7 @@ fn a_completed_record_without_a_response_is_remembered_too() {
 fn what_a_claim_was_told_of_another_gateways_record_is_remembered_with_its_age() {
     for size in [10, 5000] {
         let cache = Host::default().cache(BOUNDS);
-        let told = |age_ms, ttl_ms| Verdict::Completed {
+        let told = |age_ms, ttl_ms| StoreReply::Completed {
             attempt: 3,
             status: Some(202),
             response: Some(vec![7; size]),
@@ -163,9 +165,9 @@ fn what_a_claim_was_told_of_another_gateways_record_is_remembered_with_its_age()
 fn what_is_over_max_entry_bytes_is_not_remembered() {
     let host = Host::default();
     let cache = host.cache(CacheBounds { max_entry_bytes: 4000, ..BOUNDS });
-    learn(&cache, &complete(1, 1, 4000), 0, &Verdict::Settled, 0);
+    learn(&cache, &complete(1, 1, 4000), 0, &StoreReply::Settled, 0);
     assert!(cache.look(&claim(1, 2), 0).is_some());
-    learn(&cache, &complete(2, 1, 4200), 0, &Verdict::Settled, 0);
+    learn(&cache, &complete(2, 1, 4200), 0, &StoreReply::Settled, 0);
     assert_eq!(cache.look(&claim(2, 2), 0), None);
     assert!(host.longest() < 32 + 128 + 4100, "a cell holds {} bytes", host.longest());
 }
@@ -174,9 +176,9 @@ fn what_is_over_max_entry_bytes_is_not_remembered() {
 fn what_became_too_large_is_not_answered_from_what_was_there_before() {
     let cache = Host::default().cache(CacheBounds { max_entry_bytes: 4000, ..BOUNDS });
     for size in [10, 3000] {
-        learn(&cache, &complete(1, 1, size), 0, &Verdict::Settled, 0);
+        learn(&cache, &complete(1, 1, size), 0, &StoreReply::Settled, 0);
         learn(&cache, &claim(1, 2), TTL, &granted(1), TTL);
-        learn(&cache, &complete(1, 2, 4200), TTL, &Verdict::Settled, TTL);
+        learn(&cache, &complete(1, 2, 4200), TTL, &StoreReply::Settled, TTL);
         assert_eq!(cache.look(&claim(1, 3), TTL), None, "after {size} bytes");
     }
 }
@@ -186,9 +188,9 @@ fn a_running_claim_refuses_duplicates_until_its_lease_is_over_counted_from_when_
     let cache = Host::default().cache(BOUNDS);
     learn(&cache, &claim(1, 1), 1000, &granted(4), 1070);
     for now_ms in [1070, 1000 + LEASE - 1] {
-        assert_eq!(cache.look(&claim(1, 2), now_ms), Some(Verdict::InFlight { attempt: 4 }));
-        let other = Call { fingerprint: Fingerprint([9; 32]), ..claim(1, 2) };
-        assert_eq!(cache.look(&other, now_ms), Some(Verdict::Mismatch), "another payload is told so first");
+        assert_eq!(cache.look(&claim(1, 2), now_ms), Some(StoreReply::InFlight { attempt: 4 }));
+        let other = Command { fingerprint: Fingerprint([9; 32]), ..claim(1, 2) };
+        assert_eq!(cache.look(&other, now_ms), Some(StoreReply::Mismatch), "another payload is told so first");
     }
     assert_eq!(
         cache.look(&claim(1, 2), 1000 + LEASE),
@@ -202,26 +204,26 @@ fn a_running_claim_refuses_duplicates_until_its_lease_is_over_counted_from_when_
 fn a_renewal_lengthens_the_mark() {
     let cache = Host::default().cache(BOUNDS);
     learn(&cache, &claim(1, 1), 0, &granted(1), 0);
-    learn(&cache, &call(1, 1, Operation::Renew), 60, &Verdict::Renewed { expires_ms: 0 }, 70);
-    assert_eq!(cache.look(&claim(1, 2), 60 + LEASE - 1), Some(Verdict::InFlight { attempt: 1 }));
+    learn(&cache, &call(1, 1, CommandKind::Renew), 60, &StoreReply::Renewed { expires_ms: 0 }, 70);
+    assert_eq!(cache.look(&claim(1, 2), 60 + LEASE - 1), Some(StoreReply::InFlight { attempt: 1 }));
     assert_eq!(cache.look(&claim(1, 2), 60 + LEASE), None);
 }
 
 #[test]
 fn whoever_ends_without_a_success_or_has_lost_is_forgotten() {
     for (operation, verdict) in [
-        (Operation::Release { keep_fingerprint: false }, Verdict::Settled),
-        (Operation::Release { keep_fingerprint: true }, Verdict::Settled),
-        (Operation::Release { keep_fingerprint: false }, Verdict::Lost),
-        (Operation::MarkUnknown, Verdict::Settled),
-        (Operation::MarkUnknown, Verdict::Lost),
-        (Operation::Renew, Verdict::Lost),
-        (Operation::Complete { status: 201, response: None }, Verdict::Lost),
-        (Operation::Complete { status: 201, response: Some(vec![7; 5000]) }, Verdict::Lost),
+        (CommandKind::Release { keep_fingerprint: false }, StoreReply::Settled),
+        (CommandKind::Release { keep_fingerprint: true }, StoreReply::Settled),
+        (CommandKind::Release { keep_fingerprint: false }, StoreReply::Lost),
+        (CommandKind::MarkUnknown, StoreReply::Settled),
+        (CommandKind::MarkUnknown, StoreReply::Lost),
+        (CommandKind::Renew, StoreReply::Lost),
+        (CommandKind::Complete { status: 201, response: None }, StoreReply::Lost),
+        (CommandKind::Complete { status: 201, response: Some(vec![7; 5000]) }, StoreReply::Lost),
     ] {
         let cache = Host::default().cache(BOUNDS);
         learn(&cache, &claim(1, 1), 0, &granted(1), 0);
-        assert_eq!(cache.look(&claim(1, 2), 0), Some(Verdict::InFlight { attempt: 1 }));
+        assert_eq!(cache.look(&claim(1, 2), 0), Some(StoreReply::InFlight { attempt: 1 }));
         learn(&cache, &call(1, 1, operation.clone()), 0, &verdict, 0);
         assert_eq!(cache.look(&claim(1, 2), 0), None, "{verdict:?} to {operation:?}");
     }
@@ -229,9 +231,9 @@ fn whoever_ends_without_a_success_or_has_lost_is_forgotten() {
 
 #[test]
 fn what_a_claim_was_refused_with_is_not_remembered() {
-    let unknown = Verdict::Unknown { attempt: 1, wait_ms: 10 };
-    let failed = Verdict::Failed(Failure::Timeout);
-    for verdict in [Verdict::InFlight { attempt: 1 }, Verdict::Mismatch, unknown, Verdict::Stale, failed] {
+    let unknown = StoreReply::Unknown { attempt: 1, wait_ms: 10 };
+    let failed = StoreReply::Failed(Failure::Timeout);
+    for verdict in [StoreReply::InFlight { attempt: 1 }, StoreReply::Mismatch, unknown, StoreReply::Stale, failed] {
         let cache = Host::default().cache(BOUNDS);
         learn(&cache, &claim(1, 1), 0, &verdict, 0);
         assert_eq!(cache.look(&claim(1, 2), 0), None, "{verdict:?}");
@@ -242,38 +244,38 @@ fn what_a_claim_was_refused_with_is_not_remembered() {
 fn a_renewal_that_brought_no_answer_leaves_the_mark_as_it_was() {
     let cache = Host::default().cache(BOUNDS);
     learn(&cache, &claim(1, 1), 0, &granted(1), 0);
-    learn(&cache, &call(1, 1, Operation::Renew), 60, &Verdict::Failed(Failure::Timeout), 70);
-    assert_eq!(cache.look(&claim(1, 2), LEASE - 1), Some(Verdict::InFlight { attempt: 1 }));
+    learn(&cache, &call(1, 1, CommandKind::Renew), 60, &StoreReply::Failed(Failure::Timeout), 70);
+    assert_eq!(cache.look(&claim(1, 2), LEASE - 1), Some(StoreReply::InFlight { attempt: 1 }));
     assert_eq!(cache.look(&claim(1, 2), LEASE), None);
 }
 
 #[test]
 fn while_the_store_must_still_hear_of_an_end_its_name_is_shown_as_running() {
-    let complete = Operation::Complete { status: 201, response: Some(b"paid".to_vec()) };
+    let complete = CommandKind::Complete { status: 201, response: Some(b"paid".to_vec()) };
     // Number 0 is whoever runs although its claim got no answer.
     for (attempt, operation) in [
         (1, complete.clone()),
         (0, complete),
-        (1, Operation::Release { keep_fingerprint: false }),
-        (1, Operation::MarkUnknown),
-        (0, Operation::MarkUnknown),
+        (1, CommandKind::Release { keep_fingerprint: false }),
+        (1, CommandKind::MarkUnknown),
+        (0, CommandKind::MarkUnknown),
     ] {
         let cache = Host::default().cache(BOUNDS);
-        let ended = Call { attempt, ..call(1, 1, operation) };
-        let withdrawn = call(1, 3, Operation::Withdraw);
-        learn(&cache, &ended, 0, &Verdict::Failed(Failure::Transport), 500);
-        learn(&cache, &withdrawn, 0, &Verdict::Failed(Failure::Transport), 500);
+        let ended = Command { attempt, ..call(1, 1, operation) };
+        let withdrawn = call(1, 3, CommandKind::Withdraw);
+        learn(&cache, &ended, 0, &StoreReply::Failed(Failure::Transport), 500);
+        learn(&cache, &withdrawn, 0, &StoreReply::Failed(Failure::Transport), 500);
         for now_ms in [500, 500 + LEASE, 5500] {
-            assert_eq!(cache.look(&claim(1, 2), now_ms), Some(Verdict::InFlight { attempt }), "{ended:?}");
+            assert_eq!(cache.look(&claim(1, 2), now_ms), Some(StoreReply::InFlight { attempt }), "{ended:?}");
         }
         assert_eq!(cache.look(&claim(1, 2), 60_500), None, "a gateway that is gone is not waited for");
-        learn(&cache, &ended, 600, &Verdict::Settled, 600);
+        learn(&cache, &ended, 600, &StoreReply::Settled, 600);
         let is_shown = cache.look(&claim(1, 2), 600);
-        assert!(!matches!(is_shown, Some(Verdict::InFlight { .. })), "{ended:?}: {is_shown:?}");
+        assert!(!matches!(is_shown, Some(StoreReply::InFlight { .. })), "{ended:?}: {is_shown:?}");
     }
     let cache = Host::default().cache(BOUNDS);
-    let withdrawn = call(1, 1, Operation::Withdraw);
-    learn(&cache, &withdrawn, 0, &Verdict::Failed(Failure::Timeout), 0);
+    let withdrawn = call(1, 1, CommandKind::Withdraw);
+    learn(&cache, &withdrawn, 0, &StoreReply::Failed(Failure::Timeout), 0);
     assert_eq!(cache.look(&claim(1, 2), 0), None, "nothing ran under a claim that was withdrawn");
 }
 
@@ -285,7 +287,7 @@ fn what_is_owed_is_shown_on_the_other_workers_for_as_long_as_the_store_is_silent
     (limits.breaker_failures, limits.breaker_open_ms) = (1, MINUTE);
     let mut store = Store::Remote(Box::new(Client::new(limits)), Some(host.cache(bounds)));
     let other = host.cache(bounds);
-    let owes = |number: u8| Call { ttl_ms: 2 * MINUTE, ..complete(number, 1, 10) };
+    let owes = |number: u8| Command { ttl_ms: 2 * MINUTE, ..complete(number, 1, 10) };
     for number in 0..200 {
         store.ask(number.into(), owes(number), 0);
         if let Some(batch) = store.next_batch(0, || Nonce([number; 16])) {
@@ -298,7 +300,7 @@ fn what_is_owed_is_shown_on_the_other_workers_for_as_long_as_the_store_is_silent
         assert_eq!(shown(now_ms), 200, "after {now_ms} ms");
     }
     let batch = store.next_batch(MINUTE, || Nonce([1; 16])).expect("a probe");
-    store.replied(batch.id, Reply::Answers(vec![(Nonce([1; 16]), Verdict::Lost)]), MINUTE, |_| false);
+    store.replied(batch.id, Reply::Answers(vec![(Nonce([1; 16]), StoreReply::Lost)]), MINUTE, |_| false);
     (1..3).rev().for_each(|wait_ms| drop(store.tick(2 * MINUTE - wait_ms)));
     assert_eq!(shown(2 * MINUTE - 1), 199, "what the store has heard of is shown no more");
     store.tick(2 * MINUTE);
@@ -309,20 +311,20 @@ fn what_is_owed_is_shown_on_the_other_workers_for_as_long_as_the_store_is_silent
 fn what_is_owed_does_not_hide_what_another_worker_knows_to_have_completed() {
     let (host, owed) = (Host::default(), complete(1, 1, 10));
     let [cache, other] = [host.cache(BOUNDS), host.cache(BOUNDS)];
-    let completed = Verdict::Completed { attempt: 2, status: Some(201), response: None, age_ms: 0, ttl_ms: TTL };
-    learn(&cache, &owed, 0, &Verdict::Failed(Failure::Timeout), 0);
+    let completed = StoreReply::Completed { attempt: 2, status: Some(201), response: None, age_ms: 0, ttl_ms: TTL };
+    learn(&cache, &owed, 0, &StoreReply::Failed(Failure::Timeout), 0);
     learn(&other, &claim(1, 2), 1, &completed, 1);
     cache.remind(&[Rc::new(owed.clone())], 2);
-    assert!(matches!(other.look(&claim(1, 3), 2), Some(Verdict::Completed { attempt: 2, .. })));
+    assert!(matches!(other.look(&claim(1, 3), 2), Some(StoreReply::Completed { attempt: 2, .. })));
     cache.remind(&[Rc::new(owed)], 1 + TTL);
-    assert_eq!(other.look(&claim(1, 3), 1 + TTL), Some(Verdict::InFlight { attempt: 1 }));
+    assert_eq!(other.look(&claim(1, 3), 1 + TTL), Some(StoreReply::InFlight { attempt: 1 }));
 }
 
 #[test]
 fn an_entry_counts_no_longer_than_its_ttl() {
     let cache = Host::default().cache(CacheBounds { ttl_ms: 100, ..BOUNDS });
     for size in [10, 5000] {
-        learn(&cache, &complete(1, 1, size), 0, &Verdict::Settled, 0);
+        learn(&cache, &complete(1, 1, size), 0, &StoreReply::Settled, 0);
         assert!(cache.look(&claim(1, 2), 99).is_some());
         assert_eq!(cache.look(&claim(1, 2), 100), None);
     }
@@ -333,16 +335,16 @@ fn two_names_in_one_cell_forget_each_other_and_are_never_confused() {
     for (mine, its) in [(10, 10), (10, 5000), (5000, 10), (5000, 5000)] {
         let cache = Host::default().cache(BOUNDS);
         let [first, second] = [colliding(1), colliding(2)];
-        learn(&cache, &Call { name: first, ..complete(1, 1, mine) }, 0, &Verdict::Settled, 0);
-        assert!(cache.look(&Call { name: first, ..claim(1, 2) }, 0).is_some());
-        assert_eq!(cache.look(&Call { name: second, ..claim(1, 2) }, 0), None, "{mine} and {its} bytes");
-        learn(&cache, &Call { name: second, ..complete(1, 1, its) }, 0, &Verdict::Settled, 0);
-        let answer = cache.look(&Call { name: second, ..claim(1, 2) }, 0);
-        assert!(matches!(answer, Some(Verdict::Completed { response: Some(there), .. }) if there.len() == its));
-        assert_eq!(cache.look(&Call { name: first, ..claim(1, 2) }, 0), None, "{mine} and {its} bytes");
+        learn(&cache, &Command { name: first, ..complete(1, 1, mine) }, 0, &StoreReply::Settled, 0);
+        assert!(cache.look(&Command { name: first, ..claim(1, 2) }, 0).is_some());
+        assert_eq!(cache.look(&Command { name: second, ..claim(1, 2) }, 0), None, "{mine} and {its} bytes");
+        learn(&cache, &Command { name: second, ..complete(1, 1, its) }, 0, &StoreReply::Settled, 0);
+        let answer = cache.look(&Command { name: second, ..claim(1, 2) }, 0);
+        assert!(matches!(answer, Some(StoreReply::Completed { response: Some(there), .. }) if there.len() == its));
+        assert_eq!(cache.look(&Command { name: first, ..claim(1, 2) }, 0), None, "{mine} and {its} bytes");
         // Forgetting the one takes nothing true of the other away but what shares its cell.
-        learn(&cache, &Call { name: first, ..call(1, 1, Operation::Renew) }, 0, &Verdict::Lost, 0);
-        assert_eq!(cache.look(&Call { name: first, ..claim(1, 2) }, 0), None);
+        learn(&cache, &Command { name: first, ..call(1, 1, CommandKind::Renew) }, 0, &StoreReply::Lost, 0);
+        assert_eq!(cache.look(&Command { name: first, ..claim(1, 2) }, 0), None);
     }
 }
 
@@ -351,7 +353,7 @@ fn another_plugin_another_store_and_other_bounds_are_other_caches() {
     let host = Host::default();
     let told = |cache: &Cache<Host>| cache.look(&claim(1, 2), 0).is_some();
     let cache = |plugin: &[u8], store, bounds| Cache::new(host.clone(), plugin, store, bounds);
-    learn(&cache(b"a", "webdis / idem:", BOUNDS), &complete(1, 1, 10), 0, &Verdict::Settled, 0);
+    learn(&cache(b"a", "webdis / idem:", BOUNDS), &complete(1, 1, 10), 0, &StoreReply::Settled, 0);
     assert!(told(&cache(b"a", "webdis / idem:", BOUNDS)), "another worker, or the same filter configured again");
     assert!(!told(&cache(b"b", "webdis / idem:", BOUNDS)));
     assert!(!told(&cache(b"a", "webdis /7/ idem:", BOUNDS)));
@@ -365,7 +367,7 @@ fn cells_that_are_broken_cut_or_refused_are_as_if_nothing_was_there() {
     for size in [10, 5000] {
         let host = Host::default();
         let cache = host.cache(BOUNDS);
-        learn(&cache, &complete(1, 1, size), 0, &Verdict::Settled, 0);
+        learn(&cache, &complete(1, 1, size), 0, &StoreReply::Settled, 0);
         let whole = host.cells();
         let replay = cache.look(&claim(1, 2), 0).unwrap();
         for (key, value) in &whole {
@@ -373,8 +375,7 @@ fn cells_that_are_broken_cut_or_refused_are_as_if_nothing_was_there() {
                 host.write(key, &value[..len]);
                 let answer = cache.look(&claim(1, 2), 0);
                 // Nothing tells how long a response was: whoever reads it decodes it, and sees.
-                let is_shorter =
-                    |answer| matches!(answer, Verdict::Completed { response: Some(there), .. } if there.len() < size);
+                let is_shorter = |answer| matches!(answer, StoreReply::Completed { response: Some(there), .. } if there.len() < size);
                 assert!(answer.is_none_or(is_shorter), "{size} bytes, cut to {len}");
             }
             for byte in [0, 1, 0xff] {
@@ -386,7 +387,7 @@ fn cells_that_are_broken_cut_or_refused_are_as_if_nothing_was_there() {
         assert_eq!(cache.look(&claim(1, 2), 0), Some(replay));
         host.refuse(true);
         assert_eq!(cache.look(&claim(1, 2), 0), None);
-        learn(&cache, &complete(2, 1, size), 0, &Verdict::Settled, 0);
+        learn(&cache, &complete(2, 1, size), 0, &StoreReply::Settled, 0);
         host.refuse(false);
         assert_eq!(cache.look(&claim(2, 2), 0), None, "it was not written");
     }
@@ -402,7 +403,7 @@ fn all_cells_together_stay_within_max_bytes() {
             let mut name = Name([0; 32]);
             name.0[24..].copy_from_slice(&number.to_le_bytes());
             for size in [700, max_entry_bytes as usize] {
-                learn(&cache, &Call { name, ..complete(0, 1, size) }, 0, &Verdict::Settled, 0);
+                learn(&cache, &Command { name, ..complete(0, 1, size) }, 0, &StoreReply::Settled, 0);
             }
         }
         assert!(host.bytes() <= 1 << 20, "{} bytes of cells with entries of {max_entry_bytes}", host.bytes());
@@ -411,8 +412,8 @@ fn all_cells_together_stay_within_max_bytes() {
 
 const BOUNDS: CacheBounds = CacheBounds { max_bytes: 1 << 20, max_entry_bytes: 16_384, ttl_ms: 60_000 };
 
-fn call(name: u8, owner: u8, operation: Operation) -> Call {
-    Call {
+fn call(name: u8, owner: u8, operation: CommandKind) -> Command {
+    Command {
         name: Name([name; 32]),
         owner: Owner([owner; 16]),
         fingerprint: Fingerprint([1; 32]),
@@ -422,26 +423,26 @@ fn call(name: u8, owner: u8, operation: Operation) -> Call {
         ttl_ms: TTL,
         in_window: false,
         deadline_ms: None,
-        operation,
+        kind: operation,
     }
 }
 
 /// Has the cache hear what one that still waits for it was told.
-fn learn<C: Cells>(cache: &Cache<C>, call: &Call, asked_ms: u64, verdict: &Verdict, now_ms: u64) {
-    let told = Told { exchange: Some(1), call: Rc::new(call.clone()), asked_ms, verdict: verdict.clone() };
+fn learn<C: Cells>(cache: &Cache<C>, call: &Command, asked_ms: u64, verdict: &StoreReply, now_ms: u64) {
+    let told = Told { exchange: Some(1), command: Rc::new(call.clone()), asked_ms, verdict: verdict.clone() };
     cache.learn(&told, now_ms);
 }
 
-fn claim(name: u8, owner: u8) -> Call {
-    Call { attempt: 0, ..call(name, owner, Operation::Claim { may_retry: true }) }
+fn claim(name: u8, owner: u8) -> Command {
+    Command { attempt: 0, ..call(name, owner, CommandKind::Claim { may_retry: true }) }
 }
 
-fn complete(name: u8, owner: u8, size: usize) -> Call {
-    call(name, owner, Operation::Complete { status: 201, response: Some(vec![7; size]) })
+fn complete(name: u8, owner: u8, size: usize) -> Command {
+    call(name, owner, CommandKind::Complete { status: 201, response: Some(vec![7; size]) })
 }
 
-fn granted(attempt: u32) -> Verdict {
-    Verdict::Granted { attempt, doubt: false, key: KeyForm::Bare, expires_ms: 0 }
+fn granted(attempt: u32) -> StoreReply {
+    StoreReply::Granted { attempt, doubt: false, key: KeyForm::Bare, expires_ms: 0 }
 }
 
 /// Names that differ only where their place is not looked for.

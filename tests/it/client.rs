@@ -5,20 +5,19 @@
 
 use std::rc::Rc;
 
-use envoy_idempotency::event::{Failure, Verdict};
+use envoy_idempotency::command::{Command, CommandKind, Failure, StoreReply};
 use envoy_idempotency::fingerprint::Fingerprint;
 use envoy_idempotency::key::{KeyForm, Name};
 use envoy_idempotency::record::Owner;
-use envoy_idempotency::step::{Call, Operation};
 use envoy_idempotency::store::client::{Batch, Client, Limits, Nonce, Reply, Told};
 
-const CLAIM: Operation = Operation::Claim { may_retry: true };
+const CLAIM: CommandKind = CommandKind::Claim { may_retry: true };
 
 #[test]
 fn what_is_owed_after_an_outage_does_not_keep_others_out() {
     let mut client = Client::new(LIMITS);
     for number in 0..100 {
-        assert_eq!(client.submit(number, call(number, Operation::MarkUnknown), 0), None);
+        assert_eq!(client.submit(number, call(number, CommandKind::MarkUnknown), 0), None);
         assert_eq!(fail(&mut client, 0), 1);
     }
     assert_eq!(client.owed(), 100);
@@ -29,7 +28,7 @@ fn what_is_owed_after_an_outage_does_not_keep_others_out() {
     let mut batch = Some(first);
     while let Some(Batch { id, tries }) = batch {
         assert!(tries.len() <= LIMITS.max_batch);
-        let answers = tries.iter().map(|(nonce, _)| (*nonce, Verdict::Settled)).collect();
+        let answers = tries.iter().map(|(nonce, _)| (*nonce, StoreReply::Settled)).collect();
         let told = client.replied(id, Reply::Answers(answers), 200);
         granted.extend(told.into_iter().filter_map(|told| told.exchange));
         batch = next(&mut client, 200);
@@ -41,13 +40,13 @@ fn what_is_owed_after_an_outage_does_not_keep_others_out() {
 fn it_is_told_when_what_is_owed_cannot_matter_any_more() {
     for attempt in [0, 1] {
         let mut client = Client::new(LIMITS);
-        let completed = call(1, Operation::Complete { status: 201, response: None });
-        let completed = Rc::new(Call { attempt, ..Call::clone(&completed) });
+        let completed = call(1, CommandKind::Complete { status: 201, response: None });
+        let completed = Rc::new(Command { attempt, ..Command::clone(&completed) });
         assert_eq!(client.submit(1, Rc::clone(&completed), 0), None);
         assert_eq!(fail(&mut client, 0), 1);
         assert_eq!((client.tick(completed.ttl_ms - 1), client.owed()), (Vec::new(), 1));
-        let (asked_ms, verdict) = (completed.ttl_ms, Verdict::Lost);
-        let given_up = Told { exchange: None, call: Rc::clone(&completed), asked_ms, verdict };
+        let (asked_ms, verdict) = (completed.ttl_ms, StoreReply::Lost);
+        let given_up = Told { exchange: None, command: Rc::clone(&completed), asked_ms, verdict };
         assert_eq!((client.tick(completed.ttl_ms), client.owed()), (vec![given_up], 0));
     }
 }
@@ -85,10 +84,10 @@ pub const LIMITS: Limits = Limits {
     breaker_open_ms: 1,
 };
 
-fn call(number: u32, operation: Operation) -> Rc<Call> {
+fn call(number: u32, operation: CommandKind) -> Rc<Command> {
     let mut name = [0; 32];
     name[..4].copy_from_slice(&number.to_le_bytes());
-    Rc::new(Call {
+    Rc::new(Command {
         name: Name(name),
         owner: Owner([7; 16]),
         fingerprint: Fingerprint([1; 32]),
@@ -98,7 +97,7 @@ fn call(number: u32, operation: Operation) -> Rc<Call> {
         ttl_ms: 600_000,
         in_window: false,
         deadline_ms: None,
-        operation,
+        kind: operation,
     })
 }
 

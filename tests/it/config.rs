@@ -8,10 +8,11 @@ use std::cell::RefCell;
 use envoy_idempotency::config::{
     Anonymous, BodyPart, Breaker, CacheBounds, Config, ConfigError, EncryptionKey, Ending, Execution, Fate,
     FingerprintPolicy, Inject, KeyPolicy, Mode, OnCompleted, OnInFlight, OnMismatch, OnStoreFailure, OnTooLarge,
-    OnUnknown, Outcomes, Part, PathMatch, Policy, Redis, Save, Scope, Separation, Slug, Statuses, Store, Template,
+    OnUnknown, Outcomes, Part, PathMatch, Policy, Redis, Save, Scope, Separation, Statuses, Store, Template,
 };
 use envoy_idempotency::json::Pointer;
 use envoy_idempotency::message::{Headers, RequestHead};
+use envoy_idempotency::refusal::ProblemType;
 
 use crate::schema;
 
@@ -119,7 +120,8 @@ fn every_field_is_read() {
     assert_eq!(policy.outcomes.of_ending(Ending::Unsent), Fate::Retry);
     assert_eq!(policy.outcomes.of_ending(Ending::Timeout), Fate::Unknown);
     assert_eq!(policy.save, Save::AfterReply);
-    let statuses = [Slug::Mismatch, Slug::InFlight, Slug::KeyMissing].map(|slug| policy.statuses.of(slug));
+    let statuses =
+        [ProblemType::Mismatch, ProblemType::InFlight, ProblemType::KeyMissing].map(|slug| policy.statuses.of(slug));
     assert_eq!(statuses, [400, 409, 400]);
     assert_eq!(policy.problem_base, "https://example.com/problems/");
     assert_eq!(config.problem_base, policy.problem_base);
@@ -332,7 +334,7 @@ fn statuses_are_a_preset_or_a_preset_with_changes() {
         (r#"{"store-unavailable": 599, "mismatch": 400}"#, [400, 429, 599]),
     ] {
         let config = parse(&format!(r#"{{"policy": {{"statuses": {statuses}}}}}"#)).unwrap();
-        let slugs = [Slug::Mismatch, Slug::InFlight, Slug::StoreUnavailable];
+        let slugs = [ProblemType::Mismatch, ProblemType::InFlight, ProblemType::StoreUnavailable];
         assert_eq!(slugs.map(|slug| only(&config).statuses.of(slug)), wanted, "{statuses}");
     }
 }
@@ -375,7 +377,7 @@ fn a_rule_patches_the_policy_of_the_document() {
     let kept = &config.rules[0].policy;
     assert_eq!(kept.lease_ms, 5000);
     assert_eq!(kept.outcomes.of_status(503), Fate::Unknown);
-    assert_eq!(kept.statuses.of(Slug::InFlight), 409);
+    assert_eq!(kept.statuses.of(ProblemType::InFlight), 409);
     let renamed = Policy { rule: "rules/0".into(), ..Policy::clone(&config.rules[1].policy) };
     assert_eq!(format!("{kept:?}"), format!("{renamed:?}"));
 
@@ -384,7 +386,7 @@ fn a_rule_patches_the_policy_of_the_document() {
     assert_eq!(changed.key.sources, [Part::Query("c".into())]);
     assert!(changed.key.required);
     assert_eq!([400, 503, 504].map(|status| changed.outcomes.of_status(status)), [Fate::Retry; 3]);
-    assert_eq!([Slug::Mismatch, Slug::InFlight].map(|slug| changed.statuses.of(slug)), [400, 423]);
+    assert_eq!([ProblemType::Mismatch, ProblemType::InFlight].map(|slug| changed.statuses.of(slug)), [400, 423]);
 
     let reset = &config.rules[3].policy;
     assert_eq!(reset.lease_ms, 5000);

@@ -6,11 +6,10 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use envoy_idempotency::event::Verdict;
+use envoy_idempotency::command::{Command, CommandKind, StoreReply};
 use envoy_idempotency::fingerprint::Fingerprint;
 use envoy_idempotency::key::{KeyForm, Name, UpstreamKey};
 use envoy_idempotency::record::Owner;
-use envoy_idempotency::step::{Call, Operation};
 use proptest::prelude::*;
 
 pub const LEASE: u64 = 100;
@@ -18,7 +17,7 @@ pub const TTL: u64 = 250;
 
 /// What the gateways know of their own claims, so that each operation carries what it should.
 #[derive(Default)]
-pub struct Gateways(BTreeMap<(u8, Owner), Call>);
+pub struct Gateways(BTreeMap<(u8, Owner), Command>);
 
 /// Something a gateway does after a while.
 #[derive(Clone)]
@@ -30,7 +29,7 @@ pub struct Deed {
     pub ttl_ms: u64,
     /// Whether it is about a content key.
     pub in_window: bool,
-    pub operation: Operation,
+    pub operation: CommandKind,
 }
 
 /// In one line, because a failing sequence is a long list of them.
@@ -47,9 +46,9 @@ impl fmt::Debug for Deed {
 
 impl Gateways {
     /// A claim brings its own payload and proposes a key; what is owed repeats what was granted.
-    pub fn call(&self, deed: &Deed) -> Call {
+    pub fn call(&self, deed: &Deed) -> Command {
         let Deed { owner, payload, ttl_ms, ref operation, .. } = *deed;
-        let fresh = Call {
+        let fresh = Command {
             name: name(deed.name),
             owner: Owner(owner),
             fingerprint: Fingerprint([payload, payload].concat().try_into().unwrap_or_default()),
@@ -59,17 +58,17 @@ impl Gateways {
             ttl_ms,
             in_window: deed.in_window,
             deadline_ms: None,
-            operation: operation.clone(),
+            kind: operation.clone(),
         };
         match (self.0.get(&(deed.name, fresh.owner)), operation) {
-            (None, _) | (_, Operation::Claim { .. } | Operation::Poll { .. }) => fresh,
-            (Some(granted), _) => Call { ttl_ms, operation: operation.clone(), ..granted.clone() },
+            (None, _) | (_, CommandKind::Claim { .. } | CommandKind::Poll { .. }) => fresh,
+            (Some(granted), _) => Command { ttl_ms, kind: operation.clone(), ..granted.clone() },
         }
     }
 
-    pub fn hear(&mut self, call: &Call, verdict: &Verdict) {
-        if let Verdict::Granted { attempt, key, .. } = *verdict {
-            self.0.insert((call.name.0[31], call.owner), Call { attempt, key, ..call.clone() });
+    pub fn hear(&mut self, call: &Command, verdict: &StoreReply) {
+        if let StoreReply::Granted { attempt, key, .. } = *verdict {
+            self.0.insert((call.name.0[31], call.owner), Command { attempt, key, ..call.clone() });
         }
     }
 }
@@ -91,16 +90,16 @@ pub fn deeds(names: u8, len: usize) -> impl Strategy<Value = Vec<Deed>> {
 fn deed(names: u8, number: u32) -> Deed {
     let part = |shift: u32, count: u32| (number >> shift) % count;
     let operation = match part(20, 16) {
-        0..6 => Operation::Claim { may_retry: true },
-        6 if number & 1 == 0 => Operation::Claim { may_retry: false },
-        6 => Operation::Poll { max_attempt: part(24, 3) },
-        7 => Operation::Complete { status: 204, response: None },
-        8..10 => Operation::Complete { status: 201, response: Some(vec![number as u8; part(24, 40) as usize]) },
-        10 => Operation::MarkUnknown,
-        11 => Operation::Release { keep_fingerprint: true },
-        12..14 => Operation::Release { keep_fingerprint: false },
-        14 if number & 1 == 0 => Operation::Look,
-        _ => Operation::Renew,
+        0..6 => CommandKind::Claim { may_retry: true },
+        6 if number & 1 == 0 => CommandKind::Claim { may_retry: false },
+        6 => CommandKind::Poll { max_attempt: part(24, 3) },
+        7 => CommandKind::Complete { status: 204, response: None },
+        8..10 => CommandKind::Complete { status: 201, response: Some(vec![number as u8; part(24, 40) as usize]) },
+        10 => CommandKind::MarkUnknown,
+        11 => CommandKind::Release { keep_fingerprint: true },
+        12..14 => CommandKind::Release { keep_fingerprint: false },
+        14 if number & 1 == 0 => CommandKind::Look,
+        _ => CommandKind::Renew,
     };
     Deed {
         wait_ms: match part(0, 16) {
@@ -128,10 +127,10 @@ pub fn bytes(text: &[u8]) -> [u8; 16] {
 
 /// The answer without the time at which the record expires, which only the next operation's deadline needs; a renewal
 /// says nothing else.
-pub fn timeless(verdict: Verdict) -> Verdict {
+pub fn timeless(verdict: StoreReply) -> StoreReply {
     match verdict {
-        Verdict::Granted { attempt, doubt, key, .. } => Verdict::Granted { attempt, doubt, key, expires_ms: 0 },
-        Verdict::Renewed { .. } => Verdict::Settled,
+        StoreReply::Granted { attempt, doubt, key, .. } => StoreReply::Granted { attempt, doubt, key, expires_ms: 0 },
+        StoreReply::Renewed { .. } => StoreReply::Settled,
         other => other,
     }
 }

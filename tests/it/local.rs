@@ -9,11 +9,10 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 
-use envoy_idempotency::event::{Failure, Verdict};
+use envoy_idempotency::command::{Command, CommandKind, Failure, StoreReply};
 use envoy_idempotency::fingerprint::Fingerprint;
 use envoy_idempotency::key::{KeyForm, Name};
 use envoy_idempotency::record::{Owner, RELEASED_KEPT, Record};
-use envoy_idempotency::step::{Call, Operation};
 use envoy_idempotency::store::local::{Cells, Table};
 use envoy_idempotency::store::model;
 use proptest::prelude::*;
@@ -74,19 +73,19 @@ proptest! {
         for deed in deeds {
             now_ms += deed.wait_ms / 10;
             // Every completion begins a life anew here, so that it is known which records are left.
-            let mut call = Call { in_window: false, ..gateways.call(&deed) };
-            if let Operation::Complete { response: Some(response), .. } = &mut call.operation {
+            let mut call = Command { in_window: false, ..gateways.call(&deed) };
+            if let CommandKind::Complete { response: Some(response), .. } = &mut call.kind {
                 response.resize(size, 7);
             }
             let answer = table.apply(call.clone(), now_ms);
             gateways.hear(&call, &answer);
-            let known = matches!(answer, Verdict::Lost | FULL) || completed.get(&call.name).is_some_and(|end| *end > now_ms);
-            if let (Operation::Complete { response, .. }, false) = (&call.operation, known) {
+            let known = matches!(answer, StoreReply::Lost | FULL) || completed.get(&call.name).is_some_and(|end| *end > now_ms);
+            if let (CommandKind::Complete { response, .. }, false) = (&call.kind, known) {
                 completed.insert(call.name, now_ms + call.ttl_ms);
-                let duplicate = Call { owner: Owner([99; 16]), operation: CLAIM, ..call.clone() };
+                let duplicate = Command { owner: Owner([99; 16]), kind: CLAIM, ..call.clone() };
                 match (&answer, table.apply(duplicate, now_ms)) {
-                    (Verdict::Settled, Verdict::Completed { response: kept, .. }) => prop_assert_eq!(&kept, response),
-                    (Verdict::Dropped, Verdict::Completed { response: kept, .. }) => prop_assert_eq!(kept, None),
+                    (StoreReply::Settled, StoreReply::Completed { response: kept, .. }) => prop_assert_eq!(&kept, response),
+                    (StoreReply::Dropped, StoreReply::Completed { response: kept, .. }) => prop_assert_eq!(kept, None),
                     other => prop_assert!(false, "{:?} for {:?}", other, call),
                 }
             }
@@ -112,17 +111,18 @@ fn two_operations_at_once_account_for_what_they_leave() {
 /// the answers are those of one after the other, whether the account is right, and what it was.
 fn interleavings() -> Vec<(bool, bool, String)> {
     let mut all = Vec::new();
-    let keep = |keep_fingerprint| Operation::Release { keep_fingerprint };
-    let preludes: [&[(u8, Operation)]; 7] = [
+    let keep = |keep_fingerprint| CommandKind::Release { keep_fingerprint };
+    let preludes: [&[(u8, CommandKind)]; 7] = [
         &[],
         &[(0, CLAIM)],
         &[(0, CLAIM), (0, complete(b"first"))],
-        &[(0, CLAIM), (0, Operation::MarkUnknown)],
+        &[(0, CLAIM), (0, CommandKind::MarkUnknown)],
         &[(0, CLAIM), (0, keep(true))],
         &[(0, CLAIM), (9, CLAIM)],
         &[(0, CLAIM), (9, CLAIM), (9, keep(false))],
     ];
-    let deeds = [CLAIM, complete(b"body"), complete(b"other"), keep(false), Operation::MarkUnknown, Operation::Renew];
+    let deeds =
+        [CLAIM, complete(b"body"), complete(b"other"), keep(false), CommandKind::MarkUnknown, CommandKind::Renew];
     let askers = [(0, 0), (0, 1), (1, 0), (1, 2)];
     for (prelude, (a, b)) in preludes.iter().flat_map(|prelude| askers.map(|askers| (prelude, askers))) {
         for (first, second) in deeds.iter().flat_map(|first| deeds.iter().map(move |second| (first, second))) {
@@ -151,7 +151,7 @@ fn interleavings() -> Vec<(bool, bool, String)> {
                 let seen = (answer, late, one.apply(call(1, 7, CLAIM), now_ms));
                 let orders = [[0, 1], [1, 0]].map(|order| {
                     let mut record = record.clone();
-                    let mut answers = [Verdict::Lost, Verdict::Lost];
+                    let mut answers = [StoreReply::Lost, StoreReply::Lost];
                     for index in order {
                         let outcome = model::apply(record.clone(), &pair[index], now_ms);
                         record = outcome.record.or(record);
@@ -181,19 +181,19 @@ fn claims_never_take_more_than_there_is_and_what_exists_may_still_end() {
     assert_eq!(table.bytes(), count * CLAIMED);
     // Running, unknown and completed records do not go for a new one, however often it is asked for.
     for (index, operation) in
-        [Operation::Renew, Operation::MarkUnknown, complete(&[7; CLAIMED as usize])].into_iter().enumerate()
+        [CommandKind::Renew, CommandKind::MarkUnknown, complete(&[7; CLAIMED as usize])].into_iter().enumerate()
     {
-        let expected = if index == 2 { Verdict::Dropped } else { Verdict::Settled };
+        let expected = if index == 2 { StoreReply::Dropped } else { StoreReply::Settled };
         for number in 0..count {
             assert_eq!(timeless(table.apply(call(number, 0, operation.clone()), 0)), expected);
         }
         assert_eq!(table.apply(call(count, 0, CLAIM), 0), FULL);
     }
     let answer = table.apply(call(5, 1, CLAIM), 0);
-    assert!(matches!(answer, Verdict::Completed { response: None, .. }), "{answer:?}");
+    assert!(matches!(answer, StoreReply::Completed { response: None, .. }), "{answer:?}");
     // The slack: what records grow by after they were let in.
     for (number, owner) in (0..count).flat_map(|number| (1..20).map(move |owner| (number, owner))) {
-        assert_eq!(table.apply(call(number, owner, RELEASE), 0), Verdict::Lost);
+        assert_eq!(table.apply(call(number, owner, RELEASE), 0), StoreReply::Lost);
     }
     assert_eq!(table.bytes(), count * (CLAIMED + 4 + 16 * RELEASED_KEPT as u64));
     assert!(table.bytes() <= SMALL + count * GROWTH);
@@ -225,7 +225,7 @@ fn a_full_table_is_usable_again_once_its_records_have_expired_or_are_released() 
     let count = fill(&table, 0);
     assert_eq!(fill(&table, TTL), count, "all have expired");
     assert_eq!(table.apply(call(count, 0, CLAIM), TTL), FULL);
-    (0..count).for_each(|number| assert_eq!(table.apply(call(number, 0, RELEASE), TTL), Verdict::Settled));
+    (0..count).for_each(|number| assert_eq!(table.apply(call(number, 0, RELEASE), TTL), StoreReply::Settled));
     for number in 0..count {
         assert_eq!(timeless(table.apply(call(1000 + number, 0, CLAIM), TTL)), granted(1));
     }
@@ -240,7 +240,7 @@ fn a_key_released_a_moment_ago_makes_room_in_a_large_table_too() {
     let count = fill(&table, 0);
     for number in 0..20 {
         // A failure is said only when nothing can go, not when nothing could a moment ago.
-        assert_eq!(table.apply(call(number, 0, RELEASE), 1), Verdict::Settled);
+        assert_eq!(table.apply(call(number, 0, RELEASE), 1), StoreReply::Settled);
         assert_eq!(timeless(table.apply(call(count + number, 0, CLAIM), 1)), granted(1), "after {number}");
         assert_eq!(table.apply(call(count + 100, 0, CLAIM), 1), FULL, "after {number}");
     }
@@ -268,7 +268,7 @@ fn under_pressure_released_records_go_before_bodies_and_bodies_go_oldest_first()
     let table = host.open(SMALL);
     for number in 0..10 {
         table.apply(call(number, 0, CLAIM), 0);
-        assert_eq!(table.apply(call(number, 0, complete(&[number as u8; 600])), 0), Verdict::Settled);
+        assert_eq!(table.apply(call(number, 0, complete(&[number as u8; 600])), 0), StoreReply::Settled);
     }
     let bodies = |table: &Table<Host>| (0..10).map(|number| is_replayed(table, number)).collect::<Vec<_>>();
     for number in 10..60 {
@@ -292,7 +292,10 @@ fn under_pressure_released_records_go_before_bodies_and_bodies_go_oldest_first()
     // The records are all there still.
     for number in (0..10).chain(60..100) {
         let answer = table.apply(call(number, 1, CLAIM), 0);
-        assert!(matches!(answer, Verdict::Completed { response: None, .. } | Verdict::InFlight { .. }), "{answer:?}");
+        assert!(
+            matches!(answer, StoreReply::Completed { response: None, .. } | StoreReply::InFlight { .. }),
+            "{answer:?}"
+        );
     }
 }
 
@@ -303,8 +306,8 @@ fn a_body_that_can_never_fit_costs_nobody_elses() {
     for number in 0..2 {
         table.apply(call(number, 0, CLAIM), 0);
     }
-    assert_eq!(table.apply(call(0, 0, complete(b"small")), 0), Verdict::Settled);
-    assert_eq!(table.apply(call(1, 0, complete(&[0; SMALL as usize + 1])), 0), Verdict::Dropped);
+    assert_eq!(table.apply(call(0, 0, complete(b"small")), 0), StoreReply::Settled);
+    assert_eq!(table.apply(call(1, 0, complete(&[0; SMALL as usize + 1])), 0), StoreReply::Dropped);
     assert!(is_replayed(&table, 0));
 }
 
@@ -317,7 +320,7 @@ fn a_completion_that_drops_its_own_body_to_make_room_says_so() {
     // Just enough for the body, its place and its name; nothing for the place in the record.
     let response = vec![7; (SMALL - count * CLAIMED - 40) as usize];
     let answer = table.apply(call(0, 0, complete(&response)), 0);
-    let expected = if is_replayed(&table, 0) { Verdict::Settled } else { Verdict::Dropped };
+    let expected = if is_replayed(&table, 0) { StoreReply::Settled } else { StoreReply::Dropped };
     assert_eq!(answer, expected);
 }
 
@@ -398,7 +401,7 @@ fn a_bucket_that_is_not_one_is_a_failure_and_never_a_grant() {
     let longer = [&whole[..], b"x"].concat();
     for broken in [b"x".as_slice(), &[0xff; 200], &longer, &whole[1..], &whole[..whole.len() - 1], &whole[..40]] {
         host.put_cell(b'r', broken);
-        for operation in [CLAIM, RELEASE, Operation::Renew, complete(b"x")] {
+        for operation in [CLAIM, RELEASE, CommandKind::Renew, complete(b"x")] {
             assert_eq!(table.apply(call_of(shared(2), 1, operation), 0), CORRUPT, "{broken:?}");
         }
         table.sweep(64, 0);
@@ -421,7 +424,7 @@ fn a_bucket_changed_in_one_byte_or_cut_off_anywhere_never_grants_what_is_taken()
         let (host, table) = stored();
         host.put_cell(b'r', &broken);
         let answers = [0, 1].map(|number| table.apply(call_of(shared(number), 1, CLAIM), 0));
-        if answers.iter().any(|answer| matches!(answer, Verdict::Granted { .. })) {
+        if answers.iter().any(|answer| matches!(answer, StoreReply::Granted { .. })) {
             granted.push(how);
         }
     }
@@ -483,14 +486,14 @@ fn plugins_and_geometries_do_not_see_each_others_records_and_workers_do() {
     let host = Host::default();
     let open = |plugin: &[u8], max_bytes, random| Table::open(host.clone(), plugin, max_bytes, random).unwrap();
     assert_eq!(timeless(open(b"one", SMALL, 1).apply(call(0, 0, CLAIM), 0)), granted(1));
-    assert_eq!(open(b"one", SMALL, 2).apply(call(0, 1, CLAIM), 0), Verdict::InFlight { attempt: 1 });
+    assert_eq!(open(b"one", SMALL, 2).apply(call(0, 1, CLAIM), 0), StoreReply::InFlight { attempt: 1 });
     assert_eq!(timeless(open(b"two", SMALL, 3).apply(call(0, 2, CLAIM), 0)), granted(1));
     assert_eq!(timeless(open(b"one", ROOMY, 4).apply(call(0, 3, CLAIM), 0)), granted(1));
 }
 
 #[test]
 fn a_call_that_the_host_refuses_is_a_failure_at_every_point_and_never_two_grants() {
-    for operation in [CLAIM, complete(b"paid"), RELEASE, Operation::MarkUnknown] {
+    for operation in [CLAIM, complete(b"paid"), RELEASE, CommandKind::MarkUnknown] {
         for point in 1..20 {
             let host = Host::default();
             let table = host.open(SMALL);
@@ -502,14 +505,14 @@ fn a_call_that_the_host_refuses_is_a_failure_at_every_point_and_never_two_grants
             host.leave();
             let second = table.apply(call(0, 1, CLAIM), 0);
             match (&operation, &answer) {
-                (Operation::Claim { .. }, Verdict::Granted { .. }) => {
-                    assert_eq!(second, Verdict::InFlight { attempt: 1 })
+                (CommandKind::Claim { .. }, StoreReply::Granted { .. }) => {
+                    assert_eq!(second, StoreReply::InFlight { attempt: 1 })
                 }
-                (Operation::Complete { .. }, Verdict::Dropped) => {
-                    assert!(matches!(second, Verdict::Completed { response: None, .. }));
+                (CommandKind::Complete { .. }, StoreReply::Dropped) => {
+                    assert!(matches!(second, StoreReply::Completed { response: None, .. }));
                 }
-                (_, Verdict::Settled) => {}
-                _ => assert_eq!(answer, Verdict::Failed(Failure::Host), "{operation:?} at {point}"),
+                (_, StoreReply::Settled) => {}
+                _ => assert_eq!(answer, StoreReply::Failed(Failure::Host), "{operation:?} at {point}"),
             }
         }
     }
@@ -520,7 +523,7 @@ fn writes_that_never_succeed_are_contention_and_change_nothing() {
     let host = Host::default();
     let table = host.open(SMALL);
     host.meddle(|_| Some(Fault::Mismatch));
-    assert_eq!(table.apply(call(0, 0, CLAIM), 0), Verdict::Failed(Failure::Contention));
+    assert_eq!(table.apply(call(0, 0, CLAIM), 0), StoreReply::Failed(Failure::Contention));
     host.leave();
     assert_eq!(host.bytes(), 0);
 }
@@ -540,26 +543,26 @@ fn names_aimed_at_one_bucket_spread() {
     }
 }
 
-const CLAIM: Operation = Operation::Claim { may_retry: true };
-const RELEASE: Operation = Operation::Release { keep_fingerprint: false };
-const FULL: Verdict = Verdict::Failed(Failure::Full);
-const CORRUPT: Verdict = Verdict::Failed(Failure::Corrupt);
+const CLAIM: CommandKind = CommandKind::Claim { may_retry: true };
+const RELEASE: CommandKind = CommandKind::Release { keep_fingerprint: false };
+const FULL: StoreReply = StoreReply::Failed(Failure::Full);
+const CORRUPT: StoreReply = StoreReply::Failed(Failure::Corrupt);
 const PAYLOAD: Fingerprint = Fingerprint([5; 32]);
 
-fn complete(response: &[u8]) -> Operation {
-    Operation::Complete { status: 201, response: Some(response.to_vec()) }
+fn complete(response: &[u8]) -> CommandKind {
+    CommandKind::Complete { status: 201, response: Some(response.to_vec()) }
 }
 
-fn granted(attempt: u32) -> Verdict {
-    Verdict::Granted { attempt, doubt: false, key: KeyForm::Bare, expires_ms: 0 }
+fn granted(attempt: u32) -> StoreReply {
+    StoreReply::Granted { attempt, doubt: false, key: KeyForm::Bare, expires_ms: 0 }
 }
 
-fn call(number: u64, owner: u8, operation: Operation) -> Call {
+fn call(number: u64, owner: u8, operation: CommandKind) -> Command {
     call_of(wide(number), owner, operation)
 }
 
-fn call_of(name: Name, owner: u8, operation: Operation) -> Call {
-    Call {
+fn call_of(name: Name, owner: u8, operation: CommandKind) -> Command {
+    Command {
         name,
         owner: Owner([owner; 16]),
         fingerprint: PAYLOAD,
@@ -569,7 +572,7 @@ fn call_of(name: Name, owner: u8, operation: Operation) -> Call {
         ttl_ms: TTL,
         in_window: false,
         deadline_ms: None,
-        operation,
+        kind: operation,
     }
 }
 
@@ -605,9 +608,9 @@ fn fill(table: &Table<Host>, now_ms: u64) -> u64 {
 
 /// What a duplicate would get; none where it gets no response.
 fn replayed(table: &Table<Host>, name: Name, fingerprint: Fingerprint, now_ms: u64) -> Option<Vec<u8>> {
-    let claim = Call { fingerprint, ..call_of(name, 99, CLAIM) };
+    let claim = Command { fingerprint, ..call_of(name, 99, CLAIM) };
     match table.apply(claim, now_ms) {
-        Verdict::Completed { response, .. } => response,
+        StoreReply::Completed { response, .. } => response,
         _ => None,
     }
 }

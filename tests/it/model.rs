@@ -5,10 +5,9 @@
 
 use std::collections::BTreeMap;
 
-use envoy_idempotency::event::Verdict;
+use envoy_idempotency::command::{CommandKind, StoreReply};
 use envoy_idempotency::key::{KeyForm, UpstreamKey};
 use envoy_idempotency::record::{Owner, RELEASED_KEPT, Record, State};
-use envoy_idempotency::step::Operation;
 use envoy_idempotency::store::model;
 use proptest::prelude::*;
 
@@ -20,7 +19,7 @@ const PAID: &[u8] = b"paid";
 fn what_was_never_seen_is_granted_as_attempt_1() {
     let mut book = Book::default();
     assert_eq!(book.claim("a", "p1"), granted(1));
-    assert_eq!(book.claim("b", "p1"), Verdict::InFlight { attempt: 1 });
+    assert_eq!(book.claim("b", "p1"), StoreReply::InFlight { attempt: 1 });
 }
 
 #[test]
@@ -31,7 +30,7 @@ fn what_has_expired_is_as_if_never_seen() {
         book.end("a", end);
         book.wait(TTL);
         let answer = book.claim("b", "p2");
-        assert!(matches!(answer, Verdict::Granted { attempt: 1, doubt: false, .. }), "after {end}: {answer:?}");
+        assert!(matches!(answer, StoreReply::Granted { attempt: 1, doubt: false, .. }), "after {end}: {answer:?}");
     }
 }
 
@@ -39,7 +38,7 @@ fn what_has_expired_is_as_if_never_seen() {
 fn a_released_key_is_free_at_once_for_any_payload_and_the_attempt_number_goes_on() {
     let mut book = Book::default();
     book.claim("a", "p1");
-    assert_eq!(book.release("a"), Verdict::Settled);
+    assert_eq!(book.release("a"), StoreReply::Settled);
     assert_eq!(book.claim("b", "p2"), granted(2));
 }
 
@@ -47,8 +46,8 @@ fn a_released_key_is_free_at_once_for_any_payload_and_the_attempt_number_goes_on
 fn a_key_to_be_retried_is_free_at_once_for_the_same_payload_only() {
     let mut book = Book::default();
     book.claim("a", "p1");
-    assert_eq!(book.release_keeping("a"), Verdict::Settled);
-    assert_eq!(book.claim("b", "p2"), Verdict::Mismatch);
+    assert_eq!(book.release_keeping("a"), StoreReply::Settled);
+    assert_eq!(book.claim("b", "p2"), StoreReply::Mismatch);
     assert_eq!(book.claim("c", "p1"), granted(2));
 }
 
@@ -58,8 +57,8 @@ fn another_payload_is_a_mismatch_before_anything_else_in_every_state_that_keeps_
         let mut book = Book::default();
         book.claim("a", "p1");
         book.end("a", end);
-        assert_eq!(book.claim("b", "p2"), Verdict::Mismatch, "after {end}");
-        assert_eq!(book.claim_holding("b", "p2"), Verdict::Mismatch, "after {end}");
+        assert_eq!(book.claim("b", "p2"), StoreReply::Mismatch, "after {end}");
+        assert_eq!(book.claim_holding("b", "p2"), StoreReply::Mismatch, "after {end}");
         // Even from the owner itself, and of its own claim.
         assert_ne!(book.claim("a", "p2"), granted(1), "after {end}");
     }
@@ -70,7 +69,7 @@ fn a_released_owner_is_stale_before_it_is_a_mismatch() {
     let mut book = Book::default();
     book.claim("a", "p1");
     book.release_keeping("a");
-    assert_eq!(book.claim("a", "p2"), Verdict::Stale);
+    assert_eq!(book.claim("a", "p2"), StoreReply::Stale);
 }
 
 #[test]
@@ -81,7 +80,7 @@ fn a_second_try_of_a_granted_claim_is_granted_again_with_the_same_number_and_a_n
         book.end("a", end);
         assert_eq!(book.claim("a", "p1"), granted(1), "after {end}");
         book.wait(LEASE - 1);
-        assert_eq!(book.claim("b", "p1"), Verdict::InFlight { attempt: 1 }, "after {end}");
+        assert_eq!(book.claim("b", "p1"), StoreReply::InFlight { attempt: 1 }, "after {end}");
     }
 }
 
@@ -90,11 +89,11 @@ fn past_its_lease_a_running_attempt_is_unknown_and_may_be_taken_over_in_doubt() 
     let mut book = Book::default();
     book.claim("a", "p1");
     book.wait(LEASE - 1);
-    assert_eq!(book.claim("b", "p1"), Verdict::InFlight { attempt: 1 });
+    assert_eq!(book.claim("b", "p1"), StoreReply::InFlight { attempt: 1 });
     book.wait(1);
-    assert_eq!(book.claim_holding("b", "p1"), Verdict::Unknown { attempt: 1, wait_ms: 0 });
+    assert_eq!(book.claim_holding("b", "p1"), StoreReply::Unknown { attempt: 1, wait_ms: 0 });
     assert_eq!(book.claim("b", "p1"), in_doubt(2));
-    assert_eq!(book.claim("c", "p1"), Verdict::InFlight { attempt: 2 });
+    assert_eq!(book.claim("c", "p1"), StoreReply::InFlight { attempt: 2 });
 }
 
 #[test]
@@ -102,10 +101,10 @@ fn an_unknown_outcome_is_not_retried_before_the_lease_of_its_attempt_is_over() {
     let mut book = Book::default();
     book.claim("a", "p1");
     book.wait(LEASE / 4);
-    assert_eq!(book.mark_unknown("a"), Verdict::Settled);
-    assert_eq!(book.claim("b", "p1"), Verdict::Unknown { attempt: 1, wait_ms: LEASE - LEASE / 4 });
+    assert_eq!(book.mark_unknown("a"), StoreReply::Settled);
+    assert_eq!(book.claim("b", "p1"), StoreReply::Unknown { attempt: 1, wait_ms: LEASE - LEASE / 4 });
     book.wait(LEASE - LEASE / 4);
-    assert_eq!(book.claim_holding("b", "p1"), Verdict::Unknown { attempt: 1, wait_ms: 0 });
+    assert_eq!(book.claim_holding("b", "p1"), StoreReply::Unknown { attempt: 1, wait_ms: 0 });
     assert_eq!(book.claim("b", "p1"), in_doubt(2));
 }
 
@@ -114,7 +113,7 @@ fn a_completed_record_answers_every_claim_with_what_was_stored() {
     let mut book = Book::default();
     book.claim("a", "p1");
     book.wait(10);
-    assert_eq!(book.complete("a"), Verdict::Settled);
+    assert_eq!(book.complete("a"), StoreReply::Settled);
     book.wait(7);
     for owner in ["a", "b"] {
         assert_eq!(book.claim(owner, "p1"), replay(1, 7, TTL - 7));
@@ -142,10 +141,10 @@ fn completing_again_is_fine_for_the_owner_and_lost_for_others() {
     let mut book = Book::default();
     book.claim("a", "p1");
     book.complete("a");
-    assert_eq!(book.complete("a"), Verdict::Settled);
-    assert_eq!(book.complete("b"), Verdict::Lost);
+    assert_eq!(book.complete("a"), StoreReply::Settled);
+    assert_eq!(book.complete("b"), StoreReply::Lost);
     for deed in ["release", "keep", "mark", "renew"] {
-        assert_eq!(book.do_as("a", deed), Verdict::Lost, "{deed}");
+        assert_eq!(book.do_as("a", deed), StoreReply::Lost, "{deed}");
     }
 }
 
@@ -161,8 +160,8 @@ fn a_known_success_lands_wherever_nobody_executes() {
                 end => book.end("a", end),
             }
         }
-        assert_eq!(book.complete("a"), Verdict::Settled, "after {ends:?}");
-        assert!(matches!(book.claim("c", "p1"), Verdict::Completed { .. }), "after {ends:?}");
+        assert_eq!(book.complete("a"), StoreReply::Settled, "after {ends:?}");
+        assert!(matches!(book.claim("c", "p1"), StoreReply::Completed { .. }), "after {ends:?}");
     }
 }
 
@@ -173,10 +172,10 @@ fn a_late_owner_cannot_complete_while_another_runs() {
     book.wait(LEASE);
     assert_eq!(book.claim("b", "p1"), in_doubt(2));
     for deed in ["complete", "mark", "release", "keep", "renew"] {
-        assert_eq!(book.do_as("a", deed), Verdict::Lost, "{deed}");
-        assert_eq!(book.claim("c", "p1"), Verdict::InFlight { attempt: 2 }, "after {deed}");
+        assert_eq!(book.do_as("a", deed), StoreReply::Lost, "{deed}");
+        assert_eq!(book.claim("c", "p1"), StoreReply::InFlight { attempt: 2 }, "after {deed}");
     }
-    assert_eq!(book.complete("b"), Verdict::Settled);
+    assert_eq!(book.complete("b"), StoreReply::Settled);
 }
 
 #[test]
@@ -185,7 +184,7 @@ fn a_lapsed_lease_alone_takes_nothing_from_an_owner_whose_record_nobody_claimed(
         let mut book = Book::default();
         book.claim("a", "p1");
         book.wait(TTL - 1);
-        assert_eq!(book.do_as("a", deed), Verdict::Settled, "{deed}");
+        assert_eq!(book.do_as("a", deed), StoreReply::Settled, "{deed}");
     }
 }
 
@@ -195,9 +194,9 @@ fn a_renewal_lasts_a_whole_lease_and_makes_an_unknown_attempt_run_again() {
         let mut book = Book::default();
         book.claim("a", "p1");
         book.end("a", end);
-        assert_eq!(book.renew("a"), Verdict::Settled, "after {end}");
+        assert_eq!(book.renew("a"), StoreReply::Settled, "after {end}");
         book.wait(LEASE - 1);
-        assert_eq!(book.claim("b", "p1"), Verdict::InFlight { attempt: 1 }, "after {end}");
+        assert_eq!(book.claim("b", "p1"), StoreReply::InFlight { attempt: 1 }, "after {end}");
     }
 }
 
@@ -205,14 +204,14 @@ fn a_renewal_lasts_a_whole_lease_and_makes_an_unknown_attempt_run_again() {
 fn ghosts_of_a_released_claim_are_refused_whatever_the_state_was() {
     let mut book = Book::default();
     // The release comes before the claim it is about.
-    assert_eq!(book.release("a"), Verdict::Settled);
-    assert_eq!(book.claim("a", "p1"), Verdict::Stale);
+    assert_eq!(book.release("a"), StoreReply::Settled);
+    assert_eq!(book.claim("a", "p1"), StoreReply::Stale);
     assert_eq!(book.claim("b", "p1"), granted(1));
     // It comes while another runs, in doubt, or is done.
     for (end, owner) in [("run", "c"), ("mark", "d"), ("complete", "e")] {
         book.end("b", end);
-        assert_eq!(book.release(owner), Verdict::Lost, "after {end}");
-        assert_eq!(book.claim(owner, "p1"), Verdict::Stale, "after {end}");
+        assert_eq!(book.release(owner), StoreReply::Lost, "after {end}");
+        assert_eq!(book.claim(owner, "p1"), StoreReply::Stale, "after {end}");
     }
 }
 
@@ -222,9 +221,9 @@ fn a_ghost_renewal_of_a_released_owner_does_not_run_again() {
     book.claim("a", "p1");
     book.wait(LEASE);
     book.claim("b", "p1");
-    assert_eq!(book.release("b"), Verdict::Settled);
+    assert_eq!(book.release("b"), StoreReply::Settled);
     // In doubt, so the record still names its last owner; but that one has said that it does not execute.
-    assert_eq!(book.renew("b"), Verdict::Lost);
+    assert_eq!(book.renew("b"), StoreReply::Lost);
     assert_eq!(book.claim("c", "p1"), in_doubt(3));
 }
 
@@ -234,27 +233,28 @@ fn the_last_8_released_owners_are_remembered() {
     book.claim("a", "p1");
     let owners: Vec<_> = (0..=RELEASED_KEPT).map(|index| format!("w{index}")).collect();
     for owner in &owners {
-        assert_eq!(book.release(owner), Verdict::Lost);
-        assert_eq!(book.release(owner), Verdict::Lost, "a repeat takes no second place");
+        assert_eq!(book.release(owner), StoreReply::Lost);
+        assert_eq!(book.release(owner), StoreReply::Lost, "a repeat takes no second place");
     }
-    assert_eq!(book.claim(&owners[0], "p1"), Verdict::InFlight { attempt: 1 });
+    assert_eq!(book.claim(&owners[0], "p1"), StoreReply::InFlight { attempt: 1 });
     for owner in &owners[1..] {
-        assert_eq!(book.claim(owner, "p1"), Verdict::Stale);
+        assert_eq!(book.claim(owner, "p1"), StoreReply::Stale);
     }
 }
 
 #[test]
 fn doubt_outlives_the_release_of_a_later_attempt() {
-    for (keep, release) in [(false, Book::release as fn(&mut Book, &str) -> Verdict), (true, Book::release_keeping)] {
+    for (keep, release) in [(false, Book::release as fn(&mut Book, &str) -> StoreReply), (true, Book::release_keeping)]
+    {
         let mut book = Book::default();
         book.claim("a", "p1");
         book.wait(LEASE);
         assert_eq!(book.claim("b", "p1"), in_doubt(2));
-        assert_eq!(release(&mut book, "b"), Verdict::Settled, "keep: {keep}");
+        assert_eq!(release(&mut book, "b"), StoreReply::Settled, "keep: {keep}");
         // Unknown, with a retry at once; not open.
-        assert_eq!(book.claim("c", "p2"), Verdict::Mismatch, "keep: {keep}");
-        assert_eq!(book.claim_holding("c", "p1"), Verdict::Unknown { attempt: 2, wait_ms: 0 }, "keep: {keep}");
-        assert_eq!(book.claim("b", "p1"), Verdict::Stale, "keep: {keep}");
+        assert_eq!(book.claim("c", "p2"), StoreReply::Mismatch, "keep: {keep}");
+        assert_eq!(book.claim_holding("c", "p1"), StoreReply::Unknown { attempt: 2, wait_ms: 0 }, "keep: {keep}");
+        assert_eq!(book.claim("b", "p1"), StoreReply::Stale, "keep: {keep}");
         assert_eq!(book.claim("c", "p1"), in_doubt(3), "keep: {keep}");
     }
 }
@@ -265,7 +265,7 @@ fn a_repeat_in_ones_own_end_state_is_fine() {
         let mut book = Book::default();
         book.claim("a", "p1");
         for _ in 0..3 {
-            assert_eq!(book.do_as("a", deed), Verdict::Settled, "{deed}");
+            assert_eq!(book.do_as("a", deed), StoreReply::Settled, "{deed}");
         }
         // The same in doubt.
         let mut book = Book::default();
@@ -273,7 +273,7 @@ fn a_repeat_in_ones_own_end_state_is_fine() {
         book.wait(LEASE);
         book.claim("a", "p1");
         for _ in 0..3 {
-            assert_eq!(book.do_as("a", deed), Verdict::Settled, "{deed} in doubt");
+            assert_eq!(book.do_as("a", deed), StoreReply::Settled, "{deed} in doubt");
         }
     }
 }
@@ -286,7 +286,7 @@ fn nobody_but_the_owner_marks_renews_or_frees() {
             book.claim("a", "p1");
             book.end("a", end);
             let before = book.record.clone().unwrap();
-            assert_eq!(book.do_as("b", deed), Verdict::Lost, "{deed} after {end}");
+            assert_eq!(book.do_as("b", deed), StoreReply::Lost, "{deed} after {end}");
             let after = Record { released: before.released.clone(), ..book.record.unwrap() };
             assert_eq!(after, before, "{deed} after {end}");
         }
@@ -304,18 +304,18 @@ fn a_record_the_store_has_lost_is_made_again_by_any_operation_owed() {
             }
         }
         book.record = None;
-        assert_eq!(book.do_as("c", deed), Verdict::Settled, "{deed}");
+        assert_eq!(book.do_as("c", deed), StoreReply::Settled, "{deed}");
         let record = book.record.clone().unwrap();
         assert_eq!((record.attempt, record.key), (attempt_after, upstream_key("a")), "{deed}");
         let answer = book.claim("d", "p2");
         match deed {
             "release" => assert_eq!(answer, granted(4)),
-            _ => assert_eq!(answer, Verdict::Mismatch, "{deed}"),
+            _ => assert_eq!(answer, StoreReply::Mismatch, "{deed}"),
         }
         let answer = book.claim("d", "p1");
         match deed {
-            "renew" => assert_eq!(answer, Verdict::InFlight { attempt: 3 }),
-            "mark" => assert_eq!(answer, Verdict::Unknown { attempt: 3, wait_ms: LEASE }),
+            "renew" => assert_eq!(answer, StoreReply::InFlight { attempt: 3 }),
+            "mark" => assert_eq!(answer, StoreReply::Unknown { attempt: 3, wait_ms: LEASE }),
             "complete" => assert_eq!(answer, replay(3, 0, TTL)),
             "keep" => assert_eq!(answer, granted(4)),
             _ => {}
@@ -328,9 +328,9 @@ fn a_grant_returns_the_stored_upstream_key_and_a_claim_only_proposes_one() {
     let mut book = Book::default();
     book.claim("a", "p1");
     book.release("a");
-    let Verdict::Granted { key: second, .. } = book.claim("b", "p1") else { panic!("b is granted") };
+    let StoreReply::Granted { key: second, .. } = book.claim("b", "p1") else { panic!("b is granted") };
     book.wait(LEASE);
-    let Verdict::Granted { key: third, .. } = book.claim("c", "p1") else { panic!("c is granted") };
+    let StoreReply::Granted { key: third, .. } = book.claim("c", "p1") else { panic!("c is granted") };
     assert_eq!((second, third), (upstream_key("a"), upstream_key("a")));
 }
 
@@ -354,7 +354,7 @@ fn no_record_expires_before_its_lease_end() {
         book.end("a", deed);
         book.wait(LEASE / 2 - 1);
         let answer = book.claim("b", "p1");
-        assert!(matches!(answer, Verdict::InFlight { .. } | Verdict::Unknown { .. }), "{deed}: {answer:?}");
+        assert!(matches!(answer, StoreReply::InFlight { .. } | StoreReply::Unknown { .. }), "{deed}: {answer:?}");
     }
 }
 
@@ -373,13 +373,13 @@ proptest! {
             let outcome = model::apply(record.clone(), &call, now_ms);
             gateways.hear(&call, &outcome.verdict);
             record = outcome.record.or(record);
-            let claimed = matches!(outcome.verdict, Verdict::Granted { .. });
-            let renewed = matches!(outcome.verdict, Verdict::Renewed { .. });
+            let claimed = matches!(outcome.verdict, StoreReply::Granted { .. });
+            let renewed = matches!(outcome.verdict, StoreReply::Renewed { .. });
             if claimed || renewed {
                 holders.insert(call.owner, now_ms + call.lease_ms);
                 let live = holders.values().filter(|end| **end > now_ms).count();
                 prop_assert_eq!(live, 1, "two live leases after {:?}", call);
-            } else if !matches!(call.operation, Operation::Claim { .. } | Operation::Renew) {
+            } else if !matches!(call.kind, CommandKind::Claim { .. } | CommandKind::Renew) {
                 holders.remove(&call.owner);
             }
             let after = record.clone().filter(|record| record.expires_ms > now_ms);
@@ -406,40 +406,40 @@ struct Book {
 }
 
 impl Book {
-    fn claim(&mut self, owner: &str, payload: &str) -> Verdict {
-        self.apply(owner, Some(payload), Operation::Claim { may_retry: true })
+    fn claim(&mut self, owner: &str, payload: &str) -> StoreReply {
+        self.apply(owner, Some(payload), CommandKind::Claim { may_retry: true })
     }
 
     /// With `on_unknown: hold`, or as one who only waits.
-    fn claim_holding(&mut self, owner: &str, payload: &str) -> Verdict {
-        self.apply(owner, Some(payload), Operation::Claim { may_retry: false })
+    fn claim_holding(&mut self, owner: &str, payload: &str) -> StoreReply {
+        self.apply(owner, Some(payload), CommandKind::Claim { may_retry: false })
     }
 
-    fn complete(&mut self, owner: &str) -> Verdict {
-        self.apply(owner, None, Operation::Complete { status: 201, response: Some(PAID.to_vec()) })
+    fn complete(&mut self, owner: &str) -> StoreReply {
+        self.apply(owner, None, CommandKind::Complete { status: 201, response: Some(PAID.to_vec()) })
     }
 
-    fn mark_unknown(&mut self, owner: &str) -> Verdict {
-        self.apply(owner, None, Operation::MarkUnknown)
+    fn mark_unknown(&mut self, owner: &str) -> StoreReply {
+        self.apply(owner, None, CommandKind::MarkUnknown)
     }
 
-    fn release(&mut self, owner: &str) -> Verdict {
-        self.apply(owner, None, Operation::Release { keep_fingerprint: false })
+    fn release(&mut self, owner: &str) -> StoreReply {
+        self.apply(owner, None, CommandKind::Release { keep_fingerprint: false })
     }
 
-    fn release_keeping(&mut self, owner: &str) -> Verdict {
-        self.apply(owner, None, Operation::Release { keep_fingerprint: true })
+    fn release_keeping(&mut self, owner: &str) -> StoreReply {
+        self.apply(owner, None, CommandKind::Release { keep_fingerprint: true })
     }
 
-    fn renew(&mut self, owner: &str) -> Verdict {
-        self.apply(owner, None, Operation::Renew)
+    fn renew(&mut self, owner: &str) -> StoreReply {
+        self.apply(owner, None, CommandKind::Renew)
     }
 
     fn wait(&mut self, ms: u64) {
         self.now_ms += ms;
     }
 
-    fn do_as(&mut self, owner: &str, deed: &str) -> Verdict {
+    fn do_as(&mut self, owner: &str, deed: &str) -> StoreReply {
         match deed {
             "claim" => self.claim(owner, "p1"),
             "complete" => self.complete(owner),
@@ -459,7 +459,7 @@ impl Book {
         }
     }
 
-    fn apply(&mut self, owner: &str, payload: Option<&str>, operation: Operation) -> Verdict {
+    fn apply(&mut self, owner: &str, payload: Option<&str>, operation: CommandKind) -> StoreReply {
         let [owner, payload] = [owner, payload.unwrap_or("p1")].map(|text| text.as_bytes());
         let deed = Deed {
             wait_ms: 0,
@@ -483,14 +483,14 @@ fn upstream_key(owner: &str) -> KeyForm {
 }
 
 /// To the first claimant "a", whose key every later attempt gets.
-fn granted(attempt: u32) -> Verdict {
-    Verdict::Granted { attempt, doubt: false, key: upstream_key("a"), expires_ms: 0 }
+fn granted(attempt: u32) -> StoreReply {
+    StoreReply::Granted { attempt, doubt: false, key: upstream_key("a"), expires_ms: 0 }
 }
 
-fn in_doubt(attempt: u32) -> Verdict {
-    Verdict::Granted { attempt, doubt: true, key: upstream_key("a"), expires_ms: 0 }
+fn in_doubt(attempt: u32) -> StoreReply {
+    StoreReply::Granted { attempt, doubt: true, key: upstream_key("a"), expires_ms: 0 }
 }
 
-fn replay(attempt: u32, age_ms: u64, ttl_ms: u64) -> Verdict {
-    Verdict::Completed { attempt, status: Some(201), response: Some(PAID.to_vec()), age_ms, ttl_ms }
+fn replay(attempt: u32, age_ms: u64, ttl_ms: u64) -> StoreReply {
+    StoreReply::Completed { attempt, status: Some(201), response: Some(PAID.to_vec()), age_ms, ttl_ms }
 }

@@ -9,11 +9,10 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::rc::Rc;
 
-use envoy_idempotency::event::{Failure, RedisError, Verdict};
+use envoy_idempotency::command::{Command, CommandKind, Failure, RedisError, StoreReply};
 use envoy_idempotency::fingerprint::Fingerprint;
 use envoy_idempotency::key::{KeyForm, Name};
 use envoy_idempotency::record::{Owner, Record, State};
-use envoy_idempotency::step::{Call, Operation};
 use envoy_idempotency::store::client::{Batch, Nonce, Reply};
 use envoy_idempotency::store::local::Table;
 use envoy_idempotency::store::model;
@@ -86,22 +85,22 @@ impl Place {
     }
 
     /// What an owner asks under a name that no other sequence has; every other one minds when its record expires.
-    fn call(&self, deed: &Deed) -> Call {
+    fn call(&self, deed: &Deed) -> Command {
         let mut call = self.gateways.call(deed);
         call.name.0[8..12].copy_from_slice(&self.number.to_le_bytes());
-        if call.owner.0[0].is_multiple_of(2) && !matches!(call.operation, Operation::Claim { .. }) {
+        if call.owner.0[0].is_multiple_of(2) && !matches!(call.kind, CommandKind::Claim { .. }) {
             call.deadline_ms = self.expiries.get(&(call.name, call.owner)).copied();
         }
         call
     }
 
     /// What the model says, and what the table does.
-    fn apply(&mut self, call: &Call, now_ms: u64) -> (Verdict, Verdict) {
+    fn apply(&mut self, call: &Command, now_ms: u64) -> (StoreReply, StoreReply) {
         let outcome = model::apply(self.records.get(&call.name).cloned(), call, now_ms);
         if let Some(record) = outcome.record {
             self.records.insert(call.name, record);
         }
-        if let Verdict::Granted { expires_ms, .. } | Verdict::Renewed { expires_ms } = outcome.verdict {
+        if let StoreReply::Granted { expires_ms, .. } | StoreReply::Renewed { expires_ms } = outcome.verdict {
             self.expiries.insert((call.name, call.owner), expires_ms);
         }
         self.gateways.hear(call, &outcome.verdict);
@@ -109,7 +108,7 @@ impl Place {
     }
 }
 
-fn ask<'a>(redis: &Redis, sha: &str, calls: impl Iterator<Item = &'a Call>, now_ms: u64) -> Vec<Verdict> {
+fn ask<'a>(redis: &Redis, sha: &str, calls: impl Iterator<Item = &'a Command>, now_ms: u64) -> Vec<StoreReply> {
     let batch = batch(calls.cloned().collect());
     let keys = batch.tries.iter().map(|(_, call)| call.name.hex().into_bytes());
     let head = [b"EVALSHA".to_vec(), sha.into(), batch.tries.len().to_string().into_bytes()];
@@ -134,7 +133,7 @@ fn redis_keeps_the_script_under_the_hash_that_the_filter_asks_for() {
 fn over_webdis_an_operation_runs_its_course_on_the_clock_of_redis() {
     let redis = Redis::start();
     let front = Webdis::start(redis.addr());
-    let ask = |call: &Call| -> Verdict {
+    let ask = |call: &Command| -> StoreReply {
         let batch = batch(vec![call.clone()]);
         let answer = match send(&front, &batch, Named::Hash) {
             Answer::NoScript => send(&front, &batch, Named::Text),
@@ -146,17 +145,17 @@ fn over_webdis_an_operation_runs_its_course_on_the_clock_of_redis() {
         }
     };
     let started_ms = clock_ms(&redis);
-    let Verdict::Granted { attempt: 1, doubt: false, key: KeyForm::Bare, expires_ms } = ask(&call(1, CLAIM)) else {
+    let StoreReply::Granted { attempt: 1, doubt: false, key: KeyForm::Bare, expires_ms } = ask(&call(1, CLAIM)) else {
         panic!("the first claim is not granted")
     };
     assert!((started_ms + 60_000..started_ms + 70_000).contains(&expires_ms), "{started_ms} {expires_ms}");
-    assert_eq!(ask(&call(2, CLAIM)), Verdict::InFlight { attempt: 1 });
-    assert!(matches!(ask(&granted(call(1, Operation::Renew))), Verdict::Renewed { .. }));
+    assert_eq!(ask(&call(2, CLAIM)), StoreReply::InFlight { attempt: 1 });
+    assert!(matches!(ask(&granted(call(1, CommandKind::Renew))), StoreReply::Renewed { .. }));
     let response: Vec<u8> = (0..=255).cycle().take(100_000).collect();
-    let complete = Operation::Complete { status: 201, response: Some(response.clone()) };
-    assert_eq!(ask(&granted(call(1, complete))), Verdict::Settled);
+    let complete = CommandKind::Complete { status: 201, response: Some(response.clone()) };
+    assert_eq!(ask(&granted(call(1, complete))), StoreReply::Settled);
     match ask(&call(3, CLAIM)) {
-        Verdict::Completed { attempt: 1, status: Some(201), response: Some(kept), age_ms, ttl_ms } => {
+        StoreReply::Completed { attempt: 1, status: Some(201), response: Some(kept), age_ms, ttl_ms } => {
             assert_eq!(kept, response);
             assert!(age_ms < 10_000 && (50_000..=60_000).contains(&ttl_ms), "{age_ms} {ttl_ms}");
         }
@@ -171,7 +170,7 @@ fn one_operation_that_fails_in_a_batch_fails_alone_and_with_its_reason() {
     let redis = Redis::start();
     let front = Webdis::start(redis.addr());
     let key = |number: u8| format!("a b/%:{}", Name([number; 32]).hex());
-    let named = |number: u8| Call { name: Name([number; 32]), ..call(1, CLAIM) };
+    let named = |number: u8| Command { name: Name([number; 32]), ..call(1, CLAIM) };
     redis.ask(&["LPUSH", &key(2), "x"]);
     redis.ask(&["SET", &key(3), "x"]);
     redis.ask(&["SET", &key(4), ""]);
@@ -181,12 +180,12 @@ fn one_operation_that_fails_in_a_batch_fails_alone_and_with_its_reason() {
     redis.ask(&[b"SET", key(6).as_bytes(), &[&whole[..], b"x"].concat()]);
     let batch = batch((1..=7).map(named).collect());
     let Answer::Reply(Reply::Answers(answers)) = send(&front, &batch, Named::Text) else { panic!("no answers") };
-    let verdicts: Vec<Verdict> = answers.into_iter().map(|(_, verdict)| verdict).collect();
+    let verdicts: Vec<StoreReply> = answers.into_iter().map(|(_, verdict)| verdict).collect();
     for granted in [0, 6] {
-        assert!(matches!(verdicts[granted], Verdict::Granted { .. }), "{verdicts:?}");
+        assert!(matches!(verdicts[granted], StoreReply::Granted { .. }), "{verdicts:?}");
     }
-    assert_eq!(verdicts[1], Verdict::Failed(Failure::Redis(RedisError::WrongType)));
-    assert!(verdicts[2..6].iter().all(|verdict| *verdict == Verdict::Failed(Failure::Corrupt)), "{verdicts:?}");
+    assert_eq!(verdicts[1], StoreReply::Failed(Failure::Redis(RedisError::WrongType)));
+    assert!(verdicts[2..6].iter().all(|verdict| *verdict == StoreReply::Failed(Failure::Corrupt)), "{verdicts:?}");
     assert_eq!(redis.get(key(3).as_bytes()).as_deref(), Some(&b"x"[..]), "what is no record is left as it is");
 }
 
@@ -194,28 +193,28 @@ fn one_operation_that_fails_in_a_batch_fails_alone_and_with_its_reason() {
 fn a_reply_carries_only_so_many_bodies_and_the_rest_is_asked_for_again() {
     let redis = Redis::start();
     let front = Webdis::start(redis.addr());
-    let named = |number: u8, operation| granted(Call { name: Name([number; 32]), ..call(1, operation) });
+    let named = |number: u8, operation| granted(Command { name: Name([number; 32]), ..call(1, operation) });
     let body = vec![7; 1 << 20];
     for number in 0..6 {
-        let complete = Operation::Complete { status: 200, response: Some(body.clone()) };
+        let complete = CommandKind::Complete { status: 200, response: Some(body.clone()) };
         let batch = batch(vec![named(number, complete)]);
         assert!(matches!(send(&front, &batch, Named::Text), Answer::Reply(Reply::Answers(_))));
     }
-    let claims = (0..6).map(|number| Call { owner: Owner([9; 16]), ..named(number, CLAIM) });
+    let claims = (0..6).map(|number| Command { owner: Owner([9; 16]), ..named(number, CLAIM) });
     let Answer::Reply(Reply::Answers(answers)) = send(&front, &batch(claims.collect()), Named::Hash) else {
         panic!("no answers")
     };
-    let deferred = answers.iter().filter(|(_, verdict)| *verdict == Verdict::Deferred).count();
+    let deferred = answers.iter().filter(|(_, verdict)| *verdict == StoreReply::Deferred).count();
     let whole = answers
         .iter()
-        .filter(|(_, verdict)| matches!(verdict, Verdict::Completed { response: Some(kept), .. } if *kept == body));
+        .filter(|(_, verdict)| matches!(verdict, StoreReply::Completed { response: Some(kept), .. } if *kept == body));
     assert_eq!((deferred, whole.count()), (2, 4));
 }
 
-const CLAIM: Operation = Operation::Claim { may_retry: true };
+const CLAIM: CommandKind = CommandKind::Claim { may_retry: true };
 
-fn call(owner: u8, operation: Operation) -> Call {
-    Call {
+fn call(owner: u8, operation: CommandKind) -> Command {
+    Command {
         name: Name([1; 32]),
         owner: Owner([owner; 16]),
         fingerprint: Fingerprint([7; 32]),
@@ -225,15 +224,15 @@ fn call(owner: u8, operation: Operation) -> Call {
         ttl_ms: 60_000,
         in_window: false,
         deadline_ms: None,
-        operation,
+        kind: operation,
     }
 }
 
-fn granted(call: Call) -> Call {
-    Call { attempt: 1, ..call }
+fn granted(call: Command) -> Command {
+    Command { attempt: 1, ..call }
 }
 
-fn batch(calls: Vec<Call>) -> Batch {
+fn batch(calls: Vec<Command>) -> Batch {
     let tries = calls.into_iter().enumerate();
     Batch { id: 1, tries: tries.map(|(index, call)| (Nonce([index as u8; 16]), Rc::new(call))).collect() }
 }

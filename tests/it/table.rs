@@ -5,14 +5,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
+use envoy_idempotency::command::{CommandKind, Failure, ReplyKind, StoreReply};
 use envoy_idempotency::config::Config;
-use envoy_idempotency::event::{Asked, Event, Executed, Failure, Origin, Verdict};
+use envoy_idempotency::event::{Event, EventKind, Executed, Origin};
 use envoy_idempotency::exchange::Exchange;
 use envoy_idempotency::key::{KeyForm, Name, UpstreamKey};
 use envoy_idempotency::message::{Headers, RequestHead};
 use envoy_idempotency::record::{Owner, Response, Sight, Standing};
 use envoy_idempotency::seal::Vault;
-use envoy_idempotency::step::{Flow, Operation, Step};
+use envoy_idempotency::step::{Flow, Step};
 
 const SOURCE: &str = include_str!("../../src/exchange.rs");
 
@@ -44,21 +45,17 @@ fn the_table_has_every_state_and_every_event() {
 fn what_is_held_is_let_go_or_answered_by_the_last_word_of_the_store() {
     for verdict in claim_verdicts() {
         let mut exchange = in_state("claim", REPLAY);
-        let step = exchange.handle(Event::StoreAnswered {
+        let step = exchange.handle(Event {
             now_ms: 5,
-            asked: Asked::Claim,
-            verdict: verdict.clone(),
-            may_wait: false,
+            kind: EventKind::StoreAnswered { asked: ReplyKind::Claim, verdict: verdict.clone(), may_wait: false },
         });
         assert!(matches!(step.flow, Flow::Resume(_) | Flow::Answer(_)), "{verdict:?} leaves the request held");
     }
     for verdict in settle_verdicts() {
         let mut exchange = in_state("save", REPLAY);
-        let step = exchange.handle(Event::StoreAnswered {
+        let step = exchange.handle(Event {
             now_ms: 5,
-            asked: Asked::Settle,
-            verdict: verdict.clone(),
-            may_wait: false,
+            kind: EventKind::StoreAnswered { asked: ReplyKind::Settle, verdict: verdict.clone(), may_wait: false },
         });
         assert!(matches!(step.flow, Flow::Resume(_)), "{verdict:?} leaves the response held");
         assert!(exchange.is_done());
@@ -69,9 +66,9 @@ fn what_is_held_is_let_go_or_answered_by_the_last_word_of_the_store() {
 fn a_stream_that_closes_under_a_claim_always_tells_the_store() {
     for state in ["claim", "renewal", "response", "response-body"] {
         for origin in origins() {
-            let step = in_state(state, REPLAY).handle(Event::Closed { now_ms: 9, origin });
-            assert_eq!(step.calls.len(), 1, "{state} closed with {origin:?}");
-            assert!(matches!(step.calls[0].operation.asked(), Asked::Mark | Asked::Settle));
+            let step = in_state(state, REPLAY).handle(Event { now_ms: 9, kind: EventKind::Closed { origin } });
+            assert_eq!(step.commands.len(), 1, "{state} closed with {origin:?}");
+            assert!(matches!(step.commands[0].kind.reply_kind(), ReplyKind::Mark | ReplyKind::Settle));
         }
     }
 }
@@ -81,7 +78,7 @@ fn a_trial_never_holds_answers_or_edits_a_request() {
     for state in STATES {
         for kind in EVENTS {
             each_meeting(state, kind, OBSERVE, |exchange, event| {
-                let is_head = matches!(event, Event::ResponseHeaders { .. });
+                let is_head = matches!(event, Event { kind: EventKind::ResponseHeaders { .. }, .. });
                 match exchange.handle(event).flow {
                     Flow::Pass => {}
                     Flow::Resume(edits) if is_head => assert_eq!(edits.len(), 1, "{state} × {kind}"),
@@ -97,13 +94,13 @@ fn the_lease_is_renewed_in_thirds_until_the_execution_ran_too_long() {
     let mut exchange = in_state("response", r#"{"policy": {"lease_ms": 3000, "max_running_ms": 6000}}"#);
     let mut renewals = Vec::new();
     for now_ms in (0..20_000).step_by(100) {
-        let step = exchange.handle(Event::Tick { now_ms, owner: Owner([3; 16]) });
-        for call in step.calls {
-            renewals.push((now_ms, call.operation));
+        let step = exchange.handle(Event { now_ms, kind: EventKind::Tick { owner: Owner([3; 16]) } });
+        for call in step.commands {
+            renewals.push((now_ms, call.kind));
         }
     }
-    let mut expected: Vec<_> = (1..6).map(|third| (third * 1000, Operation::Renew)).collect();
-    expected.push((6000, Operation::MarkUnknown));
+    let mut expected: Vec<_> = (1..6).map(|third| (third * 1000, CommandKind::Renew)).collect();
+    expected.push((6000, CommandKind::MarkUnknown));
     assert_eq!(renewals, expected);
 }
 
@@ -242,32 +239,37 @@ fn walk(policy: &str, route: &[&str]) -> Exchange {
             "no key" => request(&mut exchange, &[], false),
             "bad key" => request(&mut exchange, &[("idempotency-key", "a,b")], false),
             "grpc" => request(&mut exchange, &[("content-type", "application/grpc")], false),
-            "end" => exchange.handle(Event::RequestBody {
+            "end" => exchange.handle(Event {
                 now_ms: 0,
-                attribute: &|_| None,
-                chunk: b"x",
-                crowded: false,
-                end: true,
-                trailers: false,
+                kind: EventKind::RequestBody {
+                    attribute: &|_| None,
+                    chunk: b"x",
+                    crowded: false,
+                    end: true,
+                    trailers: false,
+                },
             }),
             "granted late" => {
-                let (asked, verdict) = (Asked::Claim, granted());
-                exchange.handle(Event::StoreAnswered { now_ms: 1_000_000, asked, verdict, may_wait: true })
+                let (asked, verdict) = (ReplyKind::Claim, granted());
+                exchange.handle(Event {
+                    now_ms: 1_000_000,
+                    kind: EventKind::StoreAnswered { asked, verdict, may_wait: true },
+                })
             }
-            "in flight" => answer(&mut exchange, Asked::Claim, Verdict::InFlight { attempt: 1 }),
-            "granted" => answer(&mut exchange, Asked::Claim, granted()),
-            "replay" => answer(&mut exchange, Asked::Claim, completed(Some(sealed(Some(b""))))),
+            "in flight" => answer(&mut exchange, ReplyKind::Claim, StoreReply::InFlight { attempt: 1 }),
+            "granted" => answer(&mut exchange, ReplyKind::Claim, granted()),
+            "replay" => answer(&mut exchange, ReplyKind::Claim, completed(Some(sealed(Some(b""))))),
             "201" => respond(&mut exchange, 201, false),
             "201 alone" => respond(&mut exchange, 201, true),
             "502" => respond(&mut exchange, 502, false),
             "503" => respond(&mut exchange, 503, false),
             "executed" => {
                 let answer = Executed::Answered { status: 201, headers: &Headers::default(), body: b"done" };
-                exchange.handle(Event::Executed { now_ms: 0, answer })
+                exchange.handle(Event { now_ms: 0, kind: EventKind::Executed { answer } })
             }
             "executed in doubt" => {
                 let answer = Executed::Answered { status: 502, headers: &Headers::default(), body: b"who knows" };
-                exchange.handle(Event::Executed { now_ms: 0, answer })
+                exchange.handle(Event { now_ms: 0, kind: EventKind::Executed { answer } })
             }
             other => panic!("no such step: {other}"),
         };
@@ -278,23 +280,28 @@ fn walk(policy: &str, route: &[&str]) -> Exchange {
 fn request(exchange: &mut Exchange, fields: &[(&str, &str)], end: bool) -> Step {
     let pseudo = [(":method", "POST"), (":path", "/pay"), (":authority", "api"), ("authorization", "me")];
     let head = RequestHead { headers: pseudo.iter().chain(fields).copied().collect() };
-    exchange.handle(Event::RequestHeaders {
+    exchange.handle(Event {
         now_ms: 0,
-        head: &head,
-        attribute: &|_| None,
-        owner: Owner([1; 16]),
-        upstream_key: UpstreamKey([2; 16]),
-        end,
+        kind: EventKind::RequestHeaders {
+            head: &head,
+            attribute: &|_| None,
+            owner: Owner([1; 16]),
+            upstream_key: UpstreamKey([2; 16]),
+            end,
+        },
     })
 }
 
-fn answer(exchange: &mut Exchange, asked: Asked, verdict: Verdict) -> Step {
-    exchange.handle(Event::StoreAnswered { now_ms: 0, asked, verdict, may_wait: true })
+fn answer(exchange: &mut Exchange, asked: ReplyKind, verdict: StoreReply) -> Step {
+    exchange.handle(Event { now_ms: 0, kind: EventKind::StoreAnswered { asked, verdict, may_wait: true } })
 }
 
 fn respond(exchange: &mut Exchange, status: u16, end: bool) -> Step {
     let origin = Origin { details: b"via_upstream", attempts: Some(1), connected: true };
-    exchange.handle(Event::ResponseHeaders { now_ms: 0, headers: &Headers::default(), status, origin, end })
+    exchange.handle(Event {
+        now_ms: 0,
+        kind: EventKind::ResponseHeaders { headers: &Headers::default(), status, origin, end },
+    })
 }
 
 /// Calls `feed` with every event of this kind that may make a difference.
@@ -314,13 +321,15 @@ fn each_event(kind: &str, mut feed: impl FnMut(Event<'_>)) {
                     let pseudo =
                         [(":method", "POST"), (":path", "/pay"), (":authority", "api"), ("authorization", "me")];
                     let head = RequestHead { headers: pseudo.iter().chain(fields).copied().collect() };
-                    feed(Event::RequestHeaders {
+                    feed(Event {
                         now_ms: 1,
-                        head: &head,
-                        attribute: &|_| None,
-                        owner: Owner([1; 16]),
-                        upstream_key: UpstreamKey([2; 16]),
-                        end,
+                        kind: EventKind::RequestHeaders {
+                            head: &head,
+                            attribute: &|_| None,
+                            owner: Owner([1; 16]),
+                            upstream_key: UpstreamKey([2; 16]),
+                            end,
+                        },
                     });
                 }
             }
@@ -333,47 +342,65 @@ fn each_event(kind: &str, mut feed: impl FnMut(Event<'_>)) {
                 (b"", true, true),
                 (&[b'x'; 20 << 10], false, false),
             ] {
-                feed(Event::RequestBody { now_ms: 1, attribute: &|_| None, chunk, crowded, end, trailers: false });
+                feed(Event {
+                    now_ms: 1,
+                    kind: EventKind::RequestBody { attribute: &|_| None, chunk, crowded, end, trailers: false },
+                });
             }
         }
         "claim verdict" => {
             for verdict in claim_verdicts() {
                 for (now_ms, may_wait) in [(1, true), (1, false), (1_000_000, true)] {
-                    feed(Event::StoreAnswered { now_ms, asked: Asked::Claim, verdict: verdict.clone(), may_wait });
+                    feed(Event {
+                        now_ms,
+                        kind: EventKind::StoreAnswered { asked: ReplyKind::Claim, verdict: verdict.clone(), may_wait },
+                    });
                 }
             }
         }
         "look verdict" => {
             let sight = Sight { attempt: 1, standing: Standing::Running, ttl_ms: 5 };
-            for verdict in [Verdict::Seen(None), Verdict::Seen(Some(sight)), Verdict::Failed(Failure::Timeout)] {
-                feed(Event::StoreAnswered { now_ms: 1, asked: Asked::Look, verdict, may_wait: false });
+            for verdict in [StoreReply::Seen(None), StoreReply::Seen(Some(sight)), StoreReply::Failed(Failure::Timeout)]
+            {
+                feed(Event {
+                    now_ms: 1,
+                    kind: EventKind::StoreAnswered { asked: ReplyKind::Look, verdict, may_wait: false },
+                });
             }
         }
         "renew verdict" => {
             for verdict in [
-                Verdict::Renewed { expires_ms: 5 },
-                Verdict::Lost,
-                Verdict::Failed(Failure::Contention),
-                Verdict::Failed(Failure::Timeout),
+                StoreReply::Renewed { expires_ms: 5 },
+                StoreReply::Lost,
+                StoreReply::Failed(Failure::Contention),
+                StoreReply::Failed(Failure::Timeout),
             ] {
                 for now_ms in [1_000_001, 9_000_000] {
-                    feed(Event::StoreAnswered {
+                    feed(Event {
                         now_ms,
-                        asked: Asked::Renew,
-                        verdict: verdict.clone(),
-                        may_wait: false,
+                        kind: EventKind::StoreAnswered {
+                            asked: ReplyKind::Renew,
+                            verdict: verdict.clone(),
+                            may_wait: false,
+                        },
                     });
                 }
             }
         }
         "mark verdict" => {
             for verdict in settle_verdicts() {
-                feed(Event::StoreAnswered { now_ms: 1, asked: Asked::Mark, verdict, may_wait: false });
+                feed(Event {
+                    now_ms: 1,
+                    kind: EventKind::StoreAnswered { asked: ReplyKind::Mark, verdict, may_wait: false },
+                });
             }
         }
         "settle verdict" => {
             for verdict in settle_verdicts() {
-                feed(Event::StoreAnswered { now_ms: 1, asked: Asked::Settle, verdict, may_wait: false });
+                feed(Event {
+                    now_ms: 1,
+                    kind: EventKind::StoreAnswered { asked: ReplyKind::Settle, verdict, may_wait: false },
+                });
             }
         }
         "response head" => {
@@ -387,7 +414,10 @@ fn each_event(kind: &str, mut feed: impl FnMut(Event<'_>)) {
                         (&[("idempotency-store", "retry")][..], false),
                     ] {
                         let headers: Headers = fields.iter().copied().collect();
-                        feed(Event::ResponseHeaders { now_ms: 1, headers: &headers, status, origin, end });
+                        feed(Event {
+                            now_ms: 1,
+                            kind: EventKind::ResponseHeaders { headers: &headers, status, origin, end },
+                        });
                     }
                 }
             }
@@ -396,31 +426,33 @@ fn each_event(kind: &str, mut feed: impl FnMut(Event<'_>)) {
             for (held, crowded, end) in
                 [(1, false, false), (1, false, true), (1, true, false), (9_999_999, false, false)]
             {
-                feed(Event::ResponseBody { now_ms: 1, held, whole: &Vec::new, crowded, end });
+                feed(Event { now_ms: 1, kind: EventKind::ResponseBody { held, whole: &Vec::new, crowded, end } });
             }
         }
         "tick" => {
             for now_ms in [0, 100_000, 9_000_000] {
-                feed(Event::Tick { now_ms, owner: Owner([3; 16]) });
+                feed(Event { now_ms, kind: EventKind::Tick { owner: Owner([3; 16]) } });
             }
         }
         "closed" => {
             for origin in origins() {
-                feed(Event::Closed { now_ms: 1, origin });
+                feed(Event { now_ms: 1, kind: EventKind::Closed { origin } });
             }
         }
-        "unable" => feed(Event::Unable { now_ms: 1 }),
+        "unable" => feed(Event { now_ms: 1, kind: EventKind::Unable }),
         "executed" => {
-            feed(Event::Executed { now_ms: 1, answer: Executed::Lost });
-            feed(Event::Executed { now_ms: 1, answer: Executed::Unsent });
+            feed(Event { now_ms: 1, kind: EventKind::Executed { answer: Executed::Lost } });
+            feed(Event { now_ms: 1, kind: EventKind::Executed { answer: Executed::Unsent } });
             for status in [201, 404, 503] {
                 for details in ["via_upstream", "response_timeout", "-", "idempotency_mismatch"] {
                     let account = [("x-idempotency-details", details), ("x-idempotency-attempts", "1")];
                     let headers = account.into_iter().chain([("x-idempotency-upstream", "-")]).collect();
                     for body in [b"".as_slice(), b"more than four"] {
-                        feed(Event::Executed {
+                        feed(Event {
                             now_ms: 1,
-                            answer: Executed::Answered { status, headers: &headers, body },
+                            kind: EventKind::Executed {
+                                answer: Executed::Answered { status, headers: &headers, body },
+                            },
                         });
                     }
                 }
@@ -430,26 +462,26 @@ fn each_event(kind: &str, mut feed: impl FnMut(Event<'_>)) {
     }
 }
 
-fn claim_verdicts() -> Vec<Verdict> {
+fn claim_verdicts() -> Vec<StoreReply> {
     vec![
         granted(),
         completed(None),
         completed(Some(b"garbage".to_vec())),
         completed(Some(sealed(None))),
         completed(Some(sealed(Some(b"body")))),
-        Verdict::Failed(Failure::Full),
-        Verdict::Failed(Failure::Timeout),
-        Verdict::Exhausted { attempt: 2 },
-        Verdict::InFlight { attempt: 1 },
-        Verdict::InFlight { attempt: 3 },
-        Verdict::Mismatch,
-        Verdict::Stale,
-        Verdict::Unknown { attempt: 1, wait_ms: 10 },
+        StoreReply::Failed(Failure::Full),
+        StoreReply::Failed(Failure::Timeout),
+        StoreReply::Exhausted { attempt: 2 },
+        StoreReply::InFlight { attempt: 1 },
+        StoreReply::InFlight { attempt: 3 },
+        StoreReply::Mismatch,
+        StoreReply::Stale,
+        StoreReply::Unknown { attempt: 1, wait_ms: 10 },
     ]
 }
 
-fn settle_verdicts() -> [Verdict; 4] {
-    [Verdict::Settled, Verdict::Dropped, Verdict::Lost, Verdict::Failed(Failure::Corrupt)]
+fn settle_verdicts() -> [StoreReply; 4] {
+    [StoreReply::Settled, StoreReply::Dropped, StoreReply::Lost, StoreReply::Failed(Failure::Corrupt)]
 }
 
 fn origins() -> [Origin<'static>; 9] {
@@ -468,12 +500,12 @@ fn origins() -> [Origin<'static>; 9] {
     ]
 }
 
-fn granted() -> Verdict {
-    Verdict::Granted { attempt: 1, doubt: false, key: KeyForm::Bare, expires_ms: 1000 }
+fn granted() -> StoreReply {
+    StoreReply::Granted { attempt: 1, doubt: false, key: KeyForm::Bare, expires_ms: 1000 }
 }
 
-fn completed(response: Option<Vec<u8>>) -> Verdict {
-    Verdict::Completed { attempt: 1, status: Some(201), response, age_ms: 5, ttl_ms: 50 }
+fn completed(response: Option<Vec<u8>>) -> StoreReply {
+    StoreReply::Completed { attempt: 1, status: Some(201), response, age_ms: 5, ttl_ms: 50 }
 }
 
 /// A response as a gateway without keys seals it.

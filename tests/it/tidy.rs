@@ -5,7 +5,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use envoy_idempotency::config::Slug;
+use envoy_idempotency::refusal::ProblemType;
 use envoy_idempotency::step::Count;
 
 #[test]
@@ -138,7 +138,7 @@ fn the_readme_lists_every_field_of_the_configuration() {
 #[test]
 fn the_readme_lists_every_answer_and_every_counter() {
     let readme = read(&root().join("README.md"));
-    for slug in Slug::ALL {
+    for slug in ProblemType::ALL {
         assert!(readme.contains(&format!("`{}`", slug.as_str())), "README.md does not show {}", slug.as_str());
     }
     for count in Count::all() {

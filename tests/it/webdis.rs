@@ -6,24 +6,23 @@
 
 use std::rc::Rc;
 
+use envoy_idempotency::command::{Command, CommandKind, Failure, RedisError, StoreReply};
 use envoy_idempotency::digest::hex;
-use envoy_idempotency::event::{Failure, RedisError, Verdict};
 use envoy_idempotency::fingerprint::Fingerprint;
 use envoy_idempotency::key::{KeyForm, Name, UpstreamKey};
 use envoy_idempotency::record::{Corrupt, Owner, Sight, Standing};
-use envoy_idempotency::step::{Call, Operation};
 use envoy_idempotency::store::client::{Batch, Client, Limits, Nonce, Reply};
 use envoy_idempotency::store::redis::{SCRIPT, SCRIPT_SHA1, pack, unpack};
 use envoy_idempotency::store::webdis::{Answer, Named, put, read};
 use percent_encoding::percent_decode_str;
 use proptest::prelude::*;
 
-const CLAIM: Operation = Operation::Claim { may_retry: true };
+const CLAIM: CommandKind = CommandKind::Claim { may_retry: true };
 const NONCE: Nonce = Nonce([0x0e; 16]);
 
 #[test]
 fn a_batch_is_one_put_with_the_keys_in_the_path_and_the_operations_in_the_body() {
-    let batch = batch([CLAIM, Operation::Renew]);
+    let batch = batch([CLAIM, CommandKind::Renew]);
     let keys = ["00".repeat(32), "01".repeat(32)];
     let wanted = format!("/EVALSHA/{SCRIPT_SHA1}/2/idem%3A{}/idem%3A{}.raw", keys[0], keys[1]);
     assert_eq!(put("/", "idem:", &batch, Named::Hash).path, wanted);
@@ -51,45 +50,48 @@ fn every_operation_is_packed_as_the_script_reads_it() {
     let fixed = format!("{} {} {}", "0e".repeat(16), "0a".repeat(16), "f1".repeat(32));
     let key = format!("11 02 {}", "0b".repeat(16));
     let times = "0201000000000000 0403000000000000";
-    let whole = |operation| Call { attempt: 0x0506, ..call(0, operation) };
-    let bare = Call { key: KeyForm::Quoted, deadline_ms: None, ..whole(Operation::Renew) };
+    let whole = |operation| Command { attempt: 0x0506, ..call(0, operation) };
+    let bare = Command { key: KeyForm::Quoted, deadline_ms: None, ..whole(CommandKind::Renew) };
     for (call, sample) in [
         (whole(CLAIM), format!("63 {fixed} 06050000 {key} 01 {times} 0807000000000000 0000 00000000")),
         (
-            whole(Operation::Claim { may_retry: false }),
+            whole(CommandKind::Claim { may_retry: false }),
             format!("63 {fixed} 06050000 {key} 00 {times} 0807000000000000 0000 00000000"),
         ),
         (
-            whole(Operation::Complete { status: 201, response: Some(b"paid".to_vec()) }),
+            whole(CommandKind::Complete { status: 201, response: Some(b"paid".to_vec()) }),
             format!("64 {fixed} 06050000 {key} 01 {times} 0807000000000000 c900 04000000 70616964"),
         ),
         (
-            whole(Operation::Complete { status: 201, response: Some(Vec::new()) }),
+            whole(CommandKind::Complete { status: 201, response: Some(Vec::new()) }),
             format!("64 {fixed} 06050000 {key} 01 {times} 0807000000000000 c900 00000000"),
         ),
         (
-            whole(Operation::Complete { status: 201, response: None }),
+            whole(CommandKind::Complete { status: 201, response: None }),
             format!("64 {fixed} 06050000 {key} 00 {times} 0807000000000000 c900 00000000"),
         ),
-        (whole(Operation::Withdraw), format!("77 {fixed} 06050000 {key} 00 {times} 0807000000000000 0000 00000000")),
+        (whole(CommandKind::Withdraw), format!("77 {fixed} 06050000 {key} 00 {times} 0807000000000000 0000 00000000")),
         (
-            whole(Operation::Release { keep_fingerprint: true }),
+            whole(CommandKind::Release { keep_fingerprint: true }),
             format!("66 {fixed} 06050000 {key} 01 {times} 0807000000000000 0000 00000000"),
         ),
         (
-            whole(Operation::Release { keep_fingerprint: false }),
+            whole(CommandKind::Release { keep_fingerprint: false }),
             format!("66 {fixed} 06050000 {key} 00 {times} 0807000000000000 0000 00000000"),
         ),
-        (whole(Operation::MarkUnknown), format!("75 {fixed} 06050000 {key} 00 {times} 0807000000000000 0000 00000000")),
-        (whole(Operation::Renew), format!("6e {fixed} 06050000 {key} 00 {times} 0807000000000000 0000 00000000")),
+        (
+            whole(CommandKind::MarkUnknown),
+            format!("75 {fixed} 06050000 {key} 00 {times} 0807000000000000 0000 00000000"),
+        ),
+        (whole(CommandKind::Renew), format!("6e {fixed} 06050000 {key} 00 {times} 0807000000000000 0000 00000000")),
         (bare.clone(), format!("6e {fixed} 06050000 01 01 00 {times} 0000000000000000 0000 00000000")),
         // 0 says that there is no deadline.
         (
-            Call { deadline_ms: Some(0), ..bare },
+            Command { deadline_ms: Some(0), ..bare },
             format!("6e {fixed} 06050000 01 01 00 {times} 0100000000000000 0000 00000000"),
         ),
     ] {
-        let operation = call.operation.clone();
+        let operation = call.kind.clone();
         let batch = Batch { id: 1, tries: vec![(NONCE, Rc::new(call))] };
         assert_eq!(hex(&pack(&batch)), sample.replace(' ', ""), "{operation:?}");
     }
@@ -99,7 +101,7 @@ fn every_operation_is_packed_as_the_script_reads_it() {
 fn every_answer_of_the_script_is_read() {
     for (sample, verdict) in answers() {
         assert_eq!(unpack(&sample), Ok((NONCE, verdict.clone())), "{verdict:?}");
-        let wanted = Answer::Reply(Reply::Answers(vec![(NONCE, verdict.clone()), (NONCE, Verdict::Settled)]));
+        let wanted = Answer::Reply(Reply::Answers(vec![(NONCE, verdict.clone()), (NONCE, StoreReply::Settled)]));
         assert_eq!(read(Some(200), &array(&[&sample, &answer("4f")])), wanted, "{verdict:?}");
     }
 }
@@ -108,7 +110,7 @@ fn every_answer_of_the_script_is_read() {
 fn an_answer_that_is_cut_off_or_goes_on_is_none() {
     for (sample, verdict) in answers() {
         // A response goes on to the end of its answer; whether it is whole, the seal of it tells.
-        let has_open_end = matches!(verdict, Verdict::Completed { response: Some(_), .. } | Verdict::Failed(_));
+        let has_open_end = matches!(verdict, StoreReply::Completed { response: Some(_), .. } | StoreReply::Failed(_));
         let least = if has_open_end { 16 + 1 } else { sample.len() };
         for end in 0..least {
             assert_eq!(unpack(&sample[..end]), Err(Corrupt), "{verdict:?} cut at {end}");
@@ -157,7 +159,7 @@ fn an_error_of_redis_counts_under_its_first_word() {
         for rest in ["", "\r\n", " and more\r\n", "-", ": \u{e9}", "\r\n$1\r\na\r\n"] {
             assert_eq!(read(Some(200), format!("-{word}{rest}").as_bytes()), wanted, "{word}{rest}");
         }
-        let told = (NONCE, Verdict::Failed(failure));
+        let told = (NONCE, StoreReply::Failed(failure));
         assert_eq!(unpack(&[&answer("45")[..], word.as_bytes()].concat()), Ok(told), "{word} of one operation");
     }
     assert_eq!(words, 18);
@@ -212,7 +214,7 @@ fn what_is_not_exactly_one_array_of_answers_is_garbage() {
     ] {
         assert_eq!(read(Some(200), body.as_bytes()), failed(Failure::Garbage), "{body:?}");
     }
-    assert_eq!(read(Some(200), one.as_bytes()), Answer::Reply(Reply::Answers(vec![(NONCE, Verdict::Settled)])));
+    assert_eq!(read(Some(200), one.as_bytes()), Answer::Reply(Reply::Answers(vec![(NONCE, StoreReply::Settled)])));
     let none = Answer::Reply(Reply::Answers(Vec::new()));
     assert_eq!(read(Some(200), b"*0\r\n"), none, "an answer to nobody's question");
 }
@@ -229,13 +231,13 @@ fn an_array_cut_off_anywhere_is_garbage() {
 
 #[test]
 fn one_answer_too_few_fails_the_last_operation_alone_and_one_too_many_tells_nobody() {
-    let granted = Verdict::Granted { attempt: 1, doubt: false, key: KeyForm::Bare, expires_ms: 9 };
+    let granted = StoreReply::Granted { attempt: 1, doubt: false, key: KeyForm::Bare, expires_ms: 9 };
     let told = |count: u8| {
         let (mut client, batch) = asked(2);
         let answers: Vec<_> = (0..count).map(|number| (Nonce([number; 16]), granted.clone())).collect();
         client.replied(batch.id, Reply::Answers(answers), 1).into_iter().map(|told| told.verdict).collect::<Vec<_>>()
     };
-    let failed = Verdict::Failed(Failure::Nonce);
+    let failed = StoreReply::Failed(Failure::Nonce);
     assert_eq!(told(0), [failed.clone(), failed.clone()]);
     assert_eq!(told(1), [granted.clone(), failed]);
     assert_eq!(told(2), [granted.clone(), granted.clone()]);
@@ -292,53 +294,53 @@ proptest! {
         let Answer::Reply(reply) = read(Some(200), &body) else { return Ok(()) };
         for told in client.replied(batch.id, reply, 1) {
             let given = &given[told.exchange.unwrap() as usize];
-            let is_grant = matches!(given, Verdict::Granted { .. });
-            prop_assert!(!matches!(told.verdict, Verdict::Granted { .. }) || is_grant, "{:?} of {given:?}", told.verdict);
+            let is_grant = matches!(given, StoreReply::Granted { .. });
+            prop_assert!(!matches!(told.verdict, StoreReply::Granted { .. }) || is_grant, "{:?} of {given:?}", told.verdict);
             // Only a changed byte within an answer's own numbers, or its response, can be taken for what was said.
-            let is_open = matches!(given, Verdict::Completed { .. } | Verdict::Failed(_));
-            let is_same = matches!(told.verdict, Verdict::Failed(_)) || told.verdict == *given;
+            let is_open = matches!(given, StoreReply::Completed { .. } | StoreReply::Failed(_));
+            let is_same = matches!(told.verdict, StoreReply::Failed(_)) || told.verdict == *given;
             prop_assert!(damage < 2 || is_same || is_open, "{:?} instead of {given:?}", told.verdict);
         }
     }
 }
 
 /// Every kind of answer under one nonce, and what it says.
-fn answers() -> Vec<(Vec<u8>, Verdict)> {
-    let completed = |response: Option<&[u8]>| Verdict::Completed {
+fn answers() -> Vec<(Vec<u8>, StoreReply)> {
+    let completed = |response: Option<&[u8]>| StoreReply::Completed {
         attempt: 0x0102,
         status: Some(201),
         response: response.map(<[u8]>::to_vec),
         age_ms: 0x0304,
         ttl_ms: 0x0506,
     };
-    let granted = |doubt, key| Verdict::Granted { attempt: 0x0102, doubt, key, expires_ms: 0x0304 };
+    let granted = |doubt, key| StoreReply::Granted { attempt: 0x0102, doubt, key, expires_ms: 0x0304 };
     let ours = KeyForm::Ours(UpstreamKey([0x0b; 16]));
     let times = "0403000000000000 0605000000000000";
-    let seen = |standing| Verdict::Seen(Some(Sight { attempt: 0x0102, standing, ttl_ms: 0x0304 }));
+    let seen = |standing| StoreReply::Seen(Some(Sight { attempt: 0x0102, standing, ttl_ms: 0x0304 }));
     [
-        ("41".to_owned(), Verdict::Deferred),
+        ("41".to_owned(), StoreReply::Deferred),
         (format!("44 02010000 c900 {times} 00"), completed(None)),
         (format!("44 02010000 c900 {times} 01"), completed(Some(b""))),
         (format!("44 02010000 c900 {times} 01 70616964 0d0a"), completed(Some(b"paid\r\n"))),
-        ("45 434f5252555054".to_owned(), Verdict::Failed(Failure::Corrupt)),
-        ("45 4f4f4d".to_owned(), Verdict::Failed(Failure::Redis(RedisError::Oom))),
+        ("45 434f5252555054".to_owned(), StoreReply::Failed(Failure::Corrupt)),
+        ("45 4f4f4d".to_owned(), StoreReply::Failed(Failure::Redis(RedisError::Oom))),
         ("47 02010000 00 00 0403000000000000".to_owned(), granted(false, KeyForm::Bare)),
         ("47 02010000 00 01 0403000000000000".to_owned(), granted(false, KeyForm::Quoted)),
         (format!("47 02010000 01 02 {} 0403000000000000", "0b".repeat(16)), granted(true, ours)),
-        ("48 02010000".to_owned(), Verdict::Exhausted { attempt: 0x0102 }),
-        ("49 02010000".to_owned(), Verdict::InFlight { attempt: 0x0102 }),
-        ("4c".to_owned(), Verdict::Lost),
-        ("4d".to_owned(), Verdict::Mismatch),
-        ("4e 0403000000000000".to_owned(), Verdict::Renewed { expires_ms: 0x0304 }),
-        ("4f".to_owned(), Verdict::Settled),
-        ("53".to_owned(), Verdict::Stale),
-        ("55 02010000 0403000000000000".to_owned(), Verdict::Unknown { attempt: 0x0102, wait_ms: 0x0304 }),
+        ("48 02010000".to_owned(), StoreReply::Exhausted { attempt: 0x0102 }),
+        ("49 02010000".to_owned(), StoreReply::InFlight { attempt: 0x0102 }),
+        ("4c".to_owned(), StoreReply::Lost),
+        ("4d".to_owned(), StoreReply::Mismatch),
+        ("4e 0403000000000000".to_owned(), StoreReply::Renewed { expires_ms: 0x0304 }),
+        ("4f".to_owned(), StoreReply::Settled),
+        ("53".to_owned(), StoreReply::Stale),
+        ("55 02010000 0403000000000000".to_owned(), StoreReply::Unknown { attempt: 0x0102, wait_ms: 0x0304 }),
         ("56 00 02010000 0000 0403000000000000".to_owned(), seen(Standing::Open)),
         ("56 01 02010000 0000 0403000000000000".to_owned(), seen(Standing::Running)),
         ("56 02 02010000 0000 0403000000000000".to_owned(), seen(Standing::Unknown)),
         ("56 03 02010000 c900 0403000000000000".to_owned(), seen(Standing::Completed(Some(201)))),
         ("56 03 02010000 0000 0403000000000000".to_owned(), seen(Standing::Completed(None))),
-        ("5a".to_owned(), Verdict::Seen(None)),
+        ("5a".to_owned(), StoreReply::Seen(None)),
     ]
     .map(|(sample, verdict)| (answer(&sample), verdict))
     .to_vec()
@@ -369,8 +371,8 @@ fn failed(failure: Failure) -> Answer {
     Answer::Reply(Reply::Failed(failure))
 }
 
-fn call(number: u8, operation: Operation) -> Call {
-    Call {
+fn call(number: u8, operation: CommandKind) -> Command {
+    Command {
         name: Name([number; 32]),
         owner: Owner([0x0a; 16]),
         fingerprint: Fingerprint([0xf1; 32]),
@@ -380,12 +382,12 @@ fn call(number: u8, operation: Operation) -> Call {
         ttl_ms: 0x0304,
         in_window: false,
         deadline_ms: Some(0x0708),
-        operation,
+        kind: operation,
     }
 }
 
 /// One operation each on so many names, under one nonce.
-fn batch(operations: impl IntoIterator<Item = Operation>) -> Batch {
+fn batch(operations: impl IntoIterator<Item = CommandKind>) -> Batch {
     let tries = operations.into_iter().zip(0..).map(|(operation, number)| (NONCE, Rc::new(call(number, operation))));
     Batch { id: 1, tries: tries.collect() }
 }

@@ -5,10 +5,12 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
-use envoy_idempotency::event::Verdict;
 #[cfg(feature = "mutants")]
-use envoy_idempotency::event::{Asked, Event, Executed};
-use envoy_idempotency::step::{Count, Operation};
+use envoy_idempotency::command::ReplyKind;
+use envoy_idempotency::command::{CommandKind, StoreReply};
+#[cfg(feature = "mutants")]
+use envoy_idempotency::event::{Event, EventKind, Executed};
+use envoy_idempotency::step::Count;
 
 use crate::plan::Fault;
 use crate::world::Answer;
@@ -49,16 +51,16 @@ impl Coverage {
         }
     }
 
-    pub fn verdict(&mut self, operation: &Operation, verdict: &Verdict) {
+    pub fn verdict(&mut self, operation: &CommandKind, verdict: &StoreReply) {
         let asked = match operation {
-            Operation::Claim { .. } => "claim",
-            Operation::Complete { .. } => "complete",
-            Operation::Look => "look",
-            Operation::MarkUnknown => "mark unknown",
-            Operation::Poll { .. } => "poll",
-            Operation::Release { .. } => "release",
-            Operation::Renew => "renew",
-            Operation::Withdraw => "withdraw",
+            CommandKind::Claim { .. } => "claim",
+            CommandKind::Complete { .. } => "complete",
+            CommandKind::Look => "look",
+            CommandKind::MarkUnknown => "mark unknown",
+            CommandKind::Poll { .. } => "poll",
+            CommandKind::Release { .. } => "release",
+            CommandKind::Renew => "renew",
+            CommandKind::Withdraw => "withdraw",
         };
         let told = told(verdict);
         *self.verdicts.entry((asked, told)).or_default() += 1;
@@ -179,41 +181,47 @@ pub fn watch() {
 #[cfg(feature = "mutants")]
 fn meets(state: &'static str, event: &Event<'_>) {
     let (event, told) = match event {
-        Event::Closed { .. } => ("closed", ""),
-        Event::Executed { answer: Executed::Answered { .. }, .. } => ("executed", "answered"),
-        Event::Executed { answer: Executed::Lost, .. } => ("executed", "lost"),
-        Event::Executed { answer: Executed::Unsent, .. } => ("executed", "unsent"),
-        Event::RequestBody { .. } => ("request body", ""),
-        Event::RequestHeaders { .. } => ("request head", ""),
-        Event::ResponseBody { .. } => ("response body", ""),
-        Event::ResponseHeaders { .. } => ("response head", ""),
-        Event::StoreAnswered { asked: Asked::Claim, verdict, .. } => ("claim", told(verdict)),
-        Event::StoreAnswered { asked: Asked::Mark, verdict, .. } => ("mark", told(verdict)),
-        Event::StoreAnswered { asked: Asked::Renew, verdict, .. } => ("renew", told(verdict)),
-        Event::StoreAnswered { asked: Asked::Look, verdict, .. } => ("look", told(verdict)),
-        Event::StoreAnswered { asked: Asked::Settle, verdict, .. } => ("settle", told(verdict)),
-        Event::Tick { .. } => ("tick", ""),
-        Event::Unable { .. } => ("unable", ""),
+        Event { kind: EventKind::Closed { .. }, .. } => ("closed", ""),
+        Event { kind: EventKind::Executed { answer: Executed::Answered { .. }, .. }, .. } => ("executed", "answered"),
+        Event { kind: EventKind::Executed { answer: Executed::Lost, .. }, .. } => ("executed", "lost"),
+        Event { kind: EventKind::Executed { answer: Executed::Unsent, .. }, .. } => ("executed", "unsent"),
+        Event { kind: EventKind::RequestBody { .. }, .. } => ("request body", ""),
+        Event { kind: EventKind::RequestHeaders { .. }, .. } => ("request head", ""),
+        Event { kind: EventKind::ResponseBody { .. }, .. } => ("response body", ""),
+        Event { kind: EventKind::ResponseHeaders { .. }, .. } => ("response head", ""),
+        Event { kind: EventKind::StoreAnswered { asked: ReplyKind::Claim, verdict, .. }, .. } => {
+            ("claim", told(verdict))
+        }
+        Event { kind: EventKind::StoreAnswered { asked: ReplyKind::Mark, verdict, .. }, .. } => ("mark", told(verdict)),
+        Event { kind: EventKind::StoreAnswered { asked: ReplyKind::Renew, verdict, .. }, .. } => {
+            ("renew", told(verdict))
+        }
+        Event { kind: EventKind::StoreAnswered { asked: ReplyKind::Look, verdict, .. }, .. } => ("look", told(verdict)),
+        Event { kind: EventKind::StoreAnswered { asked: ReplyKind::Settle, verdict, .. }, .. } => {
+            ("settle", told(verdict))
+        }
+        Event { kind: EventKind::Tick { .. }, .. } => ("tick", ""),
+        Event { kind: EventKind::Unable, .. } => ("unable", ""),
     };
     MET.with_borrow_mut(|met| *met.entry((state, event, told)).or_default() += 1);
 }
 
-fn told(verdict: &Verdict) -> &'static str {
+fn told(verdict: &StoreReply) -> &'static str {
     match verdict {
-        Verdict::Completed { .. } => "completed",
-        Verdict::Deferred => "deferred",
-        Verdict::Dropped => "dropped",
-        Verdict::Exhausted { .. } => "exhausted",
-        Verdict::Failed(_) => "failed",
-        Verdict::Granted { doubt: true, .. } => "granted in doubt",
-        Verdict::Granted { .. } => "granted",
-        Verdict::InFlight { .. } => "in flight",
-        Verdict::Lost => "lost",
-        Verdict::Mismatch => "mismatch",
-        Verdict::Renewed { .. } => "renewed",
-        Verdict::Seen(_) => "seen",
-        Verdict::Settled => "settled",
-        Verdict::Stale => "stale",
-        Verdict::Unknown { .. } => "unknown",
+        StoreReply::Completed { .. } => "completed",
+        StoreReply::Deferred => "deferred",
+        StoreReply::Dropped => "dropped",
+        StoreReply::Exhausted { .. } => "exhausted",
+        StoreReply::Failed(_) => "failed",
+        StoreReply::Granted { doubt: true, .. } => "granted in doubt",
+        StoreReply::Granted { .. } => "granted",
+        StoreReply::InFlight { .. } => "in flight",
+        StoreReply::Lost => "lost",
+        StoreReply::Mismatch => "mismatch",
+        StoreReply::Renewed { .. } => "renewed",
+        StoreReply::Seen(_) => "seen",
+        StoreReply::Settled => "settled",
+        StoreReply::Stale => "stale",
+        StoreReply::Unknown { .. } => "unknown",
     }
 }

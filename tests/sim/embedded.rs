@@ -6,8 +6,8 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 
+use envoy_idempotency::command::Failure;
 use envoy_idempotency::config::CacheBounds;
-use envoy_idempotency::event::Failure;
 use envoy_idempotency::store::cache::Cache;
 use envoy_idempotency::store::local::{Cells, Table};
 

@@ -4,10 +4,9 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
-use envoy_idempotency::event::{Failure, Verdict};
+use envoy_idempotency::command::{Command, CommandKind, Failure, StoreReply};
 use envoy_idempotency::key::Name;
 use envoy_idempotency::record::{Owner, Record, State};
-use envoy_idempotency::step::{Call, Operation};
 use envoy_idempotency::store::model;
 
 /// Where the store's clock stands when the world begins.
@@ -72,11 +71,11 @@ impl Store {
     }
 
     /// Applies one operation; `asker_ms` is the clock of who asks, for the mutant that believes it.
-    pub fn apply(&mut self, call: &Call, now: u64, asker_ms: u64) -> Verdict {
+    pub fn apply(&mut self, call: &Command, now: u64, asker_ms: u64) -> StoreReply {
         let clock = if by_askers_clock() { asker_ms } else { self.clock(now) };
         let before = self.records.get(&call.name).cloned();
-        if now < self.full_until && matches!(call.operation, Operation::Claim { .. }) && before.is_none() {
-            return Verdict::Failed(Failure::Full);
+        if now < self.full_until && matches!(call.kind, CommandKind::Claim { .. }) && before.is_none() {
+            return StoreReply::Failed(Failure::Full);
         }
         let outcome = model::apply(before.clone(), call, clock);
         if let Some(record) = outcome.record {
@@ -86,7 +85,7 @@ impl Store {
             }
             self.records.insert(call.name, record);
         }
-        if matches!(call.operation, Operation::Release { .. } | Operation::Withdraw) {
+        if matches!(call.kind, CommandKind::Release { .. } | CommandKind::Withdraw) {
             self.released.entry(call.name).or_default().insert(call.owner);
         }
         outcome.verdict

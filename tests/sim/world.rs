@@ -7,8 +7,9 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet, VecDeque};
 use std::rc::Rc;
 
+use envoy_idempotency::command::{Command, CommandKind, Failure, ReplyKind, StoreReply};
 use envoy_idempotency::config::{Config, Mode, Policy};
-use envoy_idempotency::event::{Asked, Event, Executed, Failure, Origin, VIA_UPSTREAM, Verdict};
+use envoy_idempotency::event::{Event, EventKind, Executed, Origin, VIA_UPSTREAM};
 use envoy_idempotency::exchange::Exchange;
 use envoy_idempotency::gateway::{Act, Gateway, Side};
 use envoy_idempotency::key::Name;
@@ -16,7 +17,7 @@ use envoy_idempotency::key::UpstreamKey;
 use envoy_idempotency::message::{Edit, Headers, RequestHead};
 use envoy_idempotency::record::{Owner, RELEASED_KEPT};
 use envoy_idempotency::reply::Reply as Own;
-use envoy_idempotency::step::{Call, Flow, Operation, Outgoing};
+use envoy_idempotency::step::{Flow, Outgoing};
 use envoy_idempotency::store as stores;
 use envoy_idempotency::store::client::{self, Batch, Nonce, Reply};
 
@@ -735,13 +736,15 @@ impl World {
         (asked.place, asked.was_at) = (Some((worker, stream)), Some(worker));
         (asked.is_observed, asked.lies) = (is_observed, lies);
         let head = self.requests[request].head();
-        let event = Event::RequestHeaders {
+        let event = Event {
             now_ms,
-            head: &head,
-            attribute: &|_| None,
-            owner: self.requests[request].owner,
-            upstream_key: UpstreamKey([0; 16]),
-            end: false,
+            kind: EventKind::RequestHeaders {
+                head: &head,
+                attribute: &|_| None,
+                owner: self.requests[request].owner,
+                upstream_key: UpstreamKey([0; 16]),
+                end: false,
+            },
         };
         self.feed(worker, stream, event);
         self.goes_on(request, worker, stream);
@@ -758,7 +761,7 @@ impl World {
         self.requests[request].asked_ms = Some(self.now);
         let now_ms = self.clock(worker);
         if self.awaits(worker, stream, Exchange::awaits_request_body) && self.strikes(Fault::BodiesHidden, 150) {
-            self.feed(worker, stream, Event::Unable { now_ms });
+            self.feed(worker, stream, Event { now_ms, kind: EventKind::Unable });
         }
         let body = body(self.requests[request].payload);
         let half = if body.len() > 2 { body.len() / 2 } else { 0 };
@@ -769,7 +772,10 @@ impl World {
                 self.feed(
                     worker,
                     stream,
-                    Event::RequestBody { now_ms, attribute: &|_| None, chunk, crowded, end, trailers: false },
+                    Event {
+                        now_ms,
+                        kind: EventKind::RequestBody { attribute: &|_| None, chunk, crowded, end, trailers: false },
+                    },
                 );
             }
         }
@@ -812,7 +818,7 @@ impl World {
         self.requests[request].incoming = Some(incoming);
         let origin = Origin { details: details.as_bytes(), attempts: None, connected: false };
         let now_ms = self.clock(place.0);
-        let event = Event::ResponseHeaders { now_ms, headers: &headers, status, origin, end: true };
+        let event = Event { now_ms, kind: EventKind::ResponseHeaders { headers: &headers, status, origin, end: true } };
         self.feed(place.0, place.1, event);
         self.begins(request);
         // The client takes its time.
@@ -1026,7 +1032,7 @@ impl World {
         }
         let asker_ms = self.clock(worker);
         let mut answers = Vec::new();
-        let claims = flight.batch.tries.iter().any(|(_, call)| matches!(call.operation, Operation::Claim { .. }));
+        let claims = flight.batch.tries.iter().any(|(_, call)| matches!(call.kind, CommandKind::Claim { .. }));
         if claims && self.strikes(Fault::GatewayPauses, self.plan.strikes) {
             let (node, lease) = (self.workers[worker].node, self.plan.leases_ms[1]);
             let pause = self.fate.between(lease / 2, 3 * lease);
@@ -1036,12 +1042,12 @@ impl World {
             let fails = flight.carriage.fails && !again && place == 0;
             let verdict = match fails {
                 // Some failures say that something is stored.
-                true if nonce.0[0] % 2 == 1 || flight.carriage.is_unreadable => Verdict::Failed(Failure::Corrupt),
-                true => Verdict::Failed(Failure::Full),
+                true if nonce.0[0] % 2 == 1 || flight.carriage.is_unreadable => StoreReply::Failed(Failure::Corrupt),
+                true => StoreReply::Failed(Failure::Full),
                 false => self.store.apply(call, self.now, asker_ms),
             };
-            self.coverage.verdict(&call.operation, &verdict);
-            if matches!(verdict, Verdict::Granted { .. }) && self.may_be_orphaned(call, again) {
+            self.coverage.verdict(&call.kind, &verdict);
+            if matches!(verdict, StoreReply::Granted { .. }) && self.may_be_orphaned(call, again) {
                 self.orphans.extend(self.by_name.get(&call.name));
             }
             if self.transcript.is_some() {
@@ -1050,7 +1056,7 @@ impl World {
                 let line = format!("  store  {} ({label}){again}", told(&verdict));
                 self.say(|_| line);
             }
-            if verdict == Verdict::Failed(Failure::Corrupt) && call.operation.asked() == Asked::Claim {
+            if verdict == StoreReply::Failed(Failure::Corrupt) && call.kind.reply_kind() == ReplyKind::Claim {
                 self.unreadable.extend(self.by_owner.get(&call.owner).map(|request| (*nonce, (batch, *request))));
             }
             answers.push((*nonce, verdict));
@@ -1095,7 +1101,7 @@ impl World {
 
     /// Whether the network alone is to blame for a grant that nobody waits for: by a copy of the claim, or so late that
     /// the record cannot know any more whose claims were released.
-    fn may_be_orphaned(&self, call: &Call, again: bool) -> bool {
+    fn may_be_orphaned(&self, call: &Command, again: bool) -> bool {
         let released = self.store.released.get(&call.name);
         let is_released = released.is_some_and(|owners| owners.contains(&call.owner));
         let is_crowded_out = released.is_some_and(|owners| owners.len() > RELEASED_KEPT);
@@ -1214,7 +1220,7 @@ impl World {
             };
             format!("  g{} ← upstream  {what} ({})", request.node + 1, request.label)
         });
-        self.feed(worker, stream, Event::Executed { now_ms, answer });
+        self.feed(worker, stream, Event { now_ms, kind: EventKind::Executed { answer } });
     }
 
     fn account_fields(&self) -> usize {
@@ -1402,8 +1408,10 @@ impl World {
             is_whole: false,
             has_begun: false,
         });
-        let event =
-            Event::ResponseHeaders { now_ms: self.clock(worker), headers: &headers, status, origin, end: false };
+        let event = Event {
+            now_ms: self.clock(worker),
+            kind: EventKind::ResponseHeaders { headers: &headers, status, origin, end: false },
+        };
         self.feed(worker, stream, event);
         self.begins(request);
         let mut travels = if self.is_wild { self.net.between(0, 30) } else { 0 };
@@ -1428,7 +1436,7 @@ impl World {
         }
         let now_ms = self.clock(worker);
         if self.awaits(worker, stream, Exchange::awaits_body) && self.strikes(Fault::BodiesHidden, 100) {
-            self.feed(worker, stream, Event::Unable { now_ms });
+            self.feed(worker, stream, Event { now_ms, kind: EventKind::Unable });
         }
         let half = if body.len() >= LARGE_BODY { body.len() / 2 } else { 0 };
         // Envoy may show the end of a body only after all of it.
@@ -1440,7 +1448,7 @@ impl World {
                 self.feed(
                     worker,
                     stream,
-                    Event::ResponseBody { now_ms, held: held as u64, whole: &whole, crowded, end },
+                    Event { now_ms, kind: EventKind::ResponseBody { held: held as u64, whole: &whole, crowded, end } },
                 );
             }
         }
@@ -1476,7 +1484,8 @@ impl World {
         if self.workers[worker].gateway.exchange(stream).is_some() {
             let origin = Origin { details: details.as_bytes(), attempts: None, connected: false };
             let now_ms = self.clock(worker);
-            let event = Event::ResponseHeaders { now_ms, headers: &headers, status, origin, end: false };
+            let event =
+                Event { now_ms, kind: EventKind::ResponseHeaders { headers: &headers, status, origin, end: false } };
             self.feed(worker, stream, event);
         }
         self.hears(request, Answer { status, headers, body });
@@ -1487,7 +1496,7 @@ impl World {
         self.requests[request].place = None;
         self.workers[worker].streams.remove(&stream);
         let origin = Origin { details: details.as_bytes(), attempts: Some(1), connected };
-        let event = Event::Closed { now_ms: self.clock(worker), origin };
+        let event = Event { now_ms: self.clock(worker), kind: EventKind::Closed { origin } };
         self.feed(worker, stream, event);
     }
 
@@ -1553,7 +1562,7 @@ impl World {
                 entry.heard.get_or_insert((self.now, Known::Doubt));
             }
         }
-        let event = Event::Closed { now_ms: self.clock(worker), origin };
+        let event = Event { now_ms: self.clock(worker), kind: EventKind::Closed { origin } };
         self.feed(worker, stream, event);
     }
 
@@ -1620,7 +1629,7 @@ impl World {
     }
 
     /// Of whose request an operation is, and about which key.
-    fn whose(&self, call: &Call) -> String {
+    fn whose(&self, call: &Command) -> String {
         // Who has waited asks under owners of its own.
         let asked = self.by_owner.get(&call.owner).map(|request| &self.requests[*request]);
         let label = asked.map_or("one who waits", |request| &request.label);
@@ -1628,19 +1637,19 @@ impl World {
         if tenant == 1 { format!("{label} k{key}") } else { format!("{label} k{key} t{tenant}") }
     }
 
-    fn operation(&self, worker: usize, call: &Call) -> String {
-        let what = match &call.operation {
-            Operation::Claim { may_retry: true } => "claim".to_owned(),
-            Operation::Claim { may_retry: false } => "claim, no retry".to_owned(),
-            Operation::Complete { status, response: Some(_) } => format!("complete {status}"),
-            Operation::Complete { status, response: None } => format!("complete {status} without its response"),
-            Operation::Look => "look".to_owned(),
-            Operation::MarkUnknown => "mark unknown".to_owned(),
-            Operation::Poll { max_attempt } => format!("poll up to attempt {max_attempt}"),
-            Operation::Release { keep_fingerprint: true } => "release for the same payload".to_owned(),
-            Operation::Release { keep_fingerprint: false } => "release".to_owned(),
-            Operation::Renew => "renew".to_owned(),
-            Operation::Withdraw => "withdraw".to_owned(),
+    fn operation(&self, worker: usize, call: &Command) -> String {
+        let what = match &call.kind {
+            CommandKind::Claim { may_retry: true } => "claim".to_owned(),
+            CommandKind::Claim { may_retry: false } => "claim, no retry".to_owned(),
+            CommandKind::Complete { status, response: Some(_) } => format!("complete {status}"),
+            CommandKind::Complete { status, response: None } => format!("complete {status} without its response"),
+            CommandKind::Look => "look".to_owned(),
+            CommandKind::MarkUnknown => "mark unknown".to_owned(),
+            CommandKind::Poll { max_attempt } => format!("poll up to attempt {max_attempt}"),
+            CommandKind::Release { keep_fingerprint: true } => "release for the same payload".to_owned(),
+            CommandKind::Release { keep_fingerprint: false } => "release".to_owned(),
+            CommandKind::Renew => "renew".to_owned(),
+            CommandKind::Withdraw => "withdraw".to_owned(),
         };
         let whose = self.whose(call);
         format!("  g{} → store  {what} ({whose})", self.workers[worker].node + 1)
@@ -1766,28 +1775,28 @@ fn edited(headers: &Headers, edits: &[Edit]) -> Headers {
     fields.into_iter().collect()
 }
 
-fn told(verdict: &Verdict) -> String {
+fn told(verdict: &StoreReply) -> String {
     match verdict {
-        Verdict::Completed { attempt, status, response, .. } => {
+        StoreReply::Completed { attempt, status, response, .. } => {
             let kept = if response.is_some() { "" } else { ", not replayable" };
             let status = status.map_or("status unknown".to_owned(), |status| status.to_string());
             format!("completed {status} by attempt {attempt}{kept}")
         }
-        Verdict::Deferred => "deferred".to_owned(),
-        Verdict::Dropped => "dropped".to_owned(),
-        Verdict::Exhausted { attempt } => format!("exhausted by attempt {attempt}"),
-        Verdict::Failed(failure) => format!("failed: {}", failure.as_str()),
-        Verdict::Granted { attempt, doubt, .. } => {
+        StoreReply::Deferred => "deferred".to_owned(),
+        StoreReply::Dropped => "dropped".to_owned(),
+        StoreReply::Exhausted { attempt } => format!("exhausted by attempt {attempt}"),
+        StoreReply::Failed(failure) => format!("failed: {}", failure.as_str()),
+        StoreReply::Granted { attempt, doubt, .. } => {
             format!("granted attempt {attempt}{}", if *doubt { ", in doubt" } else { "" })
         }
-        Verdict::InFlight { attempt } => format!("in flight, attempt {attempt}"),
-        Verdict::Lost => "lost".to_owned(),
-        Verdict::Mismatch => "mismatch".to_owned(),
-        Verdict::Renewed { .. } => "renewed".to_owned(),
-        Verdict::Seen(_) => "seen".to_owned(),
-        Verdict::Settled => "settled".to_owned(),
-        Verdict::Stale => "stale".to_owned(),
-        Verdict::Unknown { attempt, wait_ms } => format!("unknown, attempt {attempt}, wait {wait_ms} ms"),
+        StoreReply::InFlight { attempt } => format!("in flight, attempt {attempt}"),
+        StoreReply::Lost => "lost".to_owned(),
+        StoreReply::Mismatch => "mismatch".to_owned(),
+        StoreReply::Renewed { .. } => "renewed".to_owned(),
+        StoreReply::Seen(_) => "seen".to_owned(),
+        StoreReply::Settled => "settled".to_owned(),
+        StoreReply::Stale => "stale".to_owned(),
+        StoreReply::Unknown { attempt, wait_ms } => format!("unknown, attempt {attempt}, wait {wait_ms} ms"),
     }
 }
 

@@ -4,8 +4,9 @@
 
 use std::rc::Rc;
 
+use envoy_idempotency::command::{Failure, RedisError, ReplyKind, StoreReply};
 use envoy_idempotency::config::{Config, Mode, Policy};
-use envoy_idempotency::event::{Asked, Event, Executed, Failure, Origin, RedisError, Verdict};
+use envoy_idempotency::event::{Event, EventKind, Executed, Origin};
 use envoy_idempotency::exchange::{Exchange, Secrets};
 use envoy_idempotency::key::{KeyForm, UpstreamKey};
 use envoy_idempotency::message::{Headers, RequestHead};
@@ -51,22 +52,34 @@ impl Subject {
                 let (certificate, end) = (choices.flag(), choices.flag());
                 let upstream_key = UpstreamKey([choices.byte(); 16]);
                 let attribute = &|_: &[&str]| certificate.then(|| vec![1]);
-                self.feed(Event::RequestHeaders { now_ms, head: &head, attribute, owner, upstream_key, end });
+                self.feed(Event {
+                    now_ms,
+                    kind: EventKind::RequestHeaders { head: &head, attribute, owner, upstream_key, end },
+                });
             }
             1 => {
                 let (crowded, end, trailers) = (choices.flag(), choices.flag(), choices.flag());
                 let many = vec![b'b'; (choices.number() % (1 << 20)) as usize];
                 let chunk = if choices.flag() { choices.bytes(64) } else { &many };
-                self.feed(Event::RequestBody { now_ms, attribute: &|_| None, chunk, crowded, end, trailers });
+                self.feed(Event {
+                    now_ms,
+                    kind: EventKind::RequestBody { attribute: &|_| None, chunk, crowded, end, trailers },
+                });
             }
             2 => {
                 let (crowded, end, held) = (choices.flag(), choices.flag(), choices.number() % (1 << 20));
-                self.feed(Event::ResponseBody { now_ms, held, whole: &|| vec![b'b'; held as usize], crowded, end });
+                self.feed(Event {
+                    now_ms,
+                    kind: EventKind::ResponseBody { held, whole: &|| vec![b'b'; held as usize], crowded, end },
+                });
             }
             3 => {
                 let (headers, origin, end) = (response_fields(choices), origin(choices), choices.flag());
                 let status = choices.number() as u16;
-                self.feed(Event::ResponseHeaders { now_ms, headers: &headers, status, origin, end });
+                self.feed(Event {
+                    now_ms,
+                    kind: EventKind::ResponseHeaders { headers: &headers, status, origin, end },
+                });
             }
             4 => {
                 let (headers, status) = (response_fields(choices), choices.number() as u16);
@@ -75,30 +88,35 @@ impl Subject {
                     1 => Executed::Lost,
                     _ => Executed::Answered { status, headers: &headers, body: choices.bytes(64) },
                 };
-                self.feed(Event::Executed { now_ms, answer });
+                self.feed(Event { now_ms, kind: EventKind::Executed { answer } });
             }
             5 => {
                 let (asked, may_wait) = (choices.one(&ASKED), choices.flag());
                 let verdict = verdict(choices);
-                self.feed(Event::StoreAnswered { now_ms, asked, verdict, may_wait });
+                self.feed(Event { now_ms, kind: EventKind::StoreAnswered { asked, verdict, may_wait } });
             }
-            6 => self.feed(Event::Tick { now_ms, owner }),
-            7 => self.feed(Event::Closed { now_ms, origin: origin(choices) }),
-            _ => self.feed(Event::Unable { now_ms }),
+            6 => self.feed(Event { now_ms, kind: EventKind::Tick { owner } }),
+            7 => self.feed(Event { now_ms, kind: EventKind::Closed { origin: origin(choices) } }),
+            _ => self.feed(Event { now_ms, kind: EventKind::Unable }),
         }
     }
 
     /// Feeds one event, and holds the step to what is promised of every step.
     fn feed(&mut self, event: Event<'_>) {
         let before = self.exchange.awaits();
-        let may_grant =
-            matches!(event, Event::StoreAnswered { verdict: Verdict::Granted { .. } | Verdict::Renewed { .. }, .. });
+        let may_grant = matches!(
+            event,
+            Event {
+                kind: EventKind::StoreAnswered { verdict: StoreReply::Granted { .. } | StoreReply::Renewed { .. }, .. },
+                ..
+            }
+        );
         let step = self.exchange.handle(event);
         let after = self.exchange.awaits();
         let nothing = Step { observed: self.policy.mode == Mode::Observe, ..Step::default() };
         assert!(before != "done" || (step == nothing && after == "done"), "{step:?} after the end");
-        assert!(step.calls.len() <= 1, "{step:?}");
-        assert!(step.calls.is_empty() || step.calls.iter().all(|call| call.lease_ms == self.policy.lease_ms));
+        assert!(step.commands.len() <= 1, "{step:?}");
+        assert!(step.commands.is_empty() || step.commands.iter().all(|call| call.lease_ms == self.policy.lease_ms));
         let executes = step.counts.contains(&Count::Executed);
         assert!(may_grant || !executes, "{before} executes without a grant: {step:?}");
         self.executed += u32::from(executes);
@@ -128,11 +146,11 @@ impl Subject {
         let origin = Origin { details: b"downstream_remote_disconnect", attempts: Some(1), connected: true };
         for _ in 0..4 {
             let now_ms = self.now_ms;
-            self.feed(Event::Closed { now_ms, origin });
-            self.feed(Event::Executed { now_ms, answer: Executed::Lost });
+            self.feed(Event { now_ms, kind: EventKind::Closed { origin } });
+            self.feed(Event { now_ms, kind: EventKind::Executed { answer: Executed::Lost } });
             for asked in ASKED {
-                let verdict = Verdict::Failed(Failure::Transport);
-                self.feed(Event::StoreAnswered { now_ms, asked, verdict, may_wait: false });
+                let verdict = StoreReply::Failed(Failure::Transport);
+                self.feed(Event { now_ms, kind: EventKind::StoreAnswered { asked, verdict, may_wait: false } });
             }
         }
         assert!(self.exchange.is_done(), "{} is awaited after the end", self.exchange.awaits());
@@ -169,34 +187,34 @@ fn origin<'a>(choices: &mut Choices<'a>) -> Origin<'a> {
     Origin { details, attempts, connected: choices.flag() }
 }
 
-fn verdict(choices: &mut Choices<'_>) -> Verdict {
+fn verdict(choices: &mut Choices<'_>) -> StoreReply {
     let (attempt, number) = (choices.number() as u32, choices.number());
     match choices.byte() % 14 {
-        0 => Verdict::Granted {
+        0 => StoreReply::Granted {
             attempt,
             doubt: choices.flag(),
             key: if choices.flag() { KeyForm::Ours(UpstreamKey([9; 16])) } else { KeyForm::Quoted },
             expires_ms: number,
         },
-        1 => Verdict::Completed {
+        1 => StoreReply::Completed {
             attempt,
             status: Some(choices.number() as u16),
             response: choices.flag().then(|| choices.bytes(64).to_vec()),
             age_ms: number,
             ttl_ms: choices.number(),
         },
-        2 => Verdict::InFlight { attempt },
-        3 => Verdict::Unknown { attempt, wait_ms: number },
-        4 => Verdict::Mismatch,
-        5 => Verdict::Stale,
-        6 => Verdict::Exhausted { attempt },
-        7 => Verdict::Lost,
-        8 => Verdict::Settled,
-        9 => Verdict::Dropped,
-        10 => Verdict::Deferred,
-        11 => Verdict::Renewed { expires_ms: number },
-        13 => Verdict::Seen(None),
-        _ => Verdict::Failed(choices.one(&[
+        2 => StoreReply::InFlight { attempt },
+        3 => StoreReply::Unknown { attempt, wait_ms: number },
+        4 => StoreReply::Mismatch,
+        5 => StoreReply::Stale,
+        6 => StoreReply::Exhausted { attempt },
+        7 => StoreReply::Lost,
+        8 => StoreReply::Settled,
+        9 => StoreReply::Dropped,
+        10 => StoreReply::Deferred,
+        11 => StoreReply::Renewed { expires_ms: number },
+        13 => StoreReply::Seen(None),
+        _ => StoreReply::Failed(choices.one(&[
             Failure::Timeout,
             Failure::Transport,
             Failure::Garbage,
@@ -211,7 +229,7 @@ fn verdict(choices: &mut Choices<'_>) -> Verdict {
     }
 }
 
-const ASKED: [Asked; 5] = [Asked::Claim, Asked::Renew, Asked::Mark, Asked::Settle, Asked::Look];
+const ASKED: [ReplyKind; 5] = [ReplyKind::Claim, ReplyKind::Renew, ReplyKind::Mark, ReplyKind::Settle, ReplyKind::Look];
 
 /// Where no value stands, the fuzzer writes one.
 const REQUEST_FIELDS: [(&str, &str); 12] = [

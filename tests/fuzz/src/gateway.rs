@@ -6,8 +6,9 @@
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 
+use envoy_idempotency::command::{Command, Failure, StoreReply};
 use envoy_idempotency::config::{CacheBounds, Config, Policy, Store as Where};
-use envoy_idempotency::event::{Event, Executed, Failure, Origin, VIA_UPSTREAM, Verdict};
+use envoy_idempotency::event::{Event, EventKind, Executed, Origin, VIA_UPSTREAM};
 use envoy_idempotency::exchange::{Exchange, Secrets};
 use envoy_idempotency::gateway::{Act, Gateway, Side};
 use envoy_idempotency::key::Name;
@@ -15,7 +16,7 @@ use envoy_idempotency::key::UpstreamKey;
 use envoy_idempotency::message::{Edit, Headers, RequestHead};
 use envoy_idempotency::record::{Owner, Record};
 use envoy_idempotency::reply::STATUS;
-use envoy_idempotency::step::{Call, Flow};
+use envoy_idempotency::step::Flow;
 use envoy_idempotency::store::cache::Cache;
 use envoy_idempotency::store::client::{Batch, Client, Limits, Nonce, Reply};
 use envoy_idempotency::store::local::Table;
@@ -139,8 +140,10 @@ impl World {
         let head = RequestHead { headers: fields.collect() };
         let (owner, upstream_key) = (self.owner(), UpstreamKey(self.token()));
         let now_ms = self.now_ms;
-        let event =
-            Event::RequestHeaders { now_ms, head: &head, attribute: &|_| None, owner, upstream_key, end: is_whole };
+        let event = Event {
+            now_ms,
+            kind: EventKind::RequestHeaders { head: &head, attribute: &|_| None, owner, upstream_key, end: is_whole },
+        };
         self.feed_request(id, event);
     }
 
@@ -152,13 +155,9 @@ impl World {
         };
         self.stream(id).is_whole = end;
         let chunk = vec![b'b'; if crowded { 17 << 10 } else { 5 }];
-        let event = Event::RequestBody {
+        let event = Event {
             now_ms: self.now_ms,
-            attribute: &|_| None,
-            chunk: &chunk,
-            crowded,
-            end,
-            trailers: false,
+            kind: EventKind::RequestBody { attribute: &|_| None, chunk: &chunk, crowded, end, trailers: false },
         };
         self.feed_request(id, event);
     }
@@ -198,8 +197,11 @@ impl World {
             headers.push(b"x-idempotency-upstream", if origin.connected { b"127.0.0.1:1" } else { b"-" });
         }
         let event = match is_shielded {
-            false => Event::ResponseHeaders { now_ms, headers: &headers, status, origin, end },
-            true => Event::Executed { now_ms, answer: Executed::Answered { status, headers: &headers, body: &body } },
+            false => Event { now_ms, kind: EventKind::ResponseHeaders { headers: &headers, status, origin, end } },
+            true => Event {
+                now_ms,
+                kind: EventKind::Executed { answer: Executed::Answered { status, headers: &headers, body: &body } },
+            },
         };
         let acts = self.gateway.feed(id, event, now_ms);
         self.obey(acts);
@@ -216,8 +218,10 @@ impl World {
         let stream = self.stream(id);
         stream.is_body_whole = end;
         let body = stream.body.clone().unwrap_or_default();
-        let event =
-            Event::ResponseBody { now_ms, held: body.len() as u64, whole: &|| body.clone(), crowded: false, end };
+        let event = Event {
+            now_ms,
+            kind: EventKind::ResponseBody { held: body.len() as u64, whole: &|| body.clone(), crowded: false, end },
+        };
         let acts = self.gateway.feed(id, event, now_ms);
         self.obey(acts);
     }
@@ -265,7 +269,7 @@ impl World {
         self.obey(acts);
     }
 
-    fn carry_out(&mut self, call: &Call) -> Verdict {
+    fn carry_out(&mut self, call: &Command) -> StoreReply {
         let outcome = model::apply(self.records.get(&call.name).cloned(), call, self.now_ms);
         if let Some(record) = outcome.record {
             self.records.insert(call.name, record);
@@ -370,7 +374,7 @@ impl World {
             false => b"downstream_remote_disconnect",
         };
         let origin = Origin { details, attempts: stream.is_sent.then_some(1), connected: stream.is_sent };
-        let acts = self.gateway.feed(id, Event::Closed { now_ms, origin }, now_ms);
+        let acts = self.gateway.feed(id, Event { now_ms, kind: EventKind::Closed { origin } }, now_ms);
         self.obey(acts);
         if !self.stream(id).is_shielded {
             self.streams.remove(&id);
@@ -383,8 +387,11 @@ impl World {
             self.close(id);
         }
         for id in self.streams.keys().copied().collect::<Vec<_>>() {
-            let acts =
-                self.gateway.feed(id, Event::Executed { now_ms: self.now_ms, answer: Executed::Lost }, self.now_ms);
+            let acts = self.gateway.feed(
+                id,
+                Event { now_ms: self.now_ms, kind: EventKind::Executed { answer: Executed::Lost } },
+                self.now_ms,
+            );
             self.obey(acts);
         }
         for _ in 0..REST_STEPS {

@@ -6,7 +6,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use envoy_idempotency::event::Failure;
+use envoy_idempotency::command::Failure;
 use envoy_idempotency::store::local::Cells;
 
 /// The cells of one Envoy.

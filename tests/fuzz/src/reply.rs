@@ -4,12 +4,11 @@
 
 use std::rc::Rc;
 
+use envoy_idempotency::command::{Command, CommandKind, Failure, StoreReply};
 use envoy_idempotency::config::{Config, Store};
-use envoy_idempotency::event::{Failure, Verdict};
 use envoy_idempotency::fingerprint::Fingerprint;
 use envoy_idempotency::key::{KeyForm, Name};
 use envoy_idempotency::record::Owner;
-use envoy_idempotency::step::{Call, Operation};
 use envoy_idempotency::store::client::{Client, Limits, Nonce, Reply};
 use envoy_idempotency::store::webdis::{Answer, read};
 
@@ -60,7 +59,7 @@ fn only_its_own_answer_is_a_grant(reply: Reply, body: &[u8]) {
     for (exchange, told) in told.iter().filter_map(|told| Some((told.exchange?, told))) {
         let (nonce, _) = batch.tries[exchange as usize];
         let answered = [nonce.0.as_slice(), b"G"].concat();
-        let is_granted = matches!(told.verdict, Verdict::Granted { .. });
+        let is_granted = matches!(told.verdict, StoreReply::Granted { .. });
         assert!(!is_granted || body.windows(17).any(|part| part == answered), "granted by {body:?}");
     }
     // Whoever has not been told yet is told within the bound of README: tries, and the waits before them.
@@ -73,8 +72,8 @@ fn only_its_own_answer_is_a_grant(reply: Reply, body: &[u8]) {
     assert_eq!(askers, [0, 1], "each is told once: {told:?}");
 }
 
-fn claim(number: u8) -> Call {
-    Call {
+fn claim(number: u8) -> Command {
+    Command {
         name: Name([number; 32]),
         owner: Owner([number; 16]),
         fingerprint: Fingerprint([1; 32]),
@@ -84,7 +83,7 @@ fn claim(number: u8) -> Call {
         ttl_ms: 86_400_000,
         deadline_ms: None,
         in_window: false,
-        operation: Operation::Claim { may_retry: true },
+        kind: CommandKind::Claim { may_retry: true },
     }
 }
 

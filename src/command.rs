@@ -1,0 +1,336 @@
+//! What the machine asks of a store, and what a store says.
+//!
+//! Its one rule: a command carries all that a record needs, so that one which the store has lost can be made again.
+//! It does not know which store carries it out, nor how it is reached.
+
+use crate::fingerprint::Fingerprint;
+use crate::key::{KeyForm, Name};
+use crate::record::{Owner, Sight};
+
+/// One thing asked of the store. With what it carries a record that the store has lost can be made again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Command {
+    /// Which record.
+    pub name: Name,
+    /// Who asks.
+    pub owner: Owner,
+    /// Of the payload in hand.
+    pub fingerprint: Fingerprint,
+    /// The attempt in hand; 0 where none was granted.
+    pub attempt: u32,
+    /// How the key goes upstream: proposed by a claim, otherwise as it was granted.
+    pub key: KeyForm,
+    /// How long a claim stands.
+    pub lease_ms: u64,
+    /// How long the record lives after this.
+    pub ttl_ms: u64,
+    /// Whether it lives only so long after its first claim, whatever happens then: the window of a content key.
+    pub in_window: bool,
+    /// On the store's clock: past it nothing is written, so that no late word revives a forgotten record.
+    pub deadline_ms: Option<u64>,
+    /// What is asked.
+    pub kind: CommandKind,
+}
+
+impl Command {
+    /// Whether it withdraws a claim on which nothing was forwarded.
+    pub fn is_withdrawal(&self) -> bool {
+        matches!(self.kind, CommandKind::Withdraw)
+    }
+}
+
+/// What can be asked of the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CommandKind {
+    /// May I execute?
+    Claim {
+        /// Whether an attempt may follow one whose outcome is unknown.
+        may_retry: bool,
+    },
+    /// The upstream answered for good.
+    Complete {
+        /// Its status.
+        status: u16,
+        /// The encoded response; none where it cannot be replayed.
+        response: Option<Vec<u8>>,
+    },
+    /// What is known? Changes nothing.
+    Look,
+    /// I may have executed.
+    MarkUnknown,
+    /// May I execute, as one that has waited for another's attempt to end? Never after an unknown outcome.
+    Poll {
+        /// Up to which attempt others may have executed.
+        max_attempt: u32,
+    },
+    /// I have not executed, for good.
+    Release {
+        /// Whether only the same payload may run next.
+        keep_fingerprint: bool,
+    },
+    /// I am still executing.
+    Renew,
+    /// I have claimed, whether or not I was granted, and have forwarded nothing.
+    Withdraw,
+}
+
+impl CommandKind {
+    /// Which kind of answer it gets.
+    pub fn reply_kind(&self) -> ReplyKind {
+        match self {
+            CommandKind::Claim { .. } | CommandKind::Poll { .. } => ReplyKind::Claim,
+            CommandKind::Look => ReplyKind::Look,
+            CommandKind::MarkUnknown => ReplyKind::Mark,
+            CommandKind::Renew => ReplyKind::Renew,
+            CommandKind::Complete { .. } | CommandKind::Release { .. } | CommandKind::Withdraw => ReplyKind::Settle,
+        }
+    }
+}
+
+/// Which kind of command a reply is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReplyKind {
+    /// To claim the name.
+    Claim,
+    /// To tell what is known of the name.
+    Look,
+    /// To say that nobody knows whether it was executed: at its end, or while it runs too long.
+    Mark,
+    /// To make the lease last.
+    Renew,
+    /// To complete, release or withdraw.
+    Settle,
+}
+
+/// What the store says to a command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreReply {
+    /// To a claim: it is completed.
+    Completed {
+        /// Of the completed execution.
+        attempt: u32,
+        /// The upstream's status, where it is known.
+        status: Option<u16>,
+        /// The encoded response; none where it cannot be replayed.
+        response: Option<Vec<u8>>,
+        /// Since completion.
+        age_ms: u64,
+        /// Until the record is forgotten.
+        ttl_ms: u64,
+    },
+    /// To a claim: it is completed, but too much else came back with it to carry the response too; ask again.
+    Deferred,
+    /// To a completion: it is so, but there was no room for the response.
+    Dropped,
+    /// To one that has waited: as many attempts have ended as it may wait for.
+    Exhausted {
+        /// The last of them.
+        attempt: u32,
+    },
+    /// To anything: the store could not do it, for this reason.
+    Failed(Failure),
+    /// To a claim: go ahead.
+    Granted {
+        /// The fencing number of this execution.
+        attempt: u32,
+        /// Whether an earlier attempt may have executed.
+        doubt: bool,
+        /// How the operation's key goes upstream.
+        key: KeyForm,
+        /// When the record will be forgotten, on the store's clock.
+        expires_ms: u64,
+    },
+    /// To a claim: another owner executes.
+    InFlight {
+        /// Which attempt.
+        attempt: u32,
+    },
+    /// To a renewal or settlement: the record is no longer this owner's to change.
+    Lost,
+    /// To a claim: the name belongs to another payload.
+    Mismatch,
+    /// To a renewal: the lease begins anew.
+    Renewed {
+        /// When the record will be forgotten, on the store's clock.
+        expires_ms: u64,
+    },
+    /// To a look: what is known of the name; nothing where there is no record.
+    Seen(Option<Sight>),
+    /// To a settlement: it is so.
+    Settled,
+    /// To a claim: this very claim has been released; its answer comes too late.
+    Stale,
+    /// To a claim: somebody may have executed.
+    Unknown {
+        /// Which attempt.
+        attempt: u32,
+        /// How long until a retry may run.
+        wait_ms: u64,
+    },
+}
+
+/// Why the store could not do what it was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Failure {
+    /// The breaker is open: the store has failed too often in a row.
+    Breaker,
+    /// Too many workers changed the same place at once.
+    Contention,
+    /// What is stored is not a record.
+    Corrupt,
+    /// Too many bytes of bodies are held in this worker.
+    Crowded,
+    /// The table is full of records that must not go.
+    Full,
+    /// What came back is not an answer at all.
+    Garbage,
+    /// The host refused a call.
+    Host,
+    /// `allow_on_headers_stop_iteration` is missing from the filter's configuration.
+    MissingFlag,
+    /// What came back answers another question.
+    Nonce,
+    /// Too many operations wait.
+    Queue,
+    /// Redis refused a command.
+    Redis(RedisError),
+    /// A claim was answered as released although it had not been.
+    Stale,
+    /// No answer came in time.
+    Timeout,
+    /// The store cannot be reached.
+    Transport,
+}
+
+/// Why Redis refuses a command: the first word of its error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RedisError {
+    /// The slot is being moved, and the key is at the other node.
+    Ask,
+    /// Another script has run for too long.
+    Busy,
+    /// A part of the cluster is missing.
+    ClusterDown,
+    /// The keys of one call live in different slots of a cluster: `batching` must be false.
+    CrossSlot,
+    /// Nothing more exact: a script that cannot run, a command that is not known.
+    Err,
+    /// It is reading its data set.
+    Loading,
+    /// A replica has lost its primary.
+    MasterDown,
+    /// It cannot persist, and is told not to take writes then.
+    Misconf,
+    /// The key lives at another node of a cluster.
+    Moved,
+    /// Nobody has logged in.
+    NoAuth,
+    /// Whoever logged in may not do this.
+    NoPerm,
+    /// Too few replicas are there to take a write.
+    NoReplicas,
+    /// It does not keep the script.
+    NoScript,
+    /// No memory is left, and nothing may go.
+    Oom,
+    /// A word that is not one of these.
+    Other,
+    /// It is a replica.
+    ReadOnly,
+    /// The keys of one call are being moved.
+    TryAgain,
+    /// The key holds something that is no record.
+    WrongType,
+}
+
+impl RedisError {
+    /// All of them with their words, in lower case.
+    const ALL: [(RedisError, &'static str); 18] = [
+        (RedisError::Ask, "ask"),
+        (RedisError::Busy, "busy"),
+        (RedisError::ClusterDown, "clusterdown"),
+        (RedisError::CrossSlot, "crossslot"),
+        (RedisError::Err, "err"),
+        (RedisError::Loading, "loading"),
+        (RedisError::MasterDown, "masterdown"),
+        (RedisError::Misconf, "misconf"),
+        (RedisError::Moved, "moved"),
+        (RedisError::NoAuth, "noauth"),
+        (RedisError::NoPerm, "noperm"),
+        (RedisError::NoReplicas, "noreplicas"),
+        (RedisError::NoScript, "noscript"),
+        (RedisError::Oom, "oom"),
+        (RedisError::Other, "other"),
+        (RedisError::ReadOnly, "readonly"),
+        (RedisError::TryAgain, "tryagain"),
+        (RedisError::WrongType, "wrongtype"),
+    ];
+
+    /// The error whose message begins with this word.
+    pub fn of(word: &[u8]) -> Self {
+        let known = Self::ALL.into_iter().find(|(_, known)| word.eq_ignore_ascii_case(known.as_bytes()));
+        known.map_or(RedisError::Other, |(error, _)| error)
+    }
+
+    fn as_str(self) -> &'static str {
+        let known = Self::ALL.into_iter().find(|(error, _)| *error == self);
+        known.map_or("other", |(_, word)| word)
+    }
+}
+
+impl Failure {
+    /// All of them.
+    pub fn all() -> Vec<Failure> {
+        let plain = [
+            Failure::Breaker,
+            Failure::Contention,
+            Failure::Corrupt,
+            Failure::Crowded,
+            Failure::Full,
+            Failure::Garbage,
+            Failure::Host,
+            Failure::MissingFlag,
+            Failure::Nonce,
+            Failure::Queue,
+            Failure::Stale,
+            Failure::Timeout,
+            Failure::Transport,
+        ];
+        plain.into_iter().chain(RedisError::ALL.map(|(error, _)| Failure::Redis(error))).collect()
+    }
+
+    /// Whether the store may have done what it was asked all the same.
+    pub fn is_doubtful(self) -> bool {
+        match self {
+            // Whoever stands between us and Redis may say so too, about a call that went through.
+            Failure::Redis(error) => matches!(error, RedisError::Err | RedisError::Other),
+            Failure::Nonce => true,
+            failure => failure.is_transport(),
+        }
+    }
+
+    /// Whether no word of the store's came back at all.
+    pub fn is_transport(self) -> bool {
+        matches!(self, Failure::Garbage | Failure::Timeout | Failure::Transport)
+    }
+
+    /// As it stands in metric names and logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Failure::Breaker => "breaker",
+            Failure::Contention => "contention",
+            Failure::Corrupt => "corrupt",
+            Failure::Crowded => "crowded",
+            Failure::Full => "full",
+            Failure::Garbage => "garbage",
+            Failure::Host => "host",
+            Failure::MissingFlag => "missing_flag",
+            Failure::Nonce => "nonce",
+            Failure::Queue => "queue",
+            Failure::Redis(error) => error.as_str(),
+            Failure::Stale => "stale",
+            Failure::Timeout => "timeout",
+            Failure::Transport => "transport",
+        }
+    }
+}

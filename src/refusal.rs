@@ -1,0 +1,161 @@
+//! Every refusal of the gateway's own, in one table: its name, its statuses and its words.
+//!
+//! Its one rule: what is true of every refusal of one kind stands in its row and nowhere else.
+//! It does not know why a request is refused.
+
+/// A refusal; the last part of its problem type (RFC 9457, section 3.1.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ProblemType {
+    /// The key was used up and nothing is replayed under `on_completed: conflict`.
+    AlreadyCompleted,
+    /// The request body is over the limit.
+    BodyTooLarge,
+    /// The caller cannot be told and must be.
+    CallerMissing,
+    /// Another attempt with this key is running.
+    InFlight,
+    /// The key is not a key.
+    KeyInvalid,
+    /// A key is required.
+    KeyMissing,
+    /// The key was used with another payload.
+    Mismatch,
+    /// Completed, but the response was too large, got lost, or is in an encoding that this client does not take.
+    NotReplayable,
+    /// An earlier attempt may have executed.
+    OutcomeUnknown,
+    /// The store failed.
+    StoreUnavailable,
+}
+
+/// What is true of every refusal of one kind.
+#[derive(Clone, Copy, Debug)]
+pub struct Row {
+    /// As it stands in problem types and in `statuses`.
+    pub slug: &'static str,
+    /// Its status as existing APIs have it.
+    pub classic: u16,
+    /// Its status in draft-ietf-httpapi-idempotency-key-header-07, section 2.7, where that has one.
+    pub ietf: u16,
+    /// What is wrong.
+    pub title: &'static str,
+    /// What became of the request, and what would be right.
+    pub detail: &'static str,
+    /// Envoy's response code details, by which the answer is recognised.
+    pub code_details: &'static str,
+}
+
+impl ProblemType {
+    /// All of them, in the order of their declaration.
+    pub const ALL: [ProblemType; 10] = [
+        ProblemType::AlreadyCompleted,
+        ProblemType::BodyTooLarge,
+        ProblemType::CallerMissing,
+        ProblemType::InFlight,
+        ProblemType::KeyInvalid,
+        ProblemType::KeyMissing,
+        ProblemType::Mismatch,
+        ProblemType::NotReplayable,
+        ProblemType::OutcomeUnknown,
+        ProblemType::StoreUnavailable,
+    ];
+
+    /// As it stands in problem types and in `statuses`.
+    pub fn as_str(self) -> &'static str {
+        self.row().slug
+    }
+
+    /// The table.
+    pub fn row(self) -> Row {
+        match self {
+            ProblemType::AlreadyCompleted => Row {
+                slug: "already-completed",
+                classic: 409,
+                ietf: 409,
+                title: "Operation already completed",
+                detail: "The operation with this Idempotency-Key has completed; its response is not kept for replay.",
+                code_details: "idempotency_already_completed",
+            },
+            ProblemType::BodyTooLarge => Row {
+                slug: "body-too-large",
+                classic: 413,
+                ietf: 413,
+                title: "Request body too large for an idempotent request",
+                detail: "The request was not executed: its body is larger than this gateway can protect.",
+                code_details: "idempotency_body_too_large",
+            },
+            ProblemType::CallerMissing => Row {
+                slug: "caller-missing",
+                classic: 401,
+                ietf: 401,
+                title: "Caller is missing",
+                detail: "The request was not executed: an Idempotency-Key is only taken from a caller who shows a \
+                         credential.",
+                code_details: "idempotency_caller_missing",
+            },
+            ProblemType::InFlight => Row {
+                slug: "in-flight",
+                classic: 429,
+                ietf: 409,
+                title: "A request is outstanding for this Idempotency-Key",
+                detail: "The first request with this key is still being executed. Retry with the same key after a \
+                         moment.",
+                code_details: "idempotency_in_flight",
+            },
+            ProblemType::KeyInvalid => Row {
+                slug: "key-invalid",
+                classic: 400,
+                ietf: 400,
+                title: "Idempotency-Key is invalid",
+                detail: "The request was not executed: the key must be one non-empty string of visible ASCII within \
+                         the length limit, bare or in double quotes.",
+                code_details: "idempotency_key_invalid",
+            },
+            ProblemType::KeyMissing => Row {
+                slug: "key-missing",
+                classic: 400,
+                ietf: 400,
+                title: "Idempotency-Key is missing",
+                detail: "The request was not executed: this operation requires an Idempotency-Key. Send a new random \
+                         one, and the same one with every retry.",
+                code_details: "idempotency_key_missing",
+            },
+            ProblemType::Mismatch => Row {
+                slug: "mismatch",
+                classic: 409,
+                ietf: 422,
+                title: "Idempotency key already used with different request payload",
+                detail: "The request was not executed: this key belongs to a request with another payload. Send a new \
+                         key with a new operation.",
+                code_details: "idempotency_mismatch",
+            },
+            ProblemType::NotReplayable => Row {
+                slug: "not-replayable",
+                classic: 409,
+                ietf: 409,
+                title: "Operation completed, response not available",
+                detail: "The operation with this Idempotency-Key has completed, but its response was too large to keep \
+                         or got lost.",
+                code_details: "idempotency_not_replayable",
+            },
+            ProblemType::OutcomeUnknown => Row {
+                slug: "outcome-unknown",
+                classic: 409,
+                ietf: 409,
+                title: "Outcome of an earlier attempt is unknown",
+                detail: "An earlier attempt with this Idempotency-Key may or may not have been executed, and this \
+                         request was not. Look the operation up, or retry with the same key when Retry-After says so.",
+                code_details: "idempotency_outcome_unknown",
+            },
+            ProblemType::StoreUnavailable => Row {
+                slug: "store-unavailable",
+                classic: 503,
+                ietf: 503,
+                title: "Idempotency store unavailable",
+                detail: "The request was not executed: it could not be made safe to retry. Retry with the same key \
+                         after a moment.",
+                code_details: "idempotency_store_unavailable",
+            },
+        }
+    }
+}
