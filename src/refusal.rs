@@ -65,97 +65,117 @@ impl ProblemType {
         self.row().slug
     }
 
-    /// The table.
-    pub fn row(self) -> Row {
+    /// Its row of the table.
+    pub fn row(self) -> &'static Row {
         match self {
-            ProblemType::AlreadyCompleted => Row {
-                slug: "already-completed",
-                classic: 409,
-                ietf: 409,
-                title: "Operation already completed",
-                detail: "The operation with this Idempotency-Key has completed; its response is not kept for replay.",
-                code_details: "idempotency_already_completed",
-            },
-            ProblemType::BodyTooLarge => Row {
-                slug: "body-too-large",
-                classic: 413,
-                ietf: 413,
-                title: "Request body too large for an idempotent request",
-                detail: "The request was not executed: its body is larger than this gateway can protect.",
-                code_details: "idempotency_body_too_large",
-            },
-            ProblemType::CallerMissing => Row {
-                slug: "caller-missing",
-                classic: 401,
-                ietf: 401,
-                title: "Caller is missing",
-                detail: "The request was not executed: an Idempotency-Key is only taken from a caller who shows a \
-                         credential.",
-                code_details: "idempotency_caller_missing",
-            },
-            ProblemType::InFlight => Row {
-                slug: "in-flight",
-                classic: 429,
-                ietf: 409,
-                title: "A request is outstanding for this Idempotency-Key",
-                detail: "The first request with this key is still being executed. Retry with the same key after a \
-                         moment.",
-                code_details: "idempotency_in_flight",
-            },
-            ProblemType::KeyInvalid => Row {
-                slug: "key-invalid",
-                classic: 400,
-                ietf: 400,
-                title: "Idempotency-Key is invalid",
-                detail: "The request was not executed: the key must be one non-empty string of visible ASCII within \
-                         the length limit, bare or in double quotes.",
-                code_details: "idempotency_key_invalid",
-            },
-            ProblemType::KeyMissing => Row {
-                slug: "key-missing",
-                classic: 400,
-                ietf: 400,
-                title: "Idempotency-Key is missing",
-                detail: "The request was not executed: this operation requires an Idempotency-Key. Send a new random \
-                         one, and the same one with every retry.",
-                code_details: "idempotency_key_missing",
-            },
-            ProblemType::Mismatch => Row {
-                slug: "mismatch",
-                classic: 409,
-                ietf: 422,
-                title: "Idempotency key already used with different request payload",
-                detail: "The request was not executed: this key belongs to a request with another payload. Send a new \
-                         key with a new operation.",
-                code_details: "idempotency_mismatch",
-            },
-            ProblemType::NotReplayable => Row {
-                slug: "not-replayable",
-                classic: 409,
-                ietf: 409,
-                title: "Operation completed, response not available",
-                detail: "The operation with this Idempotency-Key has completed, but its response was too large to keep \
-                         or got lost.",
-                code_details: "idempotency_not_replayable",
-            },
-            ProblemType::OutcomeUnknown => Row {
-                slug: "outcome-unknown",
-                classic: 409,
-                ietf: 409,
-                title: "Outcome of an earlier attempt is unknown",
-                detail: "An earlier attempt with this Idempotency-Key may or may not have been executed, and this \
-                         request was not. Look the operation up, or retry with the same key when Retry-After says so.",
-                code_details: "idempotency_outcome_unknown",
-            },
-            ProblemType::StoreUnavailable => Row {
-                slug: "store-unavailable",
-                classic: 503,
-                ietf: 503,
-                title: "Idempotency store unavailable",
-                detail: "The request was not executed: it could not be made safe to retry. Retry with the same key \
-                         after a moment.",
-                code_details: "idempotency_store_unavailable",
-            },
+            ProblemType::AlreadyCompleted => &ALREADY_COMPLETED,
+            ProblemType::BodyTooLarge => &BODY_TOO_LARGE,
+            ProblemType::CallerMissing => &CALLER_MISSING,
+            ProblemType::InFlight => &IN_FLIGHT,
+            ProblemType::KeyInvalid => &KEY_INVALID,
+            ProblemType::KeyMissing => &KEY_MISSING,
+            ProblemType::Mismatch => &MISMATCH,
+            ProblemType::NotReplayable => &NOT_REPLAYABLE,
+            ProblemType::OutcomeUnknown => &OUTCOME_UNKNOWN,
+            ProblemType::StoreUnavailable => &STORE_UNAVAILABLE,
         }
     }
 }
+
+const ALREADY_COMPLETED: Row = Row {
+    slug: "already-completed",
+    classic: 409,
+    ietf: 409,
+    title: "Operation already completed",
+    detail: "The operation with this Idempotency-Key has completed; its response is not kept for replay.",
+    code_details: "idempotency_already_completed",
+};
+
+const BODY_TOO_LARGE: Row = Row {
+    slug: "body-too-large",
+    classic: 413,
+    ietf: 413,
+    title: "Request body too large for an idempotent request",
+    detail: "The request was not executed: its body is larger than this gateway can protect.",
+    code_details: "idempotency_body_too_large",
+};
+
+const CALLER_MISSING: Row = Row {
+    slug: "caller-missing",
+    classic: 401,
+    ietf: 401,
+    title: "Caller is missing",
+    detail: "The request was not executed: an Idempotency-Key is only taken from a caller who shows a \
+             credential.",
+    code_details: "idempotency_caller_missing",
+};
+
+const IN_FLIGHT: Row = Row {
+    slug: "in-flight",
+    classic: 429,
+    ietf: 409,
+    title: "A request is outstanding for this Idempotency-Key",
+    detail: "The first request with this key is still being executed. Retry with the same key after a \
+             moment.",
+    code_details: "idempotency_in_flight",
+};
+
+const KEY_INVALID: Row = Row {
+    slug: "key-invalid",
+    classic: 400,
+    ietf: 400,
+    title: "Idempotency-Key is invalid",
+    detail: "The request was not executed: the key must be one non-empty string of visible ASCII within \
+             the length limit, bare or in double quotes.",
+    code_details: "idempotency_key_invalid",
+};
+
+const KEY_MISSING: Row = Row {
+    slug: "key-missing",
+    classic: 400,
+    ietf: 400,
+    title: "Idempotency-Key is missing",
+    detail: "The request was not executed: this operation requires an Idempotency-Key. Send a new random \
+             one, and the same one with every retry.",
+    code_details: "idempotency_key_missing",
+};
+
+const MISMATCH: Row = Row {
+    slug: "mismatch",
+    classic: 409,
+    ietf: 422,
+    title: "Idempotency key already used with different request payload",
+    detail: "The request was not executed: this key belongs to a request with another payload. Send a new \
+             key with a new operation.",
+    code_details: "idempotency_mismatch",
+};
+
+const NOT_REPLAYABLE: Row = Row {
+    slug: "not-replayable",
+    classic: 409,
+    ietf: 409,
+    title: "Operation completed, response not available",
+    detail: "The operation with this Idempotency-Key has completed, but its response was too large to keep \
+             or got lost.",
+    code_details: "idempotency_not_replayable",
+};
+
+const OUTCOME_UNKNOWN: Row = Row {
+    slug: "outcome-unknown",
+    classic: 409,
+    ietf: 409,
+    title: "Outcome of an earlier attempt is unknown",
+    detail: "An earlier attempt with this Idempotency-Key may or may not have been executed, and this \
+             request was not. Look the operation up, or retry with the same key when Retry-After says so.",
+    code_details: "idempotency_outcome_unknown",
+};
+
+const STORE_UNAVAILABLE: Row = Row {
+    slug: "store-unavailable",
+    classic: 503,
+    ietf: 503,
+    title: "Idempotency store unavailable",
+    detail: "The request was not executed: it could not be made safe to retry. Retry with the same key \
+             after a moment.",
+    code_details: "idempotency_store_unavailable",
+};

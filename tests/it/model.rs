@@ -1,7 +1,7 @@
 //! The record's life: every sentence of the protocol's "States" and "Operations", told through `model::apply`.
 //!
 //! Its one rule: a test drives operations as gateways would send them and looks at answers; it builds no record by hand.
-//! It does not know where records are kept; `local.rs` drives the same gateways against the table.
+//! It does not know where records are kept; `tests/it/local.rs` drives the same gateways against the table.
 
 use std::collections::BTreeMap;
 

@@ -1,6 +1,6 @@
-//! The machine against the table in its own documentation: every state meets every kind of event.
+//! The machine against the list of transitions in its own documentation: every state meets every kind of event.
 //!
-//! Its one rule: the table is read from the source, so that neither can change without the other.
+//! Its one rule: the list is read from the source, so that neither can change without the other.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -15,16 +15,16 @@ use envoy_idempotency::record::{Owner, Response, Sight, Standing};
 use envoy_idempotency::seal::Vault;
 use envoy_idempotency::step::{Flow, Step};
 
-const SOURCE: &str = include_str!("../../src/exchange.rs");
+const SOURCE: &str = include_str!("../../src/exchange/mod.rs");
 
 #[test]
-fn every_state_meets_every_event_as_the_table_says() {
+fn every_state_meets_every_event_as_the_list_says() {
     let mut wrong = Vec::new();
     for (state, cells) in table() {
         for (event, promised) in cells {
             let reached = reached(&state, &event);
             if reached != promised {
-                wrong.push(format!("{state} × {event}: the table says {promised:?}, the machine goes to {reached:?}"));
+                wrong.push(format!("{state} × {event}: the list says {promised:?}, the machine goes to {reached:?}"));
             }
         }
     }
@@ -32,12 +32,12 @@ fn every_state_meets_every_event_as_the_table_says() {
 }
 
 #[test]
-fn the_table_has_every_state_and_every_event() {
-    let table = table();
-    let states: Vec<_> = STATES.iter().map(|state| (*state).to_owned()).collect();
-    assert_eq!(table.iter().map(|(state, _)| state.clone()).collect::<Vec<_>>(), states);
-    for (_, cells) in table {
-        assert_eq!(cells.keys().map(String::as_str).collect::<BTreeSet<_>>(), EVENTS.into_iter().collect());
+fn the_list_has_every_state_and_no_other_event() {
+    let listed = transitions();
+    assert_eq!(listed.iter().map(|(state, _)| state.as_str()).collect::<Vec<_>>(), STATES);
+    for (state, items) in listed {
+        let unknown: Vec<_> = items.keys().filter(|event| !EVENTS.contains(&event.as_str())).collect();
+        assert!(unknown.is_empty(), "{state}: {unknown:?}");
     }
 }
 
@@ -124,11 +124,11 @@ const STATES: [&str; 13] = [
 const EVENTS: [&str; 13] = [
     "request head",
     "request body",
-    "claim verdict",
-    "look verdict",
-    "mark verdict",
-    "renew verdict",
-    "settle verdict",
+    "claim reply",
+    "look reply",
+    "mark reply",
+    "renew reply",
+    "settle reply",
     "response head",
     "response body",
     "tick",
@@ -151,24 +151,33 @@ const POLICIES: [&str; 11] = [
     r#"{"policy": {"on_completed": "conflict", "lease_ms": 1000, "max_running_ms": 1000}}"#,
 ];
 
-/// The rows of the table in the machine's documentation.
+/// The list in the machine's documentation: for each state every event, and what may be awaited after it.
 fn table() -> Vec<(String, BTreeMap<String, BTreeSet<String>>)> {
-    let mut rows = SOURCE
-        .lines()
-        .filter_map(|line| line.strip_prefix("//! |"))
-        .map(|line| line.trim_end_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect::<Vec<_>>());
-    let header = rows.next().expect("the table has a header");
-    let rows = rows.filter(|row| !row[0].starts_with('-'));
-    rows.map(|row| {
-        let state = row[0].clone();
-        let cells = header.iter().zip(&row).skip(1).map(|(event, cell)| {
-            let next =
-                cell.split(',').map(|next| if next.trim() == "=" { state.clone() } else { next.trim().to_owned() });
-            (event.clone(), next.collect())
-        });
-        (state.clone(), cells.collect())
-    })
-    .collect()
+    transitions()
+        .into_iter()
+        .map(|(state, listed)| {
+            let next = |event: &&str| {
+                let next = listed.get(*event).map_or("=", String::as_str);
+                next.split(", ").map(|next| if next == "=" { state.clone() } else { next.to_owned() }).collect()
+            };
+            let cells = EVENTS.iter().map(|event| ((*event).to_owned(), next(event))).collect();
+            (state, cells)
+        })
+        .collect()
+}
+
+/// The list as it stands there: for each state what leads on.
+fn transitions() -> Vec<(String, BTreeMap<String, String>)> {
+    let (_, list) = SOURCE.split_once("# Transitions").expect("the list has a heading");
+    let (list, _) = list.split_once("\nuse ").expect("the list ends where the code begins");
+    let list = list.replace("\n//!   ", " ");
+    let lines = list.lines().filter_map(|line| line.strip_prefix("//! - `")?.split_once("`: "));
+    lines
+        .map(|(state, items)| {
+            let items = items.split(" · ").filter_map(|item| item.split_once(" → "));
+            (state.to_owned(), items.map(|(event, next)| (event.to_owned(), next.to_owned())).collect())
+        })
+        .collect()
 }
 
 /// Where the machine goes from this state on any event of this kind, under any of the policies.
@@ -348,7 +357,7 @@ fn each_event(kind: &str, mut feed: impl FnMut(Event<'_>)) {
                 });
             }
         }
-        "claim verdict" => {
+        "claim reply" => {
             for verdict in claim_verdicts() {
                 for (now_ms, may_wait) in [(1, true), (1, false), (1_000_000, true)] {
                     feed(Event {
@@ -358,7 +367,7 @@ fn each_event(kind: &str, mut feed: impl FnMut(Event<'_>)) {
                 }
             }
         }
-        "look verdict" => {
+        "look reply" => {
             let sight = Sight { attempt: 1, standing: Standing::Running, ttl_ms: 5 };
             for verdict in [StoreReply::Seen(None), StoreReply::Seen(Some(sight)), StoreReply::Failed(Failure::Timeout)]
             {
@@ -368,7 +377,7 @@ fn each_event(kind: &str, mut feed: impl FnMut(Event<'_>)) {
                 });
             }
         }
-        "renew verdict" => {
+        "renew reply" => {
             for verdict in [
                 StoreReply::Renewed { expires_ms: 5 },
                 StoreReply::Lost,
@@ -387,7 +396,7 @@ fn each_event(kind: &str, mut feed: impl FnMut(Event<'_>)) {
                 }
             }
         }
-        "mark verdict" => {
+        "mark reply" => {
             for verdict in settle_verdicts() {
                 feed(Event {
                     now_ms: 1,
@@ -395,7 +404,7 @@ fn each_event(kind: &str, mut feed: impl FnMut(Event<'_>)) {
                 });
             }
         }
-        "settle verdict" => {
+        "settle reply" => {
             for verdict in settle_verdicts() {
                 feed(Event {
                     now_ms: 1,

@@ -43,12 +43,32 @@ fn a_module_uses_only_those_declared_before_it() {
             }
         }
     }
-    let exchange = read(&root().join("src/exchange.rs"));
-    assert!(!exchange.contains("crate::store"), "the exchange knows the store");
+    assert!(
+        sources("src/exchange").iter().all(|file| !read(file).contains("crate::store")),
+        "the exchange knows the store"
+    );
     assert!(
         sources("src/store").iter().all(|file| !read(file).contains("crate::exchange")),
         "a store knows the exchange"
     );
+}
+
+/// A state names the next one through the list of all states in `mod.rs`; besides that a file uses only those above it.
+#[test]
+fn a_state_of_the_machine_uses_only_files_declared_before_its_own() {
+    let list = read(&root().join("src/exchange/mod.rs"));
+    let ranks: Vec<_> = list.lines().filter_map(|line| line.strip_prefix("mod ")?.strip_suffix(';')).collect();
+    assert_eq!(ranks.len() + 1, sources("src/exchange").len());
+    for file in sources("src/exchange") {
+        let own = file.file_stem().unwrap().to_str().unwrap().to_owned();
+        let Some(rank) = ranks.iter().position(|name| *name == own) else { continue };
+        for used in read(&file).split("super::").skip(1) {
+            let used: String = used.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+            if let Some(used_rank) = ranks.iter().position(|name| *name == used) {
+                assert!(used_rank < rank, "{} uses {used}, which stands below it in mod.rs", file.display());
+            }
+        }
+    }
 }
 
 #[test]

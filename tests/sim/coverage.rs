@@ -136,7 +136,7 @@ impl Coverage {
 
 /// The answers of the store, and of calls of the gateway's own, after which an exchange does different things.
 ///
-/// Without `claim: stale`, which no store says to who has not withdrawn: `model.rs` and `exchange.rs` say why.
+/// Without `claim: stale`, which no store says to who has not withdrawn: `model.rs` and `exchange/claim.rs` say why.
 const TOLD_APART: [(&str, &str, &[&str]); 9] = [
     ("claim", "claim", &["completed", "failed", "granted", "granted in doubt", "in flight", "mismatch", "unknown"]),
     ("renewal", "renew", &["failed", "lost", "renewed"]),
@@ -150,20 +150,25 @@ const TOLD_APART: [(&str, &str, &[&str]); 9] = [
     ("save", "settle", &["dropped", "failed", "lost", "settled"]),
 ];
 
-/// The cells of the table in `exchange.rs` that are not `=`, except those that no gateway can reach: it shows an exchange
-/// the request's head before anything else. Nor those of a look-up, which changes nothing and which nobody simulates.
+/// The transitions that `exchange/mod.rs` lists, except those that no gateway can reach: it shows an exchange the request's
+/// head before anything else. Nor those of a look-up, which changes nothing and which is not simulated.
 fn leading_cells() -> Vec<(&'static str, &'static str)> {
-    let source = include_str!("../../src/exchange.rs");
-    let rows = source.lines().filter_map(|line| line.strip_prefix("//! |"));
-    let mut rows = rows.map(|row| row.trim_end_matches('|').split('|').map(str::trim).collect::<Vec<_>>());
-    let events = rows.next().expect("the table has a heading");
+    let source = include_str!("../../src/exchange/mod.rs");
     let mut cells = Vec::new();
-    for row in rows.filter(|row| !row[0].starts_with('-') && row[0] != "look-up") {
-        let leading = row.iter().zip(&events).skip(1).filter(|(next, _)| **next != "=");
-        cells.extend(leading.map(|(_, event)| (row[0], event.trim_end_matches(" verdict"))));
+    let mut state = "";
+    for line in source.lines().take_while(|line| line.starts_with("//!")) {
+        let items = match line.strip_prefix("//! - `").and_then(|line| line.split_once("`: ")) {
+            Some((next, items)) => {
+                state = next;
+                items
+            }
+            None => line.strip_prefix("//!   ").unwrap_or_default(),
+        };
+        let events = items.split(" · ").filter_map(|item| item.split_once(" → ")).map(|(event, _)| event);
+        cells.extend(events.map(|event| (state, event.trim_end_matches(" reply"))));
     }
-    cells.retain(|cell| !matches!(cell, ("head", "response head" | "closed")));
-    assert!(cells.len() > 20, "the table was not read: {cells:?}");
+    cells.retain(|cell| cell.0 != "look-up" && !matches!(cell, ("head", "response head" | "closed")));
+    assert!(cells.len() > 20, "the list was not read: {cells:?}");
     cells
 }
 

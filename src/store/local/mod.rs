@@ -11,10 +11,16 @@
 //! Bodies leave the ring oldest first, and a record whose body has left says "not replayable". A clock hand goes round
 //! the buckets a few at a time and drops what has expired, and under pressure what was released.
 
+mod account;
+mod cell;
+
+use account::Account;
+use cell::{Body, body_place, entries, find, put};
+
 use crate::command::{Command, CommandKind, Failure, ReplyKind, StoreReply};
 use crate::digest::{Digest, checksum};
 use crate::key::Name;
-use crate::record::{Corrupt, FORMAT, Input, Record, State};
+use crate::record::{Corrupt, FORMAT, Record, State};
 use crate::store::model::{self, Outcome};
 
 /// Cells shared by all workers, as the host has them.
@@ -50,23 +56,6 @@ pub struct Table<C> {
     bodies: u64,
     /// Odd and random, so that nobody outside can aim names at one bucket.
     salt: u64,
-}
-
-/// Bytes in use and positions, in one cell so that they change together.
-#[derive(Clone, Copy, Debug, Default)]
-struct Account {
-    /// May be below zero for a moment: a change is accounted for after it was made.
-    bytes: i64,
-    /// The number of the next body.
-    next_body: u64,
-    /// The number of the oldest body that may still be there.
-    oldest_body: u64,
-    /// The bucket that the clock hand visits next.
-    hand: u32,
-    /// How many buckets the hand has visited since there last was something to drop.
-    barren: u32,
-    /// Until when that proves anything: the earliest expiry it came across.
-    barren_until_ms: u64,
 }
 
 /// How often a change is tried against other workers before it counts as failed.
@@ -426,126 +415,11 @@ impl<C: Cells> Table<C> {
     }
 }
 
-impl Account {
-    fn used(&self) -> u64 {
-        self.bytes.try_into().unwrap_or(0)
-    }
-
-    fn fits(&self, need: i64, max_bytes: u64) -> bool {
-        self.used().saturating_add_signed(need) <= max_bytes
-    }
-
-    fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(44);
-        out.extend(self.bytes.to_le_bytes());
-        out.extend(self.next_body.to_le_bytes());
-        out.extend(self.oldest_body.to_le_bytes());
-        out.extend(self.barren_until_ms.to_le_bytes());
-        out.extend(self.hand.to_le_bytes());
-        out.extend(self.barren.to_le_bytes());
-        out
-    }
-
-    /// A cell never written is an empty account.
-    fn decode(bytes: &[u8]) -> Result<Self, Corrupt> {
-        if bytes.is_empty() {
-            return Ok(Account::default());
-        }
-        let mut input = Input(bytes);
-        let account = Account {
-            bytes: i64::from_le_bytes(input.array()?),
-            next_body: u64::from_le_bytes(input.array()?),
-            oldest_body: u64::from_le_bytes(input.array()?),
-            barren_until_ms: u64::from_le_bytes(input.array()?),
-            hand: u32::from_le_bytes(input.array()?),
-            barren: u32::from_le_bytes(input.array()?),
-        };
-        input.end()?;
-        Ok(account)
-    }
-}
-
 /// What the hand found in one bucket.
 struct Visit {
     dropped: bool,
     /// When the next record of those left expires.
     earliest_ms: u64,
-}
-
-/// A cell of the ring: its number, whose it is, the encoded response.
-struct Body<'a> {
-    place: u64,
-    name: [u8; 32],
-    response: &'a [u8],
-}
-
-impl<'a> Body<'a> {
-    fn parse(value: &'a [u8]) -> Result<Self, Corrupt> {
-        let mut input = Input(value);
-        let (place, name) = (u64::from_le_bytes(input.array()?), input.array()?);
-        Ok(Body { place, name, response: input.0 })
-    }
-}
-
-/// One record in a bucket: name, length, record.
-struct Entry<'a> {
-    name: &'a [u8],
-    record: &'a [u8],
-    whole: &'a [u8],
-}
-
-fn entries(bucket: &[u8]) -> impl Iterator<Item = Result<Entry<'_>, Corrupt>> {
-    let mut rest = bucket;
-    std::iter::from_fn(move || {
-        if rest.is_empty() {
-            return None;
-        }
-        let entry = parse_entry(rest);
-        rest = entry.as_ref().ok().and_then(|entry| rest.get(entry.whole.len()..)).unwrap_or_default();
-        Some(entry)
-    })
-}
-
-fn parse_entry(bytes: &[u8]) -> Result<Entry<'_>, Corrupt> {
-    let mut input = Input(bytes);
-    let name = input.take(32)?;
-    let len = u32::from_le_bytes(input.array()?) as usize;
-    let record = input.take(len)?;
-    let whole = bytes.get(..36 + len).ok_or(Corrupt)?;
-    Ok(Entry { name, record, whole })
-}
-
-/// Where the entry of this name stands, and its record; at the end where there is none.
-fn find<'a>(bucket: &'a [u8], name: &Name) -> Result<(std::ops::Range<usize>, Option<&'a [u8]>), Corrupt> {
-    let mut at = 0;
-    for entry in entries(bucket) {
-        let entry = entry?;
-        let place = at..at + entry.whole.len();
-        if entry.name == name.0 {
-            return Ok((place, Some(entry.record)));
-        }
-        at = place.end;
-    }
-    Ok((at..at, None))
-}
-
-/// The bucket with this entry in the place of what stood there.
-fn put(bucket: &[u8], place: std::ops::Range<usize>, name: &Name, record: &[u8]) -> Result<Vec<u8>, Corrupt> {
-    let mut out = Vec::with_capacity(bucket.len() + 36 + record.len());
-    out.extend(bucket.get(..place.start).ok_or(Corrupt)?);
-    out.extend(name.0);
-    out.extend((record.len() as u32).to_le_bytes());
-    out.extend(record);
-    out.extend(bucket.get(place.end..).ok_or(Corrupt)?);
-    Ok(out)
-}
-
-/// The place of the body that a record carries.
-fn body_place(record: &Record) -> Option<u64> {
-    match &record.state {
-        State::Completed { response: Some(place), .. } => Some(u64::from_le_bytes(place.as_slice().try_into().ok()?)),
-        _ => None,
-    }
 }
 
 impl From<Corrupt> for Failure {

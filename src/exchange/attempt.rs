@@ -1,0 +1,169 @@
+//! What one attempt carries along from admission to settlement.
+//!
+//! Its one rule: nothing here is of one state alone.
+//! It does not know any transition.
+
+use crate::command::{Command, CommandKind};
+use crate::config::{Fate, Policy};
+use crate::digest::{Digest, hex};
+use crate::fingerprint::Fingerprint;
+use crate::key::{ClientKey, KeyForm, Name, UpstreamKey};
+use crate::message::{Edit, accepts_coding};
+use crate::record::{Owner, Response};
+use crate::reply::{Reason, StatusLine, Token};
+use crate::step::Outgoing;
+
+/// A request that is held, and what it takes along when it goes on.
+#[derive(Default)]
+pub(super) struct PendingRequest {
+    /// Removals of what a client must not tell the upstream in the gateway's name.
+    pub(super) forged: Vec<Edit>,
+    /// The key that the gateway has made, where the client brought none.
+    pub(super) injected: Option<Injected>,
+    /// What the gateway itself will send; none where the client's own stream goes on.
+    pub(super) outgoing: Option<Box<Outgoing>>,
+}
+
+/// A key that the gateway has made.
+#[derive(Clone, Copy)]
+pub(super) enum Injected {
+    /// Found by the content of the request.
+    Content,
+    /// A random one, which the client is told.
+    Uuid(UpstreamKey),
+}
+
+impl Injected {
+    /// The key that the client is told.
+    pub(super) fn generated_key(self) -> Option<Vec<u8>> {
+        match self {
+            Injected::Uuid(key) => Some(key.text().into_bytes()),
+            Injected::Content => None,
+        }
+    }
+}
+
+/// What a claim needs besides the fingerprint.
+pub(super) struct ClaimRequest {
+    pub(super) name: Name,
+    pub(super) owner: Owner,
+    /// How the key goes upstream: proposed, then as it was granted.
+    pub(super) form: KeyForm,
+    /// The client's own key, to be written in that form; none where it is one of ours.
+    pub(super) key: Option<ClientKey>,
+    /// What the client has in `Idempotency-Key`, where it is its key.
+    pub(super) sent_key: Option<Vec<u8>>,
+    /// What it takes of `content-encoding`, where it says so.
+    pub(super) accept_encoding: Option<Vec<u8>>,
+    /// How long a content key counts from its first request on; none of any other key.
+    pub(super) window_ms: Option<u64>,
+}
+
+impl ClaimRequest {
+    /// A command about its record before any attempt is granted.
+    pub(super) fn command(&self, policy: &Policy, fingerprint: Fingerprint, kind: CommandKind) -> Command {
+        Command {
+            name: self.name,
+            owner: self.owner,
+            fingerprint,
+            attempt: 0,
+            key: self.form,
+            lease_ms: policy.lease_ms,
+            ttl_ms: self.window_ms.unwrap_or(policy.ttl_ms),
+            in_window: self.window_ms.is_some(),
+            deadline_ms: None,
+            kind,
+        }
+    }
+
+    /// What the upstream knows the operation by. The same content in another window is another one.
+    pub(super) fn operation(&self) -> String {
+        let (Some(_), KeyForm::Ours(key)) = (self.window_ms, self.form) else { return self.name.hex() };
+        let mut digest = Digest::new("operation", None);
+        digest.part("name", &self.name.0);
+        digest.part("key", &key.0);
+        hex(&digest.finish())
+    }
+
+    /// What the upstream gets as `Idempotency-Key`; none where the client's own field serves as it is.
+    pub(super) fn key_for_upstream(&self) -> Option<Vec<u8>> {
+        let written = match (self.form, &self.key) {
+            (KeyForm::Ours(key), _) => Some(key.text().into_bytes()),
+            (form, Some(key)) => key.written(form),
+            (_, None) => None,
+        };
+        written.filter(|written| self.sent_key.as_ref() != Some(written))
+    }
+
+    /// Whether the client takes the response in the encoding that it was stored in.
+    ///
+    /// "If no Accept-Encoding header field is in the request, any content coding is considered acceptable" (RFC 9110,
+    /// section 12.5.3): so it was to a first request without one, which is no promise to a retry after one with it.
+    pub(super) fn takes(&self, response: &Response) -> bool {
+        let encodings = response.headers.all("content-encoding").flat_map(|line| line.split(|byte| *byte == b','));
+        let mut encodings = encodings
+            .map(<[u8]>::trim_ascii)
+            .filter(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity"));
+        match &self.accept_encoding {
+            Some(accepted) => encodings.all(|coding| accepts_coding(accepted, coding)),
+            None => !response.negotiated || encodings.next().is_none(),
+        }
+    }
+}
+
+/// An execution, under a granted claim or without one.
+pub(super) struct Execution {
+    pub(super) request: Box<ClaimRequest>,
+    pub(super) fingerprint: Fingerprint,
+    /// The fencing number; none where no claim was granted, as far as is known.
+    pub(super) attempt: Option<u32>,
+    /// Whether an earlier attempt may have executed.
+    pub(super) doubt: bool,
+    pub(super) started_ms: u64,
+    /// When the last granted claim or renewal was asked for.
+    pub(super) asked_ms: u64,
+    /// When the record will be forgotten, on the store's clock; none while no claim was granted.
+    pub(super) expires_ms: Option<u64>,
+    /// When to renew the lease; none once it is not renewed any more.
+    pub(super) renew_at_ms: Option<u64>,
+    /// The key that the gateway has made, where the client brought none.
+    pub(super) injected: Option<Injected>,
+}
+
+impl Execution {
+    /// A command about its record.
+    pub(super) fn command(&self, policy: &Policy, kind: CommandKind) -> Command {
+        Command {
+            attempt: self.attempt.unwrap_or(0),
+            deadline_ms: self.expires_ms,
+            ..self.request.command(policy, self.fingerprint, kind)
+        }
+    }
+
+    /// Its status.
+    pub(super) fn line(&self, stored: bool) -> StatusLine {
+        let Some(attempt) = self.attempt else {
+            // It runs although its claim got no answer.
+            return StatusLine::bypassed(Reason::StoreFailure);
+        };
+        let line = StatusLine { stored: Some(stored), attempt: Some(attempt), ..StatusLine::new(Token::Executed) };
+        line.because(self.injected.map(|_| Reason::Injected))
+    }
+}
+
+/// How an execution ended, inline or shielded.
+pub(super) enum Outcome {
+    /// The upstream answered for good.
+    Completed {
+        status: u16,
+        /// What is kept of the response; none where it cannot be replayed.
+        response: Option<Response>,
+        ttl_ms: u64,
+    },
+    /// It brought nothing to keep.
+    Failed {
+        fate: Fate,
+        /// Whether Envoy tried more than once, so that what came back says nothing about the other tries.
+        retried: bool,
+    },
+}

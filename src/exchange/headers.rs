@@ -1,0 +1,136 @@
+//! Which header fields are kept, stripped, sent on or read as a word to the gateway.
+//!
+//! Its one rule: a field is judged by its name and the fields beside it, never by the state of an exchange.
+//! It does not know who sends the message on.
+
+use crate::config::Fate;
+use crate::event::Origin;
+use crate::message::{Edit, Headers, whole_number};
+use crate::reply::{OUR_HEADERS, Reply};
+
+/// The fencing number, for the upstream.
+pub(super) const ATTEMPT: &str = "idempotency-attempt";
+/// The operation's identity, for the upstream.
+pub(super) const OPERATION: &str = "idempotency-operation";
+/// The upstream's word on what becomes of the key.
+const STEER_FATE: &str = "idempotency-store";
+/// The upstream's word on how long a completed record lives.
+const STEER_TTL: &str = "idempotency-ttl";
+
+/// Where the internal listener of a shielded execution writes down how an answer came about.
+const REPORT_DETAILS: &str = "x-idempotency-details";
+const REPORT_UPSTREAM: &str = "x-idempotency-upstream";
+const REPORT_ATTEMPTS: &str = "x-idempotency-attempts";
+
+/// Undoes what Envoy does to a local reply: it names a type where a body has none, and drops it where there is no body.
+pub(super) fn repairs(reply: &Reply) -> Vec<Edit> {
+    match (reply.headers.first("content-type"), reply.body.is_empty()) {
+        (Some(content_type), true) => vec![Edit::Set("content-type", content_type.to_vec())],
+        (None, false) => vec![Edit::Remove("content-type")],
+        _ => Vec::new(),
+    }
+}
+
+/// Header fields after these changes.
+pub(super) fn edited(headers: &Headers, edits: &[Edit]) -> Headers {
+    let is_replaced = |name: &[u8]| {
+        edits.iter().any(|edit| matches!(edit, Edit::Remove(gone) | Edit::Set(gone, _) if gone.as_bytes() == name))
+    };
+    let mut out: Headers = headers.iter().filter(|(name, _)| !is_replaced(name)).collect();
+    for edit in edits {
+        if let Edit::Add(name, value) | Edit::Set(name, value) = edit {
+            out.push(name.as_bytes(), value);
+        }
+    }
+    out
+}
+
+/// What Envoy reports of an answer to a request that the gateway itself had sent: `response_headers_to_add` of the
+/// internal listener writes it down.
+pub(super) struct UpstreamReport<'a> {
+    details: &'a [u8],
+    attempts: u64,
+    connected: bool,
+}
+
+impl<'a> UpstreamReport<'a> {
+    /// None where a part is missing, because a field that is missing looks like one that says no.
+    pub(super) fn read(headers: &'a Headers) -> Option<Self> {
+        let is_said = |text: &&[u8]| !text.is_empty() && *text != b"-";
+        let attempts = whole_number(headers.first(REPORT_ATTEMPTS)?)?;
+        let connected = headers.first(REPORT_UPSTREAM).as_ref().map(is_said)?;
+        Some(UpstreamReport { details: headers.first(REPORT_DETAILS).filter(is_said)?, attempts, connected })
+    }
+
+    pub(super) fn origin(&self) -> Origin<'a> {
+        Origin { details: self.details, attempts: Some(self.attempts), connected: self.connected }
+    }
+}
+
+/// The fields of an answer that go on to the client: all but those about the connection, and what was said to the gateway.
+pub(super) fn passed(headers: &Headers) -> Headers {
+    let ours = OUR_HEADERS.into_iter().chain([STEER_FATE, STEER_TTL]);
+    let not_theirs: Vec<&str> = ours.chain([REPORT_DETAILS, REPORT_UPSTREAM, REPORT_ATTEMPTS]).collect();
+    let goes_on = |name: &[u8]| {
+        !name.starts_with(b":")
+            && !is_about_the_connection(name)
+            && !not_theirs.iter().any(|own| own.as_bytes() == name)
+    };
+    headers.iter().filter(|(name, _)| goes_on(name)).collect()
+}
+
+/// The upstream's own word on the fate of the key; anything but one known word is no word.
+pub(super) fn steered_fate(headers: &Headers) -> Option<Fate> {
+    match single(headers, STEER_FATE)? {
+        b"store" => Some(Fate::Store),
+        b"release" => Some(Fate::Release),
+        b"retry" => Some(Fate::Retry),
+        b"unknown" => Some(Fate::Unknown),
+        _ => None,
+    }
+}
+
+/// The upstream's own word on how long the completed record lives, in whole seconds.
+pub(super) fn steered_ttl_ms(headers: &Headers) -> Option<u64> {
+    let seconds = u32::try_from(whole_number(single(headers, STEER_TTL)?)?).ok()?;
+    (seconds > 0).then_some(u64::from(seconds) * 1000)
+}
+
+fn single<'a>(headers: &'a Headers, name: &'a str) -> Option<&'a [u8]> {
+    let mut lines = headers.all(name);
+    lines.next().filter(|_| lines.next().is_none()).map(<[u8]>::trim_ascii)
+}
+
+/// Removals of what only the gateway may say, and of what was said to it alone.
+pub(super) fn removals(headers: &Headers) -> Vec<Edit> {
+    let ours = OUR_HEADERS.into_iter().chain([STEER_FATE, STEER_TTL]);
+    ours.filter(|name| headers.has(name)).map(Edit::Remove).collect()
+}
+
+/// The fields that are worth repeating: end-to-end ones that are not about this one delivery.
+///
+/// "Intermediaries ... MUST remove ... fields nominated by Connection" (RFC 9110, section 7.6.1).
+pub(super) fn kept(headers: &Headers) -> Headers {
+    let nominated: Vec<&[u8]> = headers.all("connection").flat_map(|line| line.split(|byte| *byte == b',')).collect();
+    let is_nominated = |name: &[u8]| nominated.iter().any(|token| token.trim_ascii().eq_ignore_ascii_case(name));
+    headers.iter().filter(|(name, _)| !is_about_one_delivery(name) && !is_nominated(name)).collect()
+}
+
+/// Fields about the connection or the framing.
+pub(super) fn is_about_the_connection(name: &[u8]) -> bool {
+    let connection: [&[u8]; 6] =
+        [b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-connection", b"te", b"upgrade"];
+    let framing: [&[u8]; 3] = [b"content-length", b"trailer", b"transfer-encoding"];
+    connection.contains(&name) || framing.contains(&name)
+}
+
+/// Pseudo-headers, and fields about the connection, the framing, or this one delivery.
+fn is_about_one_delivery(name: &[u8]) -> bool {
+    match name {
+        name if is_about_the_connection(name) => true,
+        b"date" | b"server" | b"set-cookie" | b"traceparent" | b"x-request-id" => true,
+        b"idempotency-key" | b"idempotency-status" | b"idempotency-store" | b"idempotency-ttl" => true,
+        b"idempotent-replayed" => true,
+        _ => [":", "ratelimit", "x-envoy-"].iter().any(|prefix| name.starts_with(prefix.as_bytes())),
+    }
+}

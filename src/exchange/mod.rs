@@ -1,0 +1,287 @@
+//! The machine: one request and its response, from the first header to the store's last reply.
+//!
+//! *Rule 1*: a transition stands in the file of the state that it leaves, and this file lists all of them.
+//! *Rule 2*: it reads no clock, draws no randomness, calls no host, and cannot fail; what it wants is in the [`Step`].
+//! It does not know which store answers, nor which host carries its steps out.
+//!
+//! # Theory of operation
+//!
+//! A request is hashed while the host holds it back. At its end the name is claimed. A request whose claim is granted is
+//! let through under an attempt number; every other is answered from what the store knows. While the upstream works the
+//! claim is renewed. What comes back decides the fate of the key: a response that is worth keeping is held until the
+//! store has it, any other goes on once the store has heard of it. A stream that ends in any other way is settled when it
+//! is closed, from the host's account of how it ended.
+//!
+//! Under `mode: observe` the same transitions are made, and only the status of the response tells of them.
+//!
+//! # Transitions
+//!
+//! For each state: what happens, and what may be awaited next; `=` is no change. What is not listed changes nothing.
+//! `tests/it/table.rs` drives every state with every event.
+//!
+//! - `head`: request head → body, claim, unprotected, answered, done · response head → done · closed → done
+//! - `look-up`: request body → =, answered · look reply → answered · response head → done · closed → done
+//! - `body`: request body → =, claim, unprotected, answered · response head → answered, done · closed → done ·
+//!   unable → unprotected, answered
+//! - `claim`: claim reply → waiting, renewal, response, shielded, unprotected, answered, save, done ·
+//!   response head → save · closed → save
+//! - `waiting`: response head → done · tick → claim, done · closed → done
+//! - `renewal`: renew reply → =, response, shielded, answered, save · response head → save · closed → save
+//! - `response`: response head → response-body, save · closed → save
+//! - `shielded`: executed → save
+//! - `response-body`: response body → =, save · closed → save · unable → save
+//! - `save`: mark reply → =, done, answered · settle reply → =, done, answered
+//! - `unprotected`: response head → done · closed → done
+//! - `answered`: response head → =, done · closed → done
+//! - `done`: nothing
+
+use std::cell::Cell;
+use std::mem;
+use std::rc::Rc;
+
+use crate::config::{Config, Mode, Policy};
+use crate::digest::HashKey;
+use crate::event::{Event, EventKind};
+use crate::key::Name;
+use crate::message::Edit;
+use crate::record::Owner;
+use crate::reply::{Reason, STATUS, StatusLine};
+use crate::seal::Vault;
+use crate::step::{Flow, Step};
+
+mod headers;
+
+mod attempt;
+
+mod settlement;
+
+mod lookup;
+
+mod execution;
+
+mod claim;
+
+mod admission;
+
+use admission::{Body, Head};
+use claim::{AwaitClaim, Renewal, Waiting};
+use execution::{AwaitResponse, ResponseBody, Shielded};
+use lookup::LookUp;
+use settlement::{Answered, Save, Unprotected};
+
+/// Bodies up to here are held even in a worker that holds too much already: they are most of the traffic, and a few
+/// slow uploads must not shut it out.
+const SMALL_BODY: u64 = 16 << 10;
+
+/// What the operator keeps secret.
+#[derive(Default)]
+pub struct Secrets {
+    /// Keys the hashes of names and payloads.
+    pub hash_key: Option<HashKey>,
+    /// Seals stored responses.
+    pub vault: Vault,
+}
+
+impl Secrets {
+    /// As the operator's document has them.
+    pub fn new(config: &Config) -> Self {
+        Secrets { hash_key: config.hash_key.as_deref().map(HashKey::new), vault: Vault::new(&config.encryption) }
+    }
+}
+
+/// Told of an event and of what was awaited then, for tests that count what they reach.
+#[cfg(feature = "mutants")]
+pub type Witness = fn(&'static str, &Event<'_>);
+
+#[cfg(feature = "mutants")]
+thread_local! {
+    /// Sees every event of this thread's exchanges.
+    pub static WITNESS: std::cell::Cell<Option<Witness>> = const { std::cell::Cell::new(None) };
+}
+
+/// One request that a rule matched, and its response.
+pub struct Exchange {
+    policy: Rc<Policy>,
+    secrets: Rc<Secrets>,
+    state: State,
+    /// Bytes of bodies that the host holds back, or would if this were no trial.
+    buffered_bytes: u64,
+}
+
+/// What is awaited, with what exists only then.
+enum State {
+    Head(Head),
+    LookUp(LookUp),
+    Body(Body),
+    Claim(AwaitClaim),
+    Waiting(Waiting),
+    Renewal(Renewal),
+    Response(AwaitResponse),
+    Shielded(Shielded),
+    ResponseBody(ResponseBody),
+    Save(Save),
+    Unprotected(Unprotected),
+    Answered(Answered),
+    /// Nothing is awaited.
+    Done,
+}
+
+/// What a state goes by besides itself and the event.
+struct Context<'a> {
+    policy: &'a Policy,
+    secrets: &'a Secrets,
+    now_ms: u64,
+    /// Bytes of bodies that the host holds back; a state that sees a body says how many, until the message is let go.
+    buffered_bytes: Cell<u64>,
+}
+
+impl Context<'_> {
+    /// Counts a piece of a body that the host holds back, and tells how much it holds with it.
+    fn buffer(&self, chunk: &[u8]) -> u64 {
+        let buffered_bytes = self.buffered_bytes.get() + chunk.len() as u64;
+        self.buffered_bytes.set(buffered_bytes);
+        buffered_bytes
+    }
+}
+
+/// What is awaited next, and what to do.
+type Next = (State, Step);
+
+impl Exchange {
+    /// An exchange that awaits the request's head.
+    pub fn new(policy: Rc<Policy>, secrets: Rc<Secrets>) -> Self {
+        Exchange { policy, secrets, state: State::Head(Head), buffered_bytes: 0 }
+    }
+
+    /// An exchange that only looks what is known of an operation, and answers that.
+    pub fn looking(policy: Rc<Policy>, secrets: Rc<Secrets>, name: Name, owner: Owner) -> Self {
+        Exchange { state: State::LookUp(LookUp::new(&policy, name, owner)), policy, secrets, buffered_bytes: 0 }
+    }
+
+    /// Feeds one event; obey the step.
+    pub fn handle(&mut self, event: Event<'_>) -> Step {
+        #[cfg(feature = "mutants")]
+        if let Some(witness) = WITNESS.get() {
+            witness(self.awaits(), &event);
+        }
+        let Event { now_ms, kind } = event;
+        let is_response_head = matches!(kind, EventKind::ResponseHeaders { .. });
+        let buffered_bytes = Cell::new(self.buffered_bytes);
+        let cx = Context { policy: &self.policy, secrets: &self.secrets, now_ms, buffered_bytes };
+        let (state, step) = match mem::replace(&mut self.state, State::Done) {
+            State::Head(state) => state.on(&cx, kind),
+            State::LookUp(state) => state.on(&cx, kind),
+            State::Body(state) => state.on(&cx, kind),
+            State::Claim(state) => state.on(&cx, kind),
+            State::Waiting(state) => state.on(&cx, kind),
+            State::Renewal(state) => state.on(&cx, kind),
+            State::Response(state) => state.on(&cx, kind),
+            State::Shielded(state) => state.on(&cx, kind),
+            State::ResponseBody(state) => state.on(&cx, kind),
+            State::Save(state) => state.on(&cx, kind),
+            State::Unprotected(state) => state.on(&cx, kind),
+            State::Answered(state) => state.on(&cx, kind),
+            State::Done => (State::Done, Step::default()),
+        };
+        self.buffered_bytes = match step.flow {
+            Flow::Answer(_) | Flow::Resume(_) => 0,
+            Flow::Hold | Flow::Pass => cx.buffered_bytes.get(),
+        };
+        self.state = state;
+        if self.policy.mode == Mode::Observe { self.only_observe(step, is_response_head) } else { step }
+    }
+
+    /// A trial: everything was decided and is counted, and only the status tells of it.
+    fn only_observe(&mut self, step: Step, is_response_head: bool) -> Step {
+        let line = StatusLine::bypassed(Reason::Observe);
+        if matches!(step.flow, Flow::Answer(_)) || matches!(self.state, State::Answered(_) | State::Unprotected(_)) {
+            self.state = State::Unprotected(Unprotected { line, injected: None });
+        }
+        let flow = match is_response_head && !matches!(step.flow, Flow::Pass) {
+            true => Flow::Resume(vec![Edit::Set(STATUS, line.to_string().into_bytes())]),
+            false => Flow::Pass,
+        };
+        let status = matches!(flow, Flow::Resume(_)).then(|| line.to_string());
+        Step { flow, status, observed: true, ..step }
+    }
+
+    /// The name of the rule that it is under.
+    pub fn rule(&self) -> &str {
+        &self.policy.rule
+    }
+
+    /// How many bytes of bodies the host holds back for this exchange, or it keeps itself.
+    pub fn held_bytes(&self) -> u64 {
+        let keeps_body = matches!(&self.state, State::Body(body) if body.keeps_body());
+        if self.policy.mode == Mode::Observe && !keeps_body { 0 } else { self.buffered_bytes }
+    }
+
+    /// What is awaited, in one word of the list above.
+    pub fn awaits(&self) -> &'static str {
+        match self.state {
+            State::Head(_) => "head",
+            State::LookUp(_) => "look-up",
+            State::Body(_) => "body",
+            State::Claim(_) => "claim",
+            State::Waiting(_) => "waiting",
+            State::Renewal(_) => "renewal",
+            State::Response(_) => "response",
+            State::Shielded(_) => "shielded",
+            State::ResponseBody(_) => "response-body",
+            State::Save(_) => "save",
+            State::Unprotected(_) => "unprotected",
+            State::Answered(_) => "answered",
+            State::Done => "done",
+        }
+    }
+
+    /// Whether nothing can come of this exchange any more.
+    pub fn is_done(&self) -> bool {
+        matches!(self.state, State::Done)
+    }
+
+    /// Whether it holds a claim that is not settled.
+    pub fn is_running(&self) -> bool {
+        self.runs().is_some()
+    }
+
+    /// The operation whose end it waits for.
+    pub fn waits_for(&self) -> Option<&Name> {
+        match &self.state {
+            State::Waiting(Waiting { claim, .. }) | State::Claim(AwaitClaim { claim, waiter: Some(_) }) => {
+                Some(&claim.request.name)
+            }
+            _ => None,
+        }
+    }
+
+    /// The operation that it executes.
+    pub fn runs(&self) -> Option<&Name> {
+        match &self.state {
+            State::Response(AwaitResponse { execution })
+            | State::Shielded(Shielded { execution, .. })
+            | State::ResponseBody(ResponseBody { execution, .. })
+            | State::Save(Save { execution, .. }) => Some(&execution.request.name),
+            _ => None,
+        }
+    }
+
+    /// Whether a message is held back until its body has come.
+    pub fn awaits_body(&self) -> bool {
+        matches!(self.state, State::Body(_) | State::ResponseBody(_))
+    }
+
+    /// Whether it wants to see the request's body, or keep it back.
+    pub fn awaits_request_body(&self) -> bool {
+        matches!(self.state, State::Body(_) | State::LookUp(_))
+    }
+
+    /// Whether it wants to see the response's body, or keep it back.
+    pub fn awaits_response_body(&self) -> bool {
+        matches!(self.state, State::ResponseBody(_) | State::Save(Save { pending: Some(_), .. }))
+    }
+}
+
+fn hold() -> Step {
+    Step { flow: Flow::Hold, ..Step::default() }
+}

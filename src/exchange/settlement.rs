@@ -1,0 +1,365 @@
+//! From an outcome to the command that settles it, and to the client's answer once the store has heard of it.
+//!
+//! Its one rule: a client that is answered may ask again at once, so the store hears of an outcome before it does, unless
+//! the operator prefers otherwise.
+//! It does not know how the outcome came about.
+
+use crate::command::{CommandKind, Failure, ReplyKind, StoreReply};
+use crate::config::{Fate, Mode, OnStoreFailure, Save as When};
+use crate::event::{EventKind, Origin};
+use crate::key::KEY;
+use crate::message::{Edit, Headers};
+use crate::refusal::ProblemType;
+use crate::reply::{EXPOSE, EXPOSED, ProblemDetails, Reason, Reply, STATUS, StatusLine};
+use crate::step::{Bypass, Count, Flow, Remark, Step};
+
+use super::attempt::{Execution, Injected, Outcome, PendingRequest};
+use super::headers::{edited, removals, repairs};
+use super::{Context, Next, State, hold};
+
+/// Awaits the store's reply to a settlement.
+pub(super) struct Save {
+    pub(super) execution: Execution,
+    /// Which kind of reply that is.
+    asked: ReplyKind,
+    fate: Fate,
+    /// The response that waits for it.
+    pub(super) pending: Option<PendingReply>,
+    /// Changes to a local reply that is on its way out while the store has not been heard.
+    header_repairs: Vec<Edit>,
+    /// Whether the client's stream is over, and there is nothing left to answer.
+    pub(super) is_over: bool,
+}
+
+/// A response on its way to the client once the store has heard of it.
+pub(super) struct PendingReply {
+    /// The response, where the gateway itself has it; otherwise the host holds it.
+    reply: Option<Box<Reply>>,
+    message: Message,
+    /// Why it will not be replayed although it is for good.
+    not_kept: Option<Reason>,
+}
+
+/// What is known of a response that is held.
+#[derive(Default)]
+pub(super) struct Message {
+    /// What it loses on its way.
+    pub(super) removals: Vec<Edit>,
+    /// How long it will be replayed, if the store keeps it.
+    pub(super) ttl_ms: u64,
+}
+
+/// Awaits the head of a response that only gets a status.
+pub(super) struct Unprotected {
+    pub(super) line: StatusLine,
+    pub(super) injected: Option<Injected>,
+}
+
+/// Awaits a local reply on its way out, to undo what the host does to it.
+pub(super) struct Answered {
+    header_repairs: Vec<Edit>,
+}
+
+impl Save {
+    /// Tells the store how an execution ended.
+    pub(super) fn of(cx: &Context<'_>, execution: Execution, outcome: Outcome) -> (Self, Step) {
+        let (fate, kind, ttl_ms) = match outcome {
+            Outcome::Completed { status, response, ttl_ms } => {
+                let (name, owner) = (&execution.request.name, execution.request.owner);
+                let sealed = response.and_then(|response| cx.secrets.vault.seal(name, owner, &response.encode()));
+                (Fate::Store, CommandKind::Complete { status, response: sealed }, Some(ttl_ms))
+            }
+            Outcome::Failed { fate: Fate::Release | Fate::Retry, retried: true }
+            | Outcome::Failed { fate: Fate::Store | Fate::Unknown, .. } => {
+                (Fate::Unknown, CommandKind::MarkUnknown, None)
+            }
+            Outcome::Failed { fate: fate @ (Fate::Release | Fate::Retry), retried: false } => {
+                // This attempt is settled either way; an earlier one in doubt stays so, and the store keeps it.
+                let settled = if execution.doubt { Fate::Unknown } else { fate };
+                (settled, CommandKind::Release { keep_fingerprint: fate == Fate::Retry }, None)
+            }
+        };
+        let asked = kind.reply_kind();
+        let mut command = execution.command(cx.policy, kind);
+        if let (Some(ttl_ms), None) = (ttl_ms, execution.request.window_ms) {
+            command.ttl_ms = ttl_ms;
+        }
+        let save = Save { execution, asked, fate, pending: None, header_repairs: Vec::new(), is_over: false };
+        (save, Step { commands: vec![command], ..Step::default() })
+    }
+
+    /// Withdraws a claim on which nothing was forwarded, whether or not it was granted.
+    pub(super) fn withdrawal(cx: &Context<'_>, execution: Execution) -> Next {
+        let command = execution.command(cx.policy, CommandKind::Withdraw);
+        let save = Save {
+            // It was never an execution.
+            execution: Execution { attempt: None, ..execution },
+            asked: ReplyKind::Settle,
+            fate: Fate::Release,
+            pending: None,
+            header_repairs: Vec::new(),
+            is_over: false,
+        };
+        (State::Save(save), Step { commands: vec![command], ..Step::default() })
+    }
+
+    /// A failure that the host has at hand: held until the store has heard of it, or let go at once.
+    pub(super) fn with_the_hosts_copy(
+        mut self,
+        cx: &Context<'_>,
+        step: Step,
+        headers: &Headers,
+        line: StatusLine,
+    ) -> Next {
+        if cx.policy.save == When::BeforeReply && cx.policy.mode == Mode::Enforce {
+            let message = Message { removals: removals(headers), ttl_ms: 0 };
+            self.pending = Some(PendingReply { reply: None, message, not_kept: None });
+            return (State::Save(self), Step { flow: Flow::Hold, ..step });
+        }
+        let Step { flow, status, .. } = respond(cx, self.execution.injected, headers, line);
+        (State::Save(self), Step { flow, status, ..step })
+    }
+
+    /// A success that the host holds whole: held until it is stored, or let go at once.
+    pub(super) fn until_stored(mut self, cx: &Context<'_>, step: Step, message: Message, headers: &Headers) -> Next {
+        let commands = step.commands;
+        if cx.policy.save == When::BeforeReply {
+            self.pending = Some(PendingReply { reply: None, message, not_kept: None });
+            return (State::Save(self), Step { commands, ..hold() });
+        }
+        let line = StatusLine { stored: None, ..self.execution.line(false) };
+        let step = respond(cx, self.execution.injected, headers, line);
+        (State::Save(self), Step { commands, ..step })
+    }
+
+    /// An answer that the gateway itself has: kept until the store has heard of it, or handed on at once.
+    pub(super) fn with_our_copy(
+        mut self,
+        cx: &Context<'_>,
+        step: Step,
+        reply: Reply,
+        not_kept: Option<Reason>,
+    ) -> Next {
+        if self.is_over {
+            return (State::Save(self), step);
+        }
+        let reply = Box::new(reply);
+        if cx.policy.save == When::BeforeReply {
+            let ttl_ms = step.commands.first().map_or(0, |command| command.ttl_ms);
+            let message = Message { removals: Vec::new(), ttl_ms };
+            self.pending = Some(PendingReply { reply: Some(reply), message, not_kept });
+            return (State::Save(self), step);
+        }
+        self.header_repairs = repairs(&reply);
+        let is_open = self.fate == Fate::Store && not_kept.is_none();
+        let line = StatusLine { stored: (!is_open).then_some(false), ..self.execution.line(false) }.because(not_kept);
+        let handed_on = self.handed_on(cx, reply, line);
+        let Step { commands, remark, .. } = step;
+        (State::Save(self), Step { commands, remark, ..handed_on })
+    }
+
+    pub(super) fn on(mut self, cx: &Context<'_>, event: EventKind<'_>) -> Next {
+        match event {
+            // The reply to an earlier mark, made because it ran too long, tells nothing about the completion.
+            EventKind::StoreAnswered { asked, verdict, .. } if asked == self.asked => self.on_settled(cx, &verdict),
+            // Envoy has ended the client's stream; what is being stored goes on.
+            EventKind::ResponseHeaders { headers, .. }
+                if self.pending.as_ref().is_some_and(|pending| pending.reply.is_some()) =>
+            {
+                self.is_over = true;
+                self.pending = None;
+                let step = respond(cx, self.execution.injected, headers, self.execution.line(false));
+                (State::Save(self), step)
+            }
+            EventKind::ResponseHeaders { .. } if self.pending.is_none() && !self.header_repairs.is_empty() => {
+                let flow = Flow::Resume(std::mem::take(&mut self.header_repairs));
+                (State::Save(self), Step { flow, ..Step::default() })
+            }
+            EventKind::ResponseBody { held, .. } => match self.pending.take() {
+                Some(pending) if held > cx.policy.max_response_bytes => {
+                    // It has more of a body than the host can hold.
+                    let (injected, line) = (self.execution.injected, self.execution.line(false));
+                    let step = resume(with_status(cx, injected, pending.message.removals, line), line);
+                    (State::Save(self), step)
+                }
+                pending => {
+                    let step = if pending.is_some() { hold() } else { Step::default() };
+                    (State::Save(Save { pending, ..self }), step)
+                }
+            },
+            EventKind::Closed { .. } => {
+                self.is_over = true;
+                (State::Save(self), Step::default())
+            }
+            _ => (State::Save(self), Step::default()),
+        }
+    }
+
+    fn on_settled(mut self, cx: &Context<'_>, reply: &StoreReply) -> Next {
+        let (count, remark) = self.settled(reply);
+        let counts = count.into_iter().collect();
+        let step = match self.pending.take() {
+            None => Step::default(),
+            Some(PendingReply { reply: held, message, not_kept }) => {
+                let stored = self.fate == Fate::Store && *reply == StoreReply::Settled && not_kept.is_none();
+                // How much is left of a window only the store knows.
+                let ttl_s = (stored && self.execution.request.window_ms.is_none()).then_some(message.ttl_ms / 1000);
+                let line = StatusLine { ttl_s, ..self.execution.line(stored) }.because(not_kept);
+                match held {
+                    None => resume(with_status(cx, self.execution.injected, message.removals, line), line),
+                    Some(held) => {
+                        self.header_repairs = repairs(&held);
+                        self.handed_on(cx, held, line)
+                    }
+                }
+            }
+        };
+        let state = match self.is_over || self.header_repairs.is_empty() {
+            true => State::Done,
+            false => State::Answered(Answered { header_repairs: self.header_repairs }),
+        };
+        (state, Step { counts, remark, ..step })
+    }
+
+    /// What is counted and logged of a settlement.
+    fn settled(&self, reply: &StoreReply) -> (Option<Count>, Option<Remark>) {
+        let name = self.execution.request.name;
+        match (reply, self.fate, self.execution.attempt) {
+            (StoreReply::Failed(failure), ..) => {
+                (Some(Count::StoreFailed(*failure)), Some(Remark::StoreFailed(*failure)))
+            }
+            (StoreReply::Settled, Fate::Store, _) => (Some(Count::Stored), None),
+            (StoreReply::Dropped, ..) => (Some(Count::Stored), Some(Remark::BodyDropped(name))),
+            // A withdrawn claim was never an execution.
+            (StoreReply::Settled, _, None) | (StoreReply::Lost, Fate::Release, None) => (None, None),
+            (StoreReply::Settled, Fate::Release, _) => (Some(Count::Released), None),
+            (StoreReply::Settled, Fate::Retry, _) => (Some(Count::Retryable), None),
+            (StoreReply::Settled, Fate::Unknown, Some(attempt)) => {
+                (Some(Count::Unknown), Some(Remark::Unknown(name, attempt)))
+            }
+            _ => (Some(Count::Unknown), Some(Remark::LeaseLost(name))),
+        }
+    }
+
+    /// The upstream's answer to a request that the gateway itself had sent, on its way to the client.
+    fn handed_on(&self, cx: &Context<'_>, mut reply: Box<Reply>, line: StatusLine) -> Step {
+        reply.headers = edited(&reply.headers, &with_status(cx, self.execution.injected, Vec::new(), line));
+        Step { flow: Flow::Answer(reply), status: Some(line.to_string()), ..Step::default() }
+    }
+}
+
+impl Unprotected {
+    pub(super) fn on(self, cx: &Context<'_>, event: EventKind<'_>) -> Next {
+        match event {
+            EventKind::ResponseHeaders { headers, .. } => (State::Done, respond(cx, self.injected, headers, self.line)),
+            EventKind::Closed { .. } => done(),
+            _ => (State::Unprotected(self), Step::default()),
+        }
+    }
+}
+
+impl Answered {
+    /// Awaits this reply.
+    pub(super) fn to(reply: &Reply) -> Self {
+        Answered { header_repairs: repairs(reply) }
+    }
+
+    pub(super) fn on(self, cx: &Context<'_>, event: EventKind<'_>) -> Next {
+        match event {
+            EventKind::ResponseHeaders { origin, .. } => self.goes_out(cx, origin),
+            EventKind::Closed { .. } => done(),
+            _ => (State::Answered(self), Step::default()),
+        }
+    }
+
+    fn goes_out(self, cx: &Context<'_>, origin: Origin<'_>) -> Next {
+        if origin.is_request_too_large() {
+            // Envoy's own 413 overtook ours.
+            let reply = Reply::problem(cx.policy, ProblemType::BodyTooLarge, ProblemDetails::default());
+            return (State::Done, Step { flow: Flow::Answer(Box::new(reply)), ..Step::default() });
+        }
+        match self.header_repairs.is_empty() {
+            true => (State::Answered(self), Step::default()),
+            false => (State::Done, Step { flow: Flow::Resume(self.header_repairs), ..Step::default() }),
+        }
+    }
+}
+
+/// Nothing comes after this.
+pub(super) fn done() -> Next {
+    (State::Done, Step::default())
+}
+
+/// After the whole request has come, nothing of Envoy's can overtake an answer: unless the host's doings must be undone,
+/// nothing of it is awaited.
+pub(super) fn unless_sent_as_it_is((state, step): Next) -> Next {
+    match state {
+        State::Answered(answered) if answered.header_repairs.is_empty() => (State::Done, step),
+        state => (state, step),
+    }
+}
+
+/// Doubt is never "free": the request is refused, or forwarded where the operator prefers that, and its status says so.
+pub(super) fn store_failed(cx: &Context<'_>, mut pending: PendingRequest, failure: Failure) -> Next {
+    match cx.policy.on_store_failure {
+        OnStoreFailure::Forward => with_failure(failure, bypass(&mut pending, Reason::StoreFailure)),
+        OnStoreFailure::Reject => refused_by_store(cx, pending.injected, failure),
+    }
+}
+
+pub(super) fn refused_by_store(cx: &Context<'_>, injected: Option<Injected>, failure: Failure) -> Next {
+    let details = ProblemDetails { retry_after_s: Some(1), ..ProblemDetails::default() };
+    with_failure(failure, refuse(cx, injected, ProblemType::StoreUnavailable, details))
+}
+
+/// Says what failed.
+fn with_failure(failure: Failure, (state, mut step): Next) -> Next {
+    step.counts.push(Count::StoreFailed(failure));
+    (state, Step { remark: Some(Remark::StoreFailed(failure)), ..step })
+}
+
+pub(super) fn bypass(pending: &mut PendingRequest, reason: Reason) -> Next {
+    if reason == Reason::NoCaller {
+        pending.injected = None;
+    }
+    let unprotected = Unprotected { line: StatusLine::bypassed(reason), injected: pending.injected };
+    let counts = vec![Count::Bypassed(Bypass::Said(reason))];
+    let flow = Flow::Resume(std::mem::take(&mut pending.forged));
+    (State::Unprotected(unprotected), Step { flow, counts, ..Step::default() })
+}
+
+pub(super) fn refuse(
+    cx: &Context<'_>,
+    injected: Option<Injected>,
+    problem: ProblemType,
+    details: ProblemDetails,
+) -> Next {
+    answer(injected, Reply::problem(cx.policy, problem, details), Count::Refused(problem))
+}
+
+pub(super) fn answer(injected: Option<Injected>, mut reply: Reply, count: Count) -> Next {
+    let generated_key = injected.and_then(Injected::generated_key);
+    generated_key.iter().for_each(|key| reply.headers.push(KEY.as_bytes(), key));
+    let answered = Answered::to(&reply);
+    let status = reply.headers.first(STATUS).map(|line| String::from_utf8_lossy(line).into_owned());
+    let flow = Flow::Answer(Box::new(reply));
+    (State::Answered(answered), Step { flow, counts: vec![count], status, ..Step::default() })
+}
+
+/// Lets the response at hand go with this status.
+pub(super) fn respond(cx: &Context<'_>, injected: Option<Injected>, headers: &Headers, line: StatusLine) -> Step {
+    resume(with_status(cx, injected, removals(headers), line), line)
+}
+
+fn with_status(cx: &Context<'_>, injected: Option<Injected>, mut edits: Vec<Edit>, line: StatusLine) -> Vec<Edit> {
+    edits.push(Edit::Set(STATUS, line.to_string().into_bytes()));
+    edits.extend(injected.and_then(Injected::generated_key).map(|key| Edit::Set(KEY, key)));
+    if cx.policy.expose_cors {
+        edits.push(Edit::Add(EXPOSE, EXPOSED.as_bytes().to_vec()));
+    }
+    edits
+}
+
+fn resume(edits: Vec<Edit>, line: StatusLine) -> Step {
+    Step { flow: Flow::Resume(edits), status: Some(line.to_string()), ..Step::default() }
+}
