@@ -14,7 +14,7 @@ use crate::nginx::body;
 use crate::peer;
 use crate::side::{Share, Side};
 use crate::target_folder;
-use crate::wrk::{Keys, Load};
+use crate::wrk::{CALLER, Keys, Load};
 
 /// One load, and the sides that have to bear it.
 pub struct Scenario {
@@ -148,7 +148,7 @@ pub const ALL: [Scenario; 8] = [
         check: |side, load| {
             let last = if side.name == ONE_RULE { 0 } else { 49 };
             let matched = Request::post(side.addr(), &format!("/v1/accounts/acc_1/{}", resource(last)));
-            is_verdict(&matched.key(KEY).try_send()?, "executed")?;
+            is_verdict(&matched.caller(CALLER).key(KEY).try_send()?, "executed")?;
             is_untouched(&side.send(load, None)?, 201)
         },
         comparisons: &[Comparison { subject: FIFTY_RULES, reference: ONE_RULE, by: By::Rate, target: Some(0.9) }],
