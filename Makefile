@@ -83,8 +83,8 @@ sim: ## Simulates SEEDS runs of adversity (20000), shows that each broken safety
 chaos: build $(ENVOY_BIN) store-tools chaos-tools ## Breaks two gateways, Redis, the service and what lies between in 61 ways under load, 20 times each, and judges (SEED=1 ONLY="redis kill": that one again).
 	@cargo run --locked --quiet --package chaos
 
-bench: build bench-tools $(ENVOY_BIN) $(PEER_BIN) ## Measures throughput and latency on real Envoy (ONLY=bc: two scenarios of eight).
-	cargo build --locked --release --target wasm32-wasip1 --package empty-filter --package holding-filter
+bench: build bench-tools $(ENVOY_BIN) $(if $(BEFORE),,$(PEER_BIN)) ## Measures throughput and latency on real Envoy (ONLY=bc: two scenarios of eight; BEFORE=older.wasm: against that build of the filter).
+	$(if $(BEFORE),,cargo build --locked --release --target wasm32-wasip1 --package empty-filter --package holding-filter)
 	cargo run --locked --release --package bench
 
 soak: build bench-tools $(ENVOY_BIN) ## Keeps two gateways under mixed load for MINUTES (10), and fails if memory grows beyond what is configured.

@@ -1,24 +1,37 @@
 //! What `make bench` runs: what the filter costs on real Envoy; with the argument `soak`, what `make soak` does.
 //!
-//! One rule: speed is a ratio of two medians in one run, against a reference that is named. Figures of two runs, or of
-//! two machines, are not compared. A target that is missed is told, not punished; a wrong answer ends the run.
+//! One rule: speed is a ratio within one run, against a reference that is named. Figures of two runs, or of two machines,
+//! are not compared. A missed target is said, not punished; a wrong answer ends the run.
 //! It does not know why something is slow.
 //!
 //! Envoy has a worker for every processor and shares them with wrk and nginx. With `PIN=1` it has one worker and, where
 //! there are two processors or more, one of them to itself: then only Envoy's own work counts, not what a replay spares
-//! the upstream. The sides of a scenario run beside each other, and take turns under the same load. CPU time is what
-//! Envoy's whole process has used, and the processes of its store. At the end of each round all sides bear the load at once: on a busy or a virtual
-//! machine the ratio of their CPU times then is the figure to trust.
+//! the upstream. CPU time is what Envoy's whole process has used, and the processes of its store.
+//!
+//! Every round starts the sides of a scenario anew, warms each up and lets each bear the load in turn, and in the end all
+//! at once: on a busy or a virtual machine the ratio of their CPU times then is the figure to trust. To start and warm
+//! up every time takes one and a half times as long as once for all rounds (all scenarios: 13 minutes in place of 9), and
+//! is worth it: how one process's memory happens to lie makes it faster or slower by up to a sixth for its whole life,
+//! which no number of rounds with the same process evens out.
+//!
+//! With `BEFORE`, the path of another build of the filter, each scenario compares the two builds in place of its
+//! references, in every configuration that it judges: the median of the ratio that each round has, with the smallest and
+//! the largest. Where that build refuses a scenario's configuration, the run says so and goes on.
 //!
 //! Settings come from the environment: `ONLY` (letters of scenarios, as in `ONLY=bc`), `ROUNDS`, `ROUND_S`, `WARMUP_S`,
-//! `CONNECTIONS` and `PIN`. With `BEFORE`, the path of another build of the filter, (a) compares the two.
+//! `CONNECTIONS`, `PIN` and `BEFORE`.
 
+use std::ffi::OsString;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+
+use harness::gateway::filter_wasm;
+use serde_json::{Value, json};
 
 mod machine;
 mod nginx;
+mod pair;
 mod peer;
 mod report;
 mod rounds;
@@ -29,7 +42,8 @@ mod wrk;
 
 use machine::Machine;
 use nginx::Nginx;
-use rounds::Course;
+use pair::Pair;
+use rounds::{Course, Entrant, Failure};
 
 fn main() -> ExitCode {
     let is_soak = std::env::args().nth(1).is_some_and(|argument| argument == "soak");
@@ -50,24 +64,58 @@ fn run() -> Result<(), String> {
     let nginx = Nginx::start(&machine, folder.path())?;
     println!("{}\n{machine}", settings.sentence());
 
-    let mut measured = Vec::new();
-    for scenario in scenario::ALL.iter().filter(|scenario| settings.only.contains(scenario.letter)) {
-        println!("\n({}) {}", scenario.letter, scenario.title);
-        let sides = (scenario.sides)(nginx.addr())?;
-        let course = Course { settings: &settings, machine: &machine, scenario, folder: folder.path() };
-        let rounds = course.run(&sides)?;
-        let outcome = report::Outcome::of(scenario, &sides, rounds);
-        println!("{outcome}");
-        measured.push(outcome);
-    }
+    let scenarios = scenario::ALL.iter().filter(|scenario| settings.only.contains(scenario.letter));
+    let courses = scenarios.map(|scenario| Course {
+        settings: &settings,
+        machine: &machine,
+        scenario,
+        upstream: nginx.addr(),
+        folder: folder.path(),
+    });
+    let (name, figures) = match &settings.before {
+        None => ("scenarios", against_references(courses)?),
+        Some(before) => ("pairs", against_before(courses, before)?),
+    };
 
-    println!("\n{}", report::summary(&measured));
     let file = target_folder().join("bench.json");
-    let tree = report::json(&settings, &machine, &measured);
+    let mut tree = settings.json(&machine);
+    tree[name] = figures;
     fs::write(&file, format!("{tree:#}\n"))
         .map_err(|error| format!("{} cannot be written: {error}.", file.display()))?;
     println!("The figures of every round are in {}.", file.display());
     Ok(())
+}
+
+/// Compares the sides that each scenario has.
+fn against_references<'a>(courses: impl Iterator<Item = Course<'a>>) -> Result<Value, String> {
+    let mut measured = Vec::new();
+    for course in courses {
+        println!("\n({}) {}", course.scenario.letter, course.scenario.title);
+        let entrants: Vec<_> =
+            course.scenario.sides.iter().map(|recipe| Entrant { recipe, other_build: None }).collect();
+        let rounds =
+            course.run(&entrants).map_err(|(Failure::Refused(complaint) | Failure::Fault(complaint))| complaint)?;
+        let outcome = report::Outcome::of(course.scenario, rounds);
+        println!("{outcome}");
+        measured.push(outcome);
+    }
+    println!("\n{}", report::summary(&measured));
+    Ok(report::json(&measured))
+}
+
+/// Compares in each scenario what is judged there with the same in another build of the filter.
+fn against_before<'a>(courses: impl Iterator<Item = Course<'a>>, before: &Path) -> Result<Value, String> {
+    let mut pairs = Vec::new();
+    for course in courses {
+        println!("\n({}) {}", course.scenario.letter, course.scenario.title);
+        for recipe in course.scenario.judged() {
+            let pair = Pair::measure(&course, recipe, before)?;
+            println!("{}", pair.table());
+            pairs.push(pair);
+        }
+    }
+    println!("\n{}", pair::summary(&pairs));
+    if pair::any_compared(&pairs) { Ok(pair::json(&pairs)) } else { Err("Nothing was compared.".to_owned()) }
 }
 
 /// How much is measured.
@@ -83,6 +131,8 @@ pub struct Settings {
     warmup_s: u64,
     /// How many requests are under way at any moment.
     connections: u64,
+    /// The module of the build of the filter to compare with, instead of the references.
+    before: Option<PathBuf>,
 }
 
 impl Settings {
@@ -98,16 +148,60 @@ impl Settings {
             round_s: number("ROUND_S", 3)?,
             warmup_s: number("WARMUP_S", 3)?,
             connections: number("CONNECTIONS", 32)?,
+            before: std::env::var_os("BEFORE").filter(|file| !file.is_empty()).map(other_build).transpose()?,
         })
     }
 
     fn sentence(&self) -> String {
         let Settings { rounds, round_s, warmup_s, connections, .. } = self;
+        let what = match &self.before {
+            None => "medians.".to_owned(),
+            Some(before) => format!(
+                "medians.\nThe filter ({}) against {} ({}).",
+                size(&filter_wasm()),
+                before.display(),
+                size(before),
+            ),
+        };
         format!(
-            "{rounds} rounds after {warmup_s} s of warming up; in each {round_s} s for each side in turn, then {round_s} s \
-             for all at once; {connections} connections for each; medians."
+            "{rounds} rounds, in each of which every side starts anew and is warmed up for {warmup_s} s; then {round_s} s \
+             for each side in turn, and {round_s} s for all at once; {connections} connections for each; {what}"
         )
     }
+
+    /// What was measured, and where; without the figures.
+    fn json(&self, machine: &Machine) -> Value {
+        let bytes = |module: &Path| module.metadata().map(|file| file.len()).ok();
+        json!({
+            "machine": { "model": machine.model, "processors": machine.processors, "load_average": Machine::load() },
+            "settings": {
+                "rounds": self.rounds,
+                "round_s": self.round_s,
+                "warmup_s": self.warmup_s,
+                "connections": self.connections,
+                "before": self.before,
+            },
+            "envoy": harness::gateway::envoy_bin(),
+            "filter_bytes": bytes(&filter_wasm()),
+            "before_bytes": self.before.as_deref().and_then(bytes),
+        })
+    }
+}
+
+/// The module that `BEFORE` names.
+fn other_build(file: OsString) -> Result<PathBuf, String> {
+    let file = PathBuf::from(file);
+    let module = file.canonicalize().ok().filter(|module| module.is_file());
+    let module =
+        module.ok_or_else(|| format!("BEFORE must be another build's module, and there is no file {file:?}."))?;
+    if filter_wasm().canonicalize().is_ok_and(|filter| filter == module) {
+        return Err(format!("BEFORE is {file:?}, the filter itself: keep a copy of the build to compare with."));
+    }
+    Ok(module)
+}
+
+fn size(module: &Path) -> String {
+    module.metadata().map_or_else(|error| error.to_string(), |file| format!("{} bytes", file.len()))
 }
 
 fn number(name: &str, default: u64) -> Result<u64, String> {

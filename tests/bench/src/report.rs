@@ -7,11 +7,8 @@ use std::fmt;
 
 use serde_json::{Value, json};
 
-use crate::Settings;
-use crate::machine::Machine;
 use crate::rounds::{Figures, Rounds};
 use crate::scenario::{By, Comparison, Scenario};
-use crate::side::Side;
 
 /// What a scenario came to.
 pub struct Outcome {
@@ -31,8 +28,9 @@ struct Ratio {
     cpu_together: Spread,
 }
 
-/// A ratio of medians, and of single rounds the smallest and the largest.
-struct Spread {
+/// A ratio of medians or the median of ratios, and of single rounds the smallest and the largest.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Spread {
     median: f64,
     min: f64,
     max: f64,
@@ -40,8 +38,8 @@ struct Spread {
 
 impl Outcome {
     /// The outcome of a scenario, with one list of rounds a side.
-    pub fn of(scenario: &Scenario, sides: &[Side], rounds: Vec<Rounds>) -> Outcome {
-        let sides: Vec<_> = sides.iter().map(|side| side.name).zip(rounds).collect();
+    pub fn of(scenario: &Scenario, rounds: Vec<Rounds>) -> Outcome {
+        let sides: Vec<_> = scenario.sides.iter().map(|side| side.name).zip(rounds).collect();
         let rounds_of = |name: &str| sides.iter().find(|side| side.0 == name).map(|side| &side.1);
         let ratios = scenario.comparisons.iter().filter_map(|comparison| {
             let (subject, reference) = (rounds_of(comparison.subject)?, rounds_of(comparison.reference)?);
@@ -63,16 +61,6 @@ impl Outcome {
     }
 
     fn json(&self) -> Value {
-        let sides = self.sides.iter().map(|(name, rounds)| {
-            json!({
-                "name": name,
-                "requests_per_s": median_of(&rounds.alone, Figures::rate),
-                "cpu_us_per_request": median_of(&rounds.alone, Figures::cpu_per_request_us),
-                "cpu_us_per_request_together": median_of(&rounds.together, Figures::cpu_per_request_us),
-                "rounds": rounds.alone.iter().map(round_json).collect::<Vec<_>>(),
-                "rounds_together": rounds.together.iter().map(round_json).collect::<Vec<_>>(),
-            })
-        });
         let ratios = self.ratios.iter().map(|ratio| {
             let Comparison { subject, reference, by, target } = ratio.comparison;
             json!({
@@ -93,7 +81,7 @@ impl Outcome {
         json!({
             "scenario": self.letter.to_string(),
             "title": self.title,
-            "sides": sides.collect::<Vec<_>>(),
+            "sides": self.sides.iter().map(|(name, rounds)| side_json(name, rounds)).collect::<Vec<_>>(),
             "ratios": ratios.collect::<Vec<_>>(),
         })
     }
@@ -101,13 +89,22 @@ impl Outcome {
 
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Table(&self.sides).fmt(f)
+    }
+}
+
+/// A line for each side.
+pub struct Table<'a>(pub &'a [(&'static str, Rounds)]);
+
+impl fmt::Display for Table<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let head = ["requests/s", "busy", "p50 us", "p99 us", "CPU us/request", "all at once"];
         write!(
             f,
             "    {:<14}{:>12}{:>8}{:>9}{:>9}{:>16}{:>13}",
             "", head[0], head[1], head[2], head[3], head[4], head[5]
         )?;
-        for (name, rounds) in &self.sides {
+        for (name, rounds) in self.0 {
             let median = |figure: fn(&Figures) -> f64| median_of(&rounds.alone, figure);
             write!(
                 f,
@@ -132,6 +129,12 @@ impl Ratio {
 }
 
 impl Spread {
+    /// Of ratios each of which is of one round, so that what all of a round shares is divided out before the median.
+    pub fn by_rounds(above: &[Figures], below: &[Figures], figure: fn(&Figures) -> f64) -> Spread {
+        let single: Vec<f64> = above.iter().zip(below).map(|(above, below)| figure(above) / figure(below)).collect();
+        Spread { median: median(single), ..Spread::of(above, below, figure) }
+    }
+
     fn of(above: &[Figures], below: &[Figures], figure: fn(&Figures) -> f64) -> Spread {
         let single = || above.iter().zip(below).map(|(above, below)| figure(above) / figure(below));
         Spread {
@@ -154,7 +157,8 @@ impl Spread {
         }
     }
 
-    fn json(&self) -> Value {
+    /// As a program reads it.
+    pub fn json(&self) -> Value {
         json!({ "ratio": self.median, "min": self.min, "max": self.max })
     }
 }
@@ -193,19 +197,20 @@ pub fn summary(outcomes: &[Outcome]) -> String {
     lines.join("\n")
 }
 
-/// Everything that was measured.
-pub fn json(settings: &Settings, machine: &Machine, outcomes: &[Outcome]) -> Value {
+/// Scenarios against their references, as a program reads them.
+pub fn json(outcomes: &[Outcome]) -> Value {
+    outcomes.iter().map(Outcome::json).collect()
+}
+
+/// What a side came to.
+pub fn side_json(name: &str, rounds: &Rounds) -> Value {
     json!({
-        "machine": { "model": machine.model, "processors": machine.processors, "load_average": Machine::load() },
-        "settings": {
-            "rounds": settings.rounds,
-            "round_s": settings.round_s,
-            "warmup_s": settings.warmup_s,
-            "connections": settings.connections,
-        },
-        "envoy": harness::gateway::envoy_bin(),
-        "filter_bytes": harness::gateway::filter_wasm().metadata().map(|file| file.len()).ok(),
-        "scenarios": outcomes.iter().map(Outcome::json).collect::<Vec<_>>(),
+        "name": name,
+        "requests_per_s": median_of(&rounds.alone, Figures::rate),
+        "cpu_us_per_request": median_of(&rounds.alone, Figures::cpu_per_request_us),
+        "cpu_us_per_request_together": median_of(&rounds.together, Figures::cpu_per_request_us),
+        "rounds": rounds.alone.iter().map(round_json).collect::<Vec<_>>(),
+        "rounds_together": rounds.together.iter().map(round_json).collect::<Vec<_>>(),
     })
 }
 

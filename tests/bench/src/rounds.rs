@@ -1,12 +1,16 @@
-//! Measuring: every side has its turn, in the same order, round after round, and then all bear the load at once.
+//! Measuring: in every round each side starts anew and is warmed up, then has its turn, and then all bear the load at
+//! once.
 //!
-//! The second is for the sake of processor time: where a virtual machine's neighbours slow a processor down for seconds
-//! at a time, sides that share the processor by the millisecond are slowed down alike.
+//! Anew, because how the memory of one process happens to lie makes it faster or slower by up to a sixth, for its whole
+//! life: so each round throws these dice again. The turns run in the other order from round to round, so that whatever
+//! wears off favours no side. All at once for the sake of processor time: where a virtual machine's neighbours slow a
+//! processor down for seconds at a time, sides that share the processor by the millisecond are slowed down alike.
 //!
 //! One rule: a turn counts only if every answer was right and Envoy's own counters say that the requests went the way
 //! the scenario is about.
 //! It does not know what the figures mean.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::slice;
 use std::thread;
@@ -14,7 +18,7 @@ use std::thread;
 use crate::Settings;
 use crate::machine::Machine;
 use crate::scenario::Scenario;
-use crate::side::{Share, Side};
+use crate::side::{Recipe, Share, Side};
 use crate::wrk::{self, Turn};
 
 /// What one turn of one side came to.
@@ -52,6 +56,42 @@ pub struct Rounds {
     pub together: Vec<Figures>,
 }
 
+/// What takes part in every round.
+#[derive(Debug, Clone, Copy)]
+pub struct Entrant<'a> {
+    /// How it is started.
+    pub recipe: &'static Recipe,
+    /// The module of another build of the filter, where it is to have that.
+    pub other_build: Option<&'a Path>,
+}
+
+/// Why there are no figures.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// The other build does not take the scenario's configuration, and says why.
+    Refused(String),
+    /// Something is not as it should be.
+    Fault(String),
+}
+
+impl Entrant<'_> {
+    /// What it means that it did not start.
+    fn failure(&self, complaint: &str) -> Failure {
+        match complaint.lines().find_map(|line| line.split_once(REFUSAL)) {
+            Some((_, sentence)) if self.other_build.is_some() => {
+                Failure::Refused(format!("{}.", sentence.trim().trim_end_matches('.')))
+            }
+            _ => Failure::Fault(format!("{}: {complaint}", self.recipe.label(self.other_build))),
+        }
+    }
+}
+
+impl From<String> for Failure {
+    fn from(complaint: String) -> Failure {
+        Failure::Fault(complaint)
+    }
+}
+
 /// How a scenario is measured.
 pub struct Course<'a> {
     /// How often and how long.
@@ -60,33 +100,48 @@ pub struct Course<'a> {
     pub machine: &'a Machine,
     /// What.
     pub scenario: &'a Scenario,
+    /// The upstream.
+    pub upstream: SocketAddr,
     /// A folder for scripts.
     pub folder: &'a Path,
 }
 
 impl Course<'_> {
-    /// Lets the sides take turns, and bear the load together at the end of each round.
-    pub fn run(&self, sides: &[Side]) -> Result<Vec<Rounds>, String> {
-        for side in sides {
-            side.bind(self.machine)?;
-            (self.scenario.check)(side, &self.scenario.load)
-                .map_err(|complaint| format!("{}: {complaint}", side.name))?;
-        }
+    /// Measures these sides, round by round.
+    pub fn run(&self, entrants: &[Entrant<'_>]) -> Result<Vec<Rounds>, Failure> {
         let script = self.scenario.load.write(self.folder)?;
-        for side in sides {
-            self.turn(slice::from_ref(side), &script, self.settings.warmup_s, "warm")?;
-        }
-        let mut all: Vec<Rounds> = sides.iter().map(|_| Rounds::default()).collect();
+        let mut all: Vec<Rounds> = entrants.iter().map(|_| Rounds::default()).collect();
         for round in 1..=self.settings.rounds {
-            for (side, rounds) in sides.iter().zip(&mut all) {
-                let name = format!("alone-{round}");
-                rounds.alone.extend(self.turn(slice::from_ref(side), &script, self.settings.round_s, &name)?);
+            let mut order: Vec<usize> = (0..entrants.len()).collect();
+            if round % 2 == 0 {
+                order.reverse();
             }
-            let name = format!("together-{round}");
-            let together = self.turn(sides, &script, self.settings.round_s, &name)?;
-            all.iter_mut().zip(together).for_each(|(rounds, figures)| rounds.together.push(figures));
+            let start = |place: &usize| self.start(&entrants[*place]);
+            let sides = order.iter().map(start).collect::<Result<Vec<_>, _>>()?;
+            for side in &sides {
+                self.turn(slice::from_ref(side), &script, self.settings.warmup_s, "warm")?;
+            }
+            for (side, place) in sides.iter().zip(&order) {
+                let alone =
+                    self.turn(slice::from_ref(side), &script, self.settings.round_s, &format!("alone-{round}"))?;
+                all[*place].alone.extend(alone);
+            }
+            let together = self.turn(&sides, &script, self.settings.round_s, &format!("together-{round}"))?;
+            order.iter().zip(together).for_each(|(place, figures)| all[*place].together.push(figures));
         }
         Ok(all)
+    }
+
+    /// Starts a side, and sees that it answers as the scenario says.
+    fn start(&self, entrant: &Entrant<'_>) -> Result<Side, Failure> {
+        let side = entrant
+            .recipe
+            .start(self.upstream, entrant.other_build)
+            .map_err(|complaint| entrant.failure(&complaint))?;
+        side.bind(self.machine)?;
+        (self.scenario.check)(&side, &self.scenario.load)
+            .map_err(|complaint| format!("{}: {complaint}", side.label))?;
+        Ok(side)
     }
 
     /// Puts load on these sides at once, and judges the answers.
@@ -106,7 +161,7 @@ impl Course<'_> {
         for ((side, (counts, before_us)), turn) in sides.iter().zip(before).zip(turns) {
             let (turn, cpu_us) = (turn?, side.cpu_us()? - before_us);
             judge(side, turn, &counts, connections)
-                .map_err(|complaint| format!("{}, {name}: {complaint}", side.name))?;
+                .map_err(|complaint| format!("{}, {name}: {complaint}", side.label))?;
             all.push(Figures { turn, cpu_us });
         }
         Ok(all)
@@ -140,4 +195,24 @@ fn judge(side: &Side, turn: Turn, before: &[u64], connections: u64) -> Result<()
         }
     }
     Ok(())
+}
+
+/// What the filter writes into Envoy's log before the reason why it does not take a configuration.
+const REFUSAL: &str = "the configuration is refused: ";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scenario;
+
+    #[test]
+    fn only_another_build_may_refuse_a_configuration() {
+        let recipe = &scenario::ALL[0].sides[2];
+        let log = "Envoy did not start. Its log ends:\n[error] wasm log: idempotency: the configuration is refused: a.b: no.\n";
+        let failure = |other_build| Entrant { recipe, other_build }.failure(log);
+        assert_eq!(failure(Some(Path::new("older.wasm"))), Failure::Refused("a.b: no.".to_owned()));
+        assert_eq!(failure(None), Failure::Fault(format!("the filter: {log}")));
+        let crashed = Entrant { recipe, other_build: Some(Path::new("older.wasm")) }.failure("Envoy did not start.");
+        assert_eq!(crashed, Failure::Fault("the filter, as BEFORE has it: Envoy did not start.".to_owned()));
+    }
 }

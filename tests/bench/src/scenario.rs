@@ -3,18 +3,13 @@
 //! One rule: all sides of a scenario bear the same load, byte for byte, in front of the same upstream.
 //! It does not know how anything is measured.
 
-use std::net::SocketAddr;
-use std::path::PathBuf;
-
-use harness::gateway::plugin;
-use harness::{Options, Request, Response};
+use harness::{Request, Response};
 use serde_json::{Value, json};
 
 use crate::nginx::body;
 use crate::peer;
-use crate::side::{Share, Side};
-use crate::target_folder;
-use crate::wrk::{Keys, Load};
+use crate::side::{Recipe, Share, Side, What};
+use crate::wrk::{CALLER, Keys, Load};
 
 /// One load, and the sides that have to bear it.
 pub struct Scenario {
@@ -26,12 +21,20 @@ pub struct Scenario {
     pub load: Load,
     /// How many requests are under way at any moment; none where that is for the settings to say.
     pub connections: Option<u64>,
-    /// Starts the sides, with the address of the upstream.
-    pub sides: fn(SocketAddr) -> Result<Vec<Side>, String>,
+    /// How the sides are started.
+    pub sides: &'static [Recipe],
     /// Sees to it, before anything is measured, that a side answers as the scenario says.
     pub check: fn(&Side, &Load) -> Result<(), String>,
     /// What the figures are for.
     pub comparisons: &'static [Comparison],
+}
+
+impl Scenario {
+    /// The sides that `BEFORE` is about: those that are judged here, and have the filter in them.
+    pub fn judged(&self) -> impl Iterator<Item = &'static Recipe> {
+        let is_judged = |recipe: &Recipe| self.comparisons.iter().any(|comparison| comparison.subject == recipe.name);
+        self.sides.iter().filter(move |recipe| recipe.what.is_the_filter() && is_judged(recipe))
+    }
 }
 
 /// Two sides; the first one's figure is divided by the second's.
@@ -63,21 +66,14 @@ pub const ALL: [Scenario; 8] = [
         title: "A request that no rule matches: GET.",
         load: Load { method: "GET", path: "/v1/payments/pay_1", keys: Keys::None },
         connections: None,
-        sides: |upstream| {
-            let mut sides = vec![
-                Side::start(NO_FILTER, without_filter(upstream), PROXIED)?,
-                Side::start(EMPTY, with_module(upstream, built("empty_filter"))?, PROXIED)?,
-                Side::start(FILTER, with_filter(upstream, json!({})), UNTOUCHED)?,
-            ];
-            if let Some(module) = std::env::var_os("BEFORE").filter(|module| !module.is_empty()) {
-                sides.push(Side::start(BEFORE, with_module(upstream, module.into())?, UNTOUCHED)?);
-            }
-            Ok(sides)
-        },
+        sides: &[
+            Recipe { name: NO_FILTER, what: What::NoFilter, expected: PROXIED },
+            Recipe { name: EMPTY, what: What::Another("empty_filter"), expected: PROXIED },
+            Recipe { name: FILTER, what: What::Filter(|| json!({})), expected: UNTOUCHED },
+        ],
         check: |side, load| is_untouched(&side.send(load, None)?, 200),
         comparisons: &[
             Comparison { subject: FILTER, reference: EMPTY, by: By::Rate, target: Some(0.97) },
-            Comparison { subject: FILTER, reference: BEFORE, by: By::Rate, target: Some(0.97) },
             Comparison { subject: FILTER, reference: NO_FILTER, by: By::Rate, target: None },
             Comparison { subject: EMPTY, reference: NO_FILTER, by: By::Rate, target: None },
         ],
@@ -87,13 +83,11 @@ pub const ALL: [Scenario; 8] = [
         title: "A replay: one POST of 256 bytes with one key, executed once before.",
         load: Load { method: "POST", path: "/v1/payments", keys: Keys::Same(KEY) },
         connections: None,
-        sides: |upstream| {
-            Ok(vec![
-                Side::start(NO_FILTER, without_filter(upstream), PROXIED)?,
-                Side::start(UNMATCHED, with_filter(upstream, elsewhere()), UNTOUCHED)?,
-                Side::start(FILTER, with_filter(upstream, json!({})), REPLAYED)?,
-            ])
-        },
+        sides: &[
+            Recipe { name: NO_FILTER, what: What::NoFilter, expected: PROXIED },
+            Recipe { name: UNMATCHED, what: What::Filter(elsewhere), expected: UNTOUCHED },
+            Recipe { name: FILTER, what: What::Filter(|| json!({})), expected: REPLAYED },
+        ],
         check: |side, load| {
             let send = || side.send(load, None);
             match side.name {
@@ -112,18 +106,11 @@ pub const ALL: [Scenario; 8] = [
         title: "First executions: POSTs of 256 bytes, each with a new key.",
         load: Load { method: "POST", path: "/v1/payments", keys: Keys::Fresh },
         connections: None,
-        sides: |upstream| {
-            // Room for everything that is sent in a run: what is measured is not how records are thrown out.
-            let configuration = json!({
-                "store": { "max_bytes": 256 << 20 },
-                "policy": { "ttl_s": 2, "lease_ms": 1000 },
-            });
-            Ok(vec![
-                Side::start(NO_FILTER, without_filter(upstream), PROXIED)?,
-                Side::start(HOLDING, with_module(upstream, built("holding_filter"))?, PROXIED)?,
-                Side::start(FILTER, with_filter(upstream, configuration), EXECUTED)?,
-            ])
-        },
+        sides: &[
+            Recipe { name: NO_FILTER, what: What::NoFilter, expected: PROXIED },
+            Recipe { name: HOLDING, what: What::Another("holding_filter"), expected: PROXIED },
+            Recipe { name: FILTER, what: What::Filter(roomy), expected: EXECUTED },
+        ],
         check: |side, load| match (side.name, side.send(load, Some(KEY))?) {
             (FILTER, response) => is_verdict(&response, "executed"),
             (_, response) => is_untouched(&response, 201),
@@ -139,16 +126,14 @@ pub const ALL: [Scenario; 8] = [
         title: "A request that no rule matches, judged by its path: POST, one template or 50.",
         load: Load { method: "POST", path: "/v1/accounts/acc_4711/statements", keys: Keys::None },
         connections: None,
-        sides: |upstream| {
-            Ok(vec![
-                Side::start(ONE_RULE, with_filter(upstream, rules(1)), UNTOUCHED)?,
-                Side::start(FIFTY_RULES, with_filter(upstream, rules(50)), UNTOUCHED)?,
-            ])
-        },
+        sides: &[
+            Recipe { name: ONE_RULE, what: What::Filter(|| rules(1)), expected: UNTOUCHED },
+            Recipe { name: FIFTY_RULES, what: What::Filter(|| rules(50)), expected: UNTOUCHED },
+        ],
         check: |side, load| {
             let last = if side.name == ONE_RULE { 0 } else { 49 };
             let matched = Request::post(side.addr(), &format!("/v1/accounts/acc_1/{}", resource(last)));
-            is_verdict(&matched.key(KEY).try_send()?, "executed")?;
+            is_verdict(&matched.caller(CALLER).key(KEY).try_send()?, "executed")?;
             is_untouched(&side.send(load, None)?, 201)
         },
         comparisons: &[Comparison { subject: FIFTY_RULES, reference: ONE_RULE, by: By::Rate, target: Some(0.9) }],
@@ -158,7 +143,7 @@ pub const ALL: [Scenario; 8] = [
         title: "First executions with records in Redis, 32 connections: POSTs of 256 bytes, each with a new key.",
         load: FIRST_ON_REDIS,
         connections: Some(32),
-        sides: |upstream| Ok(vec![first_on_redis(FILTER, upstream, "before_reply")?, Side::peer(PEER, upstream)?]),
+        sides: FILTER_AND_PEER,
         check: is_first_on_redis,
         comparisons: &[Comparison { subject: FILTER, reference: PEER, by: By::Rate, target: Some(0.95) }],
     },
@@ -167,7 +152,7 @@ pub const ALL: [Scenario; 8] = [
         title: "The same, 128 connections.",
         load: FIRST_ON_REDIS,
         connections: Some(128),
-        sides: |upstream| Ok(vec![first_on_redis(FILTER, upstream, "before_reply")?, Side::peer(PEER, upstream)?]),
+        sides: FILTER_AND_PEER,
         check: is_first_on_redis,
         comparisons: &[Comparison { subject: FILTER, reference: PEER, by: By::Rate, target: Some(1.25) }],
     },
@@ -176,18 +161,10 @@ pub const ALL: [Scenario; 8] = [
         title: "A replay of what Redis keeps, from this Envoy's memory: one POST of 256 bytes with one key.",
         load: Load { method: "POST", path: "/v1/payments", keys: Keys::Same(KEY) },
         connections: None,
-        sides: |upstream| {
-            // Nothing leaves the memory while it is measured.
-            let store = json!({ "type": "redis", "cluster": "webdis", "cache": { "ttl_s": 86400 } });
-            Ok(vec![
-                Side::start(EMBEDDED, with_filter(upstream, json!({})), REPLAYED)?,
-                Side::with_redis(
-                    REDIS,
-                    |webdis| Options::redis(upstream, webdis).configuration(json!({ "store": store })),
-                    REPLAYED_FROM_MEMORY,
-                )?,
-            ])
-        },
+        sides: &[
+            Recipe { name: EMBEDDED, what: What::Filter(|| json!({})), expected: REPLAYED },
+            Recipe { name: REDIS, what: What::FilterOnRedis(remembering), expected: REPLAYED_FROM_MEMORY },
+        ],
         check: |side, load| {
             let send = || side.send(load, None);
             is_verdict(&send()?, "executed").and_then(|()| is_verdict(&send()?, "replayed"))
@@ -199,14 +176,12 @@ pub const ALL: [Scenario; 8] = [
         title: "Latency of first executions with records in Redis: one connection.",
         load: FIRST_ON_REDIS,
         connections: Some(1),
-        sides: |upstream| {
-            Ok(vec![
-                Side::start(NO_FILTER, without_filter(upstream), PROXIED)?,
-                first_on_redis(FILTER, upstream, "before_reply")?,
-                first_on_redis(AFTER_REPLY, upstream, "after_reply")?,
-                Side::peer(PEER, upstream)?,
-            ])
-        },
+        sides: &[
+            Recipe { name: NO_FILTER, what: What::NoFilter, expected: PROXIED },
+            Recipe { name: FILTER, what: What::FilterOnRedis(before_reply), expected: EXECUTED },
+            Recipe { name: AFTER_REPLY, what: What::FilterOnRedis(after_reply), expected: EXECUTED },
+            Recipe { name: PEER, what: What::Peer, expected: TWO_SETS },
+        ],
         check: is_first_on_redis,
         comparisons: &[
             Comparison { subject: FILTER, reference: PEER, by: By::Added(NO_FILTER), target: Some(3.0) },
@@ -215,13 +190,35 @@ pub const ALL: [Scenario; 8] = [
     },
 ];
 
-/// A gateway in front of Redis whose records live as long as the peer's.
-fn first_on_redis(name: &'static str, upstream: SocketAddr, save: &str) -> Result<Side, String> {
-    let configuration = json!({
+const FILTER_AND_PEER: &[Recipe] = &[
+    Recipe { name: FILTER, what: What::FilterOnRedis(before_reply), expected: EXECUTED },
+    Recipe { name: PEER, what: What::Peer, expected: TWO_SETS },
+];
+
+/// Room for everything that is sent in a run: what is measured is not how records are thrown out.
+fn roomy() -> Value {
+    json!({ "store": { "max_bytes": 256 << 20 }, "policy": { "ttl_s": 2, "lease_ms": 1000 } })
+}
+
+/// Nothing leaves the memory while it is measured.
+fn remembering() -> Value {
+    json!({ "store": { "type": "redis", "cluster": "webdis", "cache": { "ttl_s": 86400 } } })
+}
+
+fn before_reply() -> Value {
+    saving("before_reply")
+}
+
+fn after_reply() -> Value {
+    saving("after_reply")
+}
+
+/// Records in Redis that live as long as the peer's.
+fn saving(save: &str) -> Value {
+    json!({
         "store": { "type": "redis", "cluster": "webdis" },
         "policy": { "ttl_s": peer::TTL_S, "lease_ms": 1000, "save": save },
-    });
-    Side::with_redis(name, |webdis| Options::redis(upstream, webdis).configuration(configuration), EXECUTED)
+    })
 }
 
 fn is_first_on_redis(side: &Side, load: &Load) -> Result<(), String> {
@@ -229,27 +226,6 @@ fn is_first_on_redis(side: &Side, load: &Load) -> Result<(), String> {
         (FILTER | AFTER_REPLY, response) => is_verdict(&response, "executed"),
         (_, response) => is_untouched(&response, 201),
     }
-}
-
-fn without_filter(upstream: SocketAddr) -> Options {
-    Options::new(upstream).without_filter()
-}
-
-fn with_filter(upstream: SocketAddr, configuration: Value) -> Options {
-    Options::new(upstream).configuration(configuration)
-}
-
-/// A gateway whose filter is this module.
-fn with_module(upstream: SocketAddr, module: PathBuf) -> Result<Options, String> {
-    let module = module.canonicalize().map_err(|error| format!("{}: {error}.", module.display()))?;
-    Ok(Options::new(upstream).mutate(move |tree| {
-        plugin(tree)["vm_config"]["code"]["local"]["filename"] = json!(module);
-    }))
-}
-
-/// Where `make bench` builds a filter to compare with.
-fn built(filter: &str) -> PathBuf {
-    target_folder().join("wasm32-wasip1/release").join(filter).with_extension("wasm")
 }
 
 /// A rule that leaves what is sent alone.
@@ -275,23 +251,29 @@ fn resource(index: usize) -> String {
 fn is_untouched(response: &Response, status: u16) -> Result<(), String> {
     match (response.status, response.header("idempotency-status"), response.text() == body()) {
         (same, None, true) if same == status => Ok(()),
-        _ => Err(format!("It should pass on the upstream's {status}, but answered {response:?}.")),
+        _ => Err(format!("It should pass on the upstream's {status}, but answered {}.", told(response))),
     }
 }
 
 fn is_verdict(response: &Response, verdict: &str) -> Result<(), String> {
-    let told = response.header("idempotency-status").unwrap_or_default();
-    if response.status == 201 && told.starts_with(verdict) && response.text() == body() {
+    let status = response.header("idempotency-status").unwrap_or_default();
+    if response.status == 201 && status.starts_with(verdict) && response.text() == body() {
         return Ok(());
     }
-    Err(format!("It should answer 201 with Idempotency-Status {verdict:?}, but answered {response:?}."))
+    Err(format!("It should answer 201 with Idempotency-Status {verdict:?}, but answered {}.", told(response)))
+}
+
+/// An answer in few words.
+fn told(response: &Response) -> String {
+    let status = response.header("idempotency-status").unwrap_or_default();
+    let begins: String = response.text().chars().take(80).collect();
+    format!("{} with Idempotency-Status {status:?} and a body that begins {begins:?}", response.status)
 }
 
 const NO_FILTER: &str = "no filter";
 const EMPTY: &str = "empty filter";
 const HOLDING: &str = "holding filter";
 const FILTER: &str = "the filter";
-const BEFORE: &str = "before";
 const UNMATCHED: &str = "no rule matches";
 const AFTER_REPLY: &str = "after_reply";
 const EMBEDDED: &str = "embedded";
@@ -318,5 +300,33 @@ const EXECUTED: &[(&str, Share)] = &[
     ("wasmcustom.idempotency_stored_total", Share::All),
     (UPSTREAM_REQUESTS, Share::All),
 ];
+/// The peer takes a lock for each request and leaves a record.
+const TWO_SETS: &[(&str, Share)] = &[("set", Share::Twice)];
 const UPSTREAM_REQUESTS: &str = "cluster.payments.upstream_rq_total";
 const STORE_OPERATIONS: &str = "wasmcustom.idempotency_store_operations_total";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn before_compares_what_is_judged_and_has_the_filter_in_it() {
+        let judged =
+            |scenario: &Scenario| scenario.judged().map(|recipe| recipe.name).collect::<Vec<_>>().join(" and ");
+        let all: Vec<_> = ALL.iter().map(|scenario| format!("{} {}", scenario.letter, judged(scenario))).collect();
+        let expected = "a the filter, b the filter, c the filter, d 50 rules, e the filter, f the filter, g redis, \
+            h the filter and after_reply";
+        assert_eq!(all.join(", "), expected);
+    }
+
+    #[test]
+    fn what_is_compared_is_there() {
+        for scenario in &ALL {
+            let is_there = |name: &str| scenario.sides.iter().any(|recipe| recipe.name == name);
+            for Comparison { subject, reference, by, .. } in scenario.comparisons {
+                let bare = if let By::Added(bare) = by { bare } else { reference };
+                assert!([subject, reference, bare].into_iter().all(|name| is_there(name)), "({})", scenario.letter);
+            }
+        }
+    }
+}

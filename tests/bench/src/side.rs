@@ -2,26 +2,56 @@
 //!
 //! One rule: every gateway is the shipped one, changed only in what the comparison is about. The access log, which the
 //! shipped file has too, is written by all of them, but to nowhere. Each side has a Redis to itself, all started alike
-//! and without persistence, so that nobody bears the cost of another's records.
+//! and without persistence, so that no side bears the cost of another's records.
 //! It does not know what is sent.
 
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 
-use harness::gateway::hcm;
+use harness::gateway::{hcm, plugin};
 use harness::{Gateway, Options, PATIENCE, Redis, Request, Response, Webdis, wait_for};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::machine::{Machine, cpu_us, workers};
 use crate::peer::Peer;
+use crate::target_folder;
 use crate::wrk::{CALLER, Keys, Load};
+
+/// How a side is started, as often as one is wanted.
+#[derive(Debug)]
+pub struct Recipe {
+    /// What it is called in tables and comparisons.
+    pub name: &'static str,
+    /// What takes the load.
+    pub what: What,
+    /// Counters, and for how many of the requests each must go up: Envoy's, or with the peer Redis's commands.
+    pub expected: &'static [(&'static str, Share)],
+}
+
+/// What takes the load; a filter comes with its configuration.
+#[derive(Debug, Clone, Copy)]
+pub enum What {
+    /// Envoy without any filter.
+    NoFilter,
+    /// Envoy with one of the filters that `make bench` builds to compare with.
+    Another(&'static str),
+    /// Envoy with the filter and the embedded store.
+    Filter(fn() -> Value),
+    /// Envoy with the filter, and records in Redis, which it asks through Webdis.
+    FilterOnRedis(fn() -> Value),
+    /// The peer, which asks Redis itself.
+    Peer,
+}
 
 /// One side of a comparison.
 pub struct Side {
-    /// What it is called in tables and comparisons.
+    /// The name of its recipe.
     pub name: &'static str,
+    /// What complaints call it.
+    pub label: String,
     server: Server,
     store: Store,
-    /// Counters, and for how many of the requests each must go up: Envoy's, or with the peer Redis's commands.
+    /// As its recipe has it.
     pub expected: &'static [(&'static str, Share)],
 }
 
@@ -49,48 +79,63 @@ pub enum Share {
     None,
 }
 
+impl What {
+    /// Whether it has the filter in it, and may have another build of it.
+    pub fn is_the_filter(self) -> bool {
+        matches!(self, What::Filter(_) | What::FilterOnRedis(_))
+    }
+}
+
+impl Recipe {
+    /// Starts a side in front of this upstream, with another build of the filter where one is given.
+    pub fn start(&self, upstream: SocketAddr, other_build: Option<&Path>) -> Result<Side, String> {
+        let mut store = Store::default();
+        let server = match self.what {
+            What::NoFilter => envoy(Options::new(upstream).without_filter(), None),
+            What::Another(filter) => envoy(Options::new(upstream), Some(&built(filter))),
+            What::Filter(configuration) => envoy(Options::new(upstream).configuration(configuration()), other_build),
+            What::FilterOnRedis(configuration) => {
+                let redis = store.redis.insert(Redis::try_start(&[])?);
+                let webdis = store.webdis.insert(Webdis::try_start(redis.addr())?);
+                envoy(Options::redis(upstream, webdis.addr()).configuration(configuration()), other_build)
+            }
+            What::Peer => {
+                let redis = store.redis.insert(Redis::try_start(&[])?);
+                Peer::start(upstream, redis.addr()).map(Server::Peer)
+            }
+        };
+        Ok(Side { name: self.name, label: self.label(other_build), server: server?, store, expected: self.expected })
+    }
+
+    /// What complaints call it.
+    pub fn label(&self, other_build: Option<&Path>) -> String {
+        let of_what = if other_build.is_some() { ", as BEFORE has it" } else { "" };
+        format!("{}{of_what}", self.name)
+    }
+}
+
+/// Starts a gateway with this module for its filter, otherwise with the filter that has been built.
+fn envoy(options: Options, module: Option<&Path>) -> Result<Server, String> {
+    let module = module.map(|module| {
+        // Envoy runs in another folder.
+        module.canonicalize().map_err(|error| format!("{} cannot be read: {error}.", module.display()))
+    });
+    let module = module.transpose()?;
+    let options = options.concurrency(workers()).log_level("warning").mutate(|tree| {
+        hcm(tree)["access_log"][0]["typed_config"]["path"] = json!("/dev/null");
+        if let Some(module) = module {
+            plugin(tree)["vm_config"]["code"]["local"]["filename"] = json!(module);
+        }
+    });
+    Ok(Server::Envoy(Box::new(Gateway::try_start(options)?)))
+}
+
+/// Where `make bench` builds a filter to compare with.
+fn built(filter: &str) -> PathBuf {
+    target_folder().join("wasm32-wasip1/release").join(filter).with_extension("wasm")
+}
+
 impl Side {
-    /// A gateway.
-    pub fn start(
-        name: &'static str,
-        options: Options,
-        expected: &'static [(&'static str, Share)],
-    ) -> Result<Side, String> {
-        Side::envoy(name, options, Store::default(), expected)
-    }
-
-    /// A gateway that keeps its records in Redis, which it asks through Webdis; `options` is given Webdis's address.
-    pub fn with_redis(
-        name: &'static str,
-        options: impl FnOnce(SocketAddr) -> Options,
-        expected: &'static [(&'static str, Share)],
-    ) -> Result<Side, String> {
-        let redis = Redis::try_start(&[])?;
-        let webdis = Webdis::try_start(redis.addr())?;
-        let options = options(webdis.addr());
-        Side::envoy(name, options, Store { webdis: Some(webdis), redis: Some(redis) }, expected)
-    }
-
-    /// The peer, which asks Redis itself.
-    pub fn peer(name: &'static str, upstream: SocketAddr) -> Result<Side, String> {
-        let redis = Redis::try_start(&[])?;
-        let server = Server::Peer(Peer::start(upstream, redis.addr())?);
-        // Each request takes a lock and leaves a record.
-        Ok(Side { name, server, store: Store { webdis: None, redis: Some(redis) }, expected: &[("set", Share::Twice)] })
-    }
-
-    fn envoy(
-        name: &'static str,
-        options: Options,
-        store: Store,
-        expected: &'static [(&'static str, Share)],
-    ) -> Result<Side, String> {
-        let options = options.concurrency(workers()).log_level("warning").mutate(|tree| {
-            hcm(tree)["access_log"][0]["typed_config"]["path"] = json!("/dev/null");
-        });
-        Ok(Side { name, server: Server::Envoy(Box::new(Gateway::try_start(options)?)), store, expected })
-    }
-
     /// Where the load goes.
     pub fn addr(&self) -> SocketAddr {
         match &self.server {
