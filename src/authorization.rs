@@ -13,12 +13,8 @@ pub struct Unreadable;
 ///
 /// "credentials = auth-scheme [ 1*SP ( token68 / #auth-param ) ]" (RFC 9110, section 11.4).
 pub fn credentials(header: &str, more: &[String], headers: &Headers) -> Result<Vec<Vec<u8>>, Unreadable> {
-    let is_told = |line: &[u8]| match Authorization::split(line, more) {
-        Authorization { scheme: None, rest } => is_lone_token(rest),
-        Authorization { scheme: Some(scheme), rest } => !rest.is_empty() && tells(scheme, more),
-    };
     let lines: Vec<&[u8]> = headers.all(header).filter(|line| !line.trim_ascii().is_empty()).collect();
-    match lines.iter().all(|line| is_told(line)) {
+    match lines.iter().all(|line| Authorization::split(line, more).tells_caller(more)) {
         true => Ok(lines.into_iter().map(<[u8]>::to_vec).collect()),
         false => Err(Unreadable),
     }
@@ -47,21 +43,68 @@ impl<'a> Authorization<'a> {
         match line.iter().position(u8::is_ascii_whitespace).and_then(|space| line.split_at_checked(space)) {
             Some((scheme, rest)) => Authorization { scheme: Some(scheme), rest: rest.trim_ascii_start() },
             // The name of a scheme alone is what is left of a credential, and the same for everybody.
-            None if tells(line, more) || SIGNED.iter().any(|known| known.as_bytes().eq_ignore_ascii_case(line)) => {
+            None if tells(line, more) || OTHERS.iter().any(|known| known.as_bytes().eq_ignore_ascii_case(line)) => {
                 Authorization { scheme: Some(line), rest: b"" }
             }
             None => Authorization { scheme: None, rest: line },
         }
     }
+
+    /// Whether this is a credential, of one caller, that stays as it is from try to try.
+    fn tells_caller(&self, more: &[String]) -> bool {
+        let is = |name: &str| self.scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case(name.as_bytes()));
+        // Envoy joins two lines with a comma, and the second may be of any scheme.
+        let is_one_word = !self.rest.iter().any(|byte| *byte == b',' || byte.is_ascii_whitespace());
+        match self.scheme {
+            _ if shows_nothing(self.rest) => false,
+            // "AKID:signature" and "bce-auth-v1/AKID/<time>/…/<signature>" are made anew for each try.
+            None => !self.rest.iter().any(|byte| b",;:\"".contains(byte)) && !self.rest.starts_with(b"bce-auth-v"),
+            // An empty user and an empty password.
+            Some(_) if is("Basic") => is_one_word && self.rest != b"Og==",
+            Some(_) if is("Bearer") || is("DPoP") => is_one_word,
+            Some(_) if is("Token") || is("ApiKey") => match parameters(self.rest) {
+                Some(parameters) => parameters.iter().any(|(_, value)| !shows_nothing(value)),
+                None => is_one_word,
+            },
+            Some(scheme) => tells(scheme, more),
+        }
+    }
 }
 
-/// One word that is a key or a token, and not a list of parameters.
-fn is_lone_token(word: &[u8]) -> bool {
-    !word.iter().any(|byte| b",;\"".contains(byte))
+/// Whether this is what programs write where they have no credential; a lone "-" is Envoy's own word for it.
+pub fn shows_nothing(value: &[u8]) -> bool {
+    let is_around = |byte: &u8| byte.is_ascii_whitespace() || *byte == b'"';
+    let start = value.iter().position(|byte| !is_around(byte)).unwrap_or(value.len());
+    let end = value.iter().rposition(|byte| !is_around(byte)).map_or(start, |last| last + 1);
+    let word = value.get(start..end).unwrap_or_default();
+    ["", "-", "(null)", "nil", "none", "null", "undefined"]
+        .iter()
+        .any(|none| word.eq_ignore_ascii_case(none.as_bytes()))
 }
 
-/// Schemes of signatures, of which something stays the same.
-const SIGNED: [&str; 8] = ["AWS", "Digest", "Hawk", "Negotiate", "NTLM", "OAuth", "SharedKey", "Signature"];
+/// Names of other schemes, of which one alone is no token.
+const OTHERS: [&str; 20] = [
+    "AWS",
+    "AWS4-ECDSA-P256-SHA256",
+    "AWS4-HMAC-SHA256",
+    "Concealed",
+    "Digest",
+    "GNAP",
+    "Hawk",
+    "HOBA",
+    "Kerberos",
+    "Mutual",
+    "Negotiate",
+    "NTLM",
+    "OAuth",
+    "PrivateToken",
+    "SCRAM-SHA-1",
+    "SCRAM-SHA-256",
+    "SharedKey",
+    "SharedKeyLite",
+    "Signature",
+    "vapid",
+];
 
 /// What stays of a signature from try to try: who has signed, as the signature itself says. A filter before this one
 /// has verified it.

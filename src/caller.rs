@@ -4,6 +4,7 @@
 //! with nobody unless the operator says so.
 //! It does not verify a credential: it believes what the filters before this one let through.
 
+use crate::authorization::shows_nothing;
 use crate::config::{Anonymous, Part, Policy};
 use crate::digest::Digest;
 use crate::source::{Fault, Request, read_lines};
@@ -39,9 +40,12 @@ impl Caller {
         let parts: Result<Vec<_>, Fault> = scope.caller.iter().map(|part| credential(part, request)).collect();
         let is_readable = parts.is_ok();
         // A caller with a credential that cannot be read is not told by the other parts either.
-        let shown: Vec<_> = parts.unwrap_or_default().into_iter().flatten().collect();
-        if !shown.is_empty() {
-            return Caller::Known(shown);
+        let parts = parts.unwrap_or_default();
+        // Beside a part that is a credential any other narrows only: all users of one tenant are not one caller.
+        let is_credential: Vec<bool> = scope.caller.iter().map(is_credential).collect();
+        let tells = |index: usize| is_credential.get(index) == Some(&true) || !is_credential.contains(&true);
+        if parts.iter().enumerate().any(|(index, found)| found.is_some() && tells(index)) {
+            return Caller::Known(parts.into_iter().flatten().collect());
         }
         match scope.anonymous {
             Anonymous::Refuse => Caller::Refused,
@@ -75,21 +79,38 @@ pub fn has_certificate(request: &Request<'_>) -> bool {
 
 /// Whether there is any well-known credential, wherever the scope looks.
 fn shows_credential(request: &Request<'_>) -> bool {
-    request
-        .head
-        .headers
-        .iter()
-        .any(|(name, value)| !value.trim_ascii().is_empty() && CREDENTIALS.iter().any(|known| known.as_bytes() == name))
+    request.head.headers.iter().any(|(name, value)| !value.trim_ascii().is_empty() && is_well_known(name))
         || has_certificate(request)
+}
+
+/// Whether this is a header of the list, also where a client writes `_` for `-`.
+fn is_well_known(header: &[u8]) -> bool {
+    let is = |known: &str| {
+        let same = |(a, b): (&u8, u8)| *a == b || (*a == b'_' && b == b'-');
+        known.len() == header.len() && header.iter().zip(known.bytes()).all(same)
+    };
+    CREDENTIALS.into_iter().any(is)
+}
+
+/// Whether this part of the scope is a credential, so that it tells a caller by itself.
+fn is_credential(part: &Part) -> bool {
+    match part {
+        Part::Any(parts) => parts.iter().any(is_credential),
+        Part::Header(name) => is_well_known(name.as_bytes()),
+        Part::Authorization { .. } | Part::Cookie(_) | Part::JwtClaim(_) | Part::Property(_) | Part::Signer => true,
+        Part::Form(_) | Part::Json(_) | Part::PathSegment(_) | Part::Query(_) => false,
+    }
 }
 
 /// Headers that show a credential, or that a gateway in front writes for a caller it has verified: a request that has
 /// one is not anonymous. docs/keys.md lists them.
-pub const CREDENTIALS: [&str; 52] = [
+pub const CREDENTIALS: [&str; 63] = [
+    "access-token",
     "api-key",
     "apikey",
     "authorization",
     "cf-access-jwt-assertion",
+    "client-cert",
     "cookie",
     "dpop",
     "ocp-apim-subscription-key",
@@ -100,12 +121,16 @@ pub const CREDENTIALS: [&str; 52] = [
     "signature-input",
     "x-access-token",
     "x-amz-security-token",
+    "x-amzn-mtls-clientcert",
+    "x-amzn-mtls-clientcert-leaf",
     "x-amzn-oidc-accesstoken",
     "x-amzn-oidc-data",
     "x-amzn-oidc-identity",
     "x-api-key",
     "x-api-token",
     "x-apigateway-api-userinfo",
+    "x-arr-clientcert",
+    "x-auth",
     "x-auth-request-access-token",
     "x-auth-request-email",
     "x-auth-request-user",
@@ -122,18 +147,23 @@ pub const CREDENTIALS: [&str; 52] = [
     "x-forwarded-access-token",
     "x-forwarded-client-cert",
     "x-forwarded-email",
+    "x-forwarded-tls-client-cert",
     "x-forwarded-user",
+    "x-functions-key",
     "x-gitlab-token",
     "x-goog-api-key",
     "x-goog-authenticated-user-email",
     "x-goog-authenticated-user-id",
     "x-goog-iap-jwt-assertion",
     "x-id-token",
+    "x-jwt-assertion",
     "x-jwt-payload",
     "x-ms-client-principal",
     "x-ms-client-principal-id",
     "x-remote-user",
+    "x-session-token",
     "x-shopify-access-token",
+    "x-token",
     "x-user",
     "x-user-email",
     "x-user-id",
@@ -151,8 +181,7 @@ fn credential(part: &Part, request: &Request<'_>) -> Result<Option<Credential>, 
         return Ok(None);
     }
     let mut lines = read_lines(part, request)?;
-    // An empty credential shows nothing.
-    lines.retain(|line| !line.trim_ascii().is_empty());
+    lines.retain(|line| !shows_nothing(line));
     let (kind, name) = part.kind_and_name();
     Ok((!lines.is_empty()).then_some(Credential { kind, name, lines }))
 }

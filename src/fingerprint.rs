@@ -36,8 +36,21 @@ impl Fingerprint {
 }
 
 /// Headers that say what is to be done with the body, or whether: part of every fingerprint where they are present.
-pub const MEANINGFUL: [&str; 6] =
-    ["content-range", "if-match", "if-none-match", "if-unmodified-since", "upload-offset", "x-http-method-override"];
+pub const MEANINGFUL: [&str; 13] = [
+    "content-range",
+    "destination",
+    "if-match",
+    "if-none-match",
+    "if-unmodified-since",
+    "soapaction",
+    "upload-length",
+    "upload-metadata",
+    "upload-offset",
+    "x-amz-target",
+    "x-http-method",
+    "x-http-method-override",
+    "x-method-override",
+];
 
 /// A fingerprint under way.
 pub struct Payload {

@@ -55,7 +55,7 @@ pub fn begin(
     })?;
     let caller = Caller::read(policy, &request);
     match caller {
-        Caller::Absent => return Err(Reply::sight(None)),
+        Caller::Absent => return Err(Reply::bad_look_up(WITHOUT_CALLER)),
         Caller::Refused => return Err(problem(ProblemType::CallerMissing)),
         Caller::Anonymous | Caller::Known(_) => {}
     }
@@ -71,4 +71,6 @@ fn one(values: Vec<Vec<u8>>) -> Option<Vec<u8>> {
 const WITHOUT_METHOD: &str = "Say once which method the operation has: ?method=POST&path=/v1/payments";
 const WITHOUT_PATH: &str = "Say once which path the operation has: ?method=POST&path=/v1/payments";
 const WITHOUT_RULE: &str = "No rule is about this method and path, so there is nothing to know.";
+const WITHOUT_CALLER: &str = "This request shows no caller, and without one nothing is kept: whether the operation ran \
+                              is not known here. Give the caller as in the original request.";
 const NAMED_BY_BODY: &str = "Only the body tells the operations of this rule apart, so they cannot be looked up.";

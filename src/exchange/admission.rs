@@ -277,12 +277,18 @@ fn never_protected(head: &RequestHead) -> Option<Bypass> {
         Some(Bypass::Connect)
     } else if head.headers.has("upgrade") && head.headers.all("connection").any(is_upgrade) {
         Some(Bypass::Upgrade)
-    } else if head.headers.first("content-type").is_some_and(|value| media_type(value).starts_with(b"application/grpc"))
-    {
+    } else if head.headers.first("content-type").is_some_and(|value| is_grpc(&media_type(value))) {
         Some(Bypass::Grpc)
     } else {
         None
     }
+}
+
+/// gRPC and gRPC-Web say how a call ended behind its body.
+fn is_grpc(media_type: &[u8]) -> bool {
+    let format =
+        |kind: &[u8]| media_type.strip_prefix(kind).is_some_and(|more| more.is_empty() || more.starts_with(b"+"));
+    [b"application/grpc".as_slice(), b"application/grpc-web", b"application/grpc-web-text"].into_iter().any(format)
 }
 
 /// What the gateway itself will send, where the operator wants that and all of it can be sent.

@@ -36,6 +36,8 @@ fn document() -> Value {
             rule("/open/claim/", json!({ "caller": [{ "jwt_claim": "sub" }] })),
             rule("/open/refuse/", json!({ "caller": [{ "jwt_claim": "sub" }], "anonymous": "refuse" })),
             rule("/open/two/", json!({ "caller": [{ "jwt_claim": "sub" }, { "header": "x-tenant" }] })),
+            rule("/open/tenant/", json!({ "caller": [{ "header": "authorization" }, { "header": "x-tenant" }] })),
+            rule("/open/payload/", json!({ "caller": [{ "property": payload }, { "header": "x-tenant" }] })),
             rule("/open/number/", json!({ "caller": [{ "jwt_claim": "account" }] })),
             rule("/metadata/", json!({ "caller": [{ "property": payload }] })),
             rule("/open/metadata/", json!({ "caller": [{ "property": payload }] })),
@@ -274,4 +276,15 @@ fn gateways_on_one_redis_know_the_same_subject() {
         [first, again.to(world.other())]
     });
     kept_apart(&world.ledger, pays);
+}
+
+#[test]
+fn beside_a_credential_a_tenant_is_no_caller_by_itself() {
+    let world = world();
+    for path in ["/open/two/alone", "/open/tenant/alone", "/open/payload/alone"] {
+        let pay = world.post(path).anonymous().key("k").header("x-tenant", "t").body("ten");
+        never_mixed(&world.ledger, &["alice", "bob"].map(|id| pay.clone().header("x-api-key", id)));
+    }
+    let tenant = |name: &str| world.post("/open/tenant/beside").key("k").header("x-tenant", name).body("ten");
+    kept_apart(&world.ledger, ["t", "u"].map(|name| [0, 1].map(|_| tenant(name))));
 }

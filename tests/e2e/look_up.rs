@@ -107,10 +107,16 @@ fn only_the_callers_own_scope_is_seen() {
     found(&seen(&|request| request.header("authorization", "me")), "completed", 1, Some(201));
     absent(&seen(&|request| request.header("authorization", "you")));
     absent(&seen(&|request| request));
-    absent(&seen(&|request| request.anonymous()));
     absent(&seen(&|request| request.header("authorization", "me").host("elsewhere")));
-    absent(&seen(&|request| request.anonymous().header("cookie", "sid=1")));
     absent(&look(&world, "method=PATCH&path=/look/mine").key("k").header("authorization", "me").send());
+    // Without a caller it ran unprotected, if it ran: "absent" would say that it has not.
+    for request in [look(&world, "method=POST&path=/look/mine"), look(&world, "method=POST&path=/look/never")] {
+        for request in [request.clone().anonymous(), request.anonymous().header("cookie", "sid=1")] {
+            let problem = request.key("k").send();
+            assert_eq!(problem.status, 400, "{}", shown(&problem));
+            assert!(problem.json()["detail"].as_str().is_some_and(|detail| detail.contains("caller")));
+        }
+    }
     let without_caller = look(&world, "method=POST&path=/known-only/x").anonymous().key("k").send();
     refused(&without_caller, 401, "caller-missing", None);
 }

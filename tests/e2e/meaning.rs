@@ -35,7 +35,7 @@ fn document() -> Value {
 }
 
 /// Each header that says what is to be done, with values that ask for different things.
-const MEANINGFUL: [(&str, [&str; 3]); 6] = [
+const MEANINGFUL: [(&str, [&str; 3]); 13] = [
     ("content-range", ["bytes 0-2/9", "bytes 3-5/9", "bytes 6-8/9"]),
     ("upload-offset", ["0", "100", "200"]),
     ("if-match", ["\"1\"", "\"2\"", "*"]),
@@ -45,6 +45,13 @@ const MEANINGFUL: [(&str, [&str; 3]); 6] = [
         ["Sun, 06 Nov 1994 08:49:37 GMT", "Sun, 06 Nov 1994 08:49:38 GMT", "Mon, 07 Nov 1994 08:49:37 GMT"],
     ),
     ("x-http-method-override", ["PUT", "DELETE", "PATCH"]),
+    ("x-http-method", ["PUT", "DELETE", "PATCH"]),
+    ("x-method-override", ["PUT", "DELETE", "PATCH"]),
+    ("destination", ["/a", "/b", "/c"]),
+    ("soapaction", ["\"pay\"", "\"refund\"", "\"\""]),
+    ("upload-length", ["100", "200", "300"]),
+    ("upload-metadata", ["filename YQ==", "filename Yg==", "filename Yw=="]),
+    ("x-amz-target", ["Pay.Create", "Pay.Cancel", "Pay.Refund"]),
 ];
 
 /// The answer is an execution under a key that the gateway made of the content.

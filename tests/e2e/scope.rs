@@ -31,6 +31,7 @@ fn scopes() -> Shared {
             scope("/methods/", json!({})),
             scope("/no-part/", json!({ "caller": [] })),
             scope("/no-part-shared/", json!({ "caller": [], "anonymous": "share" })),
+            scope("/header/", json!({ "caller": [{ "header": "x-user" }] })),
             scope("/refuse/", json!({ "anonymous": "refuse" })),
             scope("/share/", json!({ "anonymous": "share" })),
         ] });
@@ -181,6 +182,59 @@ fn a_grpc_call_is_never_held() {
 }
 
 #[test]
+fn only_the_types_of_grpc_make_a_grpc_call() {
+    let world = plain();
+    for kind in ["application/grpcx", "application/grpc-foo", "application/grpc, application/json"] {
+        let pay = world.post("/scope/no-grpc").key(kind.replace([' ', ','], "-")).header("content-type", kind);
+        let first = pay.clone().body("ten").send();
+        executed(&first, 1);
+        replays(&pay.body("ten").send(), &first);
+    }
+    for kind in ["application/grpc+proto", "application/grpc-web", "APPLICATION/GRPC;charset=utf-8"] {
+        let call = world.post("/scope/is-grpc").key("k").header("content-type", kind).body("ten");
+        assert_eq!((said(&call.send()), said(&call.send())), ("", ""), "{kind}");
+    }
+}
+
+#[test]
+fn what_stands_in_the_place_of_a_credential_is_none() {
+    let world = plain();
+    let pay = world.post("/scope/placeholder").key("k").body("ten");
+    for shown in PLACEHOLDERS {
+        let pay = pay.clone().caller(shown);
+        let each = ["session=alice", "session=bob"].map(|cookie| pay.clone().header("cookie", cookie));
+        never_mixed(&world.ledger, &each);
+    }
+    let world = scopes();
+    let pay = world.post("/header/placeholder").anonymous().key("k").body("ten");
+    for shown in ["-", "null", "undefined", "\"\""] {
+        let pay = pay.clone().header("x-user", shown);
+        never_mixed(&world.ledger, [&pay, &pay]);
+    }
+    executed(&pay.header("x-user", "alice").send(), 1);
+}
+
+/// What programs write where they have no credential.
+const PLACEHOLDERS: [&str; 16] = [
+    "-",
+    "null",
+    "undefined",
+    "Bearer -",
+    "Bearer null",
+    "bearer undefined",
+    "Bearer None",
+    "Bearer (null)",
+    "Bearer \"\"",
+    "Bearer:",
+    "Token token=",
+    "Token token=\"\"",
+    "Basic Og==",
+    "AWS4-HMAC-SHA256",
+    "Kerberos",
+    "HOBA",
+];
+
+#[test]
 fn a_caller_outside_the_scope_is_let_through_rather_than_mixed_with_others() {
     let world = plain();
     let path = "/scope/no-caller";
@@ -233,7 +287,7 @@ fn a_caller_with_any_known_credential_shares_nothing_with_the_anonymous_nor_with
 }
 
 /// Where clients show who they are, or a gateway in front says whom it has verified.
-const CREDENTIALS: [&str; 18] = [
+const CREDENTIALS: [&str; 30] = [
     "api-key",
     "apikey",
     "cookie",
@@ -252,6 +306,18 @@ const CREDENTIALS: [&str; 18] = [
     "x-ms-client-principal-id",
     "x-shopify-access-token",
     "x-vault-token",
+    "access-token",
+    "client-cert",
+    "x-amzn-mtls-clientcert",
+    "x-arr-clientcert",
+    "x-auth",
+    "x-forwarded-tls-client-cert",
+    "x-functions-key",
+    "x-jwt-assertion",
+    "x-session-token",
+    "x-token",
+    "x_api_key",
+    "api_key",
 ];
 
 /// Sends the request twice with everything on it that could provoke the filter.

@@ -255,3 +255,22 @@ fn a_scheme_that_the_operator_names_tells_a_caller_and_no_other_does() {
     let tries = ["Bearer alice", "Bearer bob"].map(|shown| [0, 1].map(|_| ordinary.clone().caller(shown)));
     kept_apart(&by_rules.ledger, tries);
 }
+
+#[test]
+fn a_signature_in_one_word_or_behind_another_credential_is_no_caller() {
+    let world = by_default();
+    for write in [
+        |nonce: u32| format!("alice:signature-{nonce}"),
+        |nonce| format!("bce-auth-v1/alice/2026-11-27T06:00:{nonce:02}Z/1800/host/{nonce:064x}"),
+        |nonce| format!("Bearer app,Digest username=\"alice\", nonce=\"n{nonce}\""),
+        |nonce| format!("Token app, Hawk id=\"alice\", mac=\"m{nonce}\""),
+    ] {
+        let pay = world.post("/open/one-word").key("k").body("ten");
+        never_mixed(&world.ledger, &[1, 2].map(|nonce| pay.clone().caller(write(nonce))));
+    }
+    let lines = world.post("/open/two-lines").key("k").caller("Bearer app");
+    let tries = ["1", "2"].map(|nonce| {
+        lines.clone().header("authorization", format!("Digest username=\"alice\", nonce=\"{nonce}\"")).body("ten")
+    });
+    never_mixed(&world.ledger, &tries);
+}
