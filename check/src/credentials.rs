@@ -6,7 +6,7 @@
 use envoy_idempotency::config::Config;
 use serde_json::Value;
 
-use crate::deeds::{Act, Fate, fate, is_program, may_change, of_filters};
+use crate::deeds::{Act, Fate, fate, may_change, of_filters};
 use crate::identity;
 use crate::istio;
 use crate::mutations;
@@ -14,7 +14,10 @@ use crate::places::{Carrier, Chain, Found};
 use crate::scope::{Enforced, Manner, Reading, Spot, enforced};
 use crate::surroundings::{kind, name};
 use crate::tokens;
-use crate::ways::{Wanted, Way, ways};
+use crate::told::{rules_named, say};
+use crate::verification;
+use crate::wanted::Wanted;
+use crate::ways::{Way, ways};
 use crate::words::all;
 use crate::world::{World, collect, list};
 
@@ -39,13 +42,13 @@ fn of_chain(chain: Chain<'_>, rules: &[Enforced<'_>], world: &World<'_>) -> Find
     let mut losses = Losses::default();
     for rule in rules {
         for way in chain.ways(&rule.wanted) {
-            losses.look_for(rule, &before(chain, &way, &rule.wanted), "");
+            losses.look_for(rule, &before(chain, &way, &rule.wanted, world), "");
         }
         for (place, acts) in on_the_way_here(chain, rule, world) {
             losses.look_for(rule, &acts, &place);
         }
     }
-    let mut warnings = unverified(chain, rules);
+    let mut warnings = verification::unverified(chain, rules);
     for filter in chain.before() {
         let meets = |rule: &&Enforced<'_>| {
             let mut given = chain.ways(&rule.wanted).filter_map(|way| Some(may_change(filter, &way.given(filter)?)));
@@ -58,8 +61,8 @@ fn of_chain(chain: Chain<'_>, rules: &[Enforced<'_>], world: &World<'_>) -> Find
 }
 
 /// What is done to a request on this way before the filter sees it.
-fn before(chain: Chain<'_>, way: &Way<'_>, wanted: &Wanted<'_>) -> Vec<Act> {
-    [mutations::of_manager(chain.manager), of_filters(chain.before(), way, wanted)].concat()
+fn before(chain: Chain<'_>, way: &Way<'_>, wanted: &Wanted<'_>, world: &World<'_>) -> Vec<Act> {
+    [mutations::of_manager(chain.manager), of_filters(chain.before(), way, wanted, world)].concat()
 }
 
 /// What listeners of the file that lead to this one do to a request, and what is done to it here after that; each with
@@ -80,10 +83,10 @@ fn on_the_way_here(chain: Chain<'_>, rule: &Enforced<'_>, world: &World<'_>) -> 
                 let anything = Wanted::anything();
                 let wanted = if way.is_rewritten() { &anything } else { &rule.wanted };
                 let mut acts = mutations::of_manager(manager);
-                acts.extend(of_filters(list(&manager["http_filters"]), way, wanted));
+                acts.extend(of_filters(list(&manager["http_filters"]), way, wanted, world));
                 acts.extend(mutations::of_router(way, &manager["route_config"]));
                 acts.iter_mut().for_each(|act| act.by.insert_str(0, &place));
-                acts.extend(before(chain, &Way::unknown(), &rule.wanted));
+                acts.extend(before(chain, &Way::unknown(), &rule.wanted, world));
                 found.push((place, acts));
             }
         }
@@ -101,15 +104,7 @@ impl<'a> Losses<'a> {
     /// Looks for what the rule reads and these deeds take away, as far as that is done at this place.
     fn look_for(&mut self, rule: &Enforced<'a>, acts: &[Act], place: &str) {
         for reading in &rule.readings {
-            let (act, loss, result) = match fate(&reading.spot, acts) {
-                Fate::Gone(act) if !act.is_made_good(reading, &rule.readings) => {
-                    (act, format!("removes {}", reading.spot.words()), "such callers are not told apart")
-                }
-                Fate::OneForAll(act) => {
-                    (act, format!("writes one {} for all requests", reading.spot.words()), "all callers are one")
-                }
-                _ => continue,
-            };
+            let Some(Loss { act, loss, result, how, mend }) = loss(rule, reading, acts) else { continue };
             if !act.by.starts_with(place) {
                 continue;
             }
@@ -118,14 +113,10 @@ impl<'a> Losses<'a> {
                 words => words,
             };
             let halves = [
-                format!("{} {loss}{}, and scope.caller of ", act.by, act.how),
-                format!(" reads {read}, so {result}: {}", act.mend),
+                format!("{} {loss}{how}, and scope.caller of ", act.by),
+                format!(" reads {read}, so {result}: {mend}"),
             ];
-            match self.found.iter_mut().find(|(known, _)| *known == halves) {
-                Some((_, rules)) if rules.contains(&rule.name) => {}
-                Some((_, rules)) => rules.push(rule.name),
-                None => self.found.push((halves, vec![rule.name])),
-            }
+            say(&mut self.found, halves, rule.name);
         }
     }
 
@@ -135,44 +126,44 @@ impl<'a> Losses<'a> {
     }
 }
 
-/// `rule a`, `rules a and b`.
-pub fn rules_named(names: &[&str]) -> String {
-    let kind = if names.len() == 1 { "rule" } else { "rules" };
-    format!("{kind} {}", all(&names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()))
+/// What a rule loses, in words.
+struct Loss<'a> {
+    act: &'a Act,
+    loss: String,
+    result: &'static str,
+    how: String,
+    mend: String,
 }
 
-/// The warnings that a claim or a signer is believed on some way, and nothing there has verified it.
-fn unverified(chain: Chain<'_>, rules: &[Enforced<'_>]) -> Vec<String> {
-    let kinds: [(Manner, &[&str], &str); 2] = [
-        (
-            Manner::Claim,
-            &["istio_authn", "jwt_authn"],
-            "reads jwt_claim, and no filter before this one verifies tokens: a client is whom its token names, forged or \
-             not",
-        ),
-        (
-            Manner::Signer,
-            &[],
-            "reads signer, and no filter before this one can verify signatures (ext_authz, ext_proc, lua or wasm; \
-             jwt_authn does not): a client is whom its signature names, forged or not",
-        ),
-    ];
-    let mut warnings = Vec::new();
-    for (manner, verifiers, why) in kinds {
-        let believes = |rule: &&Enforced<'_>| {
-            let is_verified = |way: &Way<'_>| {
-                let mut running = chain.before().iter().filter(|filter| way.given(filter).is_some());
-                running.any(|filter| verifiers.contains(&kind(filter)) || is_program(filter))
+/// What these deeds take away of what this rule reads there.
+fn loss<'a>(rule: &Enforced<'_>, reading: &Reading, acts: &'a [Act]) -> Option<Loss<'a>> {
+    let words = reading.spot.words();
+    let (act, loss, result) = match fate(&reading.spot, acts) {
+        Fate::Gone(gone) => {
+            let lost: Vec<_> = gone.into_iter().filter(|act| !act.is_made_good(reading, &rule.readings)).collect();
+            let grants: Vec<_> = lost.iter().filter_map(|act| act.grant.as_ref()).collect();
+            let act = *lost.first()?;
+            let (how, mend) = match grants.is_empty() {
+                true => (act.how.clone(), act.mend.clone()),
+                false => (tokens::how(&grants), tokens::mend(&grants)),
             };
-            rule.readings.iter().any(|reading| reading.manner == manner)
-                && !chain.ways(&rule.wanted).all(|way| is_verified(&way))
-        };
-        let names: Vec<_> = rules.iter().filter(believes).map(|rule| rule.name).collect();
-        if !names.is_empty() {
-            warnings.push(format!("scope.caller of {} {why}", rules_named(&names)));
+            let result = "such callers are not told apart";
+            return Some(Loss { act, loss: format!("removes {words}"), result, how, mend });
         }
-    }
-    warnings
+        Fate::OneForAll(act) => (act, format!("writes one {words} for all requests"), "all callers are one"),
+        Fate::OneForRest(act) => {
+            let loss = format!("writes one {words} for all requests that have none");
+            (act, loss, "all clients that send none are one caller")
+        }
+        Fate::Anew(act) if reading.manner == Manner::Signer => {
+            (act, format!("signs every request itself in {words}"), "all callers are one")
+        }
+        Fate::Anew(act) => {
+            (act, format!("signs every request anew in {words}"), "no caller stays the same from try to try")
+        }
+        Fate::Demanded | Fate::Open => return None,
+    };
+    Some(Loss { act, loss, result, how: act.how.clone(), mend: act.mend.clone() })
 }
 
 /// The warning that a program in front may do anything to what these rules read.
@@ -207,21 +198,22 @@ fn doubt<'a>(by: &str, kind: &str, rules: impl Iterator<Item = &'a Enforced<'a>>
 /// What Istio's own resources in the file do to the requests of this EnvoyFilter or WasmPlugin.
 fn of_istio(carrier: Carrier<'_>, rules: &[Enforced<'_>], trees: &[Value]) -> Findings {
     let Some(stand) = istio::stand(carrier, trees) else { return Findings::default() };
-    let mut acts = Vec::new();
     let mut providers = Vec::new();
     let mut warnings = Vec::new();
     for resource in trees.iter().filter(|resource| stand.shares_workloads_with(resource)) {
         let by = crate::places::kubernetes_name(resource);
         if resource["kind"] == "RequestAuthentication" {
-            for (provider, issuer, mend) in tokens::of_istio(resource) {
-                acts.extend(tokens::of_provider(&by, &provider, &mend, &format!("the token of issuer {issuer}")));
-                providers.push((by.clone(), provider));
-            }
+            providers.extend(tokens::of_istio(resource).map(|provider| (by.clone(), provider)));
         }
         if stand.is_last && resource["kind"] == "AuthorizationPolicy" && resource["spec"]["action"] == "CUSTOM" {
             warnings.extend(doubt(&by, "ext_authz", rules.iter()));
         }
     }
+    let has_others = tokens::issuers(providers.iter().map(|(_, provider)| provider)).len() > 1;
+    let of_each = |(by, provider): &(String, Value)| {
+        tokens::of_provider(by, provider, tokens::grant_of_istio(provider, has_others))
+    };
+    let acts: Vec<_> = providers.iter().flat_map(of_each).collect();
     let mut losses = Losses::default();
     rules.iter().for_each(|rule| losses.look_for(rule, &acts, ""));
     warnings.extend(identity::of_providers(&providers, rules));

@@ -5,25 +5,33 @@
 
 use serde_json::Value;
 
+use crate::injectors;
 use crate::mutations;
 use crate::places::{is_ours, typed, wasm_plugin};
 use crate::scope::{Reading, Spot};
 use crate::surroundings::{kind, name};
-use crate::tokens;
-use crate::ways::{Wanted, Way};
-use crate::world::list;
+use crate::tokens::{self, Grant};
+use crate::wanted::Wanted;
+use crate::ways::Way;
+use crate::world::{World, list};
 
 /// What becomes of a place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Deed {
     /// A line that is the same in every request is added to what is there.
     AddsOneForAll,
+    /// A request without it is refused.
+    Demands,
     /// A program or a service may do anything to it.
     MayChange,
     /// It is taken away.
     Removes,
     /// Whatever is there gives way to what is the same in every request.
     WritesOneForAll,
+    /// Where there is nothing, it gets what is the same in every request.
+    WritesOneForRest,
+    /// It gets what is another in each request, so that not even two tries of one have the same.
+    WritesAnew,
     /// It gets what tells requests apart.
     Writes,
 }
@@ -49,6 +57,8 @@ pub struct Act {
     pub how: String,
     /// The line that mends it.
     pub mend: String,
+    /// The token that it takes away, where it is one: then how and mend are told from it.
+    pub grant: Option<Grant>,
     /// Where what was taken away can be read instead.
     pub heirs: Vec<Heir>,
     /// It is done to a credential that was verified there, so no filter behind will write it again.
@@ -67,7 +77,8 @@ impl Act {
     /// A deed without more to say.
     pub fn of(deed: Deed, spot: Spot, by: &str) -> Act {
         let (how, mend) = (String::new(), String::new());
-        Act { deed, target: Target::Spot(spot), by: by.to_owned(), how, mend, heirs: Vec::new(), is_verified: false }
+        let (target, by) = (Target::Spot(spot), by.to_owned());
+        Act { deed, target, by, how, mend, grant: None, heirs: Vec::new(), is_verified: false }
     }
 
     /// Whether it is done to this place.
@@ -98,12 +109,17 @@ impl Act {
 }
 
 /// What became of a place after a row of deeds.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub enum Fate<'a> {
+    Anew(&'a Act),
+    /// It was there, or the request has ended.
+    Demanded,
+    /// Each of these may be what has taken it away: one filter takes tokens of several providers.
+    Gone(Vec<&'a Act>),
+    OneForAll(&'a Act),
+    OneForRest(&'a Act),
     /// It is as the client sent it, or the file does not tell.
     Open,
-    Gone(&'a Act),
-    OneForAll(&'a Act),
 }
 
 /// What became of this place.
@@ -111,20 +127,34 @@ pub fn fate<'a>(spot: &Spot, acts: &'a [Act]) -> Fate<'a> {
     let mut fate = Fate::Open;
     for act in acts.iter().filter(|act| act.hits(spot)) {
         fate = match (act.deed, fate) {
-            (Deed::Removes, _) => Fate::Gone(act),
-            (Deed::WritesOneForAll, _) | (Deed::AddsOneForAll, Fate::Gone(_)) => Fate::OneForAll(act),
+            (Deed::Removes, Fate::Gone(others)) if others.iter().all(|it| it.grant.is_some() && it.by == act.by) => {
+                Fate::Gone([others, vec![act]].concat())
+            }
+            (Deed::Removes, _) => Fate::Gone(vec![act]),
+            (Deed::WritesOneForAll, _) | (Deed::AddsOneForAll | Deed::WritesOneForRest, Fate::Gone(_)) => {
+                Fate::OneForAll(act)
+            }
+            (Deed::WritesOneForRest, Fate::Open) => Fate::OneForRest(act),
+            (Deed::WritesAnew, _) => Fate::Anew(act),
+            (Deed::Demands, Fate::Open) => Fate::Demanded,
             (Deed::Writes, _) => Fate::Open,
-            (Deed::MayChange, Fate::Gone(before)) if before.is_verified => fate,
+            (Deed::MayChange, Fate::Gone(before)) if before.iter().all(|it| it.is_verified) => Fate::Gone(before),
             (Deed::MayChange, _) => Fate::Open,
-            (Deed::AddsOneForAll, _) => fate,
+            (Deed::AddsOneForAll | Deed::Demands | Deed::WritesOneForRest, fate) => fate,
         };
     }
     fate
 }
 
 /// What these filters do on this way, in their order.
-pub fn of_filters(filters: &[Value], way: &Way<'_>, wanted: &Wanted<'_>) -> Vec<Act> {
-    filters.iter().filter_map(|filter| Some(of_filter(filter, &way.given(filter)?, wanted))).flatten().collect()
+pub fn of_filters(filters: &[Value], way: &Way<'_>, wanted: &Wanted<'_>, world: &World<'_>) -> Vec<Act> {
+    let wanted = way.taken_by(wanted);
+    let cluster = way.cluster.and_then(|name| world.cluster(name));
+    let of_each = |filter| {
+        let given = way.given(filter)?;
+        Some([of_filter(filter, &given, &wanted), injectors::of_filter(filter, &given, cluster)].concat())
+    };
+    filters.iter().filter_map(of_each).flatten().collect()
 }
 
 /// What a filter does, given what the layers of the way say, the most specific first.
@@ -135,8 +165,9 @@ fn of_filter(filter: &Value, given: &[(&str, &Value)], wanted: &Wanted<'_>) -> V
     match kind(filter) {
         "api_key_auth" => of_api_keys(by, config, here),
         "basic_auth" => {
-            let header = config["forward_username_header"].as_str();
-            header.map(|header| Act::of(Deed::Writes, Spot::header(header), by)).into_iter().collect()
+            let header = config["forward_username_header"].as_str().filter(|name| !name.is_empty());
+            let written = header.map(|header| Act::of(Deed::Writes, Spot::header(header), by)).into_iter();
+            written.chain([Act::of(Deed::Demands, password(config), by)]).collect()
         }
         "ext_authz" => {
             let written = written_by_service(config).map(|header| Act::of(Deed::Writes, Spot::header(header), by));
@@ -196,6 +227,12 @@ pub fn of_way<'a>(config: &'a Value, here: Option<&'a Value>, member: &str) -> &
         Some(here) if !here.is_null() => here,
         _ => &config[member],
     }
+}
+
+/// Where `basic_auth` looks for a name and a password.
+pub fn password(config: &Value) -> Spot {
+    let source = config["authentication_header"].as_str().filter(|name| !name.is_empty());
+    Spot::header(source.unwrap_or("authorization"))
 }
 
 /// The places in which `api_key_auth` looks for a key.

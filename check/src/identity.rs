@@ -7,12 +7,13 @@ use envoy_idempotency::config::{Part, Policy};
 use envoy_idempotency::fingerprint::MEANINGFUL;
 use serde_json::Value;
 
-use crate::credentials::rules_named;
-use crate::deeds::{key_sources, of_way, written_by_service};
+use crate::deeds::{key_sources, of_way, password, written_by_service};
 use crate::places::{Chain, typed};
+use crate::requirements::providers;
 use crate::scope::{Enforced, Manner, Spot};
 use crate::surroundings::{kind, name};
 use crate::tokens;
+use crate::told::rules_named;
 use crate::ways::Way;
 use crate::world::list;
 
@@ -114,13 +115,12 @@ fn written_by(filter: &Value, here: Option<&Value>, rule: &Enforced<'_>) -> Vec<
         "api_key_auth" if key_sources(of_way(config, here, "key_sources")).any(|spot| reads(&spot)) => Vec::new(),
         "api_key_auth" => of_way(config, here, "forwarding")["header"].as_str().into_iter().collect(),
         "basic_auth" => {
-            let source = config["authentication_header"].as_str().filter(|name| !name.is_empty());
-            let is_read = reads(&Spot::header(source.unwrap_or("authorization")));
+            let is_read = reads(&password(config));
             config["forward_username_header"].as_str().filter(|_| !is_read).into_iter().collect()
         }
         "ext_authz" => written_by_service(config).collect(),
         "jwt_authn" => {
-            let providers = tokens::providers(config, here, &rule.wanted).into_iter();
+            let providers = providers(config, here, &rule.wanted).into_iter();
             providers.flat_map(|(_, provider)| tokens::unread(provider, rule)).collect()
         }
         _ => Vec::new(),

@@ -6,7 +6,7 @@
 use envoy_idempotency::config::{Config, Mode, Part, Policy};
 use serde_json::Value;
 
-use crate::ways::Wanted;
+use crate::wanted::Wanted;
 
 /// A place of a request as it comes to the filter.
 #[derive(Clone, Debug, PartialEq, Eq)]

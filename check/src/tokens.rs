@@ -1,73 +1,42 @@
 //! What `jwt_authn` does with the tokens that it verifies, in Envoy's spelling and in Istio's.
 //!
 //! Its one rule: a provider that no requirement asks for does nothing.
-//! It does not know whether the filter runs.
+//! It does not know whether the filter runs, nor what is asked of whom.
 
 use serde_json::{Value, json};
 
 use crate::deeds::{Act, Deed, Heir};
+use crate::requirements::{is_demanded, providers, sources};
 use crate::scope::{Enforced, Manner, Spot};
-use crate::ways::{Meeting, Wanted};
+use crate::told::named;
+use crate::wanted::Wanted;
 use crate::world::list;
 
 /// What `jwt_authn` does to the requests of a rule, `here` being what the most specific layer of the way says to it.
 pub fn of_filter(by: &str, config: &Value, here: Option<&Value>, wanted: &Wanted<'_>) -> Vec<Act> {
-    let asked = providers(config, here, wanted).into_iter();
-    asked
-        .flat_map(|(name, provider)| {
-            of_provider(by, provider, &mend(name, provider), &format!("the token of provider {name}"))
-        })
-        .collect()
+    let asked = providers(config, here, wanted);
+    let has_others = issuers(asked.iter().map(|(_, provider)| *provider)).len() > 1;
+    let is_demanded = is_demanded(config, here, wanted);
+    let acts = asked.iter().flat_map(|(name, provider)| {
+        let grant = Grant { name: (*name).to_owned(), is_istio: false, payload: payload(provider), has_others };
+        let demanded = match sources(provider).as_slice() {
+            [spot] if is_demanded && asked.len() == 1 => Some(Act::of(Deed::Demands, spot.clone(), by)),
+            _ => None,
+        };
+        demanded.into_iter().chain(of_provider(by, provider, grant))
+    });
+    acts.collect()
 }
 
-/// The providers that are asked for a token, each with its name.
-pub fn providers<'a>(config: &'a Value, here: Option<&'a Value>, wanted: &Wanted<'_>) -> Vec<(&'a str, &'a Value)> {
-    let mut found: Vec<(&str, &Value)> = Vec::new();
-    for requirement in requirements(config, here, wanted) {
-        let mut names = Vec::new();
-        named(requirement, &mut names);
-        let every = || config["providers"].as_object().into_iter().flatten().map(|(name, _)| name.as_str());
-        // "Missing" and "failed" are said of the tokens of every provider, where no provider is named.
-        if names.is_empty() && UNNAMED.iter().any(|kind| requirement[kind].is_object()) {
-            names.extend(every());
-        }
-        let new = names.into_iter().filter_map(|name| Some((name, config["providers"].get(name)?)));
-        for (name, provider) in new {
-            if !found.iter().any(|(known, _)| *known == name) {
-                found.push((name, provider));
-            }
+/// The issuers of these providers; one without any takes tokens of every issuer, so it counts by itself.
+pub fn issuers<'a>(providers: impl Iterator<Item = &'a Value>) -> Vec<&'a Value> {
+    let mut found: Vec<&Value> = Vec::new();
+    for issuer in providers.map(|provider| &provider["issuer"]) {
+        if issuer.is_null() || !found.contains(&issuer) {
+            found.push(issuer);
         }
     }
     found
-}
-
-/// The requirements under which requests of this rule may stand.
-fn requirements<'a>(config: &'a Value, here: Option<&'a Value>, wanted: &Wanted<'_>) -> Vec<&'a Value> {
-    let of_name = |name: &Value| config["requirement_map"].get(name.as_str()?);
-    if let Some(here) = here {
-        return of_name(&here["requirement_name"]).into_iter().collect();
-    }
-    let mut found = Vec::new();
-    for rule in list(&config["rules"]) {
-        let meeting = wanted.meets(&rule["match"]);
-        if meeting != Meeting::Never {
-            found.extend(of_name(&rule["requirement_name"]).or_else(|| rule.get("requires")));
-        }
-        if meeting == Meeting::Always {
-            return found;
-        }
-    }
-    found.extend(config["filter_state_rules"]["requires"].as_object().into_iter().flatten().map(|(_, it)| it));
-    found
-}
-
-/// The names of the providers in a requirement.
-fn named<'a>(requirement: &'a Value, names: &mut Vec<&'a str>) {
-    let own = [&requirement["provider_name"], &requirement["provider_and_audiences"]["provider_name"]];
-    names.extend(own.into_iter().filter_map(Value::as_str));
-    for kind in ["requires_any", "requires_all"] {
-        list(&requirement[kind]["requirements"]).iter().for_each(|it| named(it, names));
-    }
 }
 
 /// Where a provider looks for its token; cookies, which it leaves alone, not among them.
@@ -82,7 +51,7 @@ pub fn locations(provider: &Value) -> Vec<Spot> {
 }
 
 /// The headers into which a provider writes a claim, each with the claim; one that is given by a path goes by its header.
-fn claims(provider: &Value) -> impl Iterator<Item = (&str, &str)> {
+pub fn claims(provider: &Value) -> impl Iterator<Item = (&str, &str)> {
     let written = list(&provider["claim_to_headers"]).iter();
     written.filter_map(|it| {
         let header = it["header_name"].as_str()?;
@@ -90,18 +59,74 @@ fn claims(provider: &Value) -> impl Iterator<Item = (&str, &str)> {
     })
 }
 
-fn payload_header(provider: &Value) -> Option<&str> {
+pub fn payload_header(provider: &Value) -> Option<&str> {
     provider["forward_payload_header"].as_str().filter(|name| !name.is_empty())
 }
 
 /// Where the verified payload can be read.
-fn payload(provider: &Value) -> Option<Vec<String>> {
+pub fn payload(provider: &Value) -> Option<Vec<String>> {
     let key = provider["payload_in_metadata"].as_str().filter(|key| !key.is_empty())?;
     Some(vec![NAMESPACE.to_owned(), key.to_owned()])
 }
 
-/// What a provider does to a request whose token, as it is called here, was verified.
-pub fn of_provider(by: &str, provider: &Value, mend: &str, token: &str) -> Vec<Act> {
+/// A verified token that is taken away.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grant {
+    /// Of the provider or, in Istio, of the issuer.
+    pub name: String,
+    pub is_istio: bool,
+    /// Where its verified payload can be read.
+    pub payload: Option<Vec<String>>,
+    /// Tokens of other issuers are taken too, so that the subject alone is no caller.
+    pub has_others: bool,
+}
+
+/// ` once it has verified the token of provider main there`.
+pub fn how(grants: &[&Grant]) -> String {
+    let tokens = if grants.len() == 1 { "token" } else { "tokens" };
+    format!(" once it has verified the {tokens} of {} there", of_whom(grants))
+}
+
+fn of_whom(grants: &[&Grant]) -> String {
+    let names: Vec<_> = grants.iter().map(|grant| grant.name.as_str()).collect();
+    named(if grants.iter().any(|grant| grant.is_istio) { "issuer" } else { "provider" }, &names)
+}
+
+/// What makes up for these tokens.
+pub fn mend(grants: &[&Grant]) -> String {
+    let whom = of_whom(grants);
+    let set = match grants {
+        [grant] if grant.is_istio => format!("set `forwardOriginalToken: true` in the jwtRules entry of {whom}"),
+        grants if grants.iter().any(|grant| grant.is_istio) => {
+            format!("set `forwardOriginalToken: true` in the jwtRules entries of {whom}")
+        }
+        _ => format!("set `forward: true` in {whom}"),
+    };
+    format!("{set}, or {}", read(grants))
+}
+
+/// Where what these tokens say can be read, once it is there.
+pub fn read(grants: &[&Grant]) -> String {
+    let same =
+        grants.iter().map(|grant| grant.payload.clone()).reduce(|one, other| if one == other { one } else { None });
+    let has_others = grants.iter().any(|grant| grant.has_others);
+    let (whom, path) = match (same.flatten(), grants) {
+        (Some(path), _) => (None, path),
+        (None, [grant]) if !has_others => (Some(grant.name.as_str()), usual_payload()),
+        (None, _) => (Some("every provider"), usual_payload()),
+    };
+    let given = whom.map(|whom| format!("give {whom} `payload_in_metadata: payload` and ")).unwrap_or_default();
+    let part = |claim: &str| Spot::Metadata([path.clone(), vec![claim.to_owned()]].concat()).part();
+    let issuer = if has_others { format!(" and {}", part("iss")) } else { String::new() };
+    format!("{given}read {}{issuer} in scope.caller", part("sub"))
+}
+
+fn usual_payload() -> Vec<String> {
+    vec![NAMESPACE.to_owned(), "payload".to_owned()]
+}
+
+/// What a provider does to a request whose token was verified.
+pub fn of_provider(by: &str, provider: &Value, grant: Grant) -> Vec<Act> {
     let claims: Vec<_> = claims(provider).collect();
     let headers = claims.iter().map(|(header, _)| *header).chain(payload_header(provider));
     let mut acts: Vec<_> = headers.map(|header| Act::of(Deed::Writes, Spot::header(header), by)).collect();
@@ -119,8 +144,7 @@ pub fn of_provider(by: &str, provider: &Value, mend: &str, token: &str) -> Vec<A
         heirs.push(Heir { spot: Spot::Metadata(payload), is_caller: false });
     }
     acts.extend(locations(provider).into_iter().map(|spot| Act {
-        how: format!(" once it has verified {token} there"),
-        mend: mend.to_owned(),
+        grant: Some(grant.clone()),
         heirs: heirs.clone(),
         is_verified: true,
         ..Act::of(Deed::Removes, spot, by)
@@ -128,23 +152,15 @@ pub fn of_provider(by: &str, provider: &Value, mend: &str, token: &str) -> Vec<A
     acts
 }
 
-fn mend(name: &str, provider: &Value) -> String {
-    let (given, path) = match payload(provider) {
-        Some(path) => (String::new(), path),
-        None => (format!("give {name} `payload_in_metadata: payload` and "), vec![NAMESPACE.into(), "payload".into()]),
-    };
-    let subject = Spot::Metadata([path, vec!["sub".to_owned()]].concat());
-    format!("set `forward: true` in provider {name}, or {given}read {} in scope.caller", subject.part())
-}
-
-/// What the jwtRules of Istio's RequestAuthentication become in Envoy, each with its issuer and with what mends it.
-pub fn of_istio(resource: &Value) -> Vec<(Value, String, String)> {
-    let of_rule = |rule: &Value| {
+/// What the jwtRules of Istio's RequestAuthentication become in Envoy.
+pub fn of_istio(resource: &Value) -> impl Iterator<Item = Value> {
+    list(&resource["spec"]["jwtRules"]).iter().map(|rule| {
         let headers: Vec<_> = list(&rule["fromHeaders"]).iter().map(|it| json!({ "name": it["name"] })).collect();
         let claims = list(&rule["outputClaimToHeaders"]).iter();
         let claims: Vec<_> =
             claims.map(|it| json!({ "header_name": it["header"], "claim_name": it["claim"] })).collect();
-        let provider = json!({
+        json!({
+            "issuer": rule["issuer"],
             "forward": rule["forwardOriginalToken"],
             "from_headers": headers,
             "from_params": rule["fromParams"],
@@ -152,16 +168,14 @@ pub fn of_istio(resource: &Value) -> Vec<(Value, String, String)> {
             "forward_payload_header": rule["outputPayloadToHeader"],
             "claim_to_headers": claims,
             "payload_in_metadata": "payload",
-        });
-        let issuer = rule["issuer"].as_str().unwrap_or("without a name").to_owned();
-        let subject = Spot::Metadata(vec![NAMESPACE.into(), "payload".into(), "sub".into()]);
-        let mend = format!(
-            "set `forwardOriginalToken: true` in the jwtRules entry of issuer {issuer}, or read {} in scope.caller",
-            subject.part()
-        );
-        (provider, issuer, mend)
-    };
-    list(&resource["spec"]["jwtRules"]).iter().map(of_rule).collect()
+        })
+    })
+}
+
+/// The token that this provider of Istio's takes away.
+pub fn grant_of_istio(provider: &Value, has_others: bool) -> Grant {
+    let name = provider["issuer"].as_str().unwrap_or("without a name").to_owned();
+    Grant { name, is_istio: true, payload: payload(provider), has_others }
 }
 
 /// The headers written by this provider that tell apart what the rule takes for one caller.
@@ -198,11 +212,8 @@ pub fn unread<'a>(provider: &'a Value, rule: &Enforced<'_>) -> Vec<&'a str> {
 /// The claim that all claims are.
 const WHOLE: &str = "";
 
-/// Requirements that name no provider.
-const UNNAMED: [&str; 3] = ["allow_missing", "allow_missing_or_failed", "extract_only_without_validation"];
-
 /// Where the filter puts what it has verified.
-const NAMESPACE: &str = "envoy.filters.http.jwt_authn";
+pub const NAMESPACE: &str = "envoy.filters.http.jwt_authn";
 
 /// Claims that say nothing more of whom `sub` names, or are another in each token (OpenID Connect Core, section 5.1;
 /// RFC 7519, section 4.1).

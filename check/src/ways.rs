@@ -3,137 +3,11 @@
 //! Its one rule: what the file does not tell of a way is no reason to say that requests never take it.
 //! It does not know what a filter does.
 
-use envoy_idempotency::config::Template;
 use serde_json::Value;
 
 use crate::places::{Chain, typed};
+use crate::wanted::{Meeting, Wanted};
 use crate::world::list;
-
-/// Which requests a rule is about, by host and path.
-pub struct Wanted<'a> {
-    hosts: Vec<&'a str>,
-    path: WantedPath<'a>,
-}
-
-enum WantedPath<'a> {
-    Any,
-    Exact(&'a str),
-    Prefix(&'a str),
-    /// The text before the first segment that may be any.
-    Template(&'a str, Option<Template>),
-}
-
-/// How the requests of a rule and those of a route meet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Meeting {
-    /// Every request of the rule is one of the route.
-    Always,
-    Never,
-    Perhaps,
-}
-
-impl<'a> Wanted<'a> {
-    /// From `match` of a rule's document.
-    pub fn of(matches: &'a Value) -> Self {
-        let path = &matches["path"];
-        let text = |kind: &str| path[kind].as_str();
-        let path = match (text("exact"), text("prefix"), text("template")) {
-            (Some(exact), ..) => WantedPath::Exact(exact),
-            (_, Some(prefix), _) => WantedPath::Prefix(prefix),
-            (.., Some(template)) => {
-                let lead = template.split(['{', '*']).next().unwrap_or_default();
-                WantedPath::Template(lead, Template::parse(template))
-            }
-            _ => WantedPath::Any,
-        };
-        Wanted { hosts: list(&matches["hosts"]).iter().filter_map(Value::as_str).collect(), path }
-    }
-
-    /// Whatever request there is.
-    pub fn anything() -> Self {
-        Wanted { hosts: Vec::new(), path: WantedPath::Any }
-    }
-
-    /// How it meets a RouteMatch.
-    pub fn meets(&self, route: &Value) -> Meeting {
-        // The filter lets gRPC and CONNECT pass.
-        if route["grpc"].is_object() || route["connect_matcher"].is_object() {
-            return Meeting::Never;
-        }
-        let is_open = OTHER_CONDITIONS.iter().all(|name| route[name].is_null()) && route["case_sensitive"] != false;
-        let text = |kind: &str| route[kind].as_str();
-        let by_path = match (text("prefix"), text("path"), text("path_separated_prefix")) {
-            (Some(prefix), ..) => self.begins_with(prefix),
-            (_, Some(path), _) => self.is(path),
-            (.., Some(prefix)) => match (self.is(prefix), self.begins_with(&format!("{prefix}/"))) {
-                (Meeting::Never, below) => below,
-                (_, Meeting::Always) => Meeting::Always,
-                (same, _) => same,
-            },
-            _ => Meeting::Perhaps,
-        };
-        match by_path {
-            Meeting::Never if route["case_sensitive"] == false => Meeting::Perhaps,
-            Meeting::Always if !is_open => Meeting::Perhaps,
-            meeting => meeting,
-        }
-    }
-
-    /// Whether all its paths begin so.
-    pub fn begins_with(&self, prefix: &str) -> Meeting {
-        let of = |lead: &str| match (lead.starts_with(prefix), prefix.starts_with(lead)) {
-            (true, _) => Meeting::Always,
-            (_, true) => Meeting::Perhaps,
-            _ => Meeting::Never,
-        };
-        match self.path {
-            WantedPath::Exact(path) if path.starts_with(prefix) => Meeting::Always,
-            WantedPath::Exact(_) => Meeting::Never,
-            WantedPath::Prefix(lead) | WantedPath::Template(lead, _) => of(lead),
-            WantedPath::Any => of("/"),
-        }
-    }
-
-    fn is(&self, path: &str) -> Meeting {
-        let holds = match &self.path {
-            WantedPath::Exact(exact) if *exact == path => return Meeting::Always,
-            WantedPath::Exact(_) => false,
-            WantedPath::Prefix(prefix) => path.starts_with(prefix),
-            WantedPath::Template(_, template) => template.as_ref().is_none_or(|it| it.holds(path.as_bytes())),
-            WantedPath::Any => true,
-        };
-        if holds { Meeting::Perhaps } else { Meeting::Never }
-    }
-
-    /// Whether one of its hosts may be one of these domains of a virtual host.
-    fn has_domain(&self, domains: &[Value]) -> bool {
-        let domains: Vec<_> = domains.iter().filter_map(Value::as_str).collect();
-        self.hosts.is_empty()
-            || domains.is_empty()
-            || self.hosts.iter().any(|host| domains.iter().any(|domain| is_one_name(host, domain)))
-    }
-}
-
-/// Whether a host of a rule and a domain of Envoy's, each perhaps with a star, can be one.
-fn is_one_name(host: &str, domain: &str) -> bool {
-    let [host, domain] = [host, domain].map(|name| without_port(name).to_ascii_lowercase());
-    match (host.strip_prefix('*'), domain.strip_prefix('*')) {
-        (Some(host), Some(domain)) => host.ends_with(domain) || domain.ends_with(host),
-        (Some(end), None) => domain.ends_with('*') || domain.ends_with(end),
-        (None, Some(end)) => host.ends_with(end),
-        (None, None) => match domain.strip_suffix('*') {
-            Some(start) => host.starts_with(start),
-            None => host == domain,
-        },
-    }
-}
-
-fn without_port(name: &str) -> &str {
-    match name.rsplit_once(':') {
-        Some((host, port)) if port == "*" || port.bytes().all(|byte| byte.is_ascii_digit()) => host,
-        _ => name,
-    }
-}
 
 /// One way from a route to where it leads, or the one way of which the file does not tell.
 pub struct Way<'a> {
@@ -143,6 +17,8 @@ pub struct Way<'a> {
     pub route: &'a Value,
     /// Where it leads, where that is one cluster by its name.
     pub cluster: Option<&'a str>,
+    /// What the routes take that are tried before this one.
+    earlier: Vec<&'a Value>,
 }
 
 /// Every way of this rule through this connection manager.
@@ -159,8 +35,9 @@ pub fn ways<'a>(manager: &'a Value, wanted: &Wanted<'_>) -> Vec<Way<'a>> {
         let host_place = format!("virtual host {}", host["name"].as_str().unwrap_or("without a name"));
         let above = [(host_place.clone(), host), ("route_config".to_owned(), table)];
         if !host["matcher"].is_null() {
-            found.push(Way { layers: above.to_vec(), route: &Value::Null, cluster: None });
+            found.push(Way { layers: above.to_vec(), ..Way::unknown() });
         }
+        let mut earlier = Vec::new();
         for (index, route) in list(&host["routes"]).iter().enumerate() {
             let meeting = wanted.meets(&route["match"]);
             if meeting != Meeting::Never && route["route"].is_object() {
@@ -168,28 +45,29 @@ pub fn ways<'a>(manager: &'a Value, wanted: &Wanted<'_>) -> Vec<Way<'a>> {
                     Some(name) => format!("route {name} of {host_place}"),
                     None => format!("route {index} of {host_place}"),
                 };
-                found.extend(through(route, &place, &above));
+                found.extend(through(route, &place, &above, &earlier));
             }
             if meeting == Meeting::Always {
                 break;
             }
+            earlier.push(&route["match"]);
         }
     }
     found
 }
 
 /// The ways of one route: one for each of its clusters.
-fn through<'a>(route: &'a Value, place: &str, above: &[(String, &'a Value)]) -> Vec<Way<'a>> {
+fn through<'a>(route: &'a Value, place: &str, above: &[(String, &'a Value)], earlier: &[&'a Value]) -> Vec<Way<'a>> {
     let own = (place.to_owned(), route);
     let weighted = list(&route["route"]["weighted_clusters"]["clusters"]);
     if weighted.is_empty() {
         let layers = [&[own], above].concat();
-        return vec![Way { layers, route, cluster: route["route"]["cluster"].as_str() }];
+        return vec![Way { layers, route, cluster: route["route"]["cluster"].as_str(), earlier: earlier.to_vec() }];
     }
     let each = weighted.iter().map(|entry| {
         let cluster = entry["name"].as_str();
         let first = (format!("cluster {} of {place}", cluster.unwrap_or("without a name")), entry);
-        Way { layers: [&[first, own.clone()], above].concat(), route, cluster }
+        Way { layers: [&[first, own.clone()], above].concat(), route, cluster, earlier: earlier.to_vec() }
     });
     each.collect()
 }
@@ -197,7 +75,20 @@ fn through<'a>(route: &'a Value, place: &str, above: &[(String, &'a Value)]) -> 
 impl<'a> Way<'a> {
     /// The way of which the file does not tell.
     pub fn unknown() -> Self {
-        Way { layers: Vec::new(), route: &Value::Null, cluster: None }
+        Way { layers: Vec::new(), route: &Value::Null, cluster: None, earlier: Vec::new() }
+    }
+
+    /// Its most specific layer in words; none of a way of which the file does not tell.
+    pub fn place(&self) -> Option<&str> {
+        self.layers.first().map(|(place, _)| place.as_str())
+    }
+
+    /// The requests of a rule that take this way.
+    pub fn taken_by<'w>(&self, wanted: &Wanted<'w>) -> Wanted<'w>
+    where
+        'a: 'w,
+    {
+        wanted.within(&self.route["match"]).without(&self.earlier)
     }
 
     /// Whether what it leads on, after any rewriting, may be a request that this rule is about.
@@ -241,10 +132,6 @@ const REWRITES: [&str; 9] = [
     "prefix_rewrite",
     "regex_rewrite",
 ];
-
-/// What a RouteMatch may ask for besides the path.
-const OTHER_CONDITIONS: [&str; 7] =
-    ["cookies", "dynamic_metadata", "filter_state", "headers", "query_parameters", "runtime_fraction", "tls_context"];
 
 impl<'a> Chain<'a> {
     /// The filters before this one.

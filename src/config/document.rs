@@ -22,11 +22,15 @@ use crate::json::Pointer;
 use crate::refusal::ProblemType;
 
 impl Config {
+    /// How a warning ends about a rule that is in force for nothing.
+    pub const PROTECTS_NOTHING: &str = "is empty, so no request is protected";
+
     /// Reads the whole document, or says what is wrong with it; `env` reads a variable of the VM's environment.
     pub fn parse(document: &[u8], env: &dyn Fn(&str) -> Option<String>) -> Result<Config, ConfigError> {
         let warnings = RefCell::default();
         let root = Place::root(&warnings);
-        let mut config = root.object(&parse_text(document, root)?, |fields| {
+        let document = parse_text(document, root)?;
+        let mut config = root.object(&document, |fields| {
             let store = fields.nested("store", |at, value| store(at, value, env))?;
             let (hash_key, encryption) = fields.nested("secrets", |at, value| secrets(&at.as_secret(), value, env))?;
             let problem_base = fields.read("problem_base", "urn:envoy-idempotency:".into(), problem_base)?;
@@ -51,6 +55,7 @@ impl Config {
             root.member("store").warn("keeps responses in Redis in clear; give secrets.encryption");
         }
         warn_of_rules(root, &config);
+        warn_of_no_callers(root, &config, &document);
         config.warnings = warnings.into_inner();
         Ok(config)
     }
@@ -323,7 +328,7 @@ fn key(at: &Place<'_>, value: &Value) -> Read<KeyPolicy> {
     at.object(value, |fields| {
         Ok(KeyPolicy {
             sources: fields.read("sources", vec![Part::Header("idempotency-key".into())], |at, value| {
-                at.filled_list(value, part)
+                at.filled_list(value, source)
             })?,
             required: fields.read("required", false, flag)?,
             max_bytes: fields.read("max_bytes", 255, |at, value| at.whole(value, 1..=4096))? as usize,
@@ -343,6 +348,31 @@ fn inject(at: &Place<'_>, value: &Value) -> Read<Inject> {
 }
 
 const CONTENT: Inject = Inject::Content { window_ms: 0, anonymous: false };
+
+/// Reads a part of the key.
+fn source(at: &Place<'_>, value: &Value) -> Read<Part> {
+    let part = part(at, value)?;
+    if any(&part, is_drawn_anew) {
+        at.warn(DRAWN_ANEW);
+    }
+    Ok(part)
+}
+
+/// Whether this holds of a part, or of one of those that stand in for it.
+fn any(part: &Part, is: fn(&Part) -> bool) -> bool {
+    is(part) || matches!(part, Part::Any(parts) if parts.iter().any(|part| any(part, is)))
+}
+
+fn is_drawn_anew(part: &Part) -> bool {
+    match part {
+        Part::Header(name) => name == "x-request-id",
+        Part::Property(path) => path.ends_with(&["x-request-id".to_owned()]) || *path == ["request", "id"],
+        _ => false,
+    }
+}
+
+const DRAWN_ANEW: &str = "is drawn anew by Envoy for each request, so that no retry has the same one, unless \
+                          preserve_external_request_id is true";
 
 /// Reads one place of a request.
 fn part(at: &Place<'_>, value: &Value) -> Read<Part> {
@@ -395,9 +425,6 @@ fn authorization() -> Part {
 }
 
 fn caller(at: &Place<'_>, value: &Value) -> Read<Part> {
-    fn any(part: &Part, is: fn(&Part) -> bool) -> bool {
-        is(part) || matches!(part, Part::Any(parts) if parts.iter().any(|part| any(part, is)))
-    }
     let part = caller_part(at, value)?;
     if any(&part, |part| matches!(part, Part::Authorization { .. })) {
         at.warn("takes authorization as it was sent, so a client that renews its token is another caller");
@@ -408,40 +435,66 @@ fn caller(at: &Place<'_>, value: &Value) -> Read<Part> {
     if any(&part, |part| matches!(part, Part::Property(path) if *path == ["source", "address"])) {
         at.warn("has the port of each connection in it, so that hardly a retry is the same caller");
     }
+    if any(&part, is_drawn_anew) {
+        at.warn(DRAWN_ANEW);
+    }
     Ok(part)
 }
 
 /// Reads one place of a request, or of what Envoy knows about its sender.
 fn caller_part(at: &Place<'_>, value: &Value) -> Read<Part> {
-    if value.get("schemes").is_some() {
+    let header = value.get("header").and_then(Value::as_str).map(str::to_ascii_lowercase);
+    if let Some(header) = header.filter(|header| HEADERS_WITH_SCHEMES.contains(&header.as_str())) {
         return at.object(value, |fields| {
-            let header = fields.required("header", |at, value| at.choice(value, &HEADERS_WITH_SCHEMES))?;
-            let schemes = fields.required("schemes", |at, value| {
-                at.filled_list(value, |at, value| {
-                    at.text(value, "a scheme such as Bearer", is_token).map(str::to_owned)
-                })
+            fields.required("header", header_name)?;
+            let schemes = fields.read("schemes", Vec::new(), |at, value| {
+                at.filled_list(value, |at, value| scheme(at, value, &header))
             })?;
-            Ok(Part::Authorization { header: header.to_owned(), schemes })
+            Ok(Part::Authorization { header, schemes })
         });
+    }
+    if value.get("schemes").is_some() {
+        let [one, other] = HEADERS_WITH_SCHEMES;
+        return Err(at.member("schemes").error(format_args!("goes only with header {one} or {other}")));
     }
     let of_callers: [(&str, Reader<Part>); 3] = [
         ("jwt_claim", |at, value| Ok(Part::JwtClaim(plain(at, value)?))),
         ("property", |at, value| Ok(Part::Property(at.filled_list(value, plain)?))),
-        ("signer", |at, value| at.choice(value, &[("authorization", ())]).map(|()| Part::Signer)),
+        ("signer", |at, value| match value.as_str() {
+            Some(header) if header.eq_ignore_ascii_case("authorization") => Ok(Part::Signer),
+            _ => at.choice(value, &[("authorization", ())]).map(|()| Part::Signer),
+        }),
     ];
     let any: Reader<Part> = |at, value| Ok(Part::Any(at.filled_list(value, caller_part)?));
-    let part = at.one_of(value, &parts(any).into_iter().chain(of_callers).collect::<Vec<_>>())?;
-    Ok(match part {
-        Part::Header(header) if HEADERS_WITH_SCHEMES.iter().any(|(known, _)| *known == header) => {
-            Part::Authorization { header, schemes: Vec::new() }
-        }
-        part => part,
-    })
+    at.one_of(value, &parts(any).into_iter().chain(of_callers).collect::<Vec<_>>())
 }
 
 /// "Authorization = credentials", "Proxy-Authorization = credentials" (RFC 9110, sections 11.6.2 and 11.7.2).
-const HEADERS_WITH_SCHEMES: [(&str, &str); 2] =
-    [("authorization", "authorization"), ("proxy-authorization", "proxy-authorization")];
+const HEADERS_WITH_SCHEMES: [&str; 2] = ["authorization", "proxy-authorization"];
+
+/// Reads the name of a scheme of this header, whose credentials stay the same.
+fn scheme(at: &Place<'_>, value: &Value, header: &str) -> Read<String> {
+    let name = at.text(value, "a scheme such as Bearer", is_token)?;
+    let is = |known: &&str| match known.strip_suffix('*') {
+        Some(start) => name.get(..start.len()).is_some_and(|lead| lead.eq_ignore_ascii_case(start)),
+        None => name.eq_ignore_ascii_case(known),
+    };
+    let is_signed = SIGNED_ANEW.iter().any(|known| is(known));
+    if is_signed && header == "authorization" {
+        at.warn(
+            "is made anew for each try, which is then another caller; {\"signer\": \"authorization\"} is what stays",
+        );
+    } else if is_signed || OF_CONNECTIONS.iter().any(|known| is(known)) {
+        at.warn("is made anew for each try, which is then another caller");
+    }
+    Ok(name.to_owned())
+}
+
+/// Schemes of signatures, of which who has signed stays; a star stands for any ending.
+const SIGNED_ANEW: [&str; 6] = ["AWS4-*", "Digest", "GOOG4-*", "Hawk", "OAuth", "Signature"];
+
+/// Schemes whose tokens are hidden in what a connection begins with.
+const OF_CONNECTIONS: [&str; 2] = ["Negotiate", "NTLM"];
 
 fn anonymous(at: &Place<'_>, value: &Value) -> Read<Anonymous> {
     let words = [("auto", Anonymous::Auto), ("share", Anonymous::Share), ("refuse", Anonymous::Refuse)];
@@ -589,6 +642,25 @@ fn refuse_bodies_that_never_fit(store: &Place<'_>, config: &Config) -> Read<()> 
             "carries responses of at most {REDIS_RESPONSE_MAX} bytes in Redis, and max_response_bytes is {largest}"
         ))),
         _ => Ok(()),
+    }
+}
+
+/// Says of rules in force that nothing tells their callers, where that was written.
+fn warn_of_no_callers(root: Place<'_>, config: &Config, document: &Value) {
+    let is_for_nothing = |policy: &Policy| {
+        let scope = &policy.scope;
+        policy.mode == Mode::Enforce && scope.caller.is_empty() && scope.anonymous != Anonymous::Share
+    };
+    let (rules, mut is_said) = (root.member("rules"), false);
+    for (index, _) in config.rules.iter().enumerate().filter(|(_, rule)| is_for_nothing(&rule.policy)) {
+        let (at, common) = (rules.item(index), root.member("policy"));
+        let own = document.get("rules").and_then(|rules| rules.get(index)?.pointer("/policy/scope/caller"));
+        let is_own = own.is_some_and(|own| !own.is_null());
+        let policy = if is_own { at.member("policy") } else { common };
+        if is_own || !is_said {
+            policy.member("scope").member("caller").warn(Config::PROTECTS_NOTHING);
+        }
+        is_said |= !is_own;
     }
 }
 

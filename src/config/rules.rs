@@ -426,8 +426,10 @@ fn method(at: &Place<'_>, value: &Value) -> Read<String> {
     // Methods have case, so `post` would never match and leave the route unprotected without a word.
     let fits = |text: &str| is_token(text) && !text.contains(|char: char| char.is_ascii_lowercase());
     let name = at.text(value, "a method in capitals", fits)?;
-    if name != "*" && !REGISTERED.contains(&name) {
-        at.warn("is no method that HTTP knows");
+    if name == "CONNECT" {
+        at.warn("is a tunnel, which is never protected");
+    } else if name != "*" && !REGISTERED.contains(&name) {
+        at.warn(&format!("\"{name}\" is no method that HTTP knows"));
     }
     Ok(name.to_owned())
 }

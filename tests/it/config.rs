@@ -139,7 +139,7 @@ fn keys_callers_and_fingerprints_are_read_from_bodies_tokens_and_the_host() {
             },
             "scope": {"anonymous": "share", "caller": [
                 {"jwt_claim": "sub"}, {"any": [{"property": ["connection", "uri_san_peer_certificate"]}, {"query": "t"}]},
-                {"signer": "authorization"}, {"header": "authorization", "schemes": ["AWS4-HMAC-SHA256"]}
+                {"signer": "Authorization"}, {"header": "Authorization", "schemes": ["AWS4-HMAC-SHA256"]}
             ]},
             "fingerprint": {"body": "json", "json_ignore": ["/sent_at"]}
         }}"#,
@@ -1137,7 +1137,27 @@ const MISTAKES: &[(&str, &str)] = &[
     ),
     (
         r#"{"policy": {"scope": {"caller": [{"header": "x-token", "schemes": ["Bearer"]}]}}}"#,
-        r#"/policy/scope/caller/0/header: must be "authorization" or "proxy-authorization", is "x-token""#,
+        r#"/policy/scope/caller/0/schemes: goes only with header authorization or proxy-authorization"#,
+    ),
+    (
+        r#"{"policy": {"scope": {"caller": [{"cookie": "sid", "schemes": ["Bearer"]}]}}}"#,
+        r#"/policy/scope/caller/0/schemes: goes only with header authorization or proxy-authorization"#,
+    ),
+    (
+        r#"{"policy": {"scope": {"caller": [{"header": "Authorization", "scheme": ["Bearer"]}]}}}"#,
+        r#"/policy/scope/caller/0/scheme: is not a known field; known here: header, schemes"#,
+    ),
+    (
+        r#"{"policy": {"scope": {"caller": [{"header": "x-token", "scheme": ["Bearer"]}]}}}"#,
+        r#"/policy/scope/caller/0/scheme: is not a known field; known here: header, query, cookie, form, json, path_segment, any, jwt_claim, property, signer"#,
+    ),
+    (
+        r#"{"policy": {"scope": {"caller": [{"header": "authorization", "schemes": "Bearer"}]}}}"#,
+        r#"/policy/scope/caller/0/schemes: must be a list, is "Bearer""#,
+    ),
+    (
+        r#"{"policy": {"scope": {"caller": [{"header": "authorization", "schemes": []}]}}}"#,
+        r#"/policy/scope/caller/0/schemes: must not be empty"#,
     ),
     (
         r#"{"policy": {"scope": {"caller": [{"signer": "signature-input"}]}}}"#,
@@ -1732,8 +1752,56 @@ const WARNINGS: &[(&str, &[&str])] = &[
     ),
     (
         r#"{"rules": [{"match": {"methods": ["PSOT"]}}]}"#,
-        &[r#"/rules/0/match/methods/0: is no method that HTTP knows"#],
+        &[r#"/rules/0/match/methods/0: "PSOT" is no method that HTTP knows"#],
     ),
+    (
+        r#"{"rules": [{"match": {"methods": ["CONNECT", "PUT"]}}]}"#,
+        &[r#"/rules/0/match/methods/0: is a tunnel, which is never protected"#],
+    ),
+    (r#"{"rules": [{"match": {"methods": ["*", "POST", "GET"]}}]}"#, &[]),
+    (
+        r#"{"policy": {"key": {"sources": [{"header": "X-Request-Id"}]}}}"#,
+        &[
+            r#"/policy/key/sources/0: is drawn anew by Envoy for each request, so that no retry has the same one, unless preserve_external_request_id is true"#,
+        ],
+    ),
+    (
+        r#"{"rules": [{"match": {"methods": ["PUT"]}, "policy": {"key": {"sources": [{"any": [{"header": "k"}, {"header": "x-request-id"}]}]}}}]}"#,
+        &[
+            r#"/rules/0/policy/key/sources/0: is drawn anew by Envoy for each request, so that no retry has the same one, unless preserve_external_request_id is true"#,
+        ],
+    ),
+    (
+        r#"{"policy": {"scope": {"caller": [{"header": "x-tenant"}, {"header": "x-request-id"}]}}}"#,
+        &[
+            r#"/policy/scope/caller/1: is drawn anew by Envoy for each request, so that no retry has the same one, unless preserve_external_request_id is true"#,
+        ],
+    ),
+    (
+        r#"{"policy": {"scope": {"caller": [{"property": ["request", "id"]}]}}}"#,
+        &[
+            r#"/policy/scope/caller/0: is drawn anew by Envoy for each request, so that no retry has the same one, unless preserve_external_request_id is true"#,
+        ],
+    ),
+    (r#"{"policy": {"key": {"sources": [{"header": "x-request-key"}, {"cookie": "x-request-id"}]}}}"#, &[]),
+    (r#"{"policy": {"scope": {"caller": []}}}"#, &[r#"/policy/scope/caller: is empty, so no request is protected"#]),
+    (
+        r#"{"policy": {"scope": {"caller": []}}, "rules": [{"match": {"methods": ["PUT"]}}, {"match": {"methods": ["POST"]}}]}"#,
+        &[r#"/policy/scope/caller: is empty, so no request is protected"#],
+    ),
+    (
+        r#"{"policy": {"scope": {"caller": []}}, "rules": [{"match": {"methods": ["PUT"]}, "policy": {"scope": {"caller": [{"cookie": "sid"}]}}}, {"match": {"methods": ["POST"]}, "policy": {"mode": "off"}}]}"#,
+        &[],
+    ),
+    (
+        r#"{"rules": [{"match": {"methods": ["PUT"]}}, {"match": {"methods": ["POST"]}, "policy": {"scope": {"caller": []}}}]}"#,
+        &[r#"/rules/1/policy/scope/caller: is empty, so no request is protected"#],
+    ),
+    (
+        r#"{"policy": {"scope": {"caller": [], "anonymous": "share"}}}"#,
+        &[r#"/policy/scope/anonymous: lets callers that show no credential see each other's responses"#],
+    ),
+    (r#"{"policy": {"mode": "observe", "scope": {"caller": []}}}"#, &[]),
     (
         r#"{"status_path": "/s", "rules": [{"match": {"methods": ["GET"], "path": {"prefix": "/s"}}}, {"match": {"methods": ["POST"]}}]}"#,
         &[r#"/rules/0: matches GET on status_path, where the look-up answers and no rule is asked"#],
@@ -1745,6 +1813,21 @@ const WARNINGS: &[(&str, &[&str])] = &[
     (
         r#"{"policy": {"scope": {"caller": [{"signer": "authorization"}]}}}"#,
         &[r#"/policy/scope/caller/0: believes who a signature says has signed: a filter in front must verify it"#],
+    ),
+    (
+        r#"{"policy": {"scope": {"caller": [{"header": "proxy-authorization", "schemes": ["Digest", "Key"]}]}}}"#,
+        &[
+            r#"/policy/scope/caller/0/schemes/0: is made anew for each try, which is then another caller"#,
+            r#"/policy/scope/caller/0: takes authorization as it was sent, so a client that renews its token is another caller"#,
+        ],
+    ),
+    (
+        r#"{"policy": {"scope": {"caller": [{"header": "authorization", "schemes": ["aws4-hmac-sha256", "NTLM", "AWS"]}]}}}"#,
+        &[
+            r#"/policy/scope/caller/0/schemes/0: is made anew for each try, which is then another caller; {"signer": "authorization"} is what stays"#,
+            r#"/policy/scope/caller/0/schemes/1: is made anew for each try, which is then another caller"#,
+            r#"/policy/scope/caller/0: takes authorization as it was sent, so a client that renews its token is another caller"#,
+        ],
     ),
     (
         r#"{"policy": {"scope": {"caller": [{"property": ["source", "address"]}]}}}"#,

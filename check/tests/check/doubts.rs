@@ -135,7 +135,7 @@ fn a_signer_whose_signature_no_filter_can_verify_is_warned_of() {
 fn a_verifier_that_a_route_turns_off_verifies_nothing_there() {
     let run = check_changed("local.yaml", |tree| {
         set_document(tree, &document_of(json!([{ "jwt_claim": "sub" }])));
-        put_in_front(tree, "jwt_authn", json!({}));
+        put_in_front(tree, "jwt_authn", jwt(json!({ "forward": true })));
         let mut open = host(tree)["routes"][0].clone();
         open["match"] = json!({ "prefix": "/open" });
         let off = json!({ "@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "disabled": true });
@@ -143,7 +143,9 @@ fn a_verifier_that_a_route_turns_off_verifies_nothing_there() {
         host(tree)["routes"].as_array_mut().unwrap().insert(0, open);
     });
     let [warning] = run.warnings()[..] else { panic!("{}", run.out) };
-    assert!(warning.starts_with("scope.caller of rule default reads jwt_claim, and no filter before "), "{warning}");
+    let start =
+        "scope.caller of rule default reads jwt_claim, and on route 0 of virtual host payments no filter before this ";
+    assert!(warning.starts_with(start), "{warning}");
 }
 
 #[test]

@@ -13,11 +13,13 @@ mod credentials;
 mod doubts;
 mod hops;
 mod identity;
+mod injectors;
 mod inputs;
 mod istio;
 mod mutations;
 mod shielding;
 mod surroundings;
+mod tokens;
 
 use std::collections::BTreeSet;
 use std::fs;
