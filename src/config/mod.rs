@@ -4,9 +4,13 @@
 //! It does not know Envoy: values of environment variables are handed in.
 
 mod document;
+mod identity;
+mod methods;
 mod outcomes;
 mod protobuf;
 mod rules;
+mod store;
+mod text;
 mod walk;
 
 use std::rc::Rc;

@@ -3,6 +3,9 @@
 //! Its one rule: every status and every ending has exactly one fate.
 //! It does not know how an execution came to its end.
 
+use serde_json::{Map, Value};
+
+use super::walk::{Place, Read};
 use crate::refusal::ProblemType;
 
 /// What becomes of a key when its execution is over.
@@ -106,3 +109,79 @@ impl Statuses {
         }
     }
 }
+
+pub(super) fn outcomes(at: &Place<'_>, value: &Value) -> Read<Outcomes> {
+    let mut outcomes = Outcomes::default();
+    let [_, not_kept @ ..] = &FATES;
+    for (name, value) in at.members(value)? {
+        let place = at.member(name);
+        let class = CLASSES.iter().position(|class| class == name);
+        let ending = ENDINGS.iter().position(|ending| ending == name);
+        let status = name.parse().ok().filter(|status| (200..=599).contains(status) && name.len() == 3);
+        // A name is checked also where a patch takes it away.
+        if class.is_none() && ending.is_none() && status.is_none() {
+            let known = [&CLASSES[..], &["200 to 599"], &ENDINGS[..]].concat();
+            return Err(at.unknown(name, &known));
+        }
+        if at.is_patch() && value.is_null() {
+            continue;
+        }
+        let words: &[_] = if ending.is_some() { not_kept } else { &FATES };
+        let fate = place.choice(value, words)?;
+        warn_of_fate(&place, class.map(|class| 200 + 100 * class as u16).or(status), name, fate);
+        if let Some(known) = class.and_then(|class| outcomes.classes.get_mut(class)) {
+            *known = fate;
+        }
+        if let Some(known) = ending.and_then(|ending| outcomes.endings.get_mut(ending)) {
+            *known = fate;
+        }
+        if let Some(status) = status {
+            outcomes.exact.retain(|(known, _)| *known != status);
+            outcomes.exact.push((status, fate));
+        }
+    }
+    Ok(outcomes)
+}
+
+/// The status is the first of its class; an ending has none.
+fn warn_of_fate(at: &Place<'_>, status: Option<u16>, name: &str, fate: Fate) {
+    match (status, fate) {
+        (Some(400..), Fate::Store) => at.warn("keeps a failure, which every retry gets back until the record expires"),
+        (Some(500..), Fate::Release) => at.warn("frees the key, for another payload too, though it may have executed"),
+        (None, Fate::Release | Fate::Retry) if name != "unsent" => {
+            at.warn("lets a retry run at once, though it may have executed");
+        }
+        _ => {}
+    }
+}
+
+pub(super) fn statuses(at: &Place<'_>, value: &Value) -> Read<Statuses> {
+    let preset = |at: &Place<'_>, value: &Value| at.choice(value, &[("classic", false), ("ietf", true)]);
+    let empty = Value::Object(Map::new());
+    let (ietf, members) = match value {
+        Value::Object(_) => (false, value),
+        Value::String(_) => (preset(at, value)?, &empty),
+        _ => return Err(at.wrong("\"classic\" or \"ietf\" or an object", value)),
+    };
+    at.object(members, |fields| {
+        let mut statuses = match fields.read("base", ietf, preset)? {
+            true => Statuses::ietf(),
+            false => Statuses::classic(),
+        };
+        for slug in ProblemType::ALL {
+            let status =
+                fields.read(slug.as_str(), u64::from(statuses.of(slug)), |at, value| at.whole(value, 400..=599))?;
+            statuses.set(slug, status as u16);
+        }
+        Ok(statuses)
+    })
+}
+
+const FATES: [(&str, Fate); 4] =
+    [("store", Fate::Store), ("release", Fate::Release), ("retry", Fate::Retry), ("unknown", Fate::Unknown)];
+
+/// In the order of [`Outcomes::classes`].
+const CLASSES: [&str; 4] = ["2xx", "3xx", "4xx", "5xx"];
+
+/// In the order of [`Outcomes::endings`].
+const ENDINGS: [&str; 4] = ["disconnect", "reset", "timeout", "unsent"];

@@ -5,6 +5,8 @@
 
 use serde_json::Value;
 
+use super::methods::Methods;
+use super::text::{header_name, path, plain};
 use super::walk::{Place, Read};
 use super::{Config, Rule};
 use crate::message::{RequestHead, path_of};
@@ -111,84 +113,6 @@ impl Match {
 
     fn has_host(&self, host: &[u8]) -> bool {
         self.hosts.iter().any(|wanted| wanted.holds(host))
-    }
-}
-
-/// `methods`: those that are named, and with `"*"` all but the safe ones and CONNECT.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Methods {
-    named: Vec<String>,
-    all_unsafe: bool,
-}
-
-/// "The only methods that are safe: GET, HEAD, OPTIONS, and TRACE" (RFC 9110, section 9.2.1); a tunnel is no request
-/// that could be answered once more.
-const NEVER_MEANT: [&[u8]; 5] = [b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"CONNECT"];
-
-/// The methods that are registered for HTTP (IANA, HTTP Method Registry).
-const REGISTERED: [&str; 40] = [
-    "ACL",
-    "BASELINE-CONTROL",
-    "BIND",
-    "CHECKIN",
-    "CHECKOUT",
-    "CONNECT",
-    "COPY",
-    "DELETE",
-    "GET",
-    "HEAD",
-    "LABEL",
-    "LINK",
-    "LOCK",
-    "MERGE",
-    "MKACTIVITY",
-    "MKCALENDAR",
-    "MKCOL",
-    "MKREDIRECTREF",
-    "MKWORKSPACE",
-    "MOVE",
-    "OPTIONS",
-    "ORDERPATCH",
-    "PATCH",
-    "POST",
-    "PRI",
-    "PROPFIND",
-    "PROPPATCH",
-    "PUT",
-    "QUERY",
-    "REBIND",
-    "REPORT",
-    "SEARCH",
-    "TRACE",
-    "UNBIND",
-    "UNCHECKOUT",
-    "UNLINK",
-    "UNLOCK",
-    "UPDATE",
-    "UPDATEREDIRECTREF",
-    "VERSION-CONTROL",
-];
-
-impl Default for Methods {
-    fn default() -> Self {
-        Methods { named: vec!["POST".into(), "PATCH".into()], all_unsafe: false }
-    }
-}
-
-impl Methods {
-    fn read(at: &Place<'_>, value: &Value) -> Read<Self> {
-        let mut named = at.filled_list(value, method)?;
-        let all_unsafe = named.iter().any(|name| name == "*");
-        named.retain(|name| name != "*");
-        Ok(Methods { named, all_unsafe })
-    }
-
-    fn hold(&self, method: &[u8]) -> bool {
-        (self.all_unsafe && !NEVER_MEANT.contains(&method)) || self.named.iter().any(|known| known.as_bytes() == method)
-    }
-
-    fn covers(&self, other: &Methods) -> bool {
-        (self.all_unsafe || !other.all_unsafe) && other.named.iter().all(|name| self.hold(name.as_bytes()))
     }
 }
 
@@ -404,43 +328,6 @@ impl MetadataMatch {
     fn holds(&self, metadata: &dyn Fn(&str, &str) -> Option<Vec<u8>>) -> bool {
         metadata(&self.namespace, &self.key).is_some_and(|value| value == self.equals.as_bytes())
     }
-}
-
-/// Reads the name of a header, and puts it in lower case as Envoy has it.
-pub(super) fn header_name(at: &Place<'_>, value: &Value) -> Read<String> {
-    at.text(value, "a header name", is_token).map(str::to_ascii_lowercase)
-}
-
-/// Reads a string that could stand in a request: not empty, and nothing in it that a log line could not hold.
-pub(super) fn plain(at: &Place<'_>, value: &Value) -> Read<String> {
-    let wanted = "a string that is not empty and has no control characters";
-    at.text(value, wanted, |text| !text.is_empty() && !text.contains(char::is_control)).map(str::to_owned)
-}
-
-/// RFC 9110, section 5.6.2: what names of headers, methods and cookies are made of.
-pub(super) fn is_token(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
-}
-
-fn method(at: &Place<'_>, value: &Value) -> Read<String> {
-    // Methods have case, so `post` would never match and leave the route unprotected without a word.
-    let fits = |text: &str| is_token(text) && !text.contains(|char: char| char.is_ascii_lowercase());
-    let name = at.text(value, "a method in capitals", fits)?;
-    if name == "CONNECT" {
-        at.warn("is a tunnel, which is never protected");
-    } else if name != "*" && !REGISTERED.contains(&name) {
-        at.warn(&format!("\"{name}\" is no method that HTTP knows"));
-    }
-    Ok(name.to_owned())
-}
-
-/// Reads a path that requests can have.
-pub(super) fn path<'v>(at: &Place<'_>, value: &'v Value) -> Read<&'v str> {
-    // Anything else never appears in a path, so the rule would never match.
-    let fits = |text: &str| {
-        text.starts_with('/') && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'?' && byte != b'#')
-    };
-    at.text(value, "a path that begins with / and has no query, fragment, space or non-ASCII character", fits)
 }
 
 fn without_port(text: &str) -> &str {
