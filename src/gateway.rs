@@ -11,9 +11,9 @@ use crate::exchange::Exchange;
 use crate::key::Name;
 use crate::record::Owner;
 use crate::step::{Count, Flow, Outgoing, Remark, SeenCaller, Step};
-use crate::store::client::{Batch, Client, Nonce, Reply, Told};
+use crate::store::client::{Batch, Client, Completion, Nonce, Reply};
 use crate::store::local::Cells;
-use crate::store::{Asking, Store};
+use crate::store::{Store, Submission};
 
 /// One thing to do, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -171,9 +171,9 @@ impl<C: Cells> Gateway<C> {
             for command in obey(id, &mut entry, step, &mut acts) {
                 let (asked, name) = (command.kind.reply_kind(), command.name);
                 let (verdict, remembered) = match self.store.ask(id, command, now_ms) {
-                    Asking::Remembered(verdict) => (Some(verdict), true),
-                    Asking::Answered(verdict) => (Some(verdict), false),
-                    Asking::Waiting => (None, false),
+                    Submission::Remembered(verdict) => (Some(verdict), true),
+                    Submission::Answered(verdict) => (Some(verdict), false),
+                    Submission::Waiting => (None, false),
                 };
                 if !remembered {
                     acts.push(Act::Count { count: Count::StoreOperation, observed });
@@ -267,7 +267,7 @@ impl<C: Cells> Gateway<C> {
         Some(act)
     }
 
-    fn tell(&mut self, told: Vec<Told>, now_ms: u64) -> Vec<Act> {
+    fn tell(&mut self, told: Vec<Completion>, now_ms: u64) -> Vec<Act> {
         let mut acts = Vec::new();
         for told in told {
             let Some(exchange) = told.exchange else { continue };

@@ -16,7 +16,7 @@ use crate::config::CacheBounds;
 use crate::digest::Digest;
 use crate::key::Name;
 use crate::record::{Corrupt, FORMAT, Input, Record, State};
-use crate::store::client::Told;
+use crate::store::client::Completion;
 use crate::store::local::Cells;
 use crate::store::model;
 
@@ -66,7 +66,7 @@ impl<C: Cells> Cache<C> {
     }
 
     /// Remembers what became of an operation, and forgets what is not so any more.
-    pub fn learn(&self, told: &Told, now_ms: u64) {
+    pub fn learn(&self, told: &Completion, now_ms: u64) {
         let (command, now_ms, asked_ms) = (&told.command, now_ms + EPOCH_MS, told.asked_ms + EPOCH_MS);
         let is_heard = told.exchange.is_some();
         let until_ms = now_ms + self.bounds.ttl_ms;

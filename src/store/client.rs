@@ -84,7 +84,7 @@ pub enum Reply {
 
 /// What came of an operation.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Told {
+pub struct Completion {
     /// Who had asked; none where nobody waits for it any more.
     pub exchange: Option<u32>,
     /// What was asked.
@@ -130,12 +130,12 @@ struct Job {
 }
 
 impl Job {
-    fn told(self, verdict: StoreReply) -> Told {
+    fn told(self, verdict: StoreReply) -> Completion {
         let exchange = match self.asker {
             Asker::Exchange(exchange) => Some(exchange),
             Asker::Outbox(_) => None,
         };
-        Told { exchange, command: self.command, asked_ms: self.asked_ms, verdict }
+        Completion { exchange, command: self.command, asked_ms: self.asked_ms, verdict }
     }
 }
 
@@ -209,12 +209,12 @@ impl Client {
     }
 
     /// Takes an operation; the answer comes later, or at once when it is clear.
-    pub fn submit(&mut self, exchange: u32, command: Rc<Command>, now_ms: u64) -> Option<Told> {
+    pub fn submit(&mut self, exchange: u32, command: Rc<Command>, now_ms: u64) -> Option<Completion> {
         let asked = command.kind.reply_kind();
         if asked == ReplyKind::Claim
             && let Some(verdict) = self.in_the_way(&command)
         {
-            return Some(Told { exchange: Some(exchange), command, asked_ms: now_ms, verdict });
+            return Some(Completion { exchange: Some(exchange), command, asked_ms: now_ms, verdict });
         }
         let failure = if self.is_open(now_ms) {
             Failure::Breaker
@@ -231,7 +231,7 @@ impl Client {
         if matches!(asked, ReplyKind::Mark | ReplyKind::Settle) {
             self.owe_unheard(Rc::clone(&command), now_ms);
         }
-        Some(Told { exchange: Some(exchange), command, asked_ms: now_ms, verdict: StoreReply::Failed(failure) })
+        Some(Completion { exchange: Some(exchange), command, asked_ms: now_ms, verdict: StoreReply::Failed(failure) })
     }
 
     /// The next call to send, if one may be sent and anything waits; what is owed goes first.
@@ -273,7 +273,7 @@ impl Client {
     }
 
     /// Takes what came back from a call. A reply to a call that is over tells nobody anything.
-    pub fn replied(&mut self, batch: u64, reply: Reply, now_ms: u64) -> Vec<Told> {
+    pub fn replied(&mut self, batch: u64, reply: Reply, now_ms: u64) -> Vec<Completion> {
         let Some(place) = self.under_way.iter().position(|sent| sent.batch == batch) else { return Vec::new() };
         let sent = self.under_way.remove(place);
         let mut answers = match reply {
@@ -309,14 +309,14 @@ impl Client {
     }
 
     /// Ends calls and operations whose time is over, and forgets what cannot matter any more.
-    pub fn tick(&mut self, now_ms: u64) -> Vec<Told> {
+    pub fn tick(&mut self, now_ms: u64) -> Vec<Completion> {
         let late: Vec<u64> = self
             .under_way
             .iter()
             .filter(|sent| sent.sent_ms + self.limits.timeout_ms <= now_ms)
             .map(|sent| sent.batch)
             .collect();
-        let mut told: Vec<Told> = Vec::new();
+        let mut told: Vec<Completion> = Vec::new();
         for id in late {
             told.extend(self.replied(id, Reply::Failed(Failure::Timeout), now_ms));
         }
@@ -330,7 +330,7 @@ impl Client {
         for id in gone {
             // Whoever remembers that it was owed must not do so for longer; withdrawals nobody remembers.
             let ended = self.owed.get(&id).filter(|owed| !owed.command.is_withdrawal());
-            told.extend(ended.map(|owed| Told {
+            told.extend(ended.map(|owed| Completion {
                 exchange: None,
                 command: Rc::clone(&owed.command),
                 asked_ms: now_ms,
@@ -378,7 +378,7 @@ impl Client {
     }
 
     /// One try brought no answer: the next, or the end.
-    fn failed(&mut self, nonce: Nonce, mut job: Job, failure: Failure, now_ms: u64) -> Option<Told> {
+    fn failed(&mut self, nonce: Nonce, mut job: Job, failure: Failure, now_ms: u64) -> Option<Completion> {
         job.in_doubt |= failure.is_doubtful();
         // What cannot be read now cannot be read a moment later either, and that something is there is known.
         if job.tries_left <= 1 || failure == Failure::Corrupt {
@@ -391,7 +391,7 @@ impl Client {
     }
 
     /// No try brought an answer.
-    fn gave_up(&mut self, job: Job, failure: Failure, now_ms: u64) -> Told {
+    fn gave_up(&mut self, job: Job, failure: Failure, now_ms: u64) -> Completion {
         let asked = job.command.kind.reply_kind();
         // An earlier try may have been heard, whatever became of the last.
         let is_known = failure.is_doubtful() || failure == Failure::Corrupt;
@@ -414,7 +414,7 @@ impl Client {
         job.told(StoreReply::Failed(failure))
     }
 
-    fn answered(&mut self, job: Job, verdict: StoreReply, now_ms: u64) -> Told {
+    fn answered(&mut self, job: Job, verdict: StoreReply, now_ms: u64) -> Completion {
         let asked = job.command.kind.reply_kind();
         let lease_ms = job.command.lease_ms;
         let cause = match job.asker {

@@ -19,7 +19,7 @@ use crate::command::{Command, ReplyKind, StoreReply};
 use std::rc::Rc;
 
 use cache::Cache;
-use client::{Batch, Client, Nonce, Reply, Told};
+use client::{Batch, Client, Completion, Nonce, Reply};
 use local::{Cells, Table};
 
 /// The store as one worker reaches it.
@@ -32,32 +32,32 @@ pub enum Store<C> {
 
 /// What came of an operation that was handed to a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Asking {
+pub enum Submission {
     /// It is answered, by the store or in its place.
     Answered(StoreReply),
     /// It is answered from what this Envoy remembers.
     Remembered(StoreReply),
-    /// The answer comes later, as [`Told`].
+    /// The answer comes later, as [`Completion`].
     Waiting,
 }
 
 impl<C: Cells> Store<C> {
     /// Hands one operation of one exchange to the store.
-    pub fn ask(&mut self, exchange: u32, command: Command, now_ms: u64) -> Asking {
+    pub fn ask(&mut self, exchange: u32, command: Command, now_ms: u64) -> Submission {
         let (client, cache) = match self {
-            Store::Embedded(table) => return Asking::Answered(table.apply(command, now_ms)),
+            Store::Embedded(table) => return Submission::Answered(table.apply(command, now_ms)),
             Store::Remote(client, cache) => (client, cache),
         };
         if command.kind.reply_kind() == ReplyKind::Claim
             && let Some(verdict) = cache.as_ref().and_then(|cache| cache.look(&command, now_ms))
         {
-            return Asking::Remembered(verdict);
+            return Submission::Remembered(verdict);
         }
-        let Some(told) = client.submit(exchange, Rc::new(command), now_ms) else { return Asking::Waiting };
+        let Some(told) = client.submit(exchange, Rc::new(command), now_ms) else { return Submission::Waiting };
         if let Some(cache) = cache {
             cache.learn(&told, now_ms);
         }
-        Asking::Answered(told.verdict)
+        Submission::Answered(told.verdict)
     }
 
     /// The next call to send, if one may be sent and anything waits.
@@ -69,12 +69,12 @@ impl<C: Cells> Store<C> {
     }
 
     /// Takes what came back from a call; `awaits` tells whether an exchange still waits for its claim.
-    pub fn replied(&mut self, batch: u64, reply: Reply, now_ms: u64, awaits: impl Fn(u32) -> bool) -> Vec<Told> {
+    pub fn replied(&mut self, batch: u64, reply: Reply, now_ms: u64, awaits: impl Fn(u32) -> bool) -> Vec<Completion> {
         self.hear(now_ms, awaits, |client| client.replied(batch, reply, now_ms))
     }
 
     /// Ends calls and operations whose time is over.
-    pub fn tick(&mut self, now_ms: u64) -> Vec<Told> {
+    pub fn tick(&mut self, now_ms: u64) -> Vec<Completion> {
         let told = self.hear(now_ms, |_| true, |client| client.tick(now_ms));
         if let Store::Remote(client, Some(cache)) = self {
             cache.remind(&client.reminders(), now_ms);
@@ -103,13 +103,14 @@ impl<C: Cells> Store<C> {
         &mut self,
         now_ms: u64,
         awaits: impl Fn(u32) -> bool,
-        hear: impl FnOnce(&mut Client) -> Vec<Told>,
-    ) -> Vec<Told> {
+        hear: impl FnOnce(&mut Client) -> Vec<Completion>,
+    ) -> Vec<Completion> {
         let Store::Remote(client, cache) = self else { return Vec::new() };
         let told = hear(client);
         // The answer to a claim may be overtaken by that to its withdrawal: nobody runs on it.
-        let runs =
-            |told: &&Told| !matches!(told.verdict, StoreReply::Granted { .. }) || told.exchange.is_some_and(&awaits);
+        let runs = |told: &&Completion| {
+            !matches!(told.verdict, StoreReply::Granted { .. }) || told.exchange.is_some_and(&awaits)
+        };
         if let Some(cache) = cache {
             told.iter().filter(runs).for_each(|told| cache.learn(told, now_ms));
         }
@@ -117,7 +118,7 @@ impl<C: Cells> Store<C> {
     }
 }
 
-impl Told {
+impl Completion {
     /// What the exchange had asked.
     pub fn asked(&self) -> ReplyKind {
         self.command.kind.reply_kind()

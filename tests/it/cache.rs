@@ -13,7 +13,7 @@ use envoy_idempotency::fingerprint::Fingerprint;
 use envoy_idempotency::key::{KeyForm, Name};
 use envoy_idempotency::record::{Owner, Record};
 use envoy_idempotency::store::cache::Cache;
-use envoy_idempotency::store::client::{Client, Nonce, Reply, Told};
+use envoy_idempotency::store::client::{Client, Completion, Nonce, Reply};
 use envoy_idempotency::store::local::Cells;
 use envoy_idempotency::store::{Store, model};
 use proptest::prelude::*;
@@ -90,7 +90,7 @@ fn a_completion_that_only_the_outbox_still_waits_for_is_asked_of_the_store() {
     let cache = Host::default().cache(BOUNDS);
     learn(&cache, &complete(1, 1, 10), 0, &StoreReply::Failed(Failure::Timeout), 50);
     let call = Rc::new(complete(1, 1, 10));
-    cache.learn(&Told { exchange: None, command: call, asked_ms: 200, verdict: StoreReply::Settled }, 200);
+    cache.learn(&Completion { exchange: None, command: call, asked_ms: 200, verdict: StoreReply::Settled }, 200);
     assert_eq!(cache.look(&claim(1, 2), 201), None);
 }
 
@@ -429,7 +429,7 @@ fn call(name: u8, owner: u8, operation: CommandKind) -> Command {
 
 /// Has the cache hear what one that still waits for it was told.
 fn learn<C: Cells>(cache: &Cache<C>, call: &Command, asked_ms: u64, verdict: &StoreReply, now_ms: u64) {
-    let told = Told { exchange: Some(1), command: Rc::new(call.clone()), asked_ms, verdict: verdict.clone() };
+    let told = Completion { exchange: Some(1), command: Rc::new(call.clone()), asked_ms, verdict: verdict.clone() };
     cache.learn(&told, now_ms);
 }
 

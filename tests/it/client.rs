@@ -9,7 +9,7 @@ use envoy_idempotency::command::{Command, CommandKind, Failure, StoreReply};
 use envoy_idempotency::fingerprint::Fingerprint;
 use envoy_idempotency::key::{KeyForm, Name};
 use envoy_idempotency::record::Owner;
-use envoy_idempotency::store::client::{Batch, Client, Limits, Nonce, Reply, Told};
+use envoy_idempotency::store::client::{Batch, Client, Completion, Limits, Nonce, Reply};
 
 const CLAIM: CommandKind = CommandKind::Claim { may_retry: true };
 
@@ -46,7 +46,7 @@ fn it_is_told_when_what_is_owed_cannot_matter_any_more() {
         assert_eq!(fail(&mut client, 0), 1);
         assert_eq!((client.tick(completed.ttl_ms - 1), client.owed()), (Vec::new(), 1));
         let (asked_ms, verdict) = (completed.ttl_ms, StoreReply::Lost);
-        let given_up = Told { exchange: None, command: Rc::clone(&completed), asked_ms, verdict };
+        let given_up = Completion { exchange: None, command: Rc::clone(&completed), asked_ms, verdict };
         assert_eq!((client.tick(completed.ttl_ms), client.owed()), (vec![given_up], 0));
     }
 }
