@@ -7,6 +7,8 @@ pub mod model;
 
 pub mod local;
 
+mod outbox;
+
 pub mod client;
 
 pub mod cache;
