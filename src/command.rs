@@ -309,6 +309,11 @@ impl Failure {
         }
     }
 
+    /// Whether something is stored under the name that cannot be read; an operation may have run.
+    pub fn is_unreadable(self) -> bool {
+        matches!(self, Failure::Corrupt | Failure::Redis(RedisError::WrongType))
+    }
+
     /// Whether no word of the store's came back at all.
     pub fn is_transport(self) -> bool {
         matches!(self, Failure::Garbage | Failure::Timeout | Failure::Transport)

@@ -210,8 +210,8 @@ impl Claim {
                 refuse(cx, injected, ProblemType::OutcomeUnknown, details)
             }
             // Something is stored under the name, and nothing is known of it but that.
-            StoreReply::Failed(Failure::Corrupt) if !mutant::is(Mutant::UnreadableForwarded) => {
-                refused_by_store(cx, injected, Failure::Corrupt)
+            StoreReply::Failed(failure) if failure.is_unreadable() && !mutant::is(Mutant::UnreadableForwarded) => {
+                refused_by_store(cx, injected, failure)
             }
             StoreReply::Failed(failure) if failure.is_doubtful() => {
                 let (execution, pending) = self.execution();

@@ -325,7 +325,7 @@ impl Client {
     fn failed(&mut self, nonce: Nonce, mut job: Job, failure: Failure, now_ms: u64) -> Option<Completion> {
         job.in_doubt |= failure.is_doubtful();
         // What cannot be read now cannot be read a moment later either, and that something is there is known.
-        if job.tries_left <= 1 || failure == Failure::Corrupt {
+        if job.tries_left <= 1 || failure.is_unreadable() {
             return Some(self.gave_up(job, failure, now_ms));
         }
         // The nonce is random and has done its work: it spreads the tries of many gateways.
@@ -338,9 +338,9 @@ impl Client {
     fn gave_up(&mut self, job: Job, failure: Failure, now_ms: u64) -> Completion {
         let asked = job.command.kind.reply_kind();
         // An earlier try may have been heard, whatever became of the last.
-        let is_known = failure.is_doubtful() || failure == Failure::Corrupt;
+        let is_known = failure.is_doubtful() || failure.is_unreadable();
         let failure = if job.in_doubt && !is_known { Failure::Timeout } else { failure };
-        if failure == Failure::Corrupt && job.in_doubt && asked == ReplyKind::Claim {
+        if failure.is_unreadable() && job.in_doubt && asked == ReplyKind::Claim {
             self.outbox.owe_late_tries(&job.command, now_ms);
         }
         match job.asker {

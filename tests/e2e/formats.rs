@@ -152,6 +152,11 @@ fn a_record_that_cannot_be_read_is_refused_also_under_forward() {
         spoil(&mut value);
         world.redis.ask(&[b"SET", key.as_bytes(), &value, b"KEEPTTL"]);
     }
+    let other_type = world.post("/spoilt/another-type").key("k").body("ten");
+    executed(&other_type.send(), 1);
+    let key = key_of(&world, "/spoilt/another-type");
+    world.redis.ask(&["DEL", &key]);
+    world.redis.ask(&["LPUSH", &key, "no record"]);
     let whole = world.post("/spoilt/not-at-all").key("k").body("ten");
     let first = whole.send();
     executed(&first, 1);
@@ -171,6 +176,8 @@ fn a_record_that_cannot_be_read_is_refused_also_under_forward() {
         assert!(["store-unavailable", "mismatch"].iter().any(|slug| is_refusal(&other, slug)), "{}", shown(&other));
         assert_eq!(world.ledger.entries_for(path).len(), 1, "{path}");
     }
+    refused(&other_type.send(), 503, "store-unavailable", Some("1"));
+    assert_eq!(world.stat("store_failures_wrongtype_total"), 1);
     replays(&whole.send(), &first);
     assert_eq!(world.stat("bypassed_store_failure_total"), 0);
     // Of a store that says nothing at all the operator has decided otherwise.
