@@ -479,12 +479,12 @@ fn scheme(at: &Place<'_>, value: &Value, header: &str) -> Read<String> {
         Some(start) => name.get(..start.len()).is_some_and(|lead| lead.eq_ignore_ascii_case(start)),
         None => name.eq_ignore_ascii_case(known),
     };
-    let is_signed = SIGNED_ANEW.iter().any(|known| is(known));
+    let is_signed = SIGNED_ANEW.iter().any(is);
     if is_signed && header == "authorization" {
         at.warn(
             "is made anew for each try, which is then another caller; {\"signer\": \"authorization\"} is what stays",
         );
-    } else if is_signed || OF_CONNECTIONS.iter().any(|known| is(known)) {
+    } else if is_signed || OF_CONNECTIONS.iter().any(is) {
         at.warn("is made anew for each try, which is then another caller");
     }
     Ok(name.to_owned())
