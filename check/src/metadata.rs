@@ -90,10 +90,11 @@ fn is_of(reading: &Reading, provider: &Value) -> bool {
 /// The warnings that a name in a property is none that Envoy, or a filter in front, has.
 pub fn of_names(chain: Chain<'_>, rules: &[Enforced<'_>]) -> Vec<String> {
     let known = namespaces(chain);
+    let verifiers = chain.before().iter().filter(|filter| kind(filter) == "jwt_authn").map(name).collect::<Vec<_>>();
     let mut found = Vec::new();
     for rule in rules {
         for path in &rule.properties {
-            if let Some(why) = misnamed(path, &known) {
+            if let Some(why) = misnamed(path, &known, &verifiers) {
                 say(&mut found, why, rule.name);
             }
         }
@@ -128,8 +129,8 @@ fn namespaces<'a>(chain: Chain<'a>) -> Vec<(&'a str, Option<Vec<&'a str>>)> {
     known
 }
 
-/// What is wrong with the names of this path.
-fn misnamed(path: &[String], known: &[(&str, Option<Vec<&str>>)]) -> Option<String> {
+/// What is wrong with the names of this path. A verifier of tokens writes under one name, whatever its own is.
+fn misnamed(path: &[String], known: &[(&str, Option<Vec<&str>>)], verifiers: &[&str]) -> Option<String> {
     let part = |path: &[String]| {
         let names: Vec<_> = path.iter().map(|name| format!("\"{name}\"")).collect();
         format!("{{\"property\": [{}]}}", names.join(", "))
@@ -160,7 +161,8 @@ fn misnamed(path: &[String], known: &[(&str, Option<Vec<&str>>)]) -> Option<Stri
                         return in_one(at(name, &rest));
                     }
                     let right = part(&at(name, rest));
-                    is_close(filter, name)
+                    let is_own = *name == NAMESPACE && verifiers.contains(&filter.as_str());
+                    (is_own || is_close(filter, name))
                         .then(|| format!("{told}, and no filter in front writes under that name: write {right}"))
                 }),
             }
@@ -169,7 +171,7 @@ fn misnamed(path: &[String], known: &[(&str, Option<Vec<&str>>)]) -> Option<Stri
     }
 }
 
-/// Whether two names differ by no more than two slips.
+/// Whether two names differ by a slip or two, and are long enough not to do so by chance.
 fn is_close(one: &str, other: &str) -> bool {
     let other: Vec<char> = other.chars().collect();
     let mut row: Vec<usize> = (0..=other.len()).collect();
@@ -181,7 +183,7 @@ fn is_close(one: &str, other: &str) -> bool {
         }
         row = next;
     }
-    row.last().is_some_and(|distance| *distance <= 2)
+    row.last().is_some_and(|distance| *distance <= 2 && distance * 4 <= other.len())
 }
 
 /// Names with which an attribute of Envoy's may begin.

@@ -18,7 +18,7 @@ use crate::world::{World, collect, list};
 pub fn errors(chain: Chain<'_>, rules: &[Enforced<'_>], world: &World<'_>) -> Vec<String> {
     let Some(own) = list(&chain.manager["http_filters"]).get(chain.index) else { return Vec::new() };
     let mut errors = Vec::new();
-    if own["disabled"] == true && is_told(chain) && chain.ways(&Wanted::anything()).next().is_none() {
+    if never_runs(chain, own) {
         errors.push(format!("{} is disabled, and no route enables it: it never runs", name(own)));
     }
     errors.extend(twice_here(chain, own, rules));
@@ -26,10 +26,11 @@ pub fn errors(chain: Chain<'_>, rules: &[Enforced<'_>], world: &World<'_>) -> Ve
     errors
 }
 
-/// Whether the file has all routes.
-fn is_told(chain: Chain<'_>) -> bool {
+/// Whether it is disabled, and no route turns it on; the file must have all routes.
+fn never_runs(chain: Chain<'_>, own: &Value) -> bool {
     let table = &chain.manager["route_config"];
-    table.is_object() && table["vhds"].is_null()
+    let has_all_routes = table.is_object() && table["vhds"].is_null();
+    own["disabled"] == true && has_all_routes && chain.ways(&Wanted::anything()).next().is_none()
 }
 
 /// The warnings that it does not run on routes that rules are about.
@@ -38,9 +39,7 @@ pub fn warnings(chain: Chain<'_>, rules: &[Enforced<'_>]) -> Vec<String> {
     let mut found = Vec::new();
     for rule in rules {
         // Where it is disabled and turned on by routes, one that does not turn it on is meant so.
-        if own["disabled"] == true
-            && (chain.ways(&rule.wanted).next().is_some() || !errors(chain, &[], &World::default()).is_empty())
-        {
+        if own["disabled"] == true && (chain.ways(&rule.wanted).next().is_some() || never_runs(chain, own)) {
             continue;
         }
         let off = ways(chain.manager, &rule.wanted).into_iter().filter(|way| way.given(own).is_none());

@@ -137,9 +137,21 @@ fn a_name_close_to_one_of_a_filter_in_front_is_warned_of() {
         [", and no filter in front writes under that name: write {\"property\": [\"metadata\", \"filter_metadata\", \
           \"envoy.filters.http.jwt_authn\", \"payload\", \"sub\"]}"]
     );
-    for filter in [NAMESPACE, "envoy.filters.http.ext_authz", "com.example"] {
+    for filter in [NAMESPACE, "envoy.filters.http.ext_authz", "com.example", "whom"] {
         assert_eq!(misnamed(&["metadata", "filter_metadata", filter, "payload", "sub"]), [""; 0], "{filter}");
     }
+}
+
+#[test]
+fn a_name_of_its_own_is_not_the_one_under_which_jwt_authn_writes() {
+    let named = |name: &str| {
+        let run = check_changed("local.yaml", |tree| {
+            set_document(tree, &document_of(json!([property(&["login", "payload", "sub"])])));
+            put_in_front(tree, "jwt_authn", jwt(json!({ "payload_in_metadata": "payload" })))["name"] = name.into();
+        });
+        run.warnings().into_iter().filter(|it| it.contains(", and no filter in front writes under that name: ")).count()
+    };
+    assert_eq!([named("login"), named("jwt")], [1, 0]);
 }
 
 #[test]
