@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::{Run, behind, check_changed, document_of, jwt, put_in_front, set_document};
+use crate::{Run, behind, check_changed, document_of, host, jwt, put_in_front, set_document};
 
 const NAMESPACE: &str = "envoy.filters.http.jwt_authn";
 
@@ -59,6 +59,26 @@ fn a_subject_alone_is_warned_of_where_there_are_several_issuers() {
     assert_eq!(with(json!([{ "any": [{ "jwt_claim": "sub" }, { "jwt_claim": "iss" }] }])).warnings().len(), 1);
     let one = behind_two(json!([{ "jwt_claim": "sub" }]), of_issuer("a", kept.clone()), of_issuer("a", kept.clone()));
     assert_eq!(one.warnings(), [""; 0]);
+}
+
+#[test]
+fn subjects_of_two_issuers_on_two_paths_meet_only_where_the_path_does_not_count() {
+    let with = |path: Value| {
+        let scope = json!({ "caller": [{ "jwt_claim": "sub" }], "path": path });
+        let run = check_changed("local.yaml", |tree| {
+            set_document(tree, &json!({ "policy": { "scope": scope } }).to_string());
+            let requires = |prefix: &str, name: &str| json!({ "match": { "prefix": prefix }, "requires": { "provider_name": name } });
+            let [a, b] = ["a", "b"].map(|issuer| json!({ "issuer": issuer, "forward": true }));
+            let rules = json!([requires("/a", "a"), requires("/b", "b")]);
+            put_in_front(tree, "jwt_authn", json!({ "providers": { "a": a, "b": b }, "rules": rules }));
+            let mut other = host(tree)["routes"][0].clone();
+            host(tree)["routes"][0]["match"] = json!({ "prefix": "/a" });
+            other["match"] = json!({ "prefix": "/b" });
+            host(tree)["routes"].as_array_mut().unwrap().push(other);
+        });
+        run.warnings().into_iter().filter(|it| it.contains("a subject of one may have")).count()
+    };
+    assert_eq!([with(json!(true)), with(json!(false))], [0, 1]);
 }
 
 #[test]
@@ -198,6 +218,9 @@ fn callers_that_are_known_by_another_credential_are_warned_of() {
         "{warning}"
     );
     assert!(warning.contains("; give main `payload_in_metadata: payload` and read {\"property\": "), "{warning}");
+    // Of a claim it is said that nothing verifies it.
+    let claim = behind(&document_of(json!([{ "jwt_claim": "sub" }])), "jwt_authn", token.clone());
+    assert_eq!((known_by(&claim).len(), claim.warnings().len()), (0, 1));
     let password = behind(&document_of(json!([{ "cookie": "sid" }])), "basic_auth", json!({}));
     assert_eq!(known_by(&password).len(), 1);
     for (callers, kind, config) in [

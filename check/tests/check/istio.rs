@@ -189,3 +189,13 @@ fn a_place_from_which_istio_takes_no_token_is_warned_of() {
     );
     assert!(warning.ends_with("; read {\"property\": [\"metadata\", \"filter_metadata\", \"envoy.filters.http.jwt_authn\", \"payload\", \"sub\"]}"), "{warning}");
 }
+
+#[test]
+fn a_token_of_istio_that_is_taken_whole_by_default_is_noted() {
+    let with = |rule: Value| {
+        let run = beside(|_| (), &[request_authentication(rule)]);
+        run.warnings().into_iter().filter(|it| it.contains("as by default, so a client that renews its token")).count()
+    };
+    assert_eq!(with(json!({ "issuer": "i", "forwardOriginalToken": true })), 1);
+    assert_eq!(with(json!({ "issuer": "i", "fromHeaders": [{ "name": "x-jwt" }] })), 0);
+}
