@@ -6,12 +6,18 @@
 use envoy_idempotency::config::Config;
 use serde_json::Value;
 
+use crate::certificates;
 use crate::deeds::{Act, Fate, fate, may_change, of_filters};
 use crate::identity;
+use crate::issuers;
 use crate::istio;
+use crate::metadata;
 use crate::mutations;
 use crate::places::{Carrier, Chain, Found};
+use crate::requirements::{self, Provider};
+use crate::running;
 use crate::scope::{Enforced, Manner, Reading, Spot, enforced};
+use crate::sources;
 use crate::surroundings::{kind, name};
 use crate::tokens;
 use crate::told::{rules_named, say};
@@ -57,12 +63,23 @@ fn of_chain(chain: Chain<'_>, rules: &[Enforced<'_>], world: &World<'_>) -> Find
         warnings.extend(doubt(name(filter), kind(filter), rules.iter().filter(meets)));
     }
     warnings.extend(identity::of_chain(chain, rules));
-    Findings { errors: losses.told(), warnings }
+    let asked = |rule: &Enforced<'_>| {
+        chain.ways(&rule.wanted).map(|way| requirements::on_way(chain, &way, &rule.wanted)).collect::<Vec<_>>()
+    };
+    warnings.extend(issuers::warnings(rules, asked));
+    warnings.extend(metadata::of_providers(rules, asked));
+    warnings.extend(metadata::of_names(chain, rules));
+    warnings.extend(sources::of_chain(chain, rules, world));
+    warnings.extend(sources::by_default(rules, asked));
+    warnings.extend(certificates::warnings(chain, rules));
+    warnings.extend(running::warnings(chain, rules));
+    let certificates = certificates::errors(chain, rules);
+    Findings { errors: [losses.told(), certificates, running::errors(chain, rules, world)].concat(), warnings }
 }
 
 /// What is done to a request on this way before the filter sees it.
 fn before(chain: Chain<'_>, way: &Way<'_>, wanted: &Wanted<'_>, world: &World<'_>) -> Vec<Act> {
-    [mutations::of_manager(chain.manager), of_filters(chain.before(), way, wanted, world)].concat()
+    [mutations::of_manager(chain.listener, chain.manager), of_filters(chain.before(), way, wanted, world)].concat()
 }
 
 /// What listeners of the file that lead to this one do to a request, and what is done to it here after that; each with
@@ -82,7 +99,7 @@ fn on_the_way_here(chain: Chain<'_>, rule: &Enforced<'_>, world: &World<'_>) -> 
                 let place = format!("listener {}, which leads here by cluster {cluster}: ", name(listener));
                 let anything = Wanted::anything();
                 let wanted = if way.is_rewritten() { &anything } else { &rule.wanted };
-                let mut acts = mutations::of_manager(manager);
+                let mut acts = mutations::of_manager(Some(listener), manager);
                 acts.extend(of_filters(list(&manager["http_filters"]), way, wanted, world));
                 acts.extend(mutations::of_router(way, &manager["route_config"]));
                 acts.iter_mut().for_each(|act| act.by.insert_str(0, &place));
@@ -217,5 +234,16 @@ fn of_istio(carrier: Carrier<'_>, rules: &[Enforced<'_>], trees: &[Value]) -> Fi
     let mut losses = Losses::default();
     rules.iter().for_each(|rule| losses.look_for(rule, &acts, ""));
     warnings.extend(identity::of_providers(&providers, rules));
+    let asked = || {
+        let each = providers.iter().map(|(by, value)| {
+            let name = value["issuer"].as_str().unwrap_or("without a name");
+            Provider { by, name, is_istio: true, value }
+        });
+        each.collect::<Vec<_>>()
+    };
+    warnings.extend(issuers::warnings(rules, |_| vec![asked()]));
+    warnings.extend(metadata::of_providers(rules, |_| vec![asked()]));
+    warnings.extend(sources::of_providers(&asked(), rules));
+    warnings.extend(sources::by_default(rules, |_| vec![asked()]));
     Findings { errors: losses.told(), warnings }
 }

@@ -57,7 +57,7 @@ pub struct Act {
     pub how: String,
     /// The line that mends it.
     pub mend: String,
-    /// The token that it takes away, where it is one: then how and mend are told from it.
+    /// The token that it takes away, where it is one: then how and mend are made of it.
     pub grant: Option<Grant>,
     /// Where what was taken away can be read instead.
     pub heirs: Vec<Heir>,

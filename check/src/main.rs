@@ -4,19 +4,24 @@
 //! It does not start Envoy, and asks nothing of the network.
 #![expect(clippy::indexing_slicing, reason = "only JSON is indexed, by names: what is not there is null")]
 
+mod certificates;
 mod credentials;
 mod deeds;
 mod identity;
 mod injectors;
 mod input;
+mod issuers;
 mod istio;
+mod metadata;
 mod mutations;
 mod places;
 mod report;
 mod requirements;
+mod running;
 mod sameness;
 mod scope;
 mod shielding;
+mod sources;
 mod surroundings;
 mod tokens;
 mod told;

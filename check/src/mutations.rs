@@ -5,7 +5,8 @@
 
 use serde_json::Value;
 
-use crate::deeds::{Act, Deed, Heir, Target};
+use crate::certificates;
+use crate::deeds::{Act, Deed, Target};
 use crate::places::typed;
 use crate::scope::Spot;
 use crate::ways::Way;
@@ -84,35 +85,16 @@ fn of_option(by: &str, option: &Value, list: &str) -> Option<Act> {
     Some(Act { mend: take_out(&format!("{key}: \"…\""), list), ..Act::of(deed, Spot::header(key), by) })
 }
 
-/// What a connection manager does before its first filter.
-pub fn of_manager(manager: &Value) -> Vec<Act> {
+/// What a connection manager of this listener does before its first filter.
+pub fn of_manager(listener: Option<&Value>, manager: &Value) -> Vec<Act> {
     const EARLY: &str = "early_header_mutation_extensions";
-    let certificate = match manager["forward_client_cert_matcher"].is_null() {
-        true => of_certificate(manager["forward_client_cert_details"].as_str().unwrap_or("SANITIZE")),
-        false => of_certificate("by a matcher"),
-    };
-    let mut acts = vec![certificate];
+    let shown = certificates::shown(listener, manager);
+    let mut acts: Vec<_> = certificates::of_manager(manager, shown).into_iter().collect();
     for extension in list(&manager[EARLY]) {
         let mutations = typed(&extension["typed_config"]).map_or(&Value::Null, |(_, config)| &config["mutations"]);
         acts.extend(list(mutations).iter().filter_map(|it| of_header("the connection manager", it, EARLY)));
     }
     acts
-}
-
-/// `x-forwarded-client-cert` is the proxy's word about its client, so by default a client may not say it.
-fn of_certificate(details: &str) -> Act {
-    let header = Spot::header("x-forwarded-client-cert");
-    match details {
-        "SANITIZE" => Act {
-            how: " (forward_client_cert_details is SANITIZE, as by default)".to_owned(),
-            mend: "set forward_client_cert_details: SANITIZE_SET, or read {\"property\": [\"connection\", \
-                   \"uri_san_peer_certificate\"]} in scope.caller"
-                .to_owned(),
-            heirs: Vec::<Heir>::new(),
-            ..Act::of(Deed::Removes, header, "the connection manager")
-        },
-        _ => Act::of(Deed::Writes, header, "the connection manager"),
-    }
 }
 
 /// What the router does to the request it sends on this way.

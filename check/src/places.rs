@@ -199,9 +199,14 @@ pub fn is_ours(plugin: &Value) -> bool {
 }
 
 /// The document in the form in which Envoy hands it over.
-fn document(configuration: &Value) -> Result<String, String> {
+pub fn document(configuration: &Value) -> Result<String, String> {
     if configuration.is_null() {
         return Ok(String::new());
+    }
+    // Envoy refuses a message with a field that it does not know, and what such a field holds is often the document.
+    let known = |name: &&String| !["@type", "type_url", "value"].contains(&name.as_str());
+    if let Some(name) = configuration.as_object().and_then(|members| members.keys().find(known)) {
+        return Err(format!("configuration/{name}: is not a known field; known here: @type, value"));
     }
     let value = &configuration["value"];
     match (typed(configuration).map(|(name, _)| name), value) {

@@ -46,11 +46,14 @@ pub fn write(file: &str, found: &[Found<'_>], input: &Input) -> (String, bool) {
                 }
                 let around = surroundings::warnings(found, &config, input.trees());
                 let Findings { errors, warnings } = credentials::findings(found, &config, &document, input.trees());
-                is_wrong |= !errors.is_empty();
-                for error in errors {
+                // The filter loads what protects nothing; before it is loaded that is a mistake.
+                let (grave, risky): (Vec<_>, Vec<_>) =
+                    config.warnings.iter().partition(|warning| warning.ends_with(Config::PROTECTS_NOTHING));
+                is_wrong |= !errors.is_empty() || !grave.is_empty();
+                for error in grave.into_iter().chain(&errors) {
                     text.push_str(&format!("{place}: error: {error}\n"));
                 }
-                for warning in config.warnings.iter().chain(&around).chain(&warnings) {
+                for warning in risky.into_iter().chain(&around).chain(&warnings) {
                     text.push_str(&format!("{place}: warning: {warning}\n"));
                 }
             }

@@ -5,9 +5,12 @@
 
 use serde_json::Value;
 
+use crate::places::{Chain, typed};
 use crate::scope::Spot;
+use crate::surroundings::{kind, name};
 use crate::tokens::locations;
 use crate::wanted::{Meeting, Wanted};
+use crate::ways::Way;
 use crate::words::all;
 use crate::world::list;
 
@@ -59,6 +62,34 @@ fn paths(matches: &Value) -> String {
         (_, Some(prefix)) => format!("under {prefix}"),
         _ => "where another condition of its rules holds".to_owned(),
     }
+}
+
+/// A provider that is asked for a token, on some way.
+pub struct Provider<'a> {
+    /// The filter, or Istio's resource.
+    pub by: &'a str,
+    /// Its name or, in Istio, its issuer.
+    pub name: &'a str,
+    pub is_istio: bool,
+    pub value: &'a Value,
+}
+
+/// The providers that filters in front ask on this way.
+pub fn on_way<'a>(chain: Chain<'a>, way: &Way<'a>, wanted: &Wanted<'_>) -> Vec<Provider<'a>> {
+    let mut found = Vec::new();
+    for filter in chain.before().iter().filter(|filter| kind(filter) == "jwt_authn") {
+        let Some(given) = way.given(filter) else { continue };
+        let config = typed(&filter["typed_config"]).map_or(&Value::Null, |(_, config)| config);
+        let here: Option<&'a Value> = given.first().map(|(_, config)| *config);
+        let asked = providers(config, here, &way.taken_by(wanted)).into_iter();
+        found.extend(asked.map(|(provider, value)| Provider {
+            by: name(filter),
+            name: provider,
+            is_istio: false,
+            value,
+        }));
+    }
+    found
 }
 
 /// The providers that are asked for a token, each with its name.
@@ -184,7 +215,7 @@ fn doubt_of_all(config: &Value) -> Option<Doubt> {
 
 /// Whether a provider reads `authorization: Bearer`. Envoy takes a request only if all tokens that one provider finds are
 /// good, so that other places beside it do no harm.
-fn reads_bearer(provider: &Value) -> bool {
+pub fn reads_bearer(provider: &Value) -> bool {
     let is_bearer = |header: &Value| {
         let prefix = header["value_prefix"].as_str().unwrap_or_default().to_ascii_lowercase();
         header["name"].as_str().is_some_and(|name| name.eq_ignore_ascii_case("authorization"))

@@ -86,6 +86,10 @@ pub struct Enforced<'a> {
     pub name: &'a str,
     pub policy: &'a Policy,
     pub readings: Vec<Reading>,
+    /// The document says nothing of its callers.
+    pub has_default_caller: bool,
+    /// The paths of all attributes of Envoy's that it reads.
+    pub properties: Vec<&'a Vec<String>>,
     pub wanted: Wanted<'a>,
     /// `match.headers` of the document.
     pub matched: &'a Value,
@@ -98,11 +102,37 @@ pub fn enforced<'a>(config: &'a Config, document: &'a Value) -> Vec<Enforced<'a>
         .map(|(index, rule)| {
             let matches = &document["rules"][index]["match"];
             let parts = rule.policy.scope.caller.iter().enumerate();
-            let readings = parts.flat_map(|(index, part)| read_by(part, index)).collect();
-            let wanted = Wanted::of(matches);
-            Enforced { name: &rule.name, policy: &rule.policy, readings, wanted, matched: &matches["headers"] }
+            let mut properties = Vec::new();
+            rule.policy.scope.caller.iter().for_each(|part| properties_of(part, &mut properties));
+            Enforced {
+                name: &rule.name,
+                policy: &rule.policy,
+                readings: parts.flat_map(|(index, part)| read_by(part, index)).collect(),
+                has_default_caller: [document, &document["rules"][index]]
+                    .iter()
+                    .all(|above| above["policy"]["scope"]["caller"].is_null()),
+                properties,
+                wanted: Wanted::of(matches),
+                matched: &matches["headers"],
+            }
         })
         .collect()
+}
+
+fn properties_of<'a>(part: &'a Part, found: &mut Vec<&'a Vec<String>>) {
+    match part {
+        Part::Any(parts) => parts.iter().for_each(|part| properties_of(part, found)),
+        Part::Property(path) => found.push(path),
+        _ => {}
+    }
+}
+
+/// How many places this part may read.
+pub fn count(part: &Part) -> usize {
+    match part {
+        Part::Any(parts) => parts.iter().map(count).sum(),
+        _ => 1,
+    }
 }
 
 /// What this part reads.

@@ -10,10 +10,9 @@ use crate::places::{Chain, typed};
 use crate::requirements;
 use crate::scope::{Enforced, Manner};
 use crate::surroundings::{kind, name};
-use crate::told::{rules_named, say};
+use crate::told::{on_ways, rules_named, say};
 use crate::wanted::Wanted;
 use crate::ways::Way;
-use crate::words::all;
 use crate::world::list;
 
 /// The warnings that a claim or a signer is believed on some way, and nothing there has verified it.
@@ -37,22 +36,6 @@ pub fn unverified(chain: Chain<'_>, rules: &[Enforced<'_>]) -> Vec<String> {
         );
     }
     warnings
-}
-
-/// What is said of these ways, with the places of those of which it is said, unless it is all of them.
-fn on_ways(ways: &[Way<'_>], said_of: impl Fn(&Way<'_>) -> Vec<String>) -> Vec<String> {
-    let mut found: Vec<(String, Vec<String>)> = Vec::new();
-    for way in ways {
-        let place = way.place().unwrap_or_default().to_owned();
-        for reason in said_of(way) {
-            say(&mut found, reason, place.clone());
-        }
-    }
-    let told = found.into_iter().map(|(reason, places)| match places.len() == ways.len() {
-        true => reason,
-        false => format!("on {} {reason}", all(&places)),
-    });
-    told.collect()
 }
 
 /// Why on this way nothing has verified what is read so.

@@ -43,11 +43,14 @@ fn a_credential_that_is_injected_where_clients_send_none_is_an_error_unless_they
     let provider = json!({ "forward": true, "from_headers": [{ "name": "authorization", "value_prefix": "Bearer " }] });
     let asks = |requires: Value| {
         let rules = json!([{ "match": { "prefix": "/" }, "requires": requires }]);
-        with("jwt_authn", json!({ "providers": { "main": provider }, "rules": rules })).errors().len()
+        let other = json!({ "forward": true, "from_headers": [{ "name": "x-jwt" }] });
+        with("jwt_authn", json!({ "providers": { "main": provider, "other": other }, "rules": rules })).errors().len()
     };
     assert_eq!(asks(json!({ "provider_name": "main" })), 0);
     let any = json!([{ "provider_name": "main" }, { "allow_missing": {} }]);
     assert_eq!(asks(json!({ "requires_any": { "requirements": any } })), 1);
+    let either = json!([{ "provider_name": "main" }, { "provider_name": "other" }]);
+    assert_eq!(asks(json!({ "requires_any": { "requirements": either } })), 1);
 }
 
 /// `gcp_authn` in front of a cluster that has this metadata.

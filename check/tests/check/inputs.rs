@@ -235,3 +235,32 @@ fn a_wasm_filter_of_somebody_else_is_left_alone() {
     assert_eq!((run.code, run.out.as_str()), (2, ""));
     assert!(run.err.starts_with("standard input: has one Wasm filter, which is not it. The filter is recognised by "));
 }
+
+#[test]
+fn a_field_that_a_string_value_does_not_have_is_an_error() {
+    let with = |field: &str| {
+        check_changed("local.yaml", |tree| {
+            let configuration = &mut plugin(tree)["configuration"];
+            let value = configuration["value"].take();
+            configuration.as_object_mut().unwrap().remove("value");
+            configuration[field] = value;
+        })
+    };
+    assert_eq!(with("vaule").errors(), ["configuration/vaule: is not a known field; known here: @type, value"]);
+    assert_eq!(with("value").errors(), [""; 0]);
+}
+
+#[test]
+fn a_rule_in_force_without_callers_is_an_error() {
+    let wanted = ["/policy/scope/caller: is empty, so no request is protected"];
+    let run = check(r#"{"policy": {"scope": {"caller": []}}}"#);
+    assert_eq!(run.errors(), wanted);
+    assert!(!run.out.contains("warning"), "{}", run.out);
+    for document in [
+        r#"{"policy": {"scope": {"caller": [], "anonymous": "share"}}}"#,
+        r#"{"policy": {"mode": "off", "scope": {"caller": []}}}"#,
+        "{}",
+    ] {
+        assert_eq!(check(document).errors(), [""; 0], "{document}");
+    }
+}

@@ -149,3 +149,53 @@ fn a_claim_that_istio_writes_and_the_rule_does_not_look_at_is_warned_of() {
     let start = "rule default does not look at x-tenant, which RequestAuthentication istio-ingress/jwt writes: two ";
     assert!(warning.starts_with(start), "{warning}");
 }
+
+/// The warnings of these callers behind one or two rules of Istio's, without that of the store.
+fn beside_rules(callers: Value, rules: Value) -> Vec<String> {
+    let mut jwt = request_authentication(Value::Null);
+    jwt["spec"]["jwtRules"] = rules;
+    let run = beside(|filter| set(filter, &document_of(callers)), &[jwt]);
+    run.warnings().into_iter().map(str::to_owned).collect()
+}
+
+#[test]
+fn subjects_of_two_issuers_of_istio_are_warned_of() {
+    let [a, b] = ["a", "b"].map(|issuer| json!({ "issuer": issuer, "forwardOriginalToken": true }));
+    let warnings = beside_rules(json!([{ "jwt_claim": "sub" }]), json!([a, b]));
+    let [warning] = &warnings[..] else { panic!("{warnings:?}") };
+    assert!(
+        warning.contains(", and RequestAuthentication istio-ingress/jwt takes tokens of issuers a and b: "),
+        "{warning}"
+    );
+    assert_eq!(beside_rules(json!([{ "jwt_claim": "sub" }]), json!([a])), [""; 0]);
+    assert_eq!(beside_rules(json!([{ "jwt_claim": "sub" }, { "jwt_claim": "iss" }]), json!([a, b])), [""; 0]);
+}
+
+#[test]
+fn a_place_from_which_istio_takes_no_token_is_warned_of() {
+    let elsewhere = json!({ "issuer": "i", "fromHeaders": [{ "name": "x-jwt" }] });
+    let warnings = beside_rules(json!([{ "header": "x-api-key" }]), json!([elsewhere]));
+    let [warning] = &warnings[..] else { panic!("{warnings:?}") };
+    let start =
+        "callers are known to RequestAuthentication istio-ingress/jwt by header x-jwt, and scope.caller of rule ";
+    assert!(warning.starts_with(start), "{warning}");
+    let payload = |key: &str| json!([{ "property": ["metadata", "filter_metadata", "envoy.filters.http.jwt_authn", key, "sub"] }]);
+    assert_eq!(beside_rules(payload("payload"), json!([elsewhere])), [""; 0]);
+    let warnings = beside_rules(payload("payloads"), json!([elsewhere]));
+    let [warning] = &warnings[..] else { panic!("{warnings:?}") };
+    assert!(
+        warning.contains(", which issuer i of RequestAuthentication istio-ingress/jwt does not write: "),
+        "{warning}"
+    );
+    assert!(warning.ends_with("; read {\"property\": [\"metadata\", \"filter_metadata\", \"envoy.filters.http.jwt_authn\", \"payload\", \"sub\"]}"), "{warning}");
+}
+
+#[test]
+fn a_token_of_istio_that_is_taken_whole_by_default_is_noted() {
+    let with = |rule: Value| {
+        let run = beside(|_| (), &[request_authentication(rule)]);
+        run.warnings().into_iter().filter(|it| it.contains("as by default, so a client that renews its token")).count()
+    };
+    assert_eq!(with(json!({ "issuer": "i", "forwardOriginalToken": true })), 1);
+    assert_eq!(with(json!({ "issuer": "i", "fromHeaders": [{ "name": "x-jwt" }] })), 0);
+}

@@ -9,6 +9,8 @@
     reason = "a test that fails panics"
 )]
 
+mod callers;
+mod certificates;
 mod credentials;
 mod doubts;
 mod hops;
@@ -17,6 +19,7 @@ mod injectors;
 mod inputs;
 mod istio;
 mod mutations;
+mod running;
 mod shielding;
 mod surroundings;
 mod tokens;

@@ -157,16 +157,6 @@ fn what_the_connection_manager_removes_first_of_all_is_an_error() {
     assert!(error.starts_with("the connection manager removes header authorization, and scope.caller of "), "{error}");
     assert!(error.contains("take `remove: authorization` out of early_header_mutation_extensions"), "{error}");
     assert_eq!(early(json!([{ "remove": "x-other" }])).errors(), [""; 0]);
-    let certificate = |details: Value| {
-        check_changed("local.yaml", |tree| {
-            set_document(tree, &document_of(json!([{ "header": "x-forwarded-client-cert" }])));
-            manager(tree)["forward_client_cert_details"] = details;
-        })
-    };
-    let run = certificate(Value::Null);
-    let [error] = run.errors()[..] else { panic!("{}", run.out) };
-    assert!(error.contains(" (forward_client_cert_details is SANITIZE, as by default), and scope.caller "), "{error}");
-    assert_eq!(certificate(json!("SANITIZE_SET")).errors(), [""; 0]);
 }
 
 #[test]
