@@ -4,11 +4,11 @@
 //! every retry from what came back.
 //!
 //! ```text
-//!  Envoy ──callback──▶ shell ──Event──▶ exchange ──Step──▶ shell ──host call──▶ Envoy
-//!                        │                  │                │
-//!                      clock,        config, key,          store
-//!                   randomness   fingerprint, record,   (model, local)
-//!                                       reply
+//!  Envoy ──callback──▶ shell ──▶ worker ──Event──▶ exchange ──Step──▶ worker ──act──▶ shell ──host call──▶ Envoy
+//!                        │                            │                │
+//!                      clock,                  config, key,          store
+//!                   randomness             fingerprint, record,  (model, local)
+//!                                                 reply
 //! ```
 //!
 //! Everything but `shell` is pure: no clock, no randomness, no host. The modules are listed in reading order, and a
@@ -58,7 +58,7 @@ pub mod look_up;
 
 pub mod store;
 
-pub mod gateway;
+pub mod worker;
 
 #[cfg(target_arch = "wasm32")]
 mod shell;

@@ -293,34 +293,29 @@ pub fn http_call(cluster: &str, headers: Vec<(&str, &str)>, body: &[u8], timeout
     proxy_wasm::hostcalls::dispatch_http_call(cluster, headers, Some(body), Vec::new(), timeout).ok()
 }
 
-/// A bell by which a stream has its root called: a queue that wakes the root which registered its name last.
-pub struct Bell {
+/// By which a stream has its root called: a queue that wakes the root which registered its name last.
+pub struct RootWaker {
     queue: u32,
-    is_rung: bool,
 }
 
-impl Bell {
+impl RootWaker {
     /// Registers a queue for the root whose callback this is, under a name that is this root's alone; none where the
     /// host refuses.
     pub fn register(name: &str) -> Option<Self> {
         let mut queue = 0;
         // SAFETY: the host reads the name as long as we say it is, and writes one u32 where we point.
         let status = unsafe { proxy_register_shared_queue(name.as_ptr(), name.len(), &raw mut queue) };
-        (status == OK).then_some(Bell { queue, is_rung: false })
+        (status == OK).then_some(RootWaker { queue })
     }
 
     /// Has the root called once what is being done now is done.
-    pub fn ring(&mut self) {
-        if !self.is_rung {
-            self.is_rung = true;
-            // SAFETY: no byte is read.
-            unsafe { proxy_enqueue_shared_queue(self.queue, [].as_ptr(), 0) };
-        }
+    pub fn wake(&self) {
+        // SAFETY: no byte is read.
+        unsafe { proxy_enqueue_shared_queue(self.queue, [].as_ptr(), 0) };
     }
 
-    /// Notes that the root was called.
-    pub fn hear(&mut self) {
-        self.is_rung = false;
+    /// Takes out of the queue what has woken the root.
+    pub fn clear(&self) {
         // SAFETY: as `take` wants it.
         take(|data, size| unsafe { proxy_dequeue_shared_queue(self.queue, data, size) });
     }

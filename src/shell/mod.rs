@@ -1,4 +1,4 @@
-//! The one place that knows Envoy: callbacks become events, steps become host calls.
+//! The one place that knows Envoy: callbacks go to the worker, its acts become host calls.
 //!
 //! Its one rule: it decides nothing about idempotency.
 //! It does not know what a key or a record is.
@@ -7,9 +7,11 @@ mod host;
 
 mod calls;
 
+mod acts;
+
 mod root;
 
-mod http;
+mod stream;
 
 mod entry {
     use proxy_wasm::traits::RootContext;

@@ -23,3 +23,4 @@ mod table;
 mod tidy;
 mod webdis;
 mod wire;
+mod worker;

@@ -41,6 +41,7 @@ pub fn judge(plan: &Plan, transcribe: bool) -> (World, Vec<String>) {
         let calm_for = world.now - world.calm_from;
         wrong.push(format!("I9: a gateway is not idle {calm_for} ms after the last fault; owed: {}", world.owed()));
     }
+    wrong.extend(world.stale_gauges().into_iter().map(|gauge| format!("gauges: {gauge}")));
     wrong.append(&mut world.broken_bounds.clone());
     answers(&world, &mut wrong);
     let weaker = executions(&world, &mut wrong);
@@ -148,14 +149,14 @@ fn answers(world: &World, wrong: &mut Vec<String>) {
             })
         };
         // Whose claim is gone when it wakes up cannot tell another's claim from expiry, from a loss, or from a success of
-        // whoever runs unprotected.
+        // whoever runs unprotected, or ran under a claim that the store had lost.
         let until = request.answered_ms.unwrap_or(0);
         let has_slept = || {
             world.store.peak(request.sent_ms, until)
                 >= world.store.trough(request.sent_ms, until) + 1000 * world.plan.ttl_s
                 || world.store.lost_between(request.sent_ms, until)
                 || world.forwards.iter().any(|forward| {
-                    forward.attempt.is_none()
+                    (forward.attempt.is_none() || world.store.lost_between(forward.asked_ms, until))
                         && forward.is_told
                         && forward.who == (request.tenant, request.key)
                         && forward.payload != request.payload

@@ -65,7 +65,7 @@ fn many_seeds_break_no_promise() {
 /// fault.
 #[test]
 fn seeds_that_once_failed_do_not_fail_again() {
-    for seed in [8111, 16_000, 60_815, 129_615, 135_377, 1_052_977, 1_096_353] {
+    for seed in [8111, 16_000, 60_815, 129_615, 135_377, 1_052_977, 1_096_353, 3_054_090] {
         let wrong = judge(&Plan::new(seed), false).1;
         assert!(wrong.is_empty(), "seed {seed}: {wrong:?}");
     }

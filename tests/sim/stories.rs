@@ -921,9 +921,10 @@ fn another_payload_is_a_mismatch_while_a_completion_is_owed() {
 }
 
 #[test]
-fn a_drained_gateway_keeps_what_it_owes() {
+fn a_drained_gateway_keeps_what_it_owes_for_one_lease() {
     check(
-        "upstream: 201 after 100ms
+        "policy: lease 4s
+         upstream: 201 after 100ms
          a: POST k1 p1
          wait 50ms
          g1: reloads
@@ -956,6 +957,43 @@ fn a_drained_gateway_keeps_what_it_owes() {
             6051     g1 → store  claim (b k1)
             6052     store  completed 201 by attempt 1 (b k1)
             6053   b ← 201  replayed;attempt=1;age=2;ttl=57  execution #1
+        "#]],
+    );
+    check(
+        "upstream: 201 after 100ms
+         a: POST k1 p1
+         wait 50ms
+         g1: reloads
+         store: down 2s
+         wait 6s
+         b: POST k1 p1",
+        expect![[r#"
+            0      a → g1  POST k1 p1
+            1        g1 → store  claim (a k1)
+            2        store  granted attempt 1 (a k1)
+            3      a → upstream  attempt 1
+            5              upstream executes k1 p1 as #1
+            50     g1 reloads its configuration
+            105      g1 → store  complete 201 (a k1)
+            107           the call fails: transport
+            200      g1 → store  complete 201 (a k1)
+            202           the call fails: transport
+            202    a ← 201  executed;stored=?0;attempt=1  execution #1
+            400      g1 → store  complete 201 (a k1)
+            402           the call fails: transport
+            600      g1 → store  complete 201 (a k1)
+            602           the call fails: transport
+            900      g1 → store  complete 201 (a k1)
+            902           the call fails: transport
+            1300   g1 gives up what it could not finish
+            6050   b → g1  POST k1 p1
+            6051     g1 → store  claim (b k1)
+            6052     store  granted attempt 2, in doubt (b k1)
+            6053   b → upstream  attempt 2
+            6055           upstream executes k1 p1 as #2
+            6060     g1 → store  complete 201 (b k1)
+            6061     store  settled (b k1)
+            6062   b ← 201  executed;stored=?1;attempt=2;ttl=60  execution #2
         "#]],
     );
 }
@@ -1116,8 +1154,8 @@ fn a_response_that_is_too_large_is_completed_and_not_replayed() {
             1001     g2 → store  claim (c k1)
             1002     store  completed 201 by attempt 1, not replayable (b k1)
             1002     store  mismatch (c k1)
-            1003   b ← 409  refused;attempt=1;reason=not-replayable
             1003   c ← 409  refused;reason=mismatch
+            1003   b ← 409  refused;attempt=1;reason=not-replayable
         "#]],
     );
 }
@@ -1439,8 +1477,8 @@ fn tries_of_what_is_owed_no_more_do_not_pile_up() {
             1050   j ← 503  executed;stored=?0;attempt=1
             1055   k ← 503  executed;stored=?0;attempt=1
             1100     g1 → store  mark unknown (a k1)
-            1400   a ← 503  executed;stored=?0;attempt=1
             1400     g1 → store  mark unknown (h k8)
+            1400   a ← 503  executed;stored=?0;attempt=1
             1600   b ← 503  executed;stored=?0;attempt=1
             1700     g1 → store  mark unknown (i k9)
             3000     g1 → store  mark unknown (i k9)
@@ -1498,8 +1536,8 @@ fn whoever_waits_gets_the_answer_of_the_attempt_that_runs() {
             305      g1 → store  complete 201 (a k1)
             306      store  settled (a k1)
             307      g2 → store  poll up to attempt 2 (one who waits k1)
-            307    a ← 201  executed;stored=?1;attempt=1;ttl=60  execution #1
             307      g1 → store  poll up to attempt 2 (one who waits k1)
+            307    a ← 201  executed;stored=?1;attempt=1;ttl=60  execution #1
             308      store  completed 201 by attempt 1 (one who waits k1)
             308      store  completed 201 by attempt 1 (one who waits k1)
             309    c ← 201  replayed;attempt=1;age=0;ttl=59  execution #1
@@ -1540,8 +1578,8 @@ fn after_an_attempt_that_failed_one_of_those_who_wait_takes_over_and_the_others_
             305      g1 → store  release for the same payload (a k1)
             306      store  settled (a k1)
             307      g2 → store  poll up to attempt 2 (one who waits k1)
-            307    a ← 503  executed;stored=?0;attempt=1  execution #1
             307      g1 → store  poll up to attempt 2 (one who waits k1)
+            307    a ← 503  executed;stored=?0;attempt=1  execution #1
             308      store  granted attempt 2 (one who waits k1)
             308      store  in flight, attempt 2 (one who waits k1)
             309    c → upstream  attempt 2
@@ -1588,8 +1626,8 @@ fn whoever_has_seen_two_attempts_fail_is_refused() {
             305      g1 → store  release for the same payload (a k1)
             306      store  settled (a k1)
             307      g2 → store  poll up to attempt 2 (one who waits k1)
-            307    a ← 503  executed;stored=?0;attempt=1  execution #1
             307      g1 → store  poll up to attempt 2 (one who waits k1)
+            307    a ← 503  executed;stored=?0;attempt=1  execution #1
             308      store  granted attempt 2 (one who waits k1)
             308      store  in flight, attempt 2 (one who waits k1)
             309    c → upstream  attempt 2
@@ -1675,8 +1713,8 @@ fn an_unknown_outcome_is_told_at_once_to_all_who_wait() {
             305      g1 → store  mark unknown (a k1)
             306      store  settled (a k1)
             307      g2 → store  poll up to attempt 2 (one who waits k1)
-            307    a ← 503  executed;stored=?0;attempt=1
             307      g1 → store  poll up to attempt 2 (one who waits k1)
+            307    a ← 503  executed;stored=?0;attempt=1
             308      store  unknown, attempt 1, wait 694 ms (one who waits k1)
             308      store  unknown, attempt 1, wait 694 ms (one who waits k1)
             309    c ← 409  refused;attempt=1;reason=outcome-unknown
@@ -2151,52 +2189,54 @@ fn what_came_back_to_the_gateway_decides_what_becomes_of_the_key() {
             0      i → g1  POST k9 p1
             1        g1 → store  claim (a k1)
             1        g1 → store  claim (b k2)
+            1        g1 → store  claim (c k3)
+            1        g1 → store  claim (d k4)
+            1        g1 → store  claim (e k5)
+            1        g1 → store  claim (f k6)
+            1        g1 → store  claim (g k7)
+            1        g1 → store  claim (h k8)
+            1        g1 → store  claim (i k9)
             2        store  granted attempt 1 (a k1)
             2        store  granted attempt 1 (b k2)
+            2        store  granted attempt 1 (c k3)
+            2        store  granted attempt 1 (d k4)
+            2        store  granted attempt 1 (e k5)
+            2        store  granted attempt 1 (f k6)
+            2        store  granted attempt 1 (g k7)
+            2        store  granted attempt 1 (h k8)
+            2        store  granted attempt 1 (i k9)
             3        g1 → upstream  attempt 1 (a)
-            3        g1 → store  claim (c k3)
-            3        g1 → store  claim (d k4)
-            3        g1 → store  claim (e k5)
-            3        g1 → store  claim (f k6)
-            3        g1 → store  claim (g k7)
-            3        g1 → store  claim (h k8)
-            3        g1 → store  claim (i k9)
             3        g1 → upstream  attempt 1 (b)
-            4        store  granted attempt 1 (c k3)
-            4        store  granted attempt 1 (d k4)
-            4        store  granted attempt 1 (e k5)
-            4        store  granted attempt 1 (f k6)
-            4        store  granted attempt 1 (g k7)
-            4        store  granted attempt 1 (h k8)
-            4        store  granted attempt 1 (i k9)
+            3        g1 → upstream  attempt 1 (c)
+            3        g1 → upstream  attempt 1 (d)
+            3               there is no way (d)
+            3        g1 → upstream  attempt 1 (e)
+            3        g1 → upstream  attempt 1 (f)
+            3        g1 → upstream  attempt 1 (g)
+            3        g1 → upstream  attempt 1 (h)
+            3        g1 → upstream  attempt 1 (i)
+            3        g1 → store  release (d k4)
+            4        store  settled (d k4)
             5              upstream executes k1 p1 as #1
             5              upstream executes k2 p1 as #2
-            5        g1 → upstream  attempt 1 (c)
-            5        g1 → upstream  attempt 1 (d)
-            5        g1 → upstream  attempt 1 (e)
-            5        g1 → upstream  attempt 1 (f)
-            5        g1 → upstream  attempt 1 (g)
-            5        g1 → upstream  attempt 1 (h)
-            5        g1 → upstream  attempt 1 (i)
-            7              upstream executes k5 p1 as #5
-            7              upstream executes k6 p1 as #6
-            7              upstream executes k8 p1 as #8
-            7              upstream executes k9 p1 as #9
+            5              upstream executes k5 p1 as #5
+            5              upstream executes k6 p1 as #6
+            5              upstream executes k8 p1 as #8
+            5              upstream executes k9 p1 as #9
+            5      d ← 503  executed;stored=?0;attempt=1
             10       g1 ← upstream  404 (a)
             10       g1 → store  release (a k1)
             10       g1 ← upstream  503 (b)
             10       g1 → store  release for the same payload (b k2)
+            10       g1 ← upstream  503 (c)
+            10       g1 ← upstream  404 (e)
+            10       g1 ← upstream  404 (f)
+            10       g1 ← upstream  503 (g)
+            10       g1 ← upstream  504 (h)
+            10       g1 ← upstream  nothing, its answer is lost (i)
             11       store  settled (a k1)
             11       store  settled (b k2)
-            12       g1 ← upstream  503 (c)
-            12       g1 ← upstream  nothing, there is no way (d)
-            12       g1 ← upstream  404 (e)
-            12       g1 ← upstream  404 (f)
-            12       g1 ← upstream  503 (g)
-            12       g1 ← upstream  504 (h)
-            12       g1 ← upstream  nothing, its answer is lost (i)
             12       g1 → store  release (c k3)
-            12       g1 → store  release (d k4)
             12       g1 → store  complete 404 (e k5)
             12       g1 → store  mark unknown (f k6)
             12       g1 → store  mark unknown (g k7)
@@ -2205,19 +2245,17 @@ fn what_came_back_to_the_gateway_decides_what_becomes_of_the_key() {
             12     a ← 404  executed;stored=?0;attempt=1  execution #1
             12     b ← 503  executed;stored=?0;attempt=1  execution #2
             13       store  settled (c k3)
-            13       store  settled (d k4)
             13       store  settled (e k5)
             13       store  settled (f k6)
             13       store  settled (g k7)
             13       store  settled (h k8)
             13       store  settled (i k9)
-            14     c ← 503  executed;stored=?0;attempt=1
-            14     d ← 503  executed;stored=?0;attempt=1
-            14     e ← 404  executed;stored=?1;attempt=1;ttl=60  execution #5
-            14     f ← 404  executed;stored=?0;attempt=1  execution #6
-            14     g ← 503  executed;stored=?0;attempt=1
-            14     h ← 504  executed;stored=?0;attempt=1
             14     i ← 502  executed;stored=?0;attempt=1
+            14     h ← 504  executed;stored=?0;attempt=1
+            14     g ← 503  executed;stored=?0;attempt=1
+            14     f ← 404  executed;stored=?0;attempt=1  execution #6
+            14     e ← 404  executed;stored=?1;attempt=1;ttl=60  execution #5
+            14     c ← 503  executed;stored=?0;attempt=1
             500    k1 is open, attempt 1
             500    k2 is open, attempt 1
             500    k3 is open, attempt 1
@@ -2468,35 +2506,35 @@ fn without_the_whole_of_envoys_account_only_a_success_is_known() {
             0      d → g1  POST k4 p1
             1        g1 → store  claim (a k1)
             1        g1 → store  claim (b k2)
+            1        g1 → store  claim (c k3)
+            1        g1 → store  claim (d k4)
             2        store  granted attempt 1 (a k1)
             2        store  granted attempt 1 (b k2)
+            2        store  granted attempt 1 (c k3)
+            2        store  granted attempt 1 (d k4)
             3        g1 → upstream  attempt 1 (a)
-            3        g1 → store  claim (c k3)
-            3        g1 → store  claim (d k4)
             3        g1 → upstream  attempt 1 (b)
-            4        store  granted attempt 1 (c k3)
-            4        store  granted attempt 1 (d k4)
+            3        g1 → upstream  attempt 1 (c)
+            3        g1 → upstream  attempt 1 (d)
             5              upstream executes k1 p1 as #1
-            5        g1 → upstream  attempt 1 (c)
-            5        g1 → upstream  attempt 1 (d)
-            7              upstream executes k3 p1 as #3
-            7              upstream executes k4 p1 as #4
+            5              upstream executes k3 p1 as #3
+            5              upstream executes k4 p1 as #4
             10       g1 ← upstream  404 (a)
             10       g1 → store  mark unknown (a k1)
             10       g1 ← upstream  503 (b)
             10       g1 → store  mark unknown (b k2)
+            10       g1 ← upstream  201 (c)
+            10       g1 ← upstream  201 (d)
             11       store  settled (a k1)
             11       store  settled (b k2)
-            12       g1 ← upstream  201 (c)
-            12       g1 ← upstream  201 (d)
             12       g1 → store  mark unknown (c k3)
             12       g1 → store  complete 201 (d k4)
             12     a ← 404  executed;stored=?0;attempt=1  execution #1
             12     b ← 503  executed;stored=?0;attempt=1
             13       store  settled (c k3)
             13       store  settled (d k4)
-            14     c ← 201  executed;stored=?0;attempt=1  execution #3
             14     d ← 201  executed;stored=?1;attempt=1;ttl=60  execution #4
+            14     c ← 201  executed;stored=?0;attempt=1  execution #3
             100    k1 is unknown, attempt 1
             100    k2 is unknown, attempt 1
             100    k3 is unknown, attempt 1
@@ -2548,8 +2586,8 @@ fn who_is_answered_by_envoy_itself_is_told_that_it_was_executed() {
             1201     g1 → store  claim (d k2)
             1202     store  completed 201 by attempt 1 (c k1)
             1202     store  completed 201 by attempt 1 (d k2)
-            1203   c ← 201  replayed;attempt=1;age=0;ttl=59  execution #1
             1203   d ← 201  replayed;attempt=1;age=0;ttl=59  execution #2
+            1203   c ← 201  replayed;attempt=1;age=0;ttl=59  execution #1
         "#]],
     );
 }

@@ -1,7 +1,9 @@
 //! The world: gateways, the store, the network between them, an upstream with a ledger, and clients; under one clock.
 //!
-//! Its one rule: gateways are the real ones and see nothing but events; all that happens around them is here, follows
+//! Its one rule: workers are the real ones and see nothing but callbacks; all that happens around them is here, follows
 //! from the plan or the script, and is written down for the oracle.
+
+mod envoy;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet, VecDeque};
@@ -9,26 +11,29 @@ use std::rc::Rc;
 
 use envoy_idempotency::command::{Command, CommandKind, Failure, ReplyKind, StoreReply};
 use envoy_idempotency::config::{Config, Mode, Policy};
-use envoy_idempotency::event::{Event, EventKind, Executed, Origin, VIA_UPSTREAM};
+use envoy_idempotency::event::{EventKind, Executed, Origin, VIA_UPSTREAM};
 use envoy_idempotency::exchange::Exchange;
-use envoy_idempotency::gateway::{Act, Gateway, Side};
 use envoy_idempotency::key::Name;
 use envoy_idempotency::key::UpstreamKey;
 use envoy_idempotency::message::{Edit, Headers, RequestHead};
 use envoy_idempotency::record::{Owner, RELEASED_KEPT};
 use envoy_idempotency::reply::Reply as Own;
-use envoy_idempotency::step::{Flow, Outgoing};
+use envoy_idempotency::step::Outgoing;
 use envoy_idempotency::store as stores;
 use envoy_idempotency::store::client::{self, Batch, Nonce, Reply};
+use envoy_idempotency::worker::{self, Action, Gauge, RequestBody, ResponseBody, Side, Stream};
 
 use crate::coverage::Coverage;
 use crate::embedded::Memory;
 use crate::plan::{Client, Fault, LARGE, Plan, Shielding, TOO_LARGE};
 use crate::random::Random;
 use crate::store::Store;
+use envoy::Afterwards;
 
 /// How often a gateway with something under way looks at what is due.
 const TICK_MS: u64 = 100;
+/// How long a response whose body Envoy does not show is held at most.
+const HIDDEN_MS: u64 = 10_500;
 /// The longest pause of the outbox.
 pub const BACKOFF_MS: u64 = 5_000;
 /// A body that a crowded worker does not hold back.
@@ -37,8 +42,6 @@ pub const LARGE_BODY: usize = 17 << 10;
 pub const MAX_BODY: usize = 18 << 10;
 /// A larger one.
 pub const TOO_LARGE_BODY: usize = 19 << 10;
-/// How many buckets of an embedded table one tick cleans.
-const SWEEP_STEPS: u32 = 64;
 
 /// One HTTP request of a client, and all that became of it.
 pub struct Request {
@@ -69,6 +72,12 @@ pub struct Request {
     /// The worker it came to.
     was_at: Option<usize>,
     is_held: bool,
+    /// What the gateway changes in its head once it goes on.
+    edits: Vec<Edit>,
+    /// How many bytes of its body Envoy has received.
+    received: u64,
+    /// It ended before it had a claim, and nothing may be executed for it any more.
+    is_given_up: bool,
     incoming: Option<Incoming>,
 }
 
@@ -228,14 +237,44 @@ struct Incoming {
 }
 
 struct Worker {
-    gateway: Gateway<Memory>,
+    /// None during a callback of it.
+    worker: Option<Box<worker::Worker<Memory>>>,
     node: usize,
     policy: Rc<Policy>,
     is_alive: bool,
     paused_until: u64,
     ticks: bool,
-    next_stream: u32,
-    streams: HashMap<u32, usize>,
+    /// Its Envoy lacks `allow_on_headers_stop_iteration`.
+    hides_bodies: bool,
+    /// Its configuration was replaced: it goes once its streams have ended.
+    is_replaced: bool,
+    is_draining: bool,
+    /// Its VM or its process crashed.
+    has_crashed: bool,
+    /// What Envoy was told of each gauge.
+    gauges: HashMap<Gauge, i64>,
+    next_token: u32,
+    /// By the number of the stream, less one.
+    requests: Vec<usize>,
+    streams: HashMap<u32, Open>,
+    /// When streams ended.
+    ended_ms: HashMap<u32, u64>,
+}
+
+/// A stream that has not ended.
+struct Open {
+    request: usize,
+    callbacks: Stream,
+}
+
+impl Worker {
+    fn filter(&self) -> &worker::Worker<Memory> {
+        self.worker.as_ref().expect("it is not in a callback")
+    }
+
+    fn request(&self, stream: u32) -> Option<usize> {
+        self.streams.get(&stream).map(|open| open.request)
+    }
 }
 
 #[derive(Default)]
@@ -243,6 +282,8 @@ struct Node {
     workers: Vec<usize>,
     down_until: u64,
     clock_offset: u64,
+    /// Whether what it runs now lacks `allow_on_headers_stop_iteration`.
+    hides_bodies: bool,
     /// What an embedded store is kept in.
     memory: Option<Memory>,
 }
@@ -262,17 +303,17 @@ enum Happening {
     AtUpstream { forward: usize },
     BodyEnds { worker: usize, stream: u32 },
     BodyOfResponse { worker: usize, stream: u32 },
-    Executed { worker: usize, stream: u32, forward: usize },
+    Executed { worker: usize, token: u32, forward: usize },
     Gone { request: usize, place: (usize, u32) },
     HangsUp { request: usize },
     HostAnswers { request: usize, place: (usize, u32) },
     Replied { worker: usize, batch: u64, reply: Reply, epoch: u64 },
     Responds { worker: usize, stream: u32 },
     Restarts { node: usize },
-    Rings { worker: usize },
     Strikes,
     Tick { worker: usize },
     Tries { client: usize },
+    Wakes { worker: usize },
 }
 
 pub struct World {
@@ -312,6 +353,14 @@ pub struct World {
     up: Random,
     fate: Random,
     tokens: Random,
+    /// When the root's turn comes.
+    turns: Random,
+    /// Which Envoys hide bodies.
+    hides: Random,
+    /// What Envoy does once the callback under way is over.
+    afterwards: VecDeque<(usize, Afterwards)>,
+    /// The first payload is an empty body.
+    is_bodiless: bool,
     is_wild: bool,
 }
 
@@ -319,6 +368,8 @@ impl World {
     pub fn new(plan: Plan, is_wild: bool) -> World {
         let policies = [0, 1].map(|which| policy(&plan, which));
         let mut fate = Random::new(plan.seed, 5);
+        let mut hides = Random::new(plan.seed, 11);
+        let is_bodiless = is_wild && plan.faults.has(Fault::BodiesHidden) && hides.chance(300);
         let nodes = (0..plan.gateways).map(|_| {
             let clock_offset = if is_wild { fate.between(0, 10_000_000) } else { 0 };
             Node { clock_offset, memory: memory(&plan), ..Node::default() }
@@ -353,6 +404,10 @@ impl World {
             up: Random::new(plan.seed, 4),
             fate,
             tokens: Random::new(plan.seed, 6),
+            turns: Random::new(plan.seed, 10),
+            hides,
+            afterwards: VecDeque::new(),
+            is_bodiless,
             is_wild,
             plan,
         };
@@ -402,6 +457,7 @@ impl World {
         self.store.stopped_until = 0;
         self.store.full_until = 0;
         self.nodes.iter().flat_map(|node| &node.memory).for_each(Memory::calm);
+        self.workers.iter_mut().for_each(|worker| worker.hides_bodies = false);
     }
 
     /// Whether every client has its last answer, and no upstream works any more.
@@ -424,15 +480,23 @@ impl World {
     }
 
     pub fn is_idle(&self) -> bool {
-        self.workers.iter().all(|worker| !worker.is_alive || worker.gateway.is_idle())
+        self.workers.iter().all(|worker| !worker.is_alive || worker.filter().is_idle())
     }
 
     pub fn owed(&self) -> usize {
         self.workers
             .iter()
             .filter(|worker| worker.is_alive)
-            .map(|worker| worker.gateway.store().client().map_or(0, client::Client::owed))
+            .map(|worker| worker.filter().store().client().map_or(0, client::Client::owed))
             .sum()
+    }
+
+    /// Gauges that a worker has not taken back, though it is idle or gone. A crash takes nothing back.
+    pub fn stale_gauges(&self) -> Vec<String> {
+        let workers = self.workers.iter().enumerate().filter(|(_, worker)| !worker.has_crashed);
+        let gauges = workers.flat_map(|(number, worker)| worker.gauges.iter().map(move |gauge| (number, gauge)));
+        let stale = gauges.filter(|(_, (_, told))| **told != 0);
+        stale.map(|(number, (gauge, told))| format!("{gauge:?} of worker {number} stays at {told}")).collect()
     }
 
     /// Sends one request to a gateway.
@@ -461,6 +525,9 @@ impl World {
             place: None,
             was_at: None,
             is_held: false,
+            edits: Vec::new(),
+            received: 0,
+            is_given_up: false,
             incoming: None,
         });
         self.coverage.requests += 1;
@@ -528,8 +595,15 @@ impl World {
 
     fn end_workers(&mut self, node: usize, is_ended: impl Fn(usize) -> bool) {
         for (number, worker) in self.workers.iter_mut().enumerate() {
-            worker.is_alive &= worker.node != node || !is_ended(number);
+            if worker.is_alive && worker.node == node && is_ended(number) {
+                (worker.is_alive, worker.has_crashed) = (false, true);
+            }
         }
+        self.lose_requests(node, is_ended);
+    }
+
+    /// What a worker had under way when it went is lost.
+    fn lose_requests(&mut self, node: usize, is_ended: impl Fn(usize) -> bool) {
         for request in 0..self.requests.len() {
             if !self.requests[request]
                 .was_at
@@ -554,10 +628,37 @@ impl World {
         }
         self.say(|_| format!("g{} reloads its configuration", node + 1));
         let paused_until = self.workers[self.nodes[node].workers[0]].paused_until;
-        self.nodes[node].workers.clear();
+        let replaced = std::mem::take(&mut self.nodes[node].workers);
         self.start(node, policy);
         for worker in &self.nodes[node].workers {
             self.workers[*worker].paused_until = paused_until;
+        }
+        for worker in replaced {
+            self.workers[worker].is_replaced = true;
+            self.may_drain(worker);
+        }
+    }
+
+    /// Envoy has a root that was replaced drain once its streams have ended.
+    fn may_drain(&mut self, number: usize) {
+        let worker = &self.workers[number];
+        if !worker.is_alive || !worker.is_replaced || worker.is_draining || !worker.streams.is_empty() {
+            return;
+        }
+        self.workers[number].is_draining = true;
+        if self.call_root(number, |worker, envoy| worker.drain(envoy)) {
+            self.goes(number);
+        }
+    }
+
+    /// A root that has drained is gone; what it had under way then is lost.
+    fn goes(&mut self, number: usize) {
+        let worker = &mut self.workers[number];
+        worker.is_alive = false;
+        if !worker.filter().is_idle() {
+            let node = worker.node;
+            self.say(|_| format!("g{} gives up what it could not finish", node + 1));
+            self.lose_requests(node, |other| other == number);
         }
     }
 
@@ -581,6 +682,9 @@ impl World {
     }
 
     fn start(&mut self, node: usize, policy: usize) {
+        let may_hide = self.is_wild && self.plan.faults.has(Fault::BodiesHidden);
+        let hides_bodies = may_hide && self.hides.chance(200);
+        self.nodes[node].hides_bodies = hides_bodies;
         for _ in 0..self.plan.workers {
             self.start_worker(node, Rc::clone(&self.policies[policy]));
         }
@@ -588,14 +692,21 @@ impl World {
 
     fn start_worker(&mut self, node: usize, policy: Rc<Policy>) {
         let worker = Worker {
-            gateway: gateway(&self.plan, self.nodes[node].memory.as_ref()),
+            worker: Some(Box::new(filter(&self.plan, &policy, self.nodes[node].memory.as_ref()))),
             node,
             policy,
             is_alive: true,
             paused_until: 0,
             ticks: false,
-            next_stream: 0,
+            hides_bodies: self.nodes[node].hides_bodies,
+            is_replaced: false,
+            is_draining: false,
+            has_crashed: false,
+            gauges: HashMap::new(),
+            next_token: 0,
+            requests: Vec::new(),
             streams: HashMap::new(),
+            ended_ms: HashMap::new(),
         };
         self.nodes[node].workers.push(self.workers.len());
         self.workers.push(worker);
@@ -637,8 +748,8 @@ impl World {
             | Happening::HostAnswers { place: (worker, _), .. }
             | Happening::Replied { worker, .. }
             | Happening::Responds { worker, .. }
-            | Happening::Rings { worker }
-            | Happening::Tick { worker } => Some(*worker),
+            | Happening::Tick { worker }
+            | Happening::Wakes { worker } => Some(*worker),
             _ => None,
         };
         if let Some(worker) = worker {
@@ -657,7 +768,7 @@ impl World {
             Happening::AtUpstream { forward } => self.at_upstream(forward),
             Happening::BodyEnds { worker, stream } => self.body_ends(worker, stream),
             Happening::BodyOfResponse { worker, stream } => self.body_of_response(worker, stream),
-            Happening::Executed { worker, stream, forward } => self.executed(worker, stream, forward),
+            Happening::Executed { worker, token, forward } => self.executed(worker, token, forward),
             Happening::Gone { request, place } => self.gone(request, place),
             Happening::HangsUp { request } => {
                 let Some(place) = self.requests[request].place else { return };
@@ -680,10 +791,10 @@ impl World {
                     self.start(node, 0);
                 }
             }
-            Happening::Rings { worker } => self.wake(worker),
             Happening::Strikes => self.strike(),
             Happening::Tick { worker } => self.tick(worker),
             Happening::Tries { client } => self.tries(client),
+            Happening::Wakes { worker } => self.call_root(worker, |worker, envoy| worker.on_wake(envoy)),
         }
     }
 
@@ -724,32 +835,29 @@ impl World {
             self.requests[request].excused_ms += until - self.now;
             return self.at(until, Happening::Arrives { request });
         }
-        let now_ms = self.clock(worker);
         let place = &mut self.workers[worker];
-        place.next_stream += 1;
-        let stream = place.next_stream;
-        place.streams.insert(stream, request);
-        place.gateway.begin(stream, Exchange::new(Rc::clone(&place.policy), Rc::default()));
-        let is_observed = place.policy.mode == Mode::Observe;
+        place.requests.push(request);
+        let stream = place.requests.len() as u32;
+        place.streams.insert(stream, Open { request, callbacks: Stream::new(stream) });
+        let policy = Rc::clone(&place.policy);
         let lies = self.strikes(Fault::ClientLies, 300);
         let asked = &mut self.requests[request];
         (asked.place, asked.was_at) = (Some((worker, stream)), Some(worker));
-        (asked.is_observed, asked.lies) = (is_observed, lies);
-        let head = self.requests[request].head();
-        let event = Event {
-            now_ms,
-            kind: EventKind::RequestHeaders {
-                head: &head,
-                attribute: &|_| None,
-                owner: self.requests[request].owner,
-                upstream_key: UpstreamKey([0; 16]),
-                end: false,
-            },
-        };
-        self.feed(worker, stream, event);
-        self.goes_on(request, worker, stream);
+        (asked.is_observed, asked.lies) = (policy.mode == Mode::Observe, lies);
+        let (head, owner) = (asked.head(), asked.owner);
+        let end = self.body(self.requests[request].payload).is_empty();
+        let action = self.call_stream(worker, stream, |worker, envoy, stream| {
+            let upstream_key = UpstreamKey([0; 16]);
+            let kind = EventKind::RequestHeaders { head: &head, attribute: &|_| None, owner, upstream_key, end };
+            worker.on_request_headers(envoy, stream, Exchange::new(policy, Rc::default()), kind)
+        });
+        self.goes_on(request, worker, stream, action);
         let travels = if self.is_wild { self.net.between(0, 20) } else { 0 };
-        self.after(travels, Happening::BodyEnds { worker, stream });
+        if end {
+            self.requests[request].asked_ms = Some(self.now);
+        } else {
+            self.after(travels, Happening::BodyEnds { worker, stream });
+        }
         if self.strikes(Fault::HostAnswers, 80) {
             let patience = self.fate.between(1, 1000);
             self.after(patience, Happening::HostAnswers { request, place: (worker, stream) });
@@ -757,41 +865,62 @@ impl World {
     }
 
     fn body_ends(&mut self, worker: usize, stream: u32) {
-        let Some(request) = self.workers[worker].streams.get(&stream).copied() else { return };
+        let Some(request) = self.workers[worker].request(stream) else { return };
         self.requests[request].asked_ms = Some(self.now);
-        let now_ms = self.clock(worker);
-        if self.awaits(worker, stream, Exchange::awaits_request_body) && self.strikes(Fault::BodiesHidden, 150) {
-            self.feed(worker, stream, Event { now_ms, kind: EventKind::Unable });
+        let body = self.body(self.requests[request].payload);
+        self.requests[request].received = body.len() as u64;
+        if self.workers[worker].hides_bodies && self.requests[request].is_held {
+            self.coverage.injected(Fault::BodiesHidden);
+            return;
         }
-        let body = body(self.requests[request].payload);
         let half = if body.len() > 2 { body.len() / 2 } else { 0 };
         let (first, rest) = body.split_at(half);
+        let mut in_hand = Vec::new();
         for (chunk, end) in [(first, false), (rest, true)] {
-            if (end || half > 0) && self.awaits(worker, stream, Exchange::awaits_request_body) {
-                let crowded = half > 0 && self.strikes(Fault::WorkerCrowded, 300);
-                self.feed(
-                    worker,
-                    stream,
-                    Event {
-                        now_ms,
-                        kind: EventKind::RequestBody { attribute: &|_| None, chunk, crowded, end, trailers: false },
-                    },
-                );
+            if !end && half == 0 || self.requests[request].place != Some((worker, stream)) {
+                continue;
             }
+            in_hand.extend_from_slice(chunk);
+            let is_awaited = self.awaits(worker, stream, Exchange::awaits_request_body);
+            let crowded = half > 0 && is_awaited && self.strikes(Fault::WorkerCrowded, 300);
+            let read = |from: usize, len: usize| in_hand[from..from + len].to_vec();
+            let size = in_hand.len();
+            let action = self.call_stream(worker, stream, |worker, envoy, stream| {
+                worker.set_crowded_from(if crowded { 0 } else { u64::MAX });
+                let body = RequestBody { size, end, trailers: false, read: &read, attribute: &|_| None };
+                worker.on_request_body(envoy, stream, body)
+            });
+            if action == Action::Continue {
+                in_hand.clear();
+            }
+            self.goes_on(request, worker, stream, action);
         }
-        self.goes_on(request, worker, stream);
     }
 
-    /// Lets a request go upstream as it is, unless it is held back, answered, or gone.
-    fn goes_on(&mut self, request: usize, worker: usize, stream: u32) {
-        let asked = &self.requests[request];
-        if !asked.is_held && asked.forward.is_none() && asked.place == Some((worker, stream)) {
-            self.forward(request, worker, stream, &[]);
+    /// Lets a request go upstream, unless it is held back, answered, or gone.
+    fn goes_on(&mut self, request: usize, worker: usize, stream: u32, action: Action) {
+        let asked = &mut self.requests[request];
+        asked.is_held = action == Action::Pause && asked.forward.is_none();
+        if action == Action::Continue && asked.forward.is_none() && asked.place == Some((worker, stream)) {
+            self.forward(request, worker, stream);
+        }
+    }
+
+    /// Lets a held message go on.
+    fn continues(&mut self, worker: usize, stream: u32, side: Side) {
+        let Some(request) = self.workers[worker].request(stream) else { return };
+        match side {
+            Side::Request => self.goes_on(request, worker, stream, Action::Continue),
+            Side::Response => {
+                let Some(incoming) = &mut self.requests[request].incoming else { return };
+                (incoming.is_held, incoming.has_begun) = (false, true);
+                self.deliver(request, worker, stream);
+            }
         }
     }
 
     fn awaits(&self, worker: usize, stream: u32, what: impl Fn(&Exchange) -> bool) -> bool {
-        self.workers[worker].gateway.exchange(stream).is_some_and(what)
+        self.workers[worker].filter().exchange(stream).is_some_and(what)
     }
 
     /// Envoy loses patience with a request that is held back, and answers it.
@@ -817,19 +946,28 @@ impl World {
         };
         self.requests[request].incoming = Some(incoming);
         let origin = Origin { details: details.as_bytes(), attempts: None, connected: false };
-        let now_ms = self.clock(place.0);
-        let event = Event { now_ms, kind: EventKind::ResponseHeaders { headers: &headers, status, origin, end: true } };
-        self.feed(place.0, place.1, event);
-        self.begins(request);
+        self.head_of_response(request, place, &headers, status, origin, true);
         // The client takes its time.
         let travels = if self.is_wild { self.fate.between(0, 500) } else { 0 };
         self.requests[request].excused_ms += travels;
         self.after(travels, Happening::BodyOfResponse { worker: place.0, stream: place.1 });
     }
 
-    /// The head of a response goes to the client, unless it is held back or was replaced.
-    fn begins(&mut self, request: usize) {
+    /// The head of a response comes to the gateway, and goes on to the client unless it is held back or was replaced.
+    fn head_of_response(
+        &mut self,
+        request: usize,
+        (worker, stream): (usize, u32),
+        headers: &Headers,
+        status: u16,
+        origin: Origin<'_>,
+        end: bool,
+    ) {
+        let action = self.call_stream(worker, stream, |worker, envoy, stream| {
+            worker.on_response_headers(envoy, stream, Some(EventKind::ResponseHeaders { headers, status, origin, end }))
+        });
         if let Some(incoming) = self.requests[request].incoming.as_mut() {
+            incoming.is_held = action == Action::Pause;
             incoming.has_begun = !incoming.is_held;
         }
     }
@@ -843,70 +981,10 @@ impl World {
         self.now + self.nodes[self.workers[worker].node].clock_offset
     }
 
-    fn feed(&mut self, worker: usize, stream: u32, event: Event<'_>) {
-        let now_ms = self.clock(worker);
-        let acts = self.workers[worker].gateway.feed(stream, event, now_ms);
-        self.obey(worker, acts);
-        self.pump(worker);
-    }
-
-    fn obey(&mut self, worker: usize, acts: Vec<Act>) {
-        for act in acts {
-            match act {
-                Act::Flow { exchange: stream, side, flow } => {
-                    let Some(request) = self.workers[worker].streams.get(&stream).copied() else { continue };
-                    match (side, flow) {
-                        (Side::Request, Flow::Resume(edits)) => self.forward(request, worker, stream, &edits),
-                        (_, Flow::Answer(reply)) => {
-                            if self.requests[request].incoming.as_ref().is_some_and(|incoming| incoming.has_begun) {
-                                self.broken_bounds.push("a client was answered twice".to_owned());
-                            }
-                            self.own_answer(request, worker, stream, *reply);
-                        }
-                        (Side::Response, Flow::Resume(edits)) => {
-                            let Some(incoming) = &mut self.requests[request].incoming else { continue };
-                            if std::mem::replace(&mut incoming.is_held, false) {
-                                incoming.has_begun = true;
-                            } else if incoming.has_begun {
-                                self.broken_bounds.push("a response was changed that had begun".to_owned());
-                            }
-                            incoming.headers = edited(&incoming.headers, &edits);
-                            self.deliver(request, worker, stream);
-                        }
-                        (Side::Response, Flow::Hold) => {
-                            if let Some(incoming) = &mut self.requests[request].incoming {
-                                incoming.is_held = true;
-                            }
-                        }
-                        (Side::Request, Flow::Hold) => self.requests[request].is_held = true,
-                        (_, Flow::Pass) => {}
-                    }
-                }
-                Act::Count { count, observed } => {
-                    if observed != (self.workers[worker].policy.mode == Mode::Observe) {
-                        self.broken_bounds.push(format!("{count:?} was counted under another mode's name"));
-                    }
-                    self.coverage.counted(count);
-                }
-                Act::Execute { exchange: stream, outgoing } => self.execute(worker, stream, &outgoing),
-                Act::CallerSeen(_) | Act::Log(_) | Act::Status { .. } => {}
-            }
-        }
-    }
-
-    /// Sends what waits, and sees to it that the gateway is woken while anything is under way.
-    fn pump(&mut self, worker: usize) {
-        let now_ms = self.clock(worker);
-        loop {
-            let tokens = &mut self.tokens;
-            let Some(batch) = self.workers[worker].gateway.next_batch(now_ms, || Nonce(tokens.bytes())) else { break };
-            self.departs(worker, batch);
-        }
-        if self.workers[worker].gateway.has_woken(now_ms) {
-            self.after(0, Happening::Rings { worker });
-        }
+    /// Sees to it that a worker's time comes while anything is under way.
+    fn keeps_ticking(&mut self, worker: usize) {
         let place = &mut self.workers[worker];
-        if !place.ticks && !place.gateway.is_idle() {
+        if place.is_alive && !place.ticks && !place.filter().is_idle() {
             place.ticks = true;
             let phase = worker as u64 * 7 % TICK_MS;
             let next = (self.now + TICK_MS - phase) / TICK_MS * TICK_MS + phase;
@@ -914,26 +992,15 @@ impl World {
         }
     }
 
-    /// Feeds ticks to whoever is due.
-    fn wake(&mut self, worker: usize) {
-        let now_ms = self.clock(worker);
-        let tokens = &mut self.tokens;
-        let acts = self.workers[worker].gateway.tick(now_ms, || Owner(tokens.bytes()));
-        self.obey(worker, acts);
-        self.pump(worker);
-    }
-
     fn tick(&mut self, worker: usize) {
         self.workers[worker].ticks = false;
-        self.wake(worker);
-        let now_ms = self.clock(worker);
-        if let Some(table) = self.workers[worker].gateway.store().table() {
-            table.sweep(SWEEP_STEPS, now_ms);
+        if self.call_root(worker, |worker, envoy| worker.on_tick(envoy)) {
+            self.goes(worker);
         }
         let contended = self.nodes[self.workers[worker].node].memory.as_ref().map_or(0, Memory::contended);
         (0..contended).for_each(|_| self.coverage.injected(Fault::CellsContended));
         let limits = &self.plan.limits;
-        let client = self.workers[worker].gateway.store().client();
+        let client = self.workers[worker].filter().store().client();
         let (waiting, owed_bytes) = client.map_or((0, 0), |client| (client.waiting(), client.owed_bytes()));
         // Tries of what is owed, and second tries of what was under way, come on top of what was let in.
         let under_way = limits.max_calls * limits.max_batch;
@@ -1112,7 +1179,6 @@ impl World {
     }
 
     fn replied(&mut self, worker: usize, batch: u64, reply: Reply) {
-        let now_ms = self.clock(worker);
         if let Reply::Failed(failure) = &reply {
             let line = format!("       the call fails: {}", failure.as_str());
             self.say(|_| line);
@@ -1128,24 +1194,23 @@ impl World {
         let awaiting =
             |world: &World| unreadable.iter().filter(|request| world.requests[**request].forward.is_none()).count();
         let before = awaiting(self);
-        let acts = self.workers[worker].gateway.replied(batch, reply, now_ms);
-        self.obey(worker, acts);
+        self.call_root(worker, |worker, envoy| worker.on_store_reply(envoy, batch, reply));
         if awaiting(self) != before {
             self.broken_bounds.push("I5: a request ran although something that cannot be read is stored".to_owned());
         }
-        self.pump(worker);
     }
 
-    fn forward(&mut self, request: usize, worker: usize, stream: u32, edits: &[Edit]) {
+    fn forward(&mut self, request: usize, worker: usize, stream: u32) {
         let sent = &mut self.requests[request];
-        sent.is_held = false;
-        let upstream = edited(&sent.head().headers, edits);
+        let edits = std::mem::take(&mut sent.edits);
+        let upstream = edited(&sent.head().headers, &edits);
         if sent.is_observed && !edits.is_empty() {
             self.broken_bounds.push("a request was changed though the policy is only tried".to_owned());
         }
         let is_numbered = edits.iter().any(|edit| matches!(edit, Edit::Set("idempotency-attempt", _)));
         let treatment = self.treatment();
-        let forward = self.goes_up(request, worker, stream, is_numbered.then_some(&upstream), treatment);
+        let is_told = self.awaits(worker, stream, Exchange::is_running);
+        let forward = self.goes_up(request, worker, is_told, is_numbered.then_some(&upstream), treatment);
         let is_observed = self.requests[request].is_observed;
         self.is_not_forged(&upstream, forward, is_observed);
         self.say(|w| {
@@ -1157,13 +1222,15 @@ impl World {
         self.after(2 + treatment.work_ms, Happening::Responds { worker, stream });
     }
 
-    /// The gateway itself sends a request upstream, in the place of its client.
-    fn execute(&mut self, worker: usize, stream: u32, outgoing: &Outgoing) {
-        let Some(request) = self.workers[worker].streams.get(&stream).copied() else {
-            return self.broken_bounds.push("something was executed for a client that had gone before".to_owned());
-        };
+    /// The gateway itself sends a request upstream, in the place of its client. Gives the token of the call.
+    fn execute(&mut self, worker: usize, stream: u32, outgoing: &Outgoing) -> Option<u32> {
+        let request = self.workers[worker].requests[stream as usize - 1];
         let asked = &self.requests[request];
-        if outgoing.body != body(asked.payload) || outgoing.headers.first("idempotency-key").is_none() {
+        if asked.is_given_up {
+            self.broken_bounds.push("something was executed for a client that had gone before".to_owned());
+        }
+        let asked = &self.requests[request];
+        if outgoing.body != self.body(asked.payload) || outgoing.headers.first("idempotency-key").is_none() {
             self.broken_bounds.push("the gateway sent another request than its client".to_owned());
         }
         let mut treatment = self.treatment();
@@ -1174,7 +1241,7 @@ impl World {
         } else if treatment.work_ms > outgoing.timeout_ms {
             treatment = Treatment { end: End::Late, work_ms: outgoing.timeout_ms, ..treatment };
         }
-        let forward = self.goes_up(request, worker, stream, Some(&outgoing.headers), treatment);
+        let forward = self.goes_up(request, worker, true, Some(&outgoing.headers), treatment);
         self.forwards[forward].is_shielded = true;
         self.forwards[forward].is_accounted = self.account_fields() == ACCOUNT.len();
         self.is_not_forged(&outgoing.headers, forward, false);
@@ -1182,16 +1249,24 @@ impl World {
             let attempt = w.forwards[forward].attempt.unwrap_or(0);
             format!("  g{} → upstream  attempt {attempt} ({})", w.requests[request].node + 1, w.requests[request].label)
         });
-        self.after(2 + treatment.work_ms, Happening::Executed { worker, stream, forward });
+        if treatment.end == End::Unsent {
+            let entry = &mut self.forwards[forward];
+            entry.heard = Some((self.now, entry.known()));
+            self.say(|w| format!("         there is no way ({})", w.requests[request].label));
+            return None;
+        }
+        self.workers[worker].next_token += 1;
+        let token = self.workers[worker].next_token;
+        self.after(2 + treatment.work_ms, Happening::Executed { worker, token, forward });
         if self.strikes(Fault::ClientHangsUp, 300) {
             let patience = self.fate.between(0, treatment.work_ms + 5);
             self.after(patience, Happening::HangsUp { request });
         }
+        Some(token)
     }
 
     /// What came back from a request of the gateway's own, whether or not its client is still there.
-    fn executed(&mut self, worker: usize, stream: u32, forward: usize) {
-        let now_ms = self.clock(worker);
+    fn executed(&mut self, worker: usize, token: u32, forward: usize) {
         let (mut headers, body, origin) = self.response(forward);
         let fields = self.account_fields();
         let entry = &mut self.forwards[forward];
@@ -1205,7 +1280,6 @@ impl World {
         let status = entry.status;
         let answer = match entry.end {
             End::Lost => Executed::Lost,
-            End::Unsent => Executed::Unsent,
             _ => {
                 entry.whole_ms = (origin.details == VIA_UPSTREAM).then_some(self.now);
                 Executed::Answered { status, headers: &headers, body: &body }
@@ -1215,12 +1289,18 @@ impl World {
             let request = &w.requests[w.forwards[forward].request];
             let what = match answer {
                 Executed::Answered { .. } => status.to_string(),
-                Executed::Lost => "nothing, its answer is lost".to_owned(),
-                Executed::Unsent => "nothing, there is no way".to_owned(),
+                Executed::Lost | Executed::Unsent => "nothing, its answer is lost".to_owned(),
             };
             format!("  g{} ← upstream  {what} ({})", request.node + 1, request.label)
         });
-        self.feed(worker, stream, Event { now_ms, kind: EventKind::Executed { answer } });
+        self.call_root(worker, |worker, envoy| {
+            let exchange = worker.take_execution(token).expect("it was sent under this token");
+            worker.on_executed(envoy, exchange, answer);
+        });
+    }
+
+    fn body(&self, payload: u8) -> Vec<u8> {
+        if self.is_bodiless && payload == 1 { Vec::new() } else { body(payload) }
     }
 
     fn account_fields(&self) -> usize {
@@ -1232,7 +1312,7 @@ impl World {
         &mut self,
         request: usize,
         worker: usize,
-        stream: u32,
+        is_told: bool,
         numbered: Option<&Headers>,
         treatment: Treatment,
     ) -> usize {
@@ -1250,7 +1330,6 @@ impl World {
             self.broken_bounds.push("I1: one request was let go twice".to_owned());
         }
         sent.forward = Some(forward);
-        let is_told = self.workers[worker].gateway.exchange(stream).is_some_and(Exchange::is_running);
         sent.excused_ms += treatment.work_ms + 10;
         self.forwards.push(Forward {
             request,
@@ -1390,7 +1469,7 @@ impl World {
 
     /// A response reaches the gateway.
     fn responds(&mut self, worker: usize, stream: u32) {
-        let Some(request) = self.workers[worker].streams.get(&stream).copied() else { return };
+        let Some(request) = self.workers[worker].request(stream) else { return };
         let Some(number) = self.requests[request].forward else { return };
         let (headers, body, origin) = self.response(number);
         let details = std::str::from_utf8(origin.details).unwrap_or_default();
@@ -1408,12 +1487,7 @@ impl World {
             is_whole: false,
             has_begun: false,
         });
-        let event = Event {
-            now_ms: self.clock(worker),
-            kind: EventKind::ResponseHeaders { headers: &headers, status, origin, end: false },
-        };
-        self.feed(worker, stream, event);
-        self.begins(request);
+        self.head_of_response(request, (worker, stream), &headers, status, origin, false);
         let mut travels = if self.is_wild { self.net.between(0, 30) } else { 0 };
         if self.strikes(Fault::UpstreamSlow, 60) {
             travels = self.up.between(0, 2 * self.plan.leases_ms[0]);
@@ -1427,29 +1501,42 @@ impl World {
     }
 
     fn body_of_response(&mut self, worker: usize, stream: u32) {
-        let Some(request) = self.workers[worker].streams.get(&stream).copied() else { return };
+        let Some(request) = self.workers[worker].request(stream) else { return };
         let Some(incoming) = &mut self.requests[request].incoming else { return };
         incoming.is_whole = true;
-        let body = incoming.body.clone();
+        let (body, is_held) = (incoming.body.clone(), incoming.is_held);
         if let Some(forward) = self.requests[request].forward {
             self.forwards[forward].whole_ms = Some(self.now);
         }
-        let now_ms = self.clock(worker);
-        if self.awaits(worker, stream, Exchange::awaits_body) && self.strikes(Fault::BodiesHidden, 100) {
-            self.feed(worker, stream, Event { now_ms, kind: EventKind::Unable });
+        if self.workers[worker].hides_bodies && is_held {
+            self.coverage.injected(Fault::BodiesHidden);
+            self.requests[request].excused_ms += HIDDEN_MS;
+            return;
         }
         let half = if body.len() >= LARGE_BODY { body.len() / 2 } else { 0 };
+        let (first, rest) = body.split_at(half);
         // Envoy may show the end of a body only after all of it.
         let is_announced = self.requests[request].forward.is_some_and(|forward| self.forwards[forward].is_announced);
-        for (held, end) in [(half, false), (body.len(), !is_announced), (body.len(), true)] {
-            if (end || held > 0) && self.awaits(worker, stream, Exchange::awaits_response_body) {
-                let crowded = half > 0 && self.strikes(Fault::WorkerCrowded, 300);
-                let whole = || body.clone();
-                self.feed(
-                    worker,
-                    stream,
-                    Event { now_ms, kind: EventKind::ResponseBody { held: held as u64, whole: &whole, crowded, end } },
-                );
+        let mut in_hand = Vec::new();
+        for (chunk, end) in [(first, false), (rest, !is_announced), (&[], true)] {
+            let is_over = end && chunk.is_empty() && !is_announced;
+            if (chunk.is_empty() && !end) || is_over || self.requests[request].place != Some((worker, stream)) {
+                continue;
+            }
+            in_hand.extend_from_slice(chunk);
+            let is_awaited = self.awaits(worker, stream, Exchange::awaits_response_body);
+            let crowded = half > 0 && is_awaited && self.strikes(Fault::WorkerCrowded, 300);
+            let (size, whole) = (in_hand.len(), || in_hand.clone());
+            let action = self.call_stream(worker, stream, |worker, envoy, stream| {
+                worker.set_crowded_from(if crowded { 0 } else { u64::MAX });
+                worker.on_response_body(envoy, stream, ResponseBody { size, end, whole: &whole })
+            });
+            if action == Action::Continue {
+                in_hand.clear();
+            }
+            if let Some(incoming) = &mut self.requests[request].incoming {
+                incoming.is_held = action == Action::Pause;
+                incoming.has_begun |= !incoming.is_held;
             }
         }
         if self.requests[request].place == Some((worker, stream)) {
@@ -1476,28 +1563,34 @@ impl World {
         self.closes(request, worker, stream, details, connected);
     }
 
-    fn own_answer(&mut self, request: usize, worker: usize, stream: u32, reply: Own) {
+    fn own_answer(&mut self, worker: usize, stream: u32, reply: Own) {
+        let Some(request) = self.workers[worker].request(stream) else { return };
         let Own { status, headers, body, details } = reply;
         if STEERING.iter().chain(&ACCOUNT).any(|name| headers.has(name)) {
             self.broken_bounds.push("a client was told what is for the gateway alone".to_owned());
         }
-        if self.workers[worker].gateway.exchange(stream).is_some() {
-            let origin = Origin { details: details.as_bytes(), attempts: None, connected: false };
-            let now_ms = self.clock(worker);
-            let event =
-                Event { now_ms, kind: EventKind::ResponseHeaders { headers: &headers, status, origin, end: false } };
-            self.feed(worker, stream, event);
-        }
+        let origin = Origin { details: details.as_bytes(), attempts: None, connected: false };
+        self.head_of_response(request, (worker, stream), &headers, status, origin, false);
         self.hears(request, Answer { status, headers, body });
         self.closes(request, worker, stream, details, false);
     }
 
     fn closes(&mut self, request: usize, worker: usize, stream: u32, details: &str, connected: bool) {
-        self.requests[request].place = None;
-        self.workers[worker].streams.remove(&stream);
         let origin = Origin { details: details.as_bytes(), attempts: Some(1), connected };
-        let event = Event { now_ms: self.clock(worker), kind: EventKind::Closed { origin } };
-        self.feed(worker, stream, event);
+        self.stream_ends(request, worker, stream, origin);
+    }
+
+    fn stream_ends(&mut self, request: usize, worker: usize, stream: u32, origin: Origin<'_>) {
+        self.requests[request].place = None;
+        let is_given_up = !self.awaits(worker, stream, Exchange::is_running);
+        self.requests[request].is_given_up = is_given_up;
+        let place = &mut self.workers[worker];
+        place.ended_ms.insert(stream, self.now);
+        let Some(open) = place.streams.remove(&stream) else { return };
+        if !open.callbacks.is_over() {
+            self.call_root(worker, |worker, envoy| worker.stream_ends(envoy, &open.callbacks, origin));
+        }
+        self.may_drain(worker);
     }
 
     fn hears(&mut self, request: usize, answer: Answer) {
@@ -1545,11 +1638,10 @@ impl World {
     /// The stream is over before the response was.
     fn gone(&mut self, request: usize, place: (usize, u32)) {
         let (worker, stream) = place;
-        if self.workers[worker].streams.remove(&stream).is_none() {
+        if self.workers[worker].request(stream).is_none() {
             return;
         }
         self.breaks(request);
-        self.requests[request].place = None;
         let has_head = self.requests[request].incoming.take().is_some();
         let forward = self.requests[request].forward.filter(|_| self.is_upstream(request));
         let mut origin = Origin { details: b"downstream_remote_disconnect", attempts: None, connected: false };
@@ -1562,8 +1654,7 @@ impl World {
                 entry.heard.get_or_insert((self.now, Known::Doubt));
             }
         }
-        let event = Event { now_ms: self.clock(worker), kind: EventKind::Closed { origin } };
-        self.feed(worker, stream, event);
+        self.stream_ends(request, worker, stream, origin);
     }
 
     /// One of the sudden faults.
@@ -1723,12 +1814,12 @@ fn body(payload: u8) -> Vec<u8> {
     }
 }
 
-/// A worker's gateway, as the shell makes it.
-fn gateway(plan: &Plan, memory: Option<&Memory>) -> Gateway<Memory> {
+/// A worker, as the shell makes it.
+fn filter(plan: &Plan, policy: &Policy, memory: Option<&Memory>) -> worker::Worker<Memory> {
     let table = plan.embedded.zip(memory).map(|(max_bytes, memory)| memory.table(max_bytes));
     let cache = memory.filter(|_| plan.embedded.is_none()).map(Memory::cache);
     let remote = || stores::Store::Remote(Box::new(client::Client::new(plan.limits)), cache);
-    Gateway::new(table.map_or_else(remote, stores::Store::Embedded))
+    worker::Worker::new(table.map_or_else(remote, stores::Store::Embedded), policy.lease_ms)
 }
 
 fn memory(plan: &Plan) -> Option<Memory> {

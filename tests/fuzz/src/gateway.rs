@@ -1,26 +1,26 @@
 //! A worker between a host that keeps the rules and a store that answers as it likes.
 //!
 //! Its one rule: what is judged is what clients and the service see, under a store that loses nothing it has done.
-//! It does not know how the gateway goes about it.
+//! It does not know how the worker goes about it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 
 use envoy_idempotency::command::{Command, Failure, StoreReply};
 use envoy_idempotency::config::{CacheBounds, Config, Policy, Store as Where};
-use envoy_idempotency::event::{Event, EventKind, Executed, Origin, VIA_UPSTREAM};
+use envoy_idempotency::event::{EventKind, Executed, Origin, VIA_UPSTREAM};
 use envoy_idempotency::exchange::{Exchange, Secrets};
-use envoy_idempotency::gateway::{Act, Gateway, Side};
 use envoy_idempotency::key::Name;
 use envoy_idempotency::key::UpstreamKey;
 use envoy_idempotency::message::{Edit, Headers, RequestHead};
 use envoy_idempotency::record::{Owner, Record};
 use envoy_idempotency::reply::STATUS;
-use envoy_idempotency::step::Flow;
+use envoy_idempotency::step::{Count, Flow, Outgoing, Remark};
 use envoy_idempotency::store::cache::Cache;
-use envoy_idempotency::store::client::{Batch, Client, Limits, Nonce, Reply};
+use envoy_idempotency::store::client::{Batch, Client, Limits, Reply};
 use envoy_idempotency::store::local::Table;
 use envoy_idempotency::store::{Store, model};
+use envoy_idempotency::worker::{Action, Gauge, Host, RequestBody, ResponseBody, Side, Stream as Callbacks, Worker};
 
 use crate::choices::Choices;
 use crate::memory::Memory;
@@ -36,7 +36,12 @@ pub fn hold(data: &[u8]) {
 }
 
 struct World {
-    gateway: Gateway<Memory>,
+    /// None during a callback.
+    worker: Option<Box<Worker<Memory>>>,
+    /// Whether the root is to be called.
+    is_woken: bool,
+    /// What the host was told of each gauge.
+    gauges: HashMap<Gauge, i64>,
     policy: Rc<Policy>,
     secrets: Rc<Secrets>,
     /// By their numbers; those that are over are gone.
@@ -51,6 +56,13 @@ struct World {
     drawn: u64,
 }
 
+/// The host, during one callback.
+struct Envoy<'a> {
+    world: &'a mut World,
+    /// The stream that acts are about.
+    entered: Option<u32>,
+}
+
 /// What the service saw.
 struct Execution {
     stream: u32,
@@ -62,8 +74,10 @@ struct Execution {
 }
 
 /// One request, as the host has it.
-#[derive(Clone, Default)]
+#[derive(Default)]
 struct Stream {
+    /// None during a callback of it.
+    callbacks: Option<Callbacks>,
     key: u8,
     payload: u8,
     /// Whether all of the request has come.
@@ -72,6 +86,10 @@ struct Stream {
     is_sent: bool,
     /// Whether the gateway itself waits for the answer.
     is_shielded: bool,
+    /// Of the gateway's own request, while it is under way.
+    token: Option<u32>,
+    /// Bytes of the request's body, so far.
+    received: u64,
     /// What the service says, from the first byte on.
     body: Option<Vec<u8>>,
     is_body_whole: bool,
@@ -95,7 +113,9 @@ impl World {
             }
         };
         World {
-            gateway: Gateway::new(store),
+            worker: Some(Box::new(Worker::new(store, config.rules[0].policy.lease_ms))),
+            is_woken: false,
+            gauges: HashMap::new(),
             policy: Rc::clone(&config.rules[0].policy),
             secrets: Rc::new(Secrets::new(&config)),
             streams: BTreeMap::new(),
@@ -127,24 +147,25 @@ impl World {
 
     /// A new request: one of a few operations, with one of two payloads.
     fn comes(&mut self, choices: &mut Choices<'_>) {
+        let worker = self.worker.as_ref().expect("no callback is under way");
+        self.streams.retain(|id, stream| !stream.is_closed || worker.exchange(*id).is_some());
         if self.streams.len() >= STREAMS {
             return;
         }
         let (key, payload, is_whole) = (choices.byte() % 3, u8::from(choices.byte() % 4 == 3), choices.flag());
         let id = self.draw() as u32;
-        self.gateway.begin(id, Exchange::new(Rc::clone(&self.policy), Rc::clone(&self.secrets)));
-        self.streams.insert(id, Stream { key, payload, is_whole, ..Stream::default() });
+        let exchange = Exchange::new(Rc::clone(&self.policy), Rc::clone(&self.secrets));
+        let callbacks = Some(Callbacks::new(id));
+        self.streams.insert(id, Stream { callbacks, key, payload, is_whole, ..Stream::default() });
         let (text, target) = (format!("k{key}"), format!("/pay?payload={payload}"));
         let pseudo = [(":method", "POST"), (":path", &target), (":authority", "api")];
         let fields = pseudo.into_iter().chain([("authorization", "Bearer t"), ("idempotency-key", &text)]);
         let head = RequestHead { headers: fields.collect() };
         let (owner, upstream_key) = (self.owner(), UpstreamKey(self.token()));
-        let now_ms = self.now_ms;
-        let event = Event {
-            now_ms,
-            kind: EventKind::RequestHeaders { head: &head, attribute: &|_| None, owner, upstream_key, end: is_whole },
-        };
-        self.feed_request(id, event);
+        let kind = EventKind::RequestHeaders { head: &head, attribute: &|_| None, owner, upstream_key, end: is_whole };
+        let action =
+            self.call_stream(id, |worker, envoy, stream| worker.on_request_headers(envoy, stream, exchange, kind));
+        self.request_goes_on(id, action);
     }
 
     /// More of a request's body, or its end.
@@ -153,20 +174,27 @@ impl World {
         let Some(id) = self.pick(choices, |stream| !stream.is_whole && !stream.is_answered && !stream.is_closed) else {
             return;
         };
-        self.stream(id).is_whole = end;
         let chunk = vec![b'b'; if crowded { 17 << 10 } else { 5 }];
-        let event = Event {
-            now_ms: self.now_ms,
-            kind: EventKind::RequestBody { attribute: &|_| None, chunk: &chunk, crowded, end, trailers: false },
+        let stream = self.stream(id);
+        (stream.is_whole, stream.received) = (end, stream.received + chunk.len() as u64);
+        let held = stream.callbacks.as_ref().map_or(0, Callbacks::buffered_bytes);
+        let read = |from: usize, len: usize| {
+            assert_eq!((from, len), (held, chunk.len()), "what has not been shown");
+            chunk.clone()
         };
-        self.feed_request(id, event);
+        let size = held + chunk.len();
+        let body = RequestBody { size, end, trailers: false, read: &read, attribute: &|_| None };
+        let action = self.call_stream(id, |worker, envoy, stream| {
+            worker.set_crowded_from(if crowded { 0 } else { u64::MAX });
+            worker.on_request_body(envoy, stream, body)
+        });
+        self.request_goes_on(id, action);
     }
 
     /// What the host was told to do with a request; told nothing about one that it does not hold, it sends it.
-    fn feed_request(&mut self, id: u32, event: Event<'_>) {
-        let acts = self.gateway.feed(id, event, self.now_ms);
-        self.obey(acts);
+    fn request_goes_on(&mut self, id: u32, action: Action) {
         if let Some(stream) = self.streams.get_mut(&id) {
+            assert!(action == Action::Pause || !stream.held[0], "what is held goes on");
             let is_let_go = stream.is_whole && !stream.held[0] && !stream.is_answered && !stream.is_shielded;
             stream.is_sent |= is_let_go;
         }
@@ -182,10 +210,9 @@ impl World {
             |stream: &Stream| stream.is_sent && stream.body.is_none() && (stream.is_shielded || !stream.is_closed);
         let Some(id) = self.pick(choices, waits) else { return };
         let body = if end { Vec::new() } else { format!("answer {}", self.draw()).into_bytes() };
-        let now_ms = self.now_ms;
         let stream = self.stream(id);
         (stream.body, stream.is_body_whole) = (Some(body.clone()), end);
-        let (who, is_shielded) = ((stream.key, stream.payload), stream.is_shielded);
+        let (who, is_shielded, token) = ((stream.key, stream.payload), stream.is_shielded, stream.token.take());
         if origin.details == VIA_UPSTREAM && !body.is_empty() {
             self.said.insert(body.clone(), who);
         }
@@ -196,15 +223,19 @@ impl World {
             headers.push(b"x-idempotency-attempts", b"1");
             headers.push(b"x-idempotency-upstream", if origin.connected { b"127.0.0.1:1" } else { b"-" });
         }
-        let event = match is_shielded {
-            false => Event { now_ms, kind: EventKind::ResponseHeaders { headers: &headers, status, origin, end } },
-            true => Event {
-                now_ms,
-                kind: EventKind::Executed { answer: Executed::Answered { status, headers: &headers, body: &body } },
-            },
-        };
-        let acts = self.gateway.feed(id, event, now_ms);
-        self.obey(acts);
+        if let Some(token) = token {
+            return self.executed(token, Executed::Answered { status, headers: &headers, body: &body });
+        }
+        let kind = EventKind::ResponseHeaders { headers: &headers, status, origin, end };
+        self.call_stream(id, |worker, envoy, stream| worker.on_response_headers(envoy, stream, Some(kind)));
+    }
+
+    /// What came of a request of the gateway's own.
+    fn executed(&mut self, token: u32, answer: Executed<'_>) {
+        self.call_root(|worker, envoy| {
+            let exchange = worker.take_execution(token).expect("it was sent under this token");
+            worker.on_executed(envoy, exchange, answer);
+        });
     }
 
     /// The rest of a response comes.
@@ -214,30 +245,52 @@ impl World {
             stream.body.is_some() && !stream.is_body_whole && !stream.is_shielded && !stream.is_closed
         };
         let Some(id) = self.pick(choices, waits) else { return };
-        let now_ms = self.now_ms;
         let stream = self.stream(id);
         stream.is_body_whole = end;
         let body = stream.body.clone().unwrap_or_default();
-        let event = Event {
-            now_ms,
-            kind: EventKind::ResponseBody { held: body.len() as u64, whole: &|| body.clone(), crowded: false, end },
-        };
-        let acts = self.gateway.feed(id, event, now_ms);
-        self.obey(acts);
+        let (size, whole) = (body.len(), || body.clone());
+        self.call_stream(id, |worker, envoy, stream| {
+            worker.set_crowded_from(u64::MAX);
+            worker.on_response_body(envoy, stream, ResponseBody { size, end, whole: &whole })
+        });
     }
 
     fn time_passes(&mut self, ms: u64) {
         self.now_ms += ms;
-        let (gateway, drawn) = (&mut self.gateway, &mut self.drawn);
-        let acts = gateway.tick(self.now_ms, || Owner(token(drawn)));
-        self.obey(acts);
+        let may_go = self.call_root(|worker, envoy| worker.on_tick(envoy));
+        assert!(!may_go, "nothing has it drain");
     }
 
-    /// The gateway sends what waits for the store.
+    /// The root's turn comes, if the worker has asked for it.
     fn is_asked(&mut self) {
-        let drawn = &mut self.drawn;
-        let batch = self.gateway.next_batch(self.now_ms, || Nonce(token(drawn)));
-        self.batches.extend(batch);
+        if std::mem::take(&mut self.is_woken) {
+            self.call_root(|worker, envoy| worker.on_wake(envoy));
+        }
+    }
+
+    fn call_root<R>(&mut self, call: impl FnOnce(&mut Worker<Memory>, &mut Envoy<'_>) -> R) -> R {
+        self.call(None, call)
+    }
+
+    fn call_stream(
+        &mut self,
+        id: u32,
+        call: impl FnOnce(&mut Worker<Memory>, &mut Envoy<'_>, &mut Callbacks) -> Action,
+    ) -> Action {
+        let mut callbacks = self.stream(id).callbacks.take().expect("no callback of it is under way");
+        let action = match callbacks.is_over() {
+            true => Action::Continue,
+            false => self.call(Some(id), |worker, envoy| call(worker, envoy, &mut callbacks)),
+        };
+        self.stream(id).callbacks = Some(callbacks);
+        action
+    }
+
+    fn call<R>(&mut self, entered: Option<u32>, call: impl FnOnce(&mut Worker<Memory>, &mut Envoy<'_>) -> R) -> R {
+        let mut worker = self.worker.take().expect("no callback is under way");
+        let result = call(&mut worker, &mut Envoy { world: self, entered });
+        self.worker = Some(worker);
+        result
     }
 
     /// One call comes to the store; what becomes of the answer is for the network to say.
@@ -265,8 +318,7 @@ impl World {
     }
 
     fn replied(&mut self, batch: u64, reply: Reply) {
-        let acts = self.gateway.replied(batch, reply, self.now_ms);
-        self.obey(acts);
+        self.call_root(|worker, envoy| worker.on_store_reply(envoy, batch, reply));
     }
 
     fn carry_out(&mut self, call: &Command) -> StoreReply {
@@ -275,23 +327,6 @@ impl World {
             self.records.insert(call.name, record);
         }
         outcome.verdict
-    }
-
-    /// Does what the gateway says, as the host does, and judges it.
-    fn obey(&mut self, acts: Vec<Act>) {
-        for act in acts {
-            match act {
-                Act::Flow { exchange, side, flow } => self.flows(exchange, side, flow),
-                Act::Execute { exchange, outgoing } => {
-                    let attempt = outgoing.headers.first("idempotency-attempt").map(<[u8]>::to_vec);
-                    let stream = self.stream(exchange);
-                    assert!(!stream.is_sent, "it is sent twice");
-                    (stream.is_sent, stream.is_shielded) = (true, true);
-                    self.executes(exchange, attempt.as_deref());
-                }
-                Act::CallerSeen(_) | Act::Count { .. } | Act::Log(_) | Act::Status { .. } => {}
-            }
-        }
     }
 
     fn flows(&mut self, id: u32, side: Side, flow: Flow) {
@@ -321,6 +356,8 @@ impl World {
                 assert_eq!(set("idempotency-attempt").is_some(), set("idempotency-operation").is_some());
                 self.executes(id, set("idempotency-attempt"));
             }
+            // The rest of what the root has let go half-way.
+            Flow::Resume(edits) if edits.is_empty() => stream.held[1] = false,
             Flow::Resume(edits) => {
                 stream.held[1] = false;
                 let body = stream.body.clone().unwrap_or_default();
@@ -365,7 +402,7 @@ impl World {
     }
 
     fn close(&mut self, id: u32) {
-        let (now_ms, stream) = (self.now_ms, self.stream(id));
+        let stream = self.stream(id);
         if std::mem::replace(&mut stream.is_closed, true) {
             return;
         }
@@ -374,39 +411,41 @@ impl World {
             false => b"downstream_remote_disconnect",
         };
         let origin = Origin { details, attempts: stream.is_sent.then_some(1), connected: stream.is_sent };
-        let acts = self.gateway.feed(id, Event { now_ms, kind: EventKind::Closed { origin } }, now_ms);
-        self.obey(acts);
-        if !self.stream(id).is_shielded {
-            self.streams.remove(&id);
+        let callbacks = stream.callbacks.take().expect("no callback of it is under way");
+        if !callbacks.is_over() {
+            self.call(None, |worker, envoy| worker.stream_ends(envoy, &callbacks, origin));
         }
     }
 
-    /// Clients go, upstreams come to nothing, and the store answers: then nothing is under way or owed.
+    /// Clients go, upstreams come to nothing, and the store answers: then nothing is under way, owed or told.
     fn comes_to_rest(&mut self) {
         for id in self.streams.keys().copied().collect::<Vec<_>>() {
             self.close(id);
         }
-        for id in self.streams.keys().copied().collect::<Vec<_>>() {
-            let acts = self.gateway.feed(
-                id,
-                Event { now_ms: self.now_ms, kind: EventKind::Executed { answer: Executed::Lost } },
-                self.now_ms,
-            );
-            self.obey(acts);
-        }
         for _ in 0..REST_STEPS {
+            for id in self.streams.keys().copied().collect::<Vec<_>>() {
+                if let Some(token) = self.stream(id).token.take() {
+                    self.executed(token, Executed::Lost);
+                }
+            }
             self.is_asked();
             while let Some(batch) = self.batches.pop() {
                 let answers = batch.tries.iter().map(|(nonce, call)| (*nonce, self.carry_out(call))).collect();
                 self.replied(batch.id, Reply::Answers(answers));
             }
-            if self.gateway.is_idle() {
+            if self.worker().is_idle() {
                 break;
             }
             self.time_passes(1_000);
         }
-        assert!(self.gateway.is_idle(), "something is under way or owed for ever");
-        assert_eq!([self.gateway.running(), self.gateway.waiting(), self.gateway.held_bytes()], [0; 3]);
+        self.time_passes(100);
+        assert!(self.worker().is_idle(), "something is under way or owed for ever");
+        assert_eq!([self.worker().running(), self.worker().waiting(), self.worker().held_bytes()], [0; 3]);
+        assert!(self.gauges.values().all(|told| *told == 0), "the gauges stay at {:?}", self.gauges);
+    }
+
+    fn worker(&self) -> &Worker<Memory> {
+        self.worker.as_ref().expect("no callback is under way")
     }
 
     /// One of the streams that fit.
@@ -431,6 +470,79 @@ impl World {
 
     fn token(&mut self) -> [u8; 16] {
         token(&mut self.drawn)
+    }
+}
+
+impl Host for Envoy<'_> {
+    fn now_ms(&self) -> u64 {
+        self.world.now_ms
+    }
+
+    fn draw(&mut self) -> [u8; 16] {
+        token(&mut self.world.drawn)
+    }
+
+    /// Envoy keeps the context of a stream that has ended, until it does not.
+    fn enter(&mut self, stream: u32) -> bool {
+        self.entered = Some(stream);
+        self.world.streams.contains_key(&stream)
+    }
+
+    fn apply_flow(&mut self, side: Side, flow: Flow) {
+        let stream = self.entered.expect("a stream is in effect");
+        self.world.flows(stream, side, flow);
+    }
+
+    fn resume(&mut self, side: Side) {
+        let stream = self.entered.expect("a stream is in effect");
+        assert!(!self.world.stream(stream).held[usize::from(side == Side::Response)], "it was told to go on");
+    }
+
+    fn set_status(&mut self, _text: &str) {
+        let stream = self.entered.expect("a stream is in effect");
+        assert!(!self.world.stream(stream).is_closed, "the status of a stream that is over");
+    }
+
+    fn request_size(&mut self) -> u64 {
+        let stream = self.entered.expect("a stream is in effect");
+        self.world.stream(stream).received
+    }
+
+    fn execute(&mut self, exchange: u32, outgoing: Outgoing) -> Option<u32> {
+        let attempt = outgoing.headers.first("idempotency-attempt").map(<[u8]>::to_vec);
+        let token = self.world.draw() as u32;
+        let stream = self.world.stream(exchange);
+        assert!(!stream.is_sent, "it is sent twice");
+        (stream.is_sent, stream.is_shielded, stream.token) = (true, true, Some(token));
+        self.world.executes(exchange, attempt.as_deref());
+        Some(token)
+    }
+
+    fn send(&mut self, batch: Batch) -> bool {
+        self.world.batches.push(batch);
+        true
+    }
+
+    fn wake(&mut self) {
+        assert!(!std::mem::replace(&mut self.world.is_woken, true), "it is woken twice");
+    }
+
+    fn clear(&mut self) {}
+
+    fn count(&mut self, _count: Count, _observed: bool) {}
+
+    fn change_gauge(&mut self, gauge: Gauge, by: i64) {
+        *self.world.gauges.entry(gauge).or_default() += by;
+    }
+
+    fn set_store_bytes(&mut self, _bytes: u64) {}
+
+    fn log(&mut self, _remark: &Remark) {}
+
+    fn note_caller(&mut self, _rule: &str) {}
+
+    fn note_no_caller(&mut self, _rule: &str, _now_ms: u64) -> bool {
+        true
     }
 }
 

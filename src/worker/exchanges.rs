@@ -1,7 +1,7 @@
-//! Everything that one worker has under way: its exchanges, and the client of the store they share.
+//! The exchanges of one worker, and the store they share.
 //!
 //! Its one rule: an exchange lives until nothing can come of it any more, whether or not its client is still there.
-//! It does not know what an exchange decides, nor who carries out the acts.
+//! It does not know what an exchange decides, nor when its acts are carried out.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -14,6 +14,7 @@ use crate::step::{Count, Flow, Outgoing, Remark, SeenCaller, Step};
 use crate::store::client::{Batch, Client, Completion, Nonce, Reply};
 use crate::store::local::Cells;
 use crate::store::{Store, Submission};
+use crate::worker::host::Side;
 
 /// One thing to do, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,20 +65,11 @@ impl Act {
     }
 }
 
-/// Which message of a stream is in hand.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Side {
-    /// Until a response has begun.
-    Request,
-    /// From then on.
-    Response,
-}
-
 /// One worker's exchanges and their store.
-pub struct Gateway<C> {
+pub struct Exchanges<C> {
     exchanges: HashMap<u32, Box<Entry>>,
     store: Store<C>,
-    tally: Tally,
+    load: Load,
     /// By rule, whether its requests show callers.
     callers: HashMap<String, Callers>,
 }
@@ -93,7 +85,7 @@ enum Callers {
 
 /// What exchanges have in hand.
 #[derive(Clone, Copy, Default)]
-struct Tally {
+struct Load {
     /// Bytes of bodies that the host holds back.
     held: u64,
     /// Claims that are not settled.
@@ -102,14 +94,14 @@ struct Tally {
     waiting: u64,
 }
 
-impl Tally {
-    fn with(self, other: Tally) -> Tally {
-        let Tally { held, running, waiting } = other;
-        Tally { held: self.held + held, running: self.running + running, waiting: self.waiting + waiting }
+impl Load {
+    fn with(self, other: Load) -> Load {
+        let Load { held, running, waiting } = other;
+        Load { held: self.held + held, running: self.running + running, waiting: self.waiting + waiting }
     }
 
-    fn without(self, other: Tally) -> Tally {
-        Tally {
+    fn without(self, other: Load) -> Load {
+        Load {
             held: self.held.saturating_sub(other.held),
             running: self.running.saturating_sub(other.running),
             waiting: self.waiting.saturating_sub(other.waiting),
@@ -134,10 +126,10 @@ struct Entry {
     closed: bool,
 }
 
-impl<C: Cells> Gateway<C> {
-    /// A gateway with nothing under way.
+impl<C: Cells> Exchanges<C> {
+    /// None, over this store.
     pub fn new(store: Store<C>) -> Self {
-        Gateway { exchanges: HashMap::new(), store, tally: Tally::default(), callers: HashMap::new() }
+        Exchanges { exchanges: HashMap::new(), store, load: Load::default(), callers: HashMap::new() }
     }
 
     /// Takes an exchange in; its number is its stream's.
@@ -155,7 +147,7 @@ impl<C: Cells> Gateway<C> {
     pub fn feed(&mut self, id: u32, event: Event<'_>, now_ms: u64) -> Vec<Act> {
         let mut acts = Vec::new();
         let Some(mut entry) = self.exchanges.remove(&id) else { return acts };
-        let before = entry.tally();
+        let before = entry.load();
         let name = entry.exchange.runs().copied();
         entry.closed |= matches!(event, Event { kind: EventKind::Closed { .. }, .. });
         if matches!(event, Event { kind: EventKind::ResponseHeaders { .. }, .. }) {
@@ -182,8 +174,8 @@ impl<C: Cells> Gateway<C> {
                 steps.extend(answer.map(|answer| (entry.exchange.handle(answer), remembered)));
             }
         }
-        self.tally = self.tally.with(entry.tally()).without(before);
-        if self.tally.waiting > 0 && entry.exchange.runs().is_none() {
+        self.load = self.load.with(entry.load()).without(before);
+        if self.load.waiting > 0 && entry.exchange.runs().is_none() {
             name.into_iter().for_each(|name| self.wake_waiters(&name, now_ms));
         }
         if !entry.exchange.is_done() {
@@ -204,7 +196,7 @@ impl<C: Cells> Gateway<C> {
         self.tell(told, now_ms)
     }
 
-    /// Wakes whoever wanted to be woken by now; `owner` draws the token of a claim that may follow.
+    /// Feeds a tick to every exchange that is due; `owner` draws the token of a claim that may follow.
     pub fn tick(&mut self, now_ms: u64, mut owner: impl FnMut() -> Owner) -> Vec<Act> {
         let mut awake: Vec<u32> =
             self.exchanges.iter().filter(|(_, entry)| entry.is_due(now_ms)).map(|(id, _)| *id).collect();
@@ -223,23 +215,23 @@ impl<C: Cells> Gateway<C> {
 
     /// Whether a waiting duplicate has been woken by the end of what it waited for.
     pub fn has_woken(&self, now_ms: u64) -> bool {
-        self.tally.waiting > 0
+        self.load.waiting > 0
             && self.exchanges.values().any(|entry| entry.exchange.waits_for().is_some() && entry.is_due(now_ms))
     }
 
     /// Bytes of bodies that the host holds back for all exchanges.
     pub fn held_bytes(&self) -> u64 {
-        self.tally.held
+        self.load.held
     }
 
     /// How many executions are under way.
     pub fn running(&self) -> u64 {
-        self.tally.running
+        self.load.running
     }
 
     /// How many duplicates wait.
     pub fn waiting(&self) -> u64 {
-        self.tally.waiting
+        self.load.waiting
     }
 
     /// The store of this worker.
@@ -279,13 +271,13 @@ impl<C: Cells> Gateway<C> {
 
     fn answer(&self, name: &Name, asked: ReplyKind, verdict: StoreReply, now_ms: u64) -> Event<'static> {
         let may_wait = matches!(verdict, StoreReply::InFlight { .. })
-            && self.tally.waiting < WAITING_MAX
+            && self.load.waiting < WAITING_MAX
             && self.exchanges.values().filter(|entry| entry.exchange.waits_for() == Some(name)).count()
                 < WAITING_FOR_ONE_MAX;
         Event { now_ms, kind: EventKind::StoreAnswered { asked, verdict, may_wait } }
     }
 
-    /// Whoever waits for this operation here asks at once.
+    /// Has every duplicate that waits for this operation in this worker ask at once.
     fn wake_waiters(&mut self, name: &Name, now_ms: u64) {
         for entry in self.exchanges.values_mut().filter(|entry| entry.exchange.waits_for() == Some(name)) {
             entry.wake_ms = Some(now_ms);
@@ -294,8 +286,8 @@ impl<C: Cells> Gateway<C> {
 }
 
 impl Entry {
-    fn tally(&self) -> Tally {
-        Tally {
+    fn load(&self) -> Load {
+        Load {
             // The host holds nothing once the stream is over.
             held: if self.closed { 0 } else { self.exchange.held_bytes() },
             running: self.exchange.is_running().into(),

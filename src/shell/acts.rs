@@ -1,0 +1,216 @@
+//! The acts of a worker, as calls to Envoy.
+//!
+//! Its one rule: an act becomes the host calls that carry it out, and nothing is decided.
+//! It does not know what the worker has under way.
+
+use std::collections::HashMap;
+
+use crate::command::Failure;
+use crate::config::{Config, Mode};
+use crate::digest::{Digest, hex};
+use crate::message::Edit;
+use crate::shell::calls::Calls;
+use crate::shell::host::{self, Level, Map, Metric, RootWaker, SharedData};
+use crate::step::{Count, Flow, Outgoing, Remark};
+use crate::store::client::{Batch, Reply};
+use crate::store::local::Cells;
+use crate::worker::{Gauge, Host, NO_CALLER_QUIET_MS, Side};
+
+/// How many random bytes are drawn at once.
+const ENTROPY_BYTES: usize = 4096;
+
+/// Envoy, as one worker has it.
+pub struct Envoy {
+    /// Of the plugin's name and document: what tells its notes for other workers from another's.
+    identity: [u8; 32],
+    /// None with the embedded store.
+    calls: Option<Calls>,
+    /// By which a stream has the root called.
+    waker: RootWaker,
+    entropy: Entropy,
+    counters: HashMap<(Count, bool), u32>,
+    running: Option<u32>,
+    waiting: Option<u32>,
+    outbox: Option<u32>,
+    store_bytes: Option<u32>,
+}
+
+/// Random bytes from the host, drawn in bulk because every draw is a call.
+#[derive(Default)]
+pub struct Entropy(Vec<u8>);
+
+impl Entropy {
+    /// So many of them.
+    pub fn draw<const N: usize>(&mut self) -> [u8; N] {
+        if self.0.len() < N {
+            self.0 = host::random(ENTROPY_BYTES);
+        }
+        let left = self.0.len().saturating_sub(N);
+        let mut drawn = [0; N];
+        drawn.iter_mut().zip(self.0.drain(left..)).for_each(|(place, byte)| *place = byte);
+        drawn
+    }
+}
+
+impl Envoy {
+    /// Registers what this worker needs of the host. Called in the root's configure callback.
+    ///
+    /// # Errors
+    /// A sentence that says what the host refuses.
+    pub fn new(
+        config: &Config,
+        identity: [u8; 32],
+        calls: Option<Calls>,
+        mut entropy: Entropy,
+    ) -> Result<Self, String> {
+        let name = format!("idempotency {}", hex(&entropy.draw::<16>()));
+        let waker = RootWaker::register(&name).ok_or("Envoy refuses to register a shared queue")?;
+        let observes = config.rules.iter().any(|rule| rule.policy.mode == Mode::Observe);
+        let counts = Count::all().into_iter().flat_map(|count| [(count, false), (count, true)]);
+        let counters = counts
+            .filter(|(_, observed)| observes || !observed)
+            .filter_map(|(count, observed)| {
+                let id = host::define_metric(Metric::Counter, &count.metric(observed))?;
+                Some(((count, observed), id))
+            })
+            .collect();
+        let gauge = |name| host::define_metric(Metric::Gauge, name);
+        Ok(Envoy {
+            identity,
+            calls,
+            waker,
+            entropy,
+            counters,
+            running: gauge("idempotency_running"),
+            outbox: gauge("idempotency_outbox"),
+            waiting: gauge("idempotency_waiting"),
+            store_bytes: gauge("idempotency_store_bytes"),
+        })
+    }
+
+    /// The end of a call to the store: which batch it carried, and what came back. None where the call goes on.
+    pub fn call_ended(&mut self, token: u32, responded: bool, body_size: usize) -> Option<(u64, Reply)> {
+        self.calls.as_mut()?.ended(token, responded, body_size)
+    }
+
+    /// Where workers note for each other whether requests of this rule have shown a caller.
+    fn callers_key(&self, rule: &str) -> [u8; 32] {
+        let mut digest = Digest::new("callers of a rule", None);
+        digest.part("identity", &self.identity);
+        digest.part("rule", rule.as_bytes());
+        digest.finish()
+    }
+}
+
+impl Host for Envoy {
+    fn now_ms(&self) -> u64 {
+        host::monotonic_ms()
+    }
+
+    fn draw(&mut self) -> [u8; 16] {
+        self.entropy.draw()
+    }
+
+    fn enter(&mut self, stream: u32) -> bool {
+        host::set_effective_context(stream)
+    }
+
+    fn apply_flow(&mut self, side: Side, flow: Flow) {
+        match flow {
+            Flow::Pass | Flow::Hold => {}
+            Flow::Resume(edits) => {
+                for edit in edits {
+                    match edit {
+                        Edit::Add(name, value) => host::add_header(map(side), name, &value),
+                        Edit::Remove(name) => host::remove_header(map(side), name),
+                        Edit::Set(name, value) => host::set_header(map(side), name, &value),
+                    }
+                }
+            }
+            Flow::Answer(reply) => {
+                host::send_local_response(reply.status, &reply.headers, &reply.body, reply.details);
+            }
+        }
+    }
+
+    fn resume(&mut self, side: Side) {
+        host::continue_stream(map(side));
+    }
+
+    fn set_status(&mut self, text: &str) {
+        host::set_property("idempotency", text.as_bytes());
+    }
+
+    fn request_size(&mut self) -> u64 {
+        host::number(&["request", "total_size"]).unwrap_or(0)
+    }
+
+    fn execute(&mut self, _exchange: u32, outgoing: Outgoing) -> Option<u32> {
+        let Outgoing { cluster, timeout_ms, headers, body } = outgoing;
+        let text = |bytes| std::str::from_utf8(bytes).unwrap_or_default();
+        let headers = headers.iter().map(|(name, value)| (text(name), text(value))).collect();
+        host::http_call(&cluster, headers, &body, timeout_ms)
+    }
+
+    fn send(&mut self, batch: Batch) -> bool {
+        self.calls.as_mut().is_some_and(|calls| calls.send(batch))
+    }
+
+    fn wake(&mut self) {
+        self.waker.wake();
+    }
+
+    fn clear(&mut self) {
+        self.waker.clear();
+    }
+
+    fn count(&mut self, count: Count, observed: bool) {
+        if let Some(id) = self.counters.get(&(count, observed)) {
+            host::increment_metric(*id, 1);
+        }
+    }
+
+    fn change_gauge(&mut self, gauge: Gauge, by: i64) {
+        let id = match gauge {
+            Gauge::Running => self.running,
+            Gauge::Waiting => self.waiting,
+            Gauge::Outbox => self.outbox,
+        };
+        if let Some(id) = id {
+            host::increment_metric(id, by);
+        }
+    }
+
+    fn set_store_bytes(&mut self, bytes: u64) {
+        if let Some(id) = self.store_bytes {
+            host::record_metric(id, bytes);
+        }
+    }
+
+    fn log(&mut self, remark: &Remark) {
+        let level = if remark.is_warning() { Level::Warn } else { Level::Info };
+        host::log(level, &format!("idempotency: {remark}"));
+    }
+
+    fn note_caller(&mut self, rule: &str) {
+        // A worker that has seen none must not say that there was none.
+        let _unneeded: Result<(), Failure> = SharedData.put(&self.callers_key(rule), &u64::MAX.to_le_bytes());
+    }
+
+    /// What stands under the rule's key is when it was said last, and the last moment there is once there was a caller.
+    fn note_no_caller(&mut self, rule: &str, now_ms: u64) -> bool {
+        let key = self.callers_key(rule);
+        let known = SharedData.get(&key).ok().flatten();
+        let said_ms = |value: Vec<u8>| value.try_into().map_or(0, u64::from_le_bytes);
+        let (said_ms, version) = known.map_or((None, None), |(value, version)| (Some(said_ms(value)), Some(version)));
+        said_ms.is_none_or(|said_ms| now_ms >= said_ms.saturating_add(NO_CALLER_QUIET_MS))
+            && SharedData.swap(&key, &now_ms.to_le_bytes(), version).unwrap_or(true)
+    }
+}
+
+fn map(side: Side) -> Map {
+    match side {
+        Side::Request => Map::Request,
+        Side::Response => Map::Response,
+    }
+}

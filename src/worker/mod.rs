@@ -1,0 +1,372 @@
+//! All that one worker has under way, deferred and owed, and when each of it has its turn.
+//!
+//! Its one rule: a stream whose message is in hand is touched in its own callback, every other one in the root's turn,
+//! and one that has ended never.
+//! It does not know Envoy: the clock, randomness and every act come in as a [`Host`].
+//!
+//! # Theory of operation
+//!
+//! A callback of a stream feeds one event to its exchange and carries out what the exchange answers at once. What belongs
+//! to the root, a call to the store, a request of the gateway's own or another stream, waits for the root's turn; the
+//! worker wakes the root for it. In its turn the root first carries out what was deferred, then what has come up. It lets
+//! go or answers few streams in one turn; what is beyond them is deferred to the next, in order.
+
+mod bodies;
+mod exchanges;
+mod host;
+mod stream;
+
+use std::collections::{HashMap, VecDeque};
+
+pub use exchanges::NO_CALLER_QUIET_MS;
+pub use host::{Action, Gauge, Host, Side};
+pub use stream::{RequestBody, ResponseBody, Stream};
+
+use crate::command::Failure;
+use crate::event::{Event, EventKind, Executed};
+use crate::exchange::Exchange;
+use crate::record::Owner;
+use crate::step::{Count, Flow, Outgoing, Remark};
+use crate::store::Store;
+use crate::store::client::{Client, Nonce, Reply};
+use crate::store::local::Cells;
+use bodies::Bodies;
+use exchanges::{Act, Exchanges};
+
+/// How many bytes of bodies one worker holds back at most before it calls itself crowded.
+const HELD_MAX: u64 = 64 << 20;
+/// How many buckets of the table one tick cleans.
+const SWEEP_STEPS: u32 = 64;
+/// How many ticks pass between two looks at the table's size.
+const GAUGE_TICKS: u32 = 10;
+/// How many streams the root lets go or answers in one turn: as many as one call to the store brings answers for. Envoy
+/// calls the filter for each from within the one before it, so that a thousand at once would exhaust the VM's stack.
+pub const FLOWS_AT_ONCE: usize = 64;
+/// How long what every request would say, and was logged, is not logged again.
+const QUIET_MS: u64 = 1_000;
+
+/// One worker.
+pub struct Worker<C> {
+    exchanges: Exchanges<C>,
+    /// Acts that the root's next turn carries out first.
+    deferred: VecDeque<Act>,
+    /// Requests of the gateway's own that the root's next turn sends, for these exchanges.
+    outgoing: Vec<(u32, Box<Outgoing>)>,
+    /// The exchanges whose own requests are executing, by the tokens of their calls.
+    executing: HashMap<u32, u32>,
+    /// Whether the root will be called because the worker has asked for it.
+    is_root_woken: bool,
+    /// How many streams the root may still let go or answer in this turn.
+    flows_left: usize,
+    bodies: Bodies,
+    /// From how many held bytes on the worker is crowded.
+    crowded_from: u64,
+    /// When what every request would say was logged last.
+    said_ms: HashMap<Remark, u64>,
+    /// What the host was told of each gauge.
+    told: [(Gauge, i64); 3],
+    ticks: u32,
+    /// For how long it may stay for what is under way once its plugin is to go.
+    drain_ms: u64,
+    /// Once its plugin is to go: until when.
+    drains_until_ms: Option<u64>,
+}
+
+/// In whose callback an act is carried out.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    /// In one of the stream that it is about.
+    Stream,
+    /// In one of the root's.
+    Root,
+}
+
+impl<C: Cells> Worker<C> {
+    /// A worker with nothing under way, which drains for at most so long.
+    pub fn new(store: Store<C>, drain_ms: u64) -> Self {
+        Worker {
+            exchanges: Exchanges::new(store),
+            deferred: VecDeque::new(),
+            outgoing: Vec::new(),
+            executing: HashMap::new(),
+            is_root_woken: false,
+            flows_left: FLOWS_AT_ONCE,
+            bodies: Bodies::default(),
+            crowded_from: HELD_MAX + 1,
+            said_ms: HashMap::new(),
+            told: Gauge::ALL.map(|gauge| (gauge, 0)),
+            ticks: 0,
+            drain_ms,
+            drains_until_ms: None,
+        }
+    }
+
+    /// The exchange of this stream, where it has one.
+    pub fn exchange(&self, stream: u32) -> Option<&Exchange> {
+        self.exchanges.exchange(stream)
+    }
+
+    /// The store of this worker.
+    pub fn store(&self) -> &Store<C> {
+        self.exchanges.store()
+    }
+
+    /// How many executions are under way.
+    pub fn running(&self) -> u64 {
+        self.exchanges.running()
+    }
+
+    /// How many duplicates wait.
+    pub fn waiting(&self) -> u64 {
+        self.exchanges.waiting()
+    }
+
+    /// Bytes of bodies that the host holds back for all exchanges.
+    pub fn held_bytes(&self) -> u64 {
+        self.exchanges.held_bytes()
+    }
+
+    /// Whether nothing is under way, deferred or owed.
+    pub fn is_idle(&self) -> bool {
+        self.exchanges.is_idle() && self.deferred.is_empty()
+    }
+
+    /// Has the worker call itself crowded from so many held bytes on.
+    pub fn set_crowded_from(&mut self, held_bytes: u64) {
+        self.crowded_from = held_bytes;
+    }
+
+    /// Begins to drain, because the plugin is to go; tells whether it may go at once.
+    pub fn drain<H: Host>(&mut self, host: &mut H) -> bool {
+        self.tell_gauges(host);
+        // At most one lease: what is unsaved then becomes unknown.
+        let now_ms = host.now_ms();
+        self.drains_until_ms = Some(now_ms + self.drain_ms);
+        self.is_drained(now_ms)
+    }
+
+    /// The root is called because the worker has woken it.
+    pub fn on_wake<H: Host>(&mut self, host: &mut H) {
+        self.is_root_woken = false;
+        host.clear();
+        let now_ms = self.begin_turn(host);
+        self.carry_out(host, Vec::new(), now_ms);
+        self.wake_or_send(host, now_ms);
+    }
+
+    /// The root is called because its time has come; tells whether the plugin is to go and may.
+    #[must_use]
+    pub fn on_tick<H: Host>(&mut self, host: &mut H) -> bool {
+        let now_ms = self.begin_turn(host);
+        self.tick_exchanges(host, now_ms);
+        if !self.bodies.are_shown() {
+            self.find_hidden_bodies(host, now_ms);
+        }
+        if let Some(table) = self.store().table() {
+            table.sweep(SWEEP_STEPS, now_ms);
+        }
+        self.ticks = self.ticks.wrapping_add(1);
+        self.tell_gauges(host);
+        let may_go = self.drains_until_ms.is_some() && self.is_drained(now_ms);
+        if may_go {
+            // No other worker takes over what is left undone.
+            Gauge::ALL.into_iter().for_each(|gauge| self.tell_gauge(host, gauge, 0));
+        }
+        may_go
+    }
+
+    /// A call to the store has ended; the next one goes out before any exchange hears of it.
+    pub fn on_store_reply<H: Host>(&mut self, host: &mut H, batch: u64, reply: Reply) {
+        let now_ms = self.begin_turn(host);
+        let acts = self.exchanges.replied(batch, reply, now_ms);
+        self.send(host, now_ms);
+        self.carry_out(host, acts, now_ms);
+        self.wake_or_send(host, now_ms);
+    }
+
+    /// Which exchange's own request this call carries; asked once, when the call has ended.
+    pub fn take_execution(&mut self, token: u32) -> Option<u32> {
+        self.executing.remove(&token)
+    }
+
+    /// A request that the gateway itself had sent for this exchange has ended.
+    pub fn on_executed<H: Host>(&mut self, host: &mut H, exchange: u32, answer: Executed<'_>) {
+        let now_ms = self.begin_turn(host);
+        self.feed_from_root(host, exchange, EventKind::Executed { answer }, now_ms);
+        self.wake_or_send(host, now_ms);
+    }
+
+    /// Feeds one event about the message in hand, and tells whether that message goes on.
+    fn feed<H: Host>(&mut self, host: &mut H, stream: u32, kind: EventKind<'_>, now_ms: u64) -> Action {
+        let mut action = Action::Continue;
+        for act in self.exchanges.feed(stream, Event { now_ms, kind }, now_ms) {
+            if let Act::Flow { flow, .. } = &act {
+                action = match flow {
+                    Flow::Pass | Flow::Resume(_) => Action::Continue,
+                    Flow::Hold | Flow::Answer(_) => Action::Pause,
+                };
+            }
+            self.act(host, act, Turn::Stream, now_ms);
+        }
+        // Calls belong to the root, and so do other streams: both have to wait until it is the root's turn.
+        let may_call = self.store().client().is_some_and(|client| client.may_call(now_ms));
+        if may_call || self.exchanges.has_woken(now_ms) || !self.outgoing.is_empty() {
+            self.wake_root(host);
+        }
+        action
+    }
+
+    /// Whether this worker holds back too many bytes already.
+    fn is_crowded(&self) -> bool {
+        self.held_bytes() >= self.crowded_from
+    }
+
+    fn wake_root<H: Host>(&mut self, host: &mut H) {
+        if !self.is_root_woken {
+            self.is_root_woken = true;
+            host.wake();
+        }
+    }
+
+    fn begin_turn<H: Host>(&mut self, host: &H) -> u64 {
+        self.flows_left = FLOWS_AT_ONCE;
+        host.now_ms()
+    }
+
+    fn wake_or_send<H: Host>(&mut self, host: &mut H, now_ms: u64) {
+        if self.exchanges.has_woken(now_ms) { self.tick_exchanges(host, now_ms) } else { self.send(host, now_ms) }
+    }
+
+    /// Feeds a tick to every exchange that is due, and sends what comes of it.
+    fn tick_exchanges<H: Host>(&mut self, host: &mut H, now_ms: u64) {
+        let acts = self.exchanges.tick(now_ms, || Owner(host.draw()));
+        self.carry_out(host, acts, now_ms);
+        self.send(host, now_ms);
+    }
+
+    fn feed_from_root<H: Host>(&mut self, host: &mut H, exchange: u32, kind: EventKind<'_>, now_ms: u64) {
+        let acts = self.exchanges.feed(exchange, Event { now_ms, kind }, now_ms);
+        self.carry_out(host, acts, now_ms);
+    }
+
+    /// Sends the requests of the gateway's own.
+    fn execute<H: Host>(&mut self, host: &mut H, now_ms: u64) {
+        for (exchange, outgoing) in std::mem::take(&mut self.outgoing) {
+            match host.execute(exchange, *outgoing) {
+                Some(token) => drop(self.executing.insert(token, exchange)),
+                None => self.feed_from_root(host, exchange, EventKind::Executed { answer: Executed::Unsent }, now_ms),
+            }
+        }
+    }
+
+    /// Sends as many calls as may be under way at once.
+    fn send<H: Host>(&mut self, host: &mut H, now_ms: u64) {
+        self.execute(host, now_ms);
+        let mut acts = Vec::new();
+        while let Some(batch) = self.exchanges.next_batch(now_ms, || Nonce(host.draw())) {
+            let id = batch.id;
+            if host.send(batch) {
+                acts.push(Act::Count { count: Count::StoreCall, observed: false });
+            } else {
+                acts.extend(self.exchanges.replied(id, Reply::Failed(Failure::Transport), now_ms));
+            }
+        }
+        self.carry_out(host, acts, now_ms);
+    }
+
+    /// Carries out in the root's turn what was deferred, then these acts, for as many streams as the turn may touch.
+    fn carry_out<H: Host>(&mut self, host: &mut H, acts: Vec<Act>, now_ms: u64) {
+        self.deferred.extend(acts);
+        while self.flows_left > 0
+            && let Some(act) = self.deferred.pop_front()
+        {
+            self.flows_left -= usize::from(matches!(act, Act::Flow { .. }));
+            self.act(host, act, Turn::Root, now_ms);
+        }
+        if !self.deferred.is_empty() {
+            self.wake_root(host);
+        }
+    }
+
+    fn act<H: Host>(&mut self, host: &mut H, act: Act, turn: Turn, now_ms: u64) {
+        match act {
+            Act::CallerSeen(rule) => host.note_caller(&rule),
+            Act::Count { count, observed } => host.count(count, observed),
+            Act::Execute { exchange, outgoing } => self.outgoing.push((exchange, outgoing)),
+            Act::Log(remark) => self.log(host, remark, now_ms),
+            Act::Status { exchange, text } => {
+                if turn == Turn::Stream || host.enter(exchange) {
+                    host.set_status(&text);
+                }
+            }
+            Act::Flow { side, flow, .. } if turn == Turn::Stream => host.apply_flow(side, flow),
+            Act::Flow { exchange, side, flow } => {
+                // The stream may have gone since this was deferred, and another be in effect.
+                if host.enter(exchange) {
+                    let resumes = matches!(flow, Flow::Resume(_));
+                    host.apply_flow(side, flow);
+                    if resumes {
+                        host.resume(side);
+                    }
+                }
+            }
+        }
+    }
+
+    fn log<H: Host>(&mut self, host: &mut H, remark: Remark, now_ms: u64) {
+        // Every request would say so; once a second is enough.
+        if self.said_ms.get(&remark).is_some_and(|said| now_ms < said + QUIET_MS) {
+            return;
+        }
+        if let Remark::NoCaller { rule, .. } = &remark
+            && !host.note_no_caller(rule, now_ms)
+        {
+            return;
+        }
+        host.log(&remark);
+        if remark.is_repeated() {
+            self.said_ms.insert(remark, now_ms);
+        }
+    }
+
+    /// Lets go of messages whose body Envoy has received and does not show: `allow_on_headers_stop_iteration` is missing.
+    fn find_hidden_bodies<H: Host>(&mut self, host: &mut H, now_ms: u64) {
+        let exchanges = &self.exchanges;
+        let held = self.bodies.held(|stream| exchanges.exchange(stream).is_some_and(Exchange::awaits_body));
+        for stream in held {
+            let request_size = || {
+                host.enter(stream);
+                host.request_size()
+            };
+            if self.bodies.is_hidden(stream, request_size, now_ms) {
+                self.feed_from_root(host, stream, EventKind::Unable, now_ms);
+            }
+        }
+    }
+
+    fn is_drained(&self, now_ms: u64) -> bool {
+        self.is_idle() || self.drains_until_ms.is_some_and(|until| until <= now_ms)
+    }
+
+    fn tell_gauges<H: Host>(&mut self, host: &mut H) {
+        let outbox = self.store().client().map_or(0, Client::owed);
+        self.tell_gauge(host, Gauge::Running, self.running() as i64);
+        self.tell_gauge(host, Gauge::Waiting, self.waiting() as i64);
+        self.tell_gauge(host, Gauge::Outbox, outbox as i64);
+        if self.ticks.is_multiple_of(GAUGE_TICKS)
+            && let Some(table) = self.store().table()
+        {
+            host.set_store_bytes(table.bytes());
+        }
+    }
+
+    /// Tells the host by how much a gauge has changed, because all workers share it.
+    fn tell_gauge<H: Host>(&mut self, host: &mut H, gauge: Gauge, now: i64) {
+        for (_, told) in self.told.iter_mut().filter(|(told, _)| *told == gauge) {
+            if now != *told {
+                host.change_gauge(gauge, now - *told);
+                *told = now;
+            }
+        }
+    }
+}

@@ -1,0 +1,805 @@
+//! When a worker does what it has to do, and to which stream.
+//!
+//! Its one rule: the host is a list of the acts that it was asked for, and refuses to touch a stream that has ended.
+//! It does not know what an exchange decides; the store answers by hand.
+
+use std::collections::{BTreeSet, HashMap};
+use std::rc::Rc;
+
+use envoy_idempotency::command::{CommandKind, Failure, StoreReply};
+use envoy_idempotency::config::{Config, Redis, Store as Where};
+use envoy_idempotency::event::{EventKind, Executed, Origin, VIA_UPSTREAM};
+use envoy_idempotency::exchange::{Exchange, Secrets};
+use envoy_idempotency::key::{KeyForm, UpstreamKey};
+use envoy_idempotency::message::{Headers, RequestHead};
+use envoy_idempotency::record::Owner;
+use envoy_idempotency::step::{Count, Flow, Outgoing, Remark};
+use envoy_idempotency::store::Store;
+use envoy_idempotency::store::client::{Batch, Client, Limits, Reply};
+use envoy_idempotency::store::local::Cells;
+use envoy_idempotency::worker::{Action, FLOWS_AT_ONCE, Gauge, Host, RequestBody, ResponseBody, Side, Stream, Worker};
+
+const INLINE: &str = r#"{"store": {"type": "redis", "cluster": "c", "cache": null}, "policy": {"lease_ms": 3000}}"#;
+const SHIELDED: &str = r#"{"store": {"type": "redis", "cluster": "c", "cache": null},
+    "policy": {"lease_ms": 3000, "execution": {"kind": "shielded", "cluster": "inner"}}}"#;
+const OBSERVED: &str = r#"{"store": {"type": "redis", "cluster": "c", "cache": null},
+    "policy": {"lease_ms": 3000, "mode": "observe"}}"#;
+const IN_FLIGHT: StoreReply = StoreReply::InFlight { attempt: 1 };
+const GRANTED: StoreReply =
+    StoreReply::Granted { attempt: 1, doubt: false, key: KeyForm::Bare, expires_ms: 86_400_000 };
+
+#[test]
+fn a_turn_answers_as_many_streams_as_it_may_and_the_next_turns_the_others_in_order() {
+    let mut world = World::new(INLINE);
+    let batch = world.claims(2 * FLOWS_AT_ONCE as u32 + 10);
+    world.reply(batch, &IN_FLIGHT);
+    let answered = |world: &mut World| world.acts("answer");
+    let names = |range: std::ops::RangeInclusive<u32>| range.map(|id| format!("answer {id}")).collect::<Vec<_>>();
+    assert_eq!(answered(&mut world), names(1..=64));
+    world.wakes();
+    assert_eq!(answered(&mut world), names(65..=128));
+    world.wakes();
+    assert_eq!(answered(&mut world), names(129..=138));
+    assert!(!world.host.is_woken && world.worker.is_idle());
+}
+
+#[test]
+fn what_comes_up_in_a_turn_goes_out_behind_what_was_deferred_to_it() {
+    let mut world = World::new(INLINE);
+    let first = world.claims(2 * FLOWS_AT_ONCE as u32 + 1);
+    world.asks(1_000);
+    world.reply(first, &IN_FLIGHT);
+    world.acts("answer");
+    // The store is faster than the root.
+    let second = world.batch();
+    world.reply(second, &IN_FLIGHT);
+    assert_eq!(world.acts("answer").first().map(String::as_str), Some("answer 65"));
+    world.wakes();
+    assert_eq!(world.acts("answer"), ["answer 129", "answer 1000"]);
+}
+
+#[test]
+fn a_stream_that_has_ended_is_never_touched() {
+    let mut world = World::new(INLINE);
+    let batch = world.claims(FLOWS_AT_ONCE as u32 + 3);
+    world.reply(batch, &IN_FLIGHT);
+    world.acts("answer");
+    assert!(world.worker.has_deferred(66));
+    // Its exchange is over, and its callbacks are not: the worker must hear of its end.
+    assert_eq!(world.on_request_body(66, b"", true), Action::Continue);
+    world.stream_ends(66, b"downstream_remote_disconnect");
+    world.wakes();
+    assert_eq!(world.acts("answer"), ["answer 65", "answer 67"]);
+}
+
+#[test]
+fn a_stream_for_which_an_act_is_deferred_is_heard_to_its_end_though_its_exchange_is_over() {
+    let mut world = World::new(INLINE);
+    let batch = world.claims(FLOWS_AT_ONCE as u32 + 1);
+    world.reply(batch, &IN_FLIGHT);
+    world.touches();
+    // Envoy's own answer overtakes the one that is deferred.
+    world.on_response_from(65, 413, b"request_payload_too_large", true);
+    assert!(world.worker.exchange(65).is_none() && world.worker.has_deferred(65));
+    assert!(!world.streams[&65].is_over());
+    world.touches();
+    world.stream_ends(65, b"request_payload_too_large");
+    world.wakes();
+    assert_eq!(world.touches(), [""; 0]);
+}
+
+#[test]
+fn a_stream_that_one_answer_of_a_turn_has_ended_is_not_touched_in_the_next() {
+    let mut world = World::new(INLINE);
+    let batch = world.claims(FLOWS_AT_ONCE as u32 + 3);
+    // Envoy closes their connection once it has sent the answer to the first.
+    world.host.fall_with = HashMap::from([(1, vec![65, 67])]);
+    world.reply(batch, &IN_FLIGHT);
+    assert_eq!(world.acts("answer").len(), FLOWS_AT_ONCE);
+    assert!(!world.host.open.contains(&65) && !world.host.open.contains(&67));
+    world.wakes();
+    assert_eq!(world.acts("answer"), ["answer 66"]);
+}
+
+#[test]
+fn an_exchange_whose_stream_has_ended_touches_nothing() {
+    let mut world = World::new(INLINE);
+    world.asks(1);
+    world.wakes();
+    let claim = world.batch();
+    world.stream_ends(1, b"downstream_remote_disconnect");
+    world.reply(claim, &GRANTED);
+    while let Some(batch) = world.host.batches.pop() {
+        assert!(batch.tries.iter().all(|(_, command)| command.kind == CommandKind::Withdraw));
+        world.reply(batch, &StoreReply::Settled);
+        world.host.now_ms += 10_000;
+        world.ticks();
+    }
+    assert_eq!(world.touches(), [""; 0]);
+}
+
+#[test]
+fn what_the_gateway_executes_for_a_client_that_has_gone_ends_without_its_stream() {
+    let mut world = World::new(SHIELDED);
+    let claim = world.claims(1);
+    world.reply(claim, &GRANTED);
+    world.stream_ends(1, b"downstream_remote_disconnect");
+    world.touches();
+    let exchange = world.worker.take_execution(101).expect("it was sent");
+    world.worker.on_executed(&mut world.host, exchange, Executed::Lost);
+    let mark = world.batch();
+    world.reply(mark, &StoreReply::Settled);
+    assert_eq!(world.touches(), [""; 0]);
+    assert!(world.worker.is_idle());
+}
+
+#[test]
+fn what_is_deferred_for_a_stream_that_ends_is_forgotten_and_no_other_act() {
+    let mut world = World::new(SHIELDED);
+    let batch = world.claims(FLOWS_AT_ONCE as u32 + 1);
+    // The last is granted, behind as many answers as one turn gives.
+    let last = batch.tries.len() - 1;
+    let answers = batch.tries.iter().enumerate();
+    let answers = answers.map(|(at, (nonce, _))| (*nonce, if at == last { GRANTED } else { IN_FLIGHT })).collect();
+    world.on_store_reply(batch.id, Reply::Answers(answers));
+    assert_eq!(world.acts("execute"), [""; 0]);
+    world.stream_ends(65, b"downstream_remote_disconnect");
+    world.wakes();
+    assert_eq!(world.acts("execute"), ["execute 65"], "its exchange goes on without its client");
+}
+
+#[test]
+fn the_rest_of_a_response_that_the_root_has_let_go_half_way_goes_by_way_of_the_root() {
+    let mut world = World::new(INLINE);
+    world.runs(1);
+    assert_eq!(world.on_response_headers(1, 404, false), Action::Pause);
+    world.wakes();
+    let release = world.batch();
+    assert_eq!(world.on_response_body(1, b"it begins", false), Action::Pause);
+    world.reply(release, &StoreReply::Settled);
+    assert_eq!(world.acts("resume"), ["resume 1 Response"]);
+    for (piece, end) in [(b"goes on".as_slice(), false), (b"", true)] {
+        assert_eq!(world.on_response_body(1, piece, end), Action::Pause, "Envoy would lose it");
+        assert_eq!(world.acts("resume"), [""; 0]);
+        world.wakes();
+        assert_eq!(world.acts("resume"), ["resume 1 Response"]);
+    }
+}
+
+#[test]
+fn an_answer_that_breaks_off_while_more_of_it_is_about_to_go_out_is_not_touched() {
+    let mut world = World::new(INLINE);
+    world.runs(1);
+    world.on_response_headers(1, 404, false);
+    world.wakes();
+    let release = world.batch();
+    world.on_response_body(1, b"it begins", false);
+    world.reply(release, &StoreReply::Settled);
+    world.touches();
+    assert_eq!(world.on_response_body(1, b"goes on", false), Action::Pause);
+    world.stream_ends(1, b"upstream_reset_after_response_started");
+    world.wakes();
+    assert_eq!(world.touches(), [""; 0]);
+    assert!(world.worker.is_idle());
+}
+
+#[test]
+fn a_piece_that_comes_before_the_root_has_let_its_response_go_waits_for_the_root() {
+    let mut world = World::new(INLINE);
+    world.runs(100);
+    (1..=FLOWS_AT_ONCE as u32).for_each(|id| world.asks(id));
+    assert_eq!(world.on_response_headers(100, 404, false), Action::Pause);
+    world.wakes();
+    // The store has heard of the release, behind claims whose answers fill the turn.
+    let batch = world.batch();
+    let is_release = |kind: &CommandKind| matches!(kind, CommandKind::Release { .. });
+    let reply = |kind| if is_release(kind) { StoreReply::Settled } else { IN_FLIGHT };
+    let answers = batch.tries.iter().map(|(nonce, command)| (*nonce, reply(&command.kind))).collect();
+    world.on_store_reply(batch.id, Reply::Answers(answers));
+    assert!(world.worker.has_deferred(100));
+    assert_eq!(world.on_response_body(100, b"it begins", false), Action::Pause);
+    world.acts("resume");
+    world.wakes();
+    assert_eq!(world.acts("resume"), ["resume 100 Response"]);
+}
+
+#[test]
+fn the_missing_flag_is_found_when_a_held_request_grows_and_shows_nothing() {
+    let mut world = World::new(INLINE);
+    assert_eq!(world.on_request_headers(1, false), Action::Pause);
+    world.ticks();
+    assert_eq!(world.acts("answer"), [""; 0]);
+    world.host.request_size = 5;
+    world.ticks();
+    assert_eq!(world.acts("log").len(), 1);
+    assert_eq!(world.acts("answer"), ["answer 1"]);
+}
+
+#[test]
+fn a_slow_uploader_is_not_blamed() {
+    let mut world = World::new(INLINE);
+    world.on_request_headers(1, false);
+    for _ in 0..150 {
+        world.host.now_ms += 100;
+        world.ticks();
+    }
+    assert_eq!(world.acts("answer"), [""; 0], "nothing of the body has come");
+    world.host.request_size = 5;
+    assert_eq!(world.on_request_body(1, b"later", false), Action::Pause);
+    world.host.request_size = 50;
+    for _ in 0..1_000 {
+        world.host.now_ms += 100;
+        world.ticks();
+    }
+    assert_eq!(world.acts("answer"), [""; 0]);
+}
+
+#[test]
+fn a_request_whose_size_tells_nothing_is_let_go_in_the_end() {
+    let mut world = World::new(INLINE);
+    world.on_request_headers(1, false);
+    world.host.now_ms += 15_000;
+    world.ticks();
+    assert_eq!(world.acts("answer"), [""; 0]);
+    world.host.now_ms += 1;
+    world.ticks();
+    assert_eq!(world.acts("answer"), ["answer 1"]);
+}
+
+#[test]
+fn a_response_whose_body_is_not_shown_is_let_go_and_not_kept() {
+    let mut world = World::new(INLINE);
+    world.runs(1);
+    assert_eq!(world.on_response_headers(1, 201, false), Action::Pause);
+    for _ in 0..100 {
+        world.host.now_ms += 100;
+        world.ticks();
+        while let Some(renewal) = world.host.batches.pop() {
+            world.reply(renewal, &StoreReply::Renewed { expires_ms: 86_400_000 });
+        }
+    }
+    assert_eq!(world.acts("log"), [""; 0]);
+    world.host.now_ms += 1;
+    world.ticks();
+    assert_eq!(world.acts("log").len(), 1);
+    world.ticks();
+    let complete = world.batch();
+    assert!(matches!(complete.tries[0].1.kind, CommandKind::Complete { status: 201, response: None }));
+    world.reply(complete, &StoreReply::Settled);
+    assert_eq!(world.acts("resume"), ["resume 1 Response"]);
+}
+
+#[test]
+fn one_body_that_was_shown_ends_the_search() {
+    let mut world = World::new(INLINE);
+    for id in [1, 2] {
+        assert_eq!(world.on_request_headers(id, false), Action::Pause);
+    }
+    assert_eq!(world.on_request_body(1, b"ten", false), Action::Pause);
+    world.host.request_size = 5;
+    world.host.now_ms += 60_000;
+    world.ticks();
+    assert_eq!(world.on_request_headers(3, false), Action::Pause);
+    world.host.request_size = 50;
+    world.ticks();
+    assert_eq!(world.acts("answer"), [""; 0]);
+}
+
+#[test]
+fn a_body_that_envoy_passed_through_is_no_proof() {
+    let mut world = World::new(INLINE);
+    let observed = policy(OBSERVED);
+    assert_eq!(world.on_request_headers_under(&observed, 1, false), Action::Continue);
+    assert_eq!(world.on_request_body(1, b"ten", false), Action::Continue);
+    assert_eq!(world.on_request_headers(2, false), Action::Pause);
+    world.host.request_size = 5;
+    world.ticks();
+    assert_eq!(world.acts("answer"), ["answer 2"]);
+}
+
+#[test]
+fn a_held_body_is_read_once_and_one_that_goes_on_from_its_own_beginning() {
+    let mut world = World::new(INLINE);
+    world.on_request_headers(1, false);
+    world.on_request_body(1, b"one", false);
+    world.on_request_body(1, b"two", false);
+    assert_eq!(world.acts("read"), ["read 0 3", "read 3 3"]);
+    let observed = policy(OBSERVED);
+    world.on_request_headers_under(&observed, 2, false);
+    world.on_request_body(2, b"one", false);
+    world.on_request_body(2, b"two", false);
+    assert_eq!(world.acts("read"), ["read 0 3", "read 0 3"]);
+}
+
+#[test]
+fn a_worker_with_nothing_under_way_goes_at_once() {
+    let mut world = World::new(INLINE);
+    assert!(world.worker.drain(&mut world.host));
+}
+
+#[test]
+fn draining_ends_with_what_is_under_way() {
+    let mut world = World::new(INLINE);
+    world.runs(1);
+    assert!(!world.ticks());
+    assert!(!world.worker.drain(&mut world.host));
+    assert!(!world.ticks());
+    assert_eq!(world.host.gauges[&Gauge::Running], 1);
+    world.on_response_headers(1, 404, true);
+    world.wakes();
+    let release = world.batch();
+    world.reply(release, &StoreReply::Settled);
+    world.stream_ends(1, VIA_UPSTREAM);
+    assert!(world.ticks());
+    assert!(world.host.gauges.values().all(|told| *told == 0));
+}
+
+#[test]
+fn draining_ends_after_one_lease_whatever_is_owed_and_takes_it_out_of_the_gauges() {
+    let mut world = World::new(INLINE);
+    world.runs(1);
+    world.on_response_headers(1, 201, true);
+    world.wakes();
+    for _ in 0..2 {
+        let lost = world.batch();
+        world.on_store_reply(lost.id, Reply::Failed(Failure::Transport));
+        world.host.now_ms += 100;
+        assert!(!world.ticks());
+    }
+    world.stream_ends(1, VIA_UPSTREAM);
+    assert_eq!(world.host.gauges[&Gauge::Outbox], 1);
+    assert!(!world.worker.drain(&mut world.host));
+    world.host.now_ms += 2_999;
+    assert!(!world.ticks());
+    world.host.now_ms += 1;
+    assert!(world.ticks());
+    assert_eq!(world.host.gauges[&Gauge::Outbox], 0);
+}
+
+#[test]
+fn a_worker_does_not_go_while_an_answer_is_deferred() {
+    let mut world = World::new(INLINE);
+    let batch = world.claims(FLOWS_AT_ONCE as u32 + 1);
+    world.reply(batch, &IN_FLIGHT);
+    assert!(!world.worker.drain(&mut world.host));
+    world.wakes();
+    assert!(world.ticks());
+}
+
+#[test]
+fn the_next_call_goes_out_before_any_exchange_hears_of_the_last() {
+    let mut world = World::new(INLINE);
+    world.asks(1);
+    world.wakes();
+    let first = world.batch();
+    world.asks(2);
+    world.acts("");
+    world.reply(first, &IN_FLIGHT);
+    let acts: Vec<String> = world.acts("").into_iter().filter(|act| !act.starts_with("count")).collect();
+    assert_eq!(acts, ["send 1", "enter 1", "status 1", "enter 1", "answer 1"]);
+}
+
+#[test]
+fn the_root_is_woken_once_for_all_who_wait_for_it() {
+    let mut world = World::new(INLINE);
+    (1..=3).for_each(|id| world.asks(id));
+    assert_eq!(world.acts("wake"), ["wake"]);
+    world.wakes();
+    assert_eq!(world.batch().tries.len(), 3);
+    world.asks(4);
+    assert_eq!(world.acts("wake"), [""; 0], "the line is taken");
+}
+
+#[test]
+fn a_request_that_the_host_does_not_take_was_not_executed_and_is_logged_once_a_second() {
+    let mut world = World::new(SHIELDED);
+    world.host.refuses = true;
+    let batch = world.claims(2);
+    world.reply(batch, &GRANTED);
+    assert_eq!(world.acts("execute"), ["execute 1", "execute 2"]);
+    assert_eq!(world.acts("log").len(), 1, "both say the same");
+    let releases = world.batch();
+    assert!(releases.tries.iter().all(|(_, command)| matches!(command.kind, CommandKind::Release { .. })));
+    world.reply(releases, &StoreReply::Settled);
+    assert_eq!(world.acts("answer"), ["answer 1", "answer 2"]);
+    world.host.now_ms += 1_000;
+    world.asks(3);
+    world.wakes();
+    let claim = world.batch();
+    world.reply(claim, &GRANTED);
+    assert_eq!(world.acts("log").len(), 1);
+}
+
+#[test]
+fn an_execution_that_has_ended_is_fed_to_its_exchange_alone() {
+    let mut world = World::new(SHIELDED);
+    let batch = world.claims(2);
+    world.reply(batch, &GRANTED);
+    assert_eq!(world.acts("execute"), ["execute 1", "execute 2"]);
+    assert_eq!(world.worker.take_execution(7), None);
+    let exchange = world.worker.take_execution(102).expect("it is the second's");
+    assert_eq!((exchange, world.worker.take_execution(102)), (2, None));
+    world.worker.on_executed(&mut world.host, exchange, Executed::Lost);
+    let mark = world.batch();
+    assert_eq!(mark.tries.len(), 1);
+    world.reply(mark, &StoreReply::Settled);
+    assert_eq!(world.acts("answer"), ["answer 2"]);
+}
+
+#[test]
+fn that_no_caller_was_seen_is_said_by_one_worker_once_a_minute() {
+    let mut world = World::new(INLINE);
+    world.host.shows_caller = false;
+    world.on_request_headers(1, true);
+    assert_eq!(world.acts("log").len(), 1);
+    world.host.now_ms += 59_999;
+    world.on_request_headers(2, true);
+    assert_eq!(world.acts("log"), [""; 0]);
+    world.host.now_ms += 1;
+    world.host.others_said = true;
+    world.on_request_headers(3, true);
+    assert_eq!(world.acts("log"), [""; 0], "another worker has said so");
+}
+
+#[test]
+fn a_worker_is_crowded_by_what_all_its_exchanges_hold() {
+    let mut world = World::new(INLINE);
+    let large = vec![b'x'; 17 << 10];
+    world.worker.set_crowded_from(1 << 20);
+    let mut held = 0;
+    for id in 1.. {
+        world.on_request_headers(id, false);
+        world.on_request_body(id, &large, false);
+        if !world.acts("answer").is_empty() {
+            break;
+        }
+        held += large.len();
+    }
+    assert!(held >= 1 << 20 && held < (1 << 20) + large.len());
+    assert_eq!(world.worker.held_bytes(), held as u64);
+    world.stream_ends(1, b"downstream_remote_disconnect");
+    assert_eq!(world.worker.held_bytes(), (held - large.len()) as u64);
+}
+
+#[test]
+fn a_crowded_worker_holds_small_bodies_all_the_same() {
+    let mut world = World::new(INLINE);
+    world.worker.set_crowded_from(0);
+    world.on_request_headers(1, false);
+    assert_eq!(world.on_request_body(1, &[b'x'; 1 << 10], true), Action::Pause);
+    assert_eq!(world.acts("answer"), [""; 0]);
+    world.wakes();
+    assert_eq!(world.batch().tries.len(), 1);
+}
+
+/// A worker and its host.
+struct World {
+    worker: Worker<NoCells>,
+    host: Recorder,
+    streams: HashMap<u32, Stream>,
+    policy: Config,
+}
+
+/// A host that writes down what it was asked for.
+struct Recorder {
+    now_ms: u64,
+    drawn: u128,
+    acts: Vec<String>,
+    open: BTreeSet<u32>,
+    entered: Option<u32>,
+    is_woken: bool,
+    batches: Vec<Batch>,
+    gauges: HashMap<Gauge, i64>,
+    request_size: u64,
+    /// It takes no request of the gateway's own.
+    refuses: bool,
+    /// Requests show who is asking.
+    shows_caller: bool,
+    /// Another worker has said of late that no caller was seen.
+    others_said: bool,
+    /// Streams that end once this one was answered.
+    fall_with: HashMap<u32, Vec<u32>>,
+    /// Those that were answered in the callback under way.
+    answered: Vec<u32>,
+}
+
+impl World {
+    fn new(document: &str) -> World {
+        let policy = policy(document);
+        let Where::Redis(redis) = &policy.store else {
+            panic!("these tests are about a store that is asked by messages")
+        };
+        let redis: &Redis = redis;
+        let limits = Limits { max_batch: 1_000, max_calls: 1, ..Limits::new(redis) };
+        let host = Recorder {
+            now_ms: 1_000_000,
+            drawn: 0,
+            acts: Vec::new(),
+            open: BTreeSet::new(),
+            entered: None,
+            is_woken: false,
+            batches: Vec::new(),
+            gauges: HashMap::new(),
+            request_size: 0,
+            refuses: false,
+            shows_caller: true,
+            others_said: false,
+            fall_with: HashMap::new(),
+            answered: Vec::new(),
+        };
+        let store = Store::Remote(Box::new(Client::new(limits)), None);
+        World { worker: Worker::new(store, policy.rules[0].policy.lease_ms), host, streams: HashMap::new(), policy }
+    }
+
+    /// So many requests ask, and their claims go out together.
+    fn claims(&mut self, count: u32) -> Batch {
+        (1..=count).for_each(|id| self.asks(id));
+        self.wakes();
+        self.batch()
+    }
+
+    /// A request without a body, whose claim waits for the root.
+    fn asks(&mut self, id: u32) {
+        assert_eq!(self.on_request_headers(id, true), Action::Pause);
+    }
+
+    /// A request whose claim is granted.
+    fn runs(&mut self, id: u32) {
+        self.asks(id);
+        self.wakes();
+        let claim = self.batch();
+        self.reply(claim, &GRANTED);
+        assert_eq!(self.acts("resume"), [format!("resume {id} Request")]);
+    }
+
+    fn on_request_headers(&mut self, id: u32, end: bool) -> Action {
+        let policy = self.policy.clone();
+        self.on_request_headers_under(&policy, id, end)
+    }
+
+    fn on_request_headers_under(&mut self, config: &Config, id: u32, end: bool) -> Action {
+        self.host.open.insert(id);
+        let key = format!("k{id}");
+        let mut fields = vec![(":method", "POST"), (":path", "/pay"), (":authority", "api"), ("idempotency-key", &key)];
+        fields.extend(self.host.shows_caller.then_some(("authorization", "Bearer t")));
+        let head = RequestHead { headers: fields.into_iter().collect() };
+        let exchange = Exchange::new(Rc::clone(&config.rules[0].policy), Rc::new(Secrets::new(config)));
+        let kind = EventKind::RequestHeaders {
+            head: &head,
+            attribute: &|_| None,
+            owner: Owner(self.host.draw()),
+            upstream_key: UpstreamKey([0; 16]),
+            end,
+        };
+        self.streams.insert(id, Stream::new(id));
+        self.in_stream(id, |worker, host, stream| worker.on_request_headers(host, stream, exchange, kind))
+    }
+
+    fn on_request_body(&mut self, id: u32, chunk: &[u8], end: bool) -> Action {
+        let held = self.streams[&id].buffered_bytes();
+        let reads = std::cell::RefCell::new(Vec::new());
+        let read = |from: usize, len: usize| {
+            reads.borrow_mut().push(format!("read {from} {len}"));
+            assert_eq!(from, held);
+            chunk.to_vec()
+        };
+        let size = held + chunk.len();
+        let body = RequestBody { size, end, trailers: false, read: &read, attribute: &|_| None };
+        let action = self.in_stream(id, |worker, host, stream| worker.on_request_body(host, stream, body));
+        self.host.acts.extend(reads.into_inner());
+        action
+    }
+
+    fn on_response_headers(&mut self, id: u32, status: u16, end: bool) -> Action {
+        self.on_response_from(id, status, VIA_UPSTREAM, end)
+    }
+
+    fn on_response_from(&mut self, id: u32, status: u16, details: &[u8], end: bool) -> Action {
+        let headers: Headers = [("content-type", "text/plain")].into_iter().collect();
+        let origin = Origin { details, attempts: Some(1), connected: true };
+        let kind = EventKind::ResponseHeaders { headers: &headers, status, origin, end };
+        self.in_stream(id, |worker, host, stream| worker.on_response_headers(host, stream, Some(kind)))
+    }
+
+    fn on_response_body(&mut self, id: u32, chunk: &[u8], end: bool) -> Action {
+        let size = self.streams[&id].buffered_bytes() + chunk.len();
+        let body = ResponseBody { size, end, whole: &|| chunk.to_vec() };
+        self.in_stream(id, |worker, host, stream| worker.on_response_body(host, stream, body))
+    }
+
+    /// A callback of a stream, which the host makes only while the stream wants any.
+    fn in_stream(
+        &mut self,
+        id: u32,
+        call: impl FnOnce(&mut Worker<NoCells>, &mut Recorder, &mut Stream) -> Action,
+    ) -> Action {
+        let stream = self.streams.get_mut(&id).expect("it has begun");
+        if stream.is_over() {
+            return Action::Continue;
+        }
+        self.host.entered = Some(id);
+        call(&mut self.worker, &mut self.host, stream)
+    }
+
+    /// The host ends a stream, and has the worker hear of it while the stream wants any callback.
+    fn stream_ends(&mut self, id: u32, details: &[u8]) {
+        self.host.open.remove(&id);
+        self.host.entered = None;
+        let stream = self.streams.remove(&id).expect("it has begun");
+        if !stream.is_over() {
+            let origin = Origin { details, attempts: Some(1), connected: true };
+            self.worker.stream_ends(&mut self.host, &stream, origin);
+        }
+    }
+
+    /// The root's turn, which the worker must have asked for.
+    fn wakes(&mut self) {
+        assert!(std::mem::take(&mut self.host.is_woken), "nothing has woken the root");
+        self.host.entered = None;
+        self.worker.on_wake(&mut self.host);
+        self.after_turn();
+    }
+
+    fn ticks(&mut self) -> bool {
+        self.host.entered = None;
+        let may_go = self.worker.on_tick(&mut self.host);
+        self.after_turn();
+        may_go
+    }
+
+    /// The call that is under way.
+    fn batch(&mut self) -> Batch {
+        assert_eq!(self.host.batches.len(), 1, "one call is under way");
+        self.host.batches.remove(0)
+    }
+
+    /// The store answers all that a call carries so.
+    fn reply(&mut self, batch: Batch, reply: &StoreReply) {
+        let answers = batch.tries.iter().map(|(nonce, _)| (*nonce, reply.clone())).collect();
+        self.on_store_reply(batch.id, Reply::Answers(answers));
+    }
+
+    fn on_store_reply(&mut self, batch: u64, reply: Reply) {
+        self.host.entered = None;
+        self.worker.on_store_reply(&mut self.host, batch, reply);
+        self.after_turn();
+    }
+
+    /// The host does what a callback has left to it once the callback is over; other streams may end then.
+    fn after_turn(&mut self) {
+        for id in std::mem::take(&mut self.host.answered) {
+            for fallen in self.host.fall_with.remove(&id).unwrap_or_default() {
+                self.stream_ends(fallen, b"downstream_remote_disconnect");
+            }
+        }
+    }
+
+    /// What the host was asked for since, and begins so.
+    fn acts(&mut self, beginning: &str) -> Vec<String> {
+        let (found, left) = std::mem::take(&mut self.host.acts).into_iter().partition(|act| act.starts_with(beginning));
+        self.host.acts = left;
+        found
+    }
+
+    /// What was done to streams.
+    fn touches(&mut self) -> Vec<String> {
+        ["enter", "status", "answer", "change", "resume"].iter().flat_map(|act| self.acts(act)).collect()
+    }
+}
+
+impl Recorder {
+    /// The stream in effect, which must not have ended.
+    fn touched(&self) -> u32 {
+        let id = self.entered.expect("no stream is in effect");
+        assert!(self.open.contains(&id), "stream {id} has ended");
+        id
+    }
+}
+
+impl Host for Recorder {
+    fn now_ms(&self) -> u64 {
+        self.now_ms
+    }
+
+    fn draw(&mut self) -> [u8; 16] {
+        self.drawn += 1;
+        self.drawn.to_le_bytes()
+    }
+
+    /// Envoy keeps the context of a stream that has ended until the end of the turn, so this tells nothing.
+    fn enter(&mut self, stream: u32) -> bool {
+        self.acts.push(format!("enter {stream}"));
+        self.entered = Some(stream);
+        true
+    }
+
+    fn apply_flow(&mut self, _side: Side, flow: Flow) {
+        let id = self.touched();
+        match flow {
+            Flow::Answer(_) => {
+                self.acts.push(format!("answer {id}"));
+                self.answered.push(id);
+            }
+            Flow::Resume(_) => self.acts.push(format!("change {id}")),
+            Flow::Hold | Flow::Pass => {}
+        }
+    }
+
+    fn resume(&mut self, side: Side) {
+        let id = self.touched();
+        self.acts.push(format!("resume {id} {side:?}"));
+    }
+
+    fn set_status(&mut self, _text: &str) {
+        let id = self.touched();
+        self.acts.push(format!("status {id}"));
+    }
+
+    fn request_size(&mut self) -> u64 {
+        self.touched();
+        self.request_size
+    }
+
+    fn execute(&mut self, exchange: u32, _outgoing: Outgoing) -> Option<u32> {
+        self.acts.push(format!("execute {exchange}"));
+        (!self.refuses).then_some(100 + exchange)
+    }
+
+    fn send(&mut self, batch: Batch) -> bool {
+        self.acts.push(format!("send {}", batch.tries.len()));
+        self.batches.push(batch);
+        true
+    }
+
+    fn wake(&mut self) {
+        self.acts.push("wake".to_owned());
+        assert!(!std::mem::replace(&mut self.is_woken, true), "the root is woken twice");
+    }
+
+    fn clear(&mut self) {
+        self.acts.push("clear".to_owned());
+    }
+
+    fn count(&mut self, count: Count, _observed: bool) {
+        self.acts.push(format!("count {count:?}"));
+    }
+
+    fn change_gauge(&mut self, gauge: Gauge, by: i64) {
+        *self.gauges.entry(gauge).or_default() += by;
+    }
+
+    fn set_store_bytes(&mut self, _bytes: u64) {}
+
+    fn log(&mut self, remark: &Remark) {
+        self.acts.push(format!("log {remark}"));
+    }
+
+    fn note_caller(&mut self, rule: &str) {
+        self.acts.push(format!("caller seen under {rule}"));
+    }
+
+    fn note_no_caller(&mut self, _rule: &str, _now_ms: u64) -> bool {
+        !self.others_said
+    }
+}
+
+/// The store of these tests is another.
+struct NoCells;
+
+impl Cells for NoCells {
+    fn get(&self, _key: &[u8]) -> Result<Option<(Vec<u8>, u32)>, Failure> {
+        Err(Failure::Host)
+    }
+
+    fn swap(&self, _key: &[u8], _value: &[u8], _version: Option<u32>) -> Result<bool, Failure> {
+        Err(Failure::Host)
+    }
+
+    fn put(&self, _key: &[u8], _value: &[u8]) -> Result<(), Failure> {
+        Err(Failure::Host)
+    }
+}
+
+fn policy(document: &str) -> Config {
+    Config::parse(document.as_bytes(), &|_| None).expect("the document is right")
+}
