@@ -7,6 +7,7 @@
 use crate::authorization::shows_nothing;
 use crate::config::{Anonymous, Part, Policy};
 use crate::digest::Digest;
+use crate::form;
 use crate::source::{Fault, Request, read_lines};
 
 /// Who is asking, as far as the scope tells callers apart.
@@ -80,8 +81,15 @@ pub fn has_certificate(request: &Request<'_>) -> bool {
 /// Whether there is any well-known credential, wherever the scope looks.
 fn shows_credential(request: &Request<'_>) -> bool {
     request.head.headers.iter().any(|(name, value)| !value.trim_ascii().is_empty() && is_well_known(name))
+        || request
+            .head
+            .query()
+            .is_some_and(|query| QUERIES.iter().any(|name| !form::urlencoded(query, name).is_empty()))
         || has_certificate(request)
 }
+
+/// Query parameters that show a credential (RFC 6750, section 2.3).
+const QUERIES: [&str; 3] = ["access_token", "api_key", "apikey"];
 
 /// Whether this is a header of the list, also where a client writes `_` for `-`.
 fn is_well_known(header: &[u8]) -> bool {

@@ -242,7 +242,7 @@ impl fmt::Display for Remark {
                 write!(
                     f,
                     "no request of rule {rule:?} has shown a caller so far, so none was protected: scope.caller reads what a \
-                     filter in front has removed, or what no client sends"
+                     filter in front has removed, or what no client sends; `make check-config` finds which"
                 )?;
                 if *certificate {
                     f.write_str(

@@ -3,15 +3,23 @@
 //! Its one rule: a `Config` exists only if the whole document was right; there is no half-read policy.
 //! It does not know Envoy: values of environment variables are handed in.
 
-mod document;
-mod identity;
-mod methods;
-mod outcomes;
 mod protobuf;
-mod rules;
-mod store;
-mod text;
+
 mod walk;
+
+mod text;
+
+mod outcomes;
+
+mod methods;
+
+mod rules;
+
+mod store;
+
+mod identity;
+
+mod document;
 
 use std::rc::Rc;
 

@@ -18,7 +18,7 @@ use crate::step::{Bypass, Count, Flow, Outgoing, SeenCaller, Step};
 
 use super::attempt::{ClaimRequest, Injected, PendingRequest};
 use super::claim::{AwaitClaim, Claim};
-use super::headers::{ATTEMPT, OPERATION, is_about_the_connection};
+use super::headers::{OURS_ALONE, is_about_the_connection};
 use super::settlement::{Unprotected, bypass, done, refuse, respond, store_failed};
 use super::{Context, Next, SMALL_BODY, State, hold};
 
@@ -113,7 +113,7 @@ fn begin(
     if policy.mode == Mode::Off {
         return done();
     }
-    let forged = [OPERATION, ATTEMPT].into_iter().filter(|name| head.headers.has(name)).map(Edit::Remove).collect();
+    let forged = OURS_ALONE.into_iter().filter(|name| head.headers.has(name)).map(Edit::Remove).collect();
     if let Some(bypass) = never_protected(head) {
         let counts = vec![Count::Bypassed(bypass)];
         return (State::Done, Step { flow: Flow::Resume(forged), counts, ..Step::default() });

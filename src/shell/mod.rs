@@ -9,9 +9,11 @@ mod calls;
 
 mod acts;
 
-mod root;
+mod plugin;
 
 mod stream;
+
+mod root;
 
 mod entry {
     use proxy_wasm::traits::RootContext;

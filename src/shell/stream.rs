@@ -11,7 +11,7 @@ use proxy_wasm::types::Action;
 
 use crate::event::{EventKind, Origin, VIA_UPSTREAM};
 use crate::shell::host::{self, Buffer, Map};
-use crate::shell::root::{Plugin, status};
+use crate::shell::plugin::{Plugin, status};
 use crate::worker::{self, RequestBody, ResponseBody, Stream};
 
 /// One HTTP stream, as the SDK has it.

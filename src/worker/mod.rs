@@ -11,9 +11,12 @@
 //! worker wakes the root for it. In its turn the root first carries out what was deferred, then what has come up. It lets
 //! go or answers few streams in one turn; what is beyond them is deferred to the next, in order.
 
-mod bodies;
-mod exchanges;
 mod host;
+
+mod bodies;
+
+mod exchanges;
+
 mod stream;
 
 use std::collections::{HashMap, VecDeque};

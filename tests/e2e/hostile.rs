@@ -52,6 +52,23 @@ fn a_request_that_is_never_protected_cannot_carry_what_only_the_gateway_may_say(
 }
 
 #[test]
+fn what_only_the_gateway_may_say_is_taken_from_a_client_in_every_spelling() {
+    let tape = Tape::start();
+    let world = World::with(json!({}), |options| {
+        let service = tape.addr;
+        options.mutate(move |tree| set_endpoint(cluster(tree, "payments"), service))
+    });
+    for (path, key) in [("/protected", Some("k")), ("/without-a-key", None)] {
+        let pay = key.map_or(world.post(path), |key| world.post(path).key(key));
+        let names = ["Attempt", "Fence", "Operation"].into_iter();
+        let names = names.flat_map(|name| [format!("Idempotency-{name}"), format!("IDEMPOTENCY_{name}")]);
+        names.fold(pay, |pay, name| pay.header(name, "forged")).body("ten").send();
+        let [head] = &tape.heads(path)[..] else { panic!("one execution") };
+        assert!(!head.contains("forged"), "{head}");
+    }
+}
+
+#[test]
 fn an_empty_credential_is_none() {
     let world = plain();
     let pay = |cookie: &str| {

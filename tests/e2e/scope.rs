@@ -280,6 +280,10 @@ fn a_caller_with_any_known_credential_shares_nothing_with_the_anonymous_nor_with
         let shown = ["alice", "bob", "alice"].map(|value| pay.clone().header(name, format!("Hash={value}")));
         never_mixed(&world.ledger, &shown);
     }
+    for name in ["access_token", "api_key", "apikey"] {
+        let pay = world.post(&format!("/share/known?{name}=alice")).anonymous().key("k").body("ten");
+        never_mixed(&world.ledger, [&pay, &pay]);
+    }
     for shown in ["Negotiate YII=", "Hawk id=\"alice\", mac=\"x\""] {
         never_mixed(&world.ledger, [&pay.clone().caller(shown), &pay.clone().caller(shown)]);
     }

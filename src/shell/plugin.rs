@@ -1,0 +1,132 @@
+//! The plugin in one worker: its configuration, and the worker with all that is under way.
+//!
+//! Its one rule: exchanges live here and not in the streams, so that one can outlive its client.
+//! It does not know which callback it is asked in.
+
+use std::rc::Rc;
+
+use proxy_wasm::types::Action;
+
+use crate::command::Failure;
+use crate::config::{Config, Store as StoreConfig};
+use crate::digest::Digest;
+use crate::event::EventKind;
+use crate::exchange::{Exchange, Secrets};
+use crate::key::UpstreamKey;
+use crate::look_up;
+use crate::message::{Headers, RequestHead};
+use crate::record::Owner;
+use crate::shell::acts::{Entropy, Envoy};
+use crate::shell::calls::Calls;
+use crate::shell::host::{self, Level, Map, SharedData};
+use crate::step::Flow;
+use crate::store::Store;
+use crate::store::cache::Cache;
+use crate::store::client::{Client, Limits};
+use crate::store::local::{Cells, Table};
+use crate::worker::{self, Host, Side, Stream, Worker};
+
+/// What all streams of one plugin in one worker share.
+pub struct Plugin {
+    config: Config,
+    secrets: Rc<Secrets>,
+    /// All that is under way.
+    pub worker: Worker<SharedData>,
+    /// What carries out the worker's acts.
+    pub envoy: Envoy,
+}
+
+impl Plugin {
+    /// Reads the document, and sets up what it asks for.
+    ///
+    /// # Errors
+    /// A sentence that says what is wrong, and where.
+    pub fn configure(document: &[u8]) -> Result<Self, String> {
+        let config = Config::parse(document, &|name| std::env::var(name).ok()).map_err(|error| error.to_string())?;
+        let plugin = host::property(&["plugin_name"]).unwrap_or_default();
+        let mut entropy = Entropy::default();
+        let (store, calls) = match &config.store {
+            StoreConfig::Local { max_bytes } => {
+                let table = Table::open(SharedData, &plugin, *max_bytes, u64::from_le_bytes(entropy.draw()));
+                let refused = |failure: Failure| format!("the embedded store cannot be opened: {}", failure.as_str());
+                (Store::Embedded(table.map_err(refused)?), None)
+            }
+            StoreConfig::Redis(redis) => {
+                let whose = format!("{} {} {} {}", redis.cluster, redis.authority, redis.path, redis.prefix);
+                let cache = redis.cache.map(|bounds| Cache::new(SharedData, &plugin, &whose, bounds));
+                let store = Store::Remote(Box::new(Client::new(Limits::new(redis))), cache);
+                (store, Some(Calls::new(redis)))
+            }
+        };
+        let mut identity = Digest::new("identity", None);
+        identity.part("plugin", &plugin);
+        identity.part("document", document);
+        let identity = identity.finish();
+        let envoy = Envoy::new(&config, identity, calls, entropy)?;
+        warn_once(&config, &identity);
+        let leases = config.rules.iter().map(|rule| rule.policy.lease_ms);
+        let worker = Worker::new(store, leases.max().unwrap_or(0));
+        Ok(Plugin { secrets: Rc::new(Secrets::new(&config)), config, worker, envoy })
+    }
+
+    /// Begins an exchange if a rule is about this request. Called in request headers, for every request there is.
+    pub fn begin(&mut self, stream: &mut Stream, end: bool) -> Option<worker::Action> {
+        let method = host::header(Map::Request, ":method")?;
+        if !self.config.may_match(&method, None) {
+            return None;
+        }
+        if self.config.hinges_on_path(&method) {
+            let target = host::header(Map::Request, ":path")?;
+            if !self.config.may_match(&method, Some(&target)) {
+                return None;
+            }
+        }
+        let head = RequestHead { headers: host::headers(Map::Request)? };
+        let metadata =
+            |namespace: &str, key: &str| host::property(&["xds", "route_metadata", "filter_metadata", namespace, key]);
+        let Plugin { config, secrets, worker, envoy } = self;
+        let owner = Owner(envoy.draw());
+        let exchange = if config.is_look_up(head.method(), Some(head.path())) {
+            match look_up::begin(config, secrets, &head, &host::property, &metadata, owner) {
+                Ok(exchange) => exchange,
+                Err(reply) => {
+                    envoy.apply_flow(Side::Request, Flow::Answer(Box::new(reply)));
+                    return Some(worker::Action::Pause);
+                }
+            }
+        } else {
+            Exchange::new(Rc::clone(&config.rule_for(&head, &metadata)?.policy), Rc::clone(secrets))
+        };
+        let event = EventKind::RequestHeaders {
+            head: &head,
+            attribute: &host::property,
+            owner,
+            upstream_key: UpstreamKey(envoy.draw()),
+            end,
+        };
+        Some(worker.on_request_headers(envoy, stream, exchange, event))
+    }
+}
+
+/// The status of a response.
+pub fn status(headers: &Headers) -> Option<u16> {
+    std::str::from_utf8(headers.first(":status")?).ok()?.parse().ok()
+}
+
+/// Logs the warnings in the first worker that gets here, and in no other.
+fn warn_once(config: &Config, identity: &[u8; 32]) {
+    let first: Result<bool, Failure> = SharedData.swap(identity, b"", None);
+    if first.unwrap_or(true) {
+        config.warnings.iter().for_each(|warning| host::log(Level::Warn, &format!("idempotency: {warning}")));
+    }
+}
+
+/// The SDK's word for whether the message in hand goes on.
+impl From<worker::Action> for Action {
+    fn from(action: worker::Action) -> Self {
+        match action {
+            worker::Action::Continue => Action::Continue,
+            worker::Action::Pause => Action::Pause,
+        }
+    }
+}
