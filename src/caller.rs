@@ -45,12 +45,16 @@ impl Caller {
         // Beside a part that is a credential any other narrows only: all users of one tenant are not one caller.
         let is_credential: Vec<bool> = scope.caller.iter().map(is_credential).collect();
         let tells = |index: usize| is_credential.get(index) == Some(&true) || !is_credential.contains(&true);
-        if parts.iter().enumerate().any(|(index, found)| found.is_some() && tells(index)) {
-            return Caller::Known(parts.into_iter().flatten().collect());
-        }
+        let is_told = parts.iter().enumerate().any(|(index, found)| found.is_some() && tells(index));
+        let shown: Vec<_> = parts.into_iter().flatten().collect();
         match scope.anonymous {
+            _ if is_told => Caller::Known(shown),
             Anonymous::Refuse => Caller::Refused,
-            Anonymous::Share if is_readable && !shows_credential(request) => Caller::Anonymous,
+            Anonymous::Share if is_readable && !shows_credential(request) => match shown.is_empty() {
+                true => Caller::Anonymous,
+                // What narrows keeps those who share apart.
+                false => Caller::Known(shown),
+            },
             // A key that must be there would not be honoured.
             Anonymous::Auto | Anonymous::Share if policy.key.required => Caller::Refused,
             Anonymous::Auto | Anonymous::Share => Caller::Absent,
@@ -101,7 +105,7 @@ fn is_well_known(header: &[u8]) -> bool {
 }
 
 /// Whether this part of the scope is a credential, so that it tells a caller by itself.
-fn is_credential(part: &Part) -> bool {
+pub fn is_credential(part: &Part) -> bool {
     match part {
         Part::Any(parts) => parts.iter().any(is_credential),
         Part::Header(name) => is_well_known(name.as_bytes()),

@@ -4,6 +4,7 @@
 //! It does not know what becomes of an operation.
 
 use envoy_idempotency::authorization::SCHEMES;
+use envoy_idempotency::caller::is_credential;
 use envoy_idempotency::config::{Anonymous, BodyPart, OnMismatch, Part, Policy, Separation};
 use envoy_idempotency::fingerprint::MEANINGFUL;
 use envoy_idempotency::refusal::ProblemType;
@@ -15,11 +16,16 @@ pub fn caller(policy: &Policy, status: &dyn Fn(ProblemType) -> String) -> String
     let scope = &policy.scope;
     let parts: Vec<_> = scope.caller.iter().map(part).collect();
     let (told, without, unreadable) = match parts.as_slice() {
-        [] => ("nothing".to_owned(), "every request", ""),
-        [part] => (part.clone(), "a request without it", ", or with one that cannot be read,"),
+        [] => ("nothing".to_owned(), "every request".to_owned(), ""),
+        [part] => (part.clone(), "a request without it".to_owned(), ", or with one that cannot be read,"),
         parts => {
+            let credentials = scope.caller.iter().filter(|part| is_credential(part)).count();
+            let without = match credentials {
+                1.. if credentials < parts.len() => "a request without a credential among them".to_owned(),
+                _ => "a request without any of them".to_owned(),
+            };
             let told = format!("{}, each that is present", all(parts));
-            (told, "a request without any of them", ", or with one that cannot be read,")
+            (told, without, ", or with one that cannot be read,")
         }
     };
     let refused = format!("is refused: {}", status(ProblemType::CallerMissing));

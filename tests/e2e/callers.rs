@@ -28,6 +28,7 @@ fn world() -> Shared {
 fn document() -> Value {
     let rule =
         |prefix: &str, scope: Value| json!({ "match": { "path": { "prefix": prefix } }, "policy": { "scope": scope } });
+    let tenant = json!([{ "header": "authorization" }, { "header": "x-tenant" }]);
     let ids = json!([{ "header": "x-user-id" }, { "header": "x-client-id" }]);
     let payload = ["metadata", "filter_metadata", "envoy.filters.http.jwt_authn", "payload", "sub"];
     json!({
@@ -36,7 +37,8 @@ fn document() -> Value {
             rule("/open/claim/", json!({ "caller": [{ "jwt_claim": "sub" }] })),
             rule("/open/refuse/", json!({ "caller": [{ "jwt_claim": "sub" }], "anonymous": "refuse" })),
             rule("/open/two/", json!({ "caller": [{ "jwt_claim": "sub" }, { "header": "x-tenant" }] })),
-            rule("/open/tenant/", json!({ "caller": [{ "header": "authorization" }, { "header": "x-tenant" }] })),
+            rule("/open/tenant/", json!({ "caller": tenant })),
+            rule("/open/tenants-share/", json!({ "caller": tenant, "anonymous": "share" })),
             rule("/open/payload/", json!({ "caller": [{ "property": payload }, { "header": "x-tenant" }] })),
             rule("/open/number/", json!({ "caller": [{ "jwt_claim": "account" }] })),
             rule("/metadata/", json!({ "caller": [{ "property": payload }] })),
@@ -287,4 +289,6 @@ fn beside_a_credential_a_tenant_is_no_caller_by_itself() {
     }
     let tenant = |name: &str| world.post("/open/tenant/beside").key("k").header("x-tenant", name).body("ten");
     kept_apart(&world.ledger, ["t", "u"].map(|name| [0, 1].map(|_| tenant(name))));
+    let shared = |name: &str| world.post("/open/tenants-share/pay").anonymous().key("k").header("x-tenant", name);
+    kept_apart(&world.ledger, ["t", "u"].map(|name| [0, 1].map(|_| shared(name).body("ten"))));
 }
