@@ -19,6 +19,7 @@ pub fn judge(plan: &Plan, transcribe: bool) -> (World, Vec<String>) {
     let mut wrong = Vec::new();
     let calm_for = world.settling_ms() + world.store.set_back_ms();
     world.run_until(world.calm_from + calm_for);
+    world.run_until(world.remembers_until().max(world.now));
     let mut payloads: BTreeMap<(u8, u8), u8> = BTreeMap::new();
     for request in &world.requests {
         let payload = if request.payload == TOO_LARGE { 1 } else { request.payload };
@@ -184,7 +185,7 @@ fn executions(world: &World, wrong: &mut Vec<String>) -> u64 {
                 // The one that was let go later may have asked first, and slept through the loss of its claim.
                 if world.store.lost_between(earlier.asked_ms.min(later.asked_ms), later.forwarded_ms) {
                     weaker += 1;
-                } else if let Some(why) = forbidden(world, earlier, later, &forwards[..place]) {
+                } else if let Some(why) = forbidden(world, earlier, later) {
                     wrong.push(format!("I1: k{} of tenant {}: {why}", who.1, who.0));
                 }
             }
@@ -194,7 +195,7 @@ fn executions(world: &World, wrong: &mut Vec<String>) -> u64 {
 }
 
 /// Why the later of two executions should not have been.
-fn forbidden(world: &World, earlier: &Forward, later: &Forward, before: &[&Forward]) -> Option<String> {
+fn forbidden(world: &World, earlier: &Forward, later: &Forward) -> Option<String> {
     let (first, second) = (earlier.attempt.unwrap_or(0), later.attempt.unwrap_or(0));
     let pair = |what: &str| {
         let (from, to) = (earlier.forwarded_ms, later.forwarded_ms);
@@ -205,13 +206,15 @@ fn forbidden(world: &World, earlier: &Forward, later: &Forward, before: &[&Forwa
     let asked_ms = earlier.asked_ms.min(later.asked_ms);
     let peak = store.peak(asked_ms, later.forwarded_ms);
     let trough = store.trough(asked_ms, later.forwarded_ms);
-    // A clock that jumps ends a fresh claim, whose holder cannot know, and lets another run first.
+    // A clock that jumps ends a fresh claim, whose holder cannot know, and lets another run first; under any number where
+    // it ends the record too.
     let (lives_ms, completed_lives_ms) = earlier.lives_ms();
-    let is_overtaken = first > second && store.jumped(asked_ms, later.forwarded_ms);
+    let is_overtaken =
+        (first > second || later.asked_ms < earlier.asked_ms) && store.jumped(asked_ms, later.forwarded_ms);
     let known = earlier.heard.filter(|(at, _)| *at <= later.forwarded_ms);
     if let Some((at, Known::Success)) = known {
         let request = &world.requests[earlier.request];
-        let told = request.answer.as_ref().filter(|_| request.answered_ms <= Some(later.forwarded_ms));
+        let told = request.answer.as_ref().filter(|_| request.answered_ms < Some(later.forwarded_ms));
         let is_stored = told.is_some_and(|answer| answer.parameter("stored") == Some("?1"));
         if is_stored && !is_overtaken && peak < store.trough(at, request.answered_ms.unwrap_or(at)) + completed_lives_ms
         {
@@ -239,9 +242,9 @@ fn forbidden(world: &World, earlier: &Forward, later: &Forward, before: &[&Forwa
         return pair("the number did not grow");
     }
     let known = known.map_or(Known::Doubt, |(_, known)| known);
-    // The same payload was tried again in between, and that attempt freed the key.
+    // The same payload was tried again in between, and that attempt freed the key, though it may not have known its number.
     let is_freed = known == Known::Retry
-        && before.iter().any(|other| {
+        && world.forwards.iter().filter(|other| other.who == earlier.who && other.is_told).any(|other| {
             let freed = other.heard.is_some_and(|(at, known)| known == Known::Release && at <= later.forwarded_ms);
             freed && other.payload == earlier.payload && other.forwarded_ms > earlier.forwarded_ms
         });

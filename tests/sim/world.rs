@@ -34,6 +34,8 @@ use envoy::Afterwards;
 const TICK_MS: u64 = 100;
 /// How long a response whose body Envoy does not show is held at most.
 const HIDDEN_MS: u64 = 10_500;
+/// How long what another worker owes is remembered at least.
+const OWED_MS: u64 = 10_000;
 /// The longest pause of the outbox.
 pub const BACKOFF_MS: u64 = 5_000;
 /// A body that a crowded worker does not hold back.
@@ -328,7 +330,8 @@ pub struct World {
     /// When faults stopped.
     pub calm_from: u64,
     /// Operations a claim of which may be granted with nobody there to withdraw it: their gateway crashed, or the network's
-    /// copy of the claim was granted, or the record no longer knows of their release.
+    /// copy of the claim was granted, the record no longer knows of their release, or another claim had taken over before
+    /// the withdrawal came.
     pub orphans: HashSet<(u8, u8)>,
     /// What happened, line by line, where somebody wants to read it.
     pub transcript: Option<Vec<String>>,
@@ -361,6 +364,10 @@ pub struct World {
     afterwards: VecDeque<(usize, Afterwards)>,
     /// The first payload is an empty body.
     is_bodiless: bool,
+    /// Owners whose claim was granted and not withdrawn.
+    granted: HashSet<Owner>,
+    /// When a worker that drained gave up what it could not finish, last.
+    gave_up_ms: Option<u64>,
     is_wild: bool,
 }
 
@@ -408,6 +415,8 @@ impl World {
             hides,
             afterwards: VecDeque::new(),
             is_bodiless,
+            granted: HashSet::new(),
+            gave_up_ms: None,
             is_wild,
             plan,
         };
@@ -477,6 +486,11 @@ impl World {
         let limits = self.plan.limits;
         let calls = 2 * u64::from(limits.attempts) * limits.timeout_ms + limits.breaker_open_ms + 20 * TICK_MS;
         self.plan.leases_ms[0].max(self.plan.leases_ms[1]) + BACKOFF_MS + calls
+    }
+
+    /// Until when the workers of an Envoy remember what another of them owed when it gave up.
+    pub fn remembers_until(&self) -> u64 {
+        self.gave_up_ms.map_or(0, |at| at + OWED_MS.max(self.plan.leases_ms[0]).max(self.plan.leases_ms[1]))
     }
 
     pub fn is_idle(&self) -> bool {
@@ -659,6 +673,7 @@ impl World {
             let node = worker.node;
             self.say(|_| format!("g{} gives up what it could not finish", node + 1));
             self.lose_requests(node, |other| other == number);
+            self.gave_up_ms = Some(self.now);
         }
     }
 
@@ -1117,6 +1132,7 @@ impl World {
             if matches!(verdict, StoreReply::Granted { .. }) && self.may_be_orphaned(call, again) {
                 self.orphans.extend(self.by_name.get(&call.name));
             }
+            self.may_come_late(call, &verdict);
             if self.transcript.is_some() {
                 let label = self.whose(call);
                 let again = if again { " (a duplicate)" } else { "" };
@@ -1164,6 +1180,18 @@ impl World {
             },
         }
         self.after(back, Happening::Replied { worker, batch, reply, epoch });
+    }
+
+    /// Notes a withdrawal that comes after another claim has taken over: what the withdrawn claim left stays.
+    fn may_come_late(&mut self, call: &Command, verdict: &StoreReply) {
+        match (&call.kind, verdict) {
+            (_, StoreReply::Granted { .. }) => drop(self.granted.insert(call.owner)),
+            (CommandKind::Withdraw, StoreReply::Settled) => drop(self.granted.remove(&call.owner)),
+            (CommandKind::Withdraw, StoreReply::Lost) if self.granted.contains(&call.owner) => {
+                self.orphans.extend(self.by_name.get(&call.name));
+            }
+            _ => {}
+        }
     }
 
     /// Whether the network alone is to blame for a grant that nobody waits for: by a copy of the claim, or so late that
