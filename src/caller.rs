@@ -1,7 +1,7 @@
 //! Who is asking: what tells one caller from another.
 //!
-//! Its one rule: a caller that cannot be told is never taken for another one; it is nobody, and nobody shares nothing
-//! with nobody unless the operator says so.
+//! Its one rule: a caller that cannot be told is never taken for another one, and shares nothing unless the operator
+//! says so.
 //! It does not verify a credential: it believes what the filters before this one let through.
 
 use crate::authorization::shows_nothing;
