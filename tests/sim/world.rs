@@ -455,10 +455,16 @@ impl World {
         while !self.clients_are_done() {
             self.run_until(self.now + 200);
         }
-        let paused = self.workers.iter().filter(|worker| worker.is_alive).map(|worker| worker.paused_until);
-        let down = self.nodes.iter().map(|node| node.down_until);
-        let healed = paused.chain(down).max().unwrap_or(0).max(self.now) + 1;
-        self.run_until(healed);
+        // Meanwhile a worker may be stopped again.
+        loop {
+            let paused = self.workers.iter().filter(|worker| worker.is_alive).map(|worker| worker.paused_until);
+            let down = self.nodes.iter().map(|node| node.down_until);
+            let healed = paused.chain(down).max().unwrap_or(0).max(self.now) + 1;
+            self.run_until(healed);
+            if self.workers.iter().all(|worker| !worker.is_alive || worker.paused_until < healed) {
+                break;
+            }
+        }
         self.calm_from = self.now;
         self.is_wild = false;
         self.plan.faults = crate::plan::Faults::NONE;
