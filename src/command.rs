@@ -94,7 +94,7 @@ pub enum ReplyKind {
     Claim,
     /// To tell what is known of the name.
     Look,
-    /// To say that nobody knows whether it was executed: at its end, or while it runs too long.
+    /// To say that it is not known whether it was executed: at its end, or while it runs too long.
     Mark,
     /// To make the lease last.
     Renew,
@@ -160,7 +160,7 @@ pub enum StoreReply {
     Settled,
     /// To a claim: this very claim has been released; its answer comes too late.
     Stale,
-    /// To a claim: somebody may have executed.
+    /// To a claim: an earlier attempt may have executed.
     Unknown {
         /// Which attempt.
         attempt: u32,
@@ -219,13 +219,13 @@ pub enum RedisError {
     Loading,
     /// A replica has lost its primary.
     MasterDown,
-    /// It cannot persist, and is told not to take writes then.
+    /// It cannot persist, and its configuration forbids writes then.
     Misconf,
     /// The key lives at another node of a cluster.
     Moved,
-    /// Nobody has logged in.
+    /// The client has not logged in.
     NoAuth,
-    /// Whoever logged in may not do this.
+    /// The user that has logged in may not do this.
     NoPerm,
     /// Too few replicas are there to take a write.
     NoReplicas,
@@ -302,7 +302,7 @@ impl Failure {
     /// Whether the store may have done what it was asked all the same.
     pub fn is_doubtful(self) -> bool {
         match self {
-            // Whoever stands between us and Redis may say so too, about a call that went through.
+            // A proxy in front of Redis may say so too, about a call that went through.
             Failure::Redis(error) => matches!(error, RedisError::Err | RedisError::Other),
             Failure::Nonce => true,
             failure => failure.is_transport(),

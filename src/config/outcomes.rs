@@ -17,7 +17,7 @@ pub enum Fate {
     Retry,
     /// The response is kept and replayed.
     Store,
-    /// Somebody may have executed.
+    /// The service may have executed.
     Unknown,
 }
 

@@ -29,12 +29,12 @@ pub(super) struct PendingRequest {
 pub(super) enum Injected {
     /// Found by the content of the request.
     Content,
-    /// A random one, which the client is told.
+    /// A random one, which the client gets.
     Uuid(UpstreamKey),
 }
 
 impl Injected {
-    /// The key that the client is told.
+    /// The key that the client gets.
     pub(super) fn generated_key(self) -> Option<Vec<u8>> {
         match self {
             Injected::Uuid(key) => Some(key.text().into_bytes()),

@@ -44,7 +44,7 @@ pub enum Buffer {
 pub enum Level {
     /// Worth knowing.
     Info = 2,
-    /// Somebody should look.
+    /// An operator should look.
     Warn = 3,
     /// It does not work.
     Error = 4,

@@ -1,7 +1,7 @@
 //! The embedded store: a table of fixed shape in cells that all workers of one Envoy share.
 //!
-//! Its one rule: a cell changes only by compare-and-set and under a checksum, and whoever changed it accounts for the
-//! difference.
+//! Its one rule: a cell changes only by compare-and-set and under a checksum, and the worker that changed it accounts
+//! for the difference.
 //! It does not know where the cells are, nor what time it is.
 //!
 //! # The shape
@@ -54,7 +54,7 @@ pub struct Table<C> {
     bucket_bits: u32,
     /// Length of the ring.
     bodies: u64,
-    /// Odd and random, so that nobody outside can aim names at one bucket.
+    /// Odd and random, so that no client can aim names at one bucket.
     salt: u64,
 }
 
@@ -330,7 +330,7 @@ impl<C: Cells> Table<C> {
         Ok((body.place == place && body.name == name.0).then(|| body.response.to_vec()))
     }
 
-    /// Empties a body's cell, unless whoever was faster has done so or put another body there.
+    /// Empties a body's cell, unless a faster worker has done so or put another body there.
     fn drop_body(&self, place: u64) {
         let key = self.body_key(place);
         if let Ok((value, version)) = self.get(&key)
