@@ -278,6 +278,7 @@ impl<'a> Scene<'a> {
     /// The replica hears nothing for a while, the primary dies, the replica takes its place.
     pub fn fail_over_with_lag(&mut self) {
         let since_us = now_us();
+        self.world.catch_up();
         self.world.replica().ask(&["REPLICAOF", "NO", "ONE"]);
         self.last(BRIEFLY);
         let from_us = now_us();

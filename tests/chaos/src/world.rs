@@ -85,6 +85,19 @@ impl World {
         });
     }
 
+    /// Returns when the replica has all that the primary had written until now.
+    ///
+    /// A link that is up may still have to bring what was written while the replica read the primary's data set.
+    pub fn catch_up(&self) {
+        let offset = |redis: &Redis, field: &str| -> u64 {
+            let info = redis.ask(&["INFO", "replication"]).text();
+            let said = info.lines().find_map(|line| line.strip_prefix(field));
+            said.and_then(|number| number.trim().parse().ok()).unwrap_or(0)
+        };
+        let written = offset(self.primary(), "master_repl_offset:");
+        wait_until("the replica has caught up", PATIENCE, || offset(self.replica(), "slave_repl_offset:") >= written);
+    }
+
     /// Sets both Redis' clocks off by so many seconds, and returns when they are.
     pub fn set_clock(&self, seconds: i64) {
         let before = self.clock_off();
