@@ -3,6 +3,8 @@
 //! Its one rule: whatever the machine may depend on, time and randomness included, arrives in here as a value.
 //! It does not know what the machine makes of it.
 
+use std::cell::Cell;
+
 use crate::command::{ReplyKind, StoreReply};
 use crate::config::Ending;
 use crate::key::UpstreamKey;
@@ -13,10 +15,38 @@ use crate::source::Attributes;
 
 /// One thing that happened.
 pub struct Event<'a> {
-    /// When: monotonic, and the embedded store's own clock.
-    pub now_ms: u64,
+    /// When.
+    pub clock: &'a Clock<'a>,
     /// What.
     pub kind: EventKind<'a>,
+}
+
+/// The time of one callback: monotonic, and the embedded store's own.
+///
+/// It is read once, when it is first asked for. A body may take long to parse, and a claim that was made before that
+/// would be born with a part of its lease gone.
+pub struct Clock<'a> {
+    read: &'a dyn Fn() -> u64,
+    now_ms: Cell<Option<u64>>,
+}
+
+impl<'a> Clock<'a> {
+    /// A clock that is read by this when it is first asked for.
+    pub fn new(read: &'a dyn Fn() -> u64) -> Self {
+        Clock { read, now_ms: Cell::new(None) }
+    }
+
+    /// A clock that has been read.
+    pub fn at(now_ms: u64) -> Clock<'static> {
+        Clock { read: &|| 0, now_ms: Cell::new(Some(now_ms)) }
+    }
+
+    /// Milliseconds.
+    pub fn now_ms(&self) -> u64 {
+        let now_ms = self.now_ms.get().unwrap_or_else(|| (self.read)());
+        self.now_ms.set(Some(now_ms));
+        now_ms
+    }
 }
 
 /// What happened.
@@ -78,6 +108,8 @@ pub enum EventKind<'a> {
     Executed {
         /// What came back.
         answer: Executed<'a>,
+        /// Whether too many bytes of bodies are held already.
+        crowded: bool,
     },
     /// When the store has answered.
     StoreAnswered {

@@ -160,6 +160,10 @@ const NOT_REPLAYABLE: Row = Row {
     code_details: "idempotency_not_replayable",
 };
 
+/// The detail of an unknown outcome where no later request is let run (`on_unknown: hold`).
+pub const OUTCOME_HELD: &str = "An earlier attempt with this Idempotency-Key may or may not have been executed, and this \
+                                request was not; nor will a retry be. Look the operation up, or ask the operator.";
+
 const OUTCOME_UNKNOWN: Row = Row {
     slug: "outcome-unknown",
     classic: 409,

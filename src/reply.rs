@@ -9,7 +9,7 @@ use crate::config::Policy;
 use crate::key::KEY;
 use crate::message::Headers;
 use crate::record::{Response, Sight, Standing};
-use crate::refusal::{ProblemType, Row};
+use crate::refusal::{OUTCOME_HELD, ProblemType, Row};
 
 /// Our response headers; what an upstream sends under these names is removed.
 pub const OUR_HEADERS: [&str; 3] = [STATUS, REPLAYED, KEY];
@@ -53,6 +53,8 @@ impl Reply {
     pub fn problem(policy: &Policy, problem: ProblemType, facts: ProblemDetails) -> Self {
         let status = policy.statuses.of(problem);
         let Row { slug, title, detail, code_details, .. } = problem.row();
+        let is_held = problem == ProblemType::OutcomeUnknown && facts.retry_after_s.is_none();
+        let detail = if is_held { OUTCOME_HELD } else { detail };
         let mut body = serde_json::json!({
             "type": format!("{}{slug}", policy.problem_base),
             "title": title,
@@ -151,6 +153,8 @@ pub struct StatusLine {
     pub age_s: Option<u64>,
     /// Seconds until the record is forgotten.
     pub ttl_s: Option<u64>,
+    /// What became of an execution whose answer is not kept; of a trial, what would have become of the request.
+    pub outcome: Option<&'static str>,
     /// A slug or a [`Reason`].
     pub reason: Option<&'static str>,
 }
@@ -205,7 +209,7 @@ impl Reason {
 impl StatusLine {
     /// A line without parameters.
     pub fn new(token: Token) -> Self {
-        StatusLine { token, stored: None, attempt: None, age_s: None, ttl_s: None, reason: None }
+        StatusLine { token, stored: None, attempt: None, age_s: None, ttl_s: None, outcome: None, reason: None }
     }
 
     /// The line of a request that goes upstream unprotected.
@@ -238,6 +242,9 @@ impl fmt::Display for StatusLine {
         }
         if let Some(ttl) = self.ttl_s {
             write!(f, ";ttl={ttl}")?;
+        }
+        if let Some(outcome) = self.outcome {
+            write!(f, ";outcome={outcome}")?;
         }
         if let Some(reason) = self.reason {
             write!(f, ";reason={reason}")?;

@@ -103,6 +103,8 @@ pub enum Count {
     Unshielded,
     /// Claims granted over an attempt whose outcome is unknown.
     Takeover,
+    /// Executions whose upstream asked for a longer life of the record than it can have.
+    TtlCapped,
     /// Executions whose outcome is unknown.
     Unknown,
 }
@@ -142,6 +144,7 @@ impl Count {
             Count::StoreOperation,
             Count::Stored,
             Count::Takeover,
+            Count::TtlCapped,
             Count::Unknown,
             Count::Unshielded,
         ];
@@ -169,6 +172,7 @@ impl Count {
             Count::StoreOperation => "store_operations".to_owned(),
             Count::Stored => "stored".to_owned(),
             Count::Takeover => "takeover".to_owned(),
+            Count::TtlCapped => "ttl_capped".to_owned(),
             Count::Unknown => "unknown".to_owned(),
             Count::Unshielded => "unshielded".to_owned(),
         };
@@ -180,7 +184,7 @@ impl Count {
 /// Something an operator may want to read of. Never holds a key, a body or a record.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Remark {
-    /// The response cannot be replayed: it is too large, or there was no room for it.
+    /// The response cannot be replayed: it is too large or too slow, or there was no room for it.
     BodyDropped(Name),
     /// An internal redirect took the request away.
     InternalRedirect(Name),
@@ -225,7 +229,7 @@ impl fmt::Display for Remark {
             Remark::BodyDropped(name) => {
                 write!(
                     f,
-                    "operation {} completed, its response cannot be replayed: it is too large, or there was no room for it",
+                    "operation {} completed, its response cannot be replayed: it is too large or too slow, or there was no room for it",
                     name.short()
                 )
             }

@@ -256,7 +256,7 @@ fn claim(cx: &Context<'_>, body: Body, attribute: Attributes<'_>) -> Next {
     if request.window_ms.is_some() || cx.policy.on_mismatch == OnMismatch::Separate {
         request.name = fingerprint.joined_to(&request.name, cx.secrets.hash_key.as_ref());
     }
-    let claim = Claim { request, fingerprint, pending, started_ms: cx.now_ms, asked_ms: cx.now_ms };
+    let claim = Claim { request, fingerprint, pending, started_ms: cx.now_ms(), asked_ms: cx.now_ms() };
     let command = claim.command(cx.policy, CommandKind::Claim { may_retry: cx.policy.on_unknown == OnUnknown::Retry });
     let step = Step { commands: vec![command], caller: Some(SeenCaller::Some), ..hold() };
     (State::Claim(AwaitClaim { claim, waiter: None }), step)

@@ -8,10 +8,12 @@ use crate::config::{Fate, Policy};
 use crate::digest::{Digest, hex};
 use crate::fingerprint::Fingerprint;
 use crate::key::{ClientKey, KeyForm, Name, UpstreamKey};
-use crate::message::{Edit, accepts_coding};
+use crate::message::{Edit, Headers, accepts_coding};
 use crate::record::{Owner, Response};
 use crate::reply::{Reason, StatusLine, Token};
 use crate::step::Outgoing;
+
+use super::headers::steered_ttl_s;
 
 /// A request that is held, and what it takes along when it goes on.
 #[derive(Default)]
@@ -140,16 +142,46 @@ impl Execution {
         }
     }
 
-    /// Its status.
-    pub(super) fn line(&self, stored: bool) -> StatusLine {
+    /// When it is not renewed any more.
+    pub(super) fn ends_ms(&self, policy: &Policy) -> u64 {
+        self.started_ms + policy.max_running_ms
+    }
+
+    /// Its status, where the store keeps its answer or may; see [`Outcome`] for what else becomes of it.
+    pub(super) fn line(&self, stored: Option<bool>, outcome: Option<Fate>) -> StatusLine {
         let Some(attempt) = self.attempt else {
             // It runs although its claim got no answer.
             return StatusLine::bypassed(Reason::StoreFailure);
         };
-        let line = StatusLine { stored: Some(stored), attempt: Some(attempt), ..StatusLine::new(Token::Executed) };
+        let outcome = outcome.map(|fate| match fate {
+            Fate::Release => "released",
+            Fate::Retry => "retry",
+            Fate::Store => "completed",
+            Fate::Unknown => "unknown",
+        });
+        let line = StatusLine { stored, attempt: Some(attempt), outcome, ..StatusLine::new(Token::Executed) };
         line.because(self.injected.map(|_| Reason::Injected))
     }
 }
+
+/// How long a completed record lives.
+#[derive(Clone, Copy)]
+pub(super) struct Ttl {
+    pub(super) ms: u64,
+    /// Whether the upstream asked for more.
+    pub(super) is_capped: bool,
+}
+
+impl Ttl {
+    /// As the upstream asks, up to 30 days, or else as the operator has it.
+    pub(super) fn of(policy: &Policy, headers: &Headers) -> Self {
+        let Some(seconds) = steered_ttl_s(headers) else { return Ttl { ms: policy.ttl_ms, is_capped: false } };
+        Ttl { ms: 1000 * seconds.min(MAX_TTL_S), is_capped: seconds > MAX_TTL_S }
+    }
+}
+
+/// How long an upstream may have a completed record live at most.
+const MAX_TTL_S: u64 = 30 * 24 * 60 * 60;
 
 /// How an execution ended, inline or shielded.
 pub(super) enum Outcome {
@@ -158,7 +190,7 @@ pub(super) enum Outcome {
         status: u16,
         /// What is kept of the response; none where it cannot be replayed.
         response: Option<Response>,
-        ttl_ms: u64,
+        ttl: Ttl,
     },
     /// It brought nothing to keep.
     Failed {

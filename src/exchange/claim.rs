@@ -115,11 +115,11 @@ impl Waiting {
     /// Asks whether the attempt that stood in the way has ended: a claim of its own, by an owner of its own.
     fn ask_again(self, cx: &Context<'_>, owner: Owner) -> Next {
         let Waiting { mut claim, waiter } = self;
-        if cx.now_ms >= waiter.until_ms {
+        if cx.now_ms() >= waiter.until_ms {
             return in_flight(cx, claim.pending.injected, waiter.attempt);
         }
         claim.request.owner = owner;
-        claim.asked_ms = cx.now_ms;
+        claim.asked_ms = cx.now_ms();
         let command =
             claim.command(cx.policy, CommandKind::Poll { max_attempt: waiter.first_attempt.saturating_add(1) });
         let step = Step { commands: vec![command], ..Step::default() };
@@ -189,7 +189,7 @@ impl Claim {
                 let (mut execution, pending) = self.execution();
                 execution.request.form = key;
                 let (attempt, expires_ms) = (Some(attempt), Some(expires_ms));
-                let execution = Execution { attempt, doubt, started_ms: cx.now_ms, expires_ms, ..execution };
+                let execution = Execution { attempt, doubt, started_ms: cx.now_ms(), expires_ms, ..execution };
                 forward_if_fresh(cx, execution, pending, 0)
             }
             StoreReply::Completed { attempt, status, response, age_ms, ttl_ms } => {
@@ -239,11 +239,11 @@ impl Claim {
         let first_attempt = waiter.as_ref().map_or(attempt, |waiter| waiter.first_attempt);
         // A trial holds no request back.
         let has_room = waiter.is_some() || (may_wait && cx.policy.mode != Mode::Observe);
-        if !has_room || cx.now_ms >= until_ms || attempt > first_attempt.saturating_add(1) {
+        if !has_room || cx.now_ms() >= until_ms || attempt > first_attempt.saturating_add(1) {
             return in_flight(cx, injected, attempt);
         }
         let pause_ms = waiter.map_or(FIRST_PAUSE_MS, |waiter| (2 * waiter.pause_ms).min(LAST_PAUSE_MS));
-        let wake_ms = Some(until_ms.min(cx.now_ms + pause_ms));
+        let wake_ms = Some(until_ms.min(cx.now_ms() + pause_ms));
         let waiter = Waiter { first_attempt, attempt, until_ms, pause_ms };
         (State::Waiting(Waiting { claim: self, waiter }), Step { wake_ms, ..hold() })
     }
@@ -321,13 +321,13 @@ fn claim_failed(cx: &Context<'_>, execution: Execution, pending: PendingRequest,
 fn forward_if_fresh(cx: &Context<'_>, mut execution: Execution, pending: PendingRequest, renewals: u32) -> Next {
     let lease_ms = cx.policy.lease_ms;
     let fresh_until_ms = execution.asked_ms + lease_ms - lease_ms / LEASE_MARGIN;
-    if cx.now_ms < fresh_until_ms || mutant::is(Mutant::StaleClaimForwarded) {
+    if cx.now_ms() < fresh_until_ms || mutant::is(Mutant::StaleClaimForwarded) {
         return forward(cx, execution, pending);
     }
     if renewals == MAX_RENEWALS {
         return claim_failed(cx, execution, pending, Failure::Timeout);
     }
-    execution.asked_ms = cx.now_ms;
+    execution.asked_ms = cx.now_ms();
     let command = execution.command(cx.policy, CommandKind::Renew);
     (State::Renewal(Renewal { execution, pending, count: renewals + 1 }), Step { commands: vec![command], ..hold() })
 }

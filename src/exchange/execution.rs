@@ -13,8 +13,8 @@ use crate::record::Response;
 use crate::reply::{Reason, Reply};
 use crate::step::{Count, Flow, Remark, Step};
 
-use super::attempt::{Execution, Outcome};
-use super::headers::{UpstreamReport, kept, passed, removals, steered_fate, steered_ttl_ms};
+use super::attempt::{Execution, Outcome, Ttl};
+use super::headers::{UpstreamReport, kept, passed, removals, steered_fate};
 use super::settlement::{Message, Save, respond};
 use super::{Context, Next, SMALL_BODY, State, hold};
 
@@ -35,7 +35,9 @@ pub(super) struct ResponseBody {
     pub(super) execution: Execution,
     status: u16,
     headers: Headers,
-    ttl_ms: u64,
+    ttl: Ttl,
+    /// When what is held is let go, however much of it has come.
+    until_ms: u64,
 }
 
 /// The body of a response, or why it cannot be had.
@@ -109,7 +111,7 @@ impl AwaitResponse {
 impl Shielded {
     pub(super) fn on(mut self, cx: &Context<'_>, event: EventKind<'_>) -> Next {
         match event {
-            EventKind::Executed { answer } => self.executed(cx, answer),
+            EventKind::Executed { answer, crowded } => self.executed(cx, answer, crowded),
             EventKind::Closed { .. } if mutant::is(Mutant::ShieldDropped) => {
                 let outcome = Outcome::Failed { fate: Fate::Unknown, retried: false };
                 let (mut save, step) = Save::of(cx, self.execution, outcome);
@@ -123,7 +125,8 @@ impl Shielded {
             // Envoy has ended the client's stream; what runs goes on.
             EventKind::ResponseHeaders { headers, .. } => {
                 self.is_over = true;
-                let step = respond(cx, self.execution.injected, headers, self.execution.line(false));
+                let line = self.execution.line(Some(false), Some(Fate::Unknown));
+                let step = respond(cx, self.execution.injected, headers, line);
                 (State::Shielded(self), step)
             }
             event => {
@@ -134,21 +137,22 @@ impl Shielded {
     }
 
     /// What came back from a request that the gateway itself had sent.
-    fn executed(self, cx: &Context<'_>, answer: Executed<'_>) -> Next {
+    fn executed(self, cx: &Context<'_>, answer: Executed<'_>, crowded: bool) -> Next {
         let Shielded { execution, is_over } = self;
         let cluster = || match &cx.policy.execution {
             Sender::Shielded { cluster, .. } => cluster.clone(),
             Sender::Inline => String::new(),
         };
         let failed = |fate| Outcome::Failed { fate, retried: false };
-        let (outcome, reply, not_kept, remark) = match answer {
+        let (outcome, reply, given_up, remark) = match answer {
             Executed::Answered { status, headers, body } => {
-                let (outcome, source, not_kept) = judged(cx, &execution, status, headers, body);
-                let remark = match not_kept {
-                    Some(_) => Some(Remark::BodyDropped(execution.request.name)),
-                    None => (source == Some(Source::Own)).then(|| Remark::Reentered(cluster())),
+                let given_up = given_up(cx.policy, body.len() as u64, crowded);
+                let (outcome, source) = judged(cx, &execution, status, headers, given_up.map_or(Ok(body), Err));
+                let remark = match (given_up, &outcome) {
+                    (Some(_), Outcome::Completed { .. }) => Some(Remark::BodyDropped(execution.request.name)),
+                    _ => (source == Some(Source::Own)).then(|| Remark::Reentered(cluster())),
                 };
-                (outcome, Reply::passed(status, passed(headers), body.to_vec()), not_kept, remark)
+                (outcome, Reply::passed(status, passed(headers), body.to_vec()), given_up, remark)
             }
             Executed::Lost => {
                 let fate = if mutant::is(Mutant::LostAnswerReleased) { Fate::Release } else { Fate::Unknown };
@@ -161,36 +165,39 @@ impl Shielded {
         };
         let (mut save, step) = Save::of(cx, execution, outcome);
         save.is_over = is_over;
-        save.with_our_copy(cx, Step { remark, ..step }, reply, not_kept)
+        save.with_our_copy(cx, Step { remark, ..step }, reply, given_up)
     }
 }
 
-/// What the answer to a request of the gateway's own makes of the key, who made it, and why it is not kept for replay.
+/// Why a body of so many bytes is neither held nor kept; none where it is.
+fn given_up(policy: &Policy, bytes: u64, crowded: bool) -> Option<Option<Reason>> {
+    match bytes {
+        _ if bytes > policy.max_response_bytes => Some(Some(Reason::TooLarge)),
+        _ if crowded && bytes > SMALL_BODY => Some(None),
+        _ => None,
+    }
+}
+
+/// What the answer to a request of the gateway's own makes of the key, and who made it. Where its body is given up, why
+/// comes in its place.
 fn judged(
     cx: &Context<'_>,
     execution: &Execution,
     status: u16,
     headers: &Headers,
-    body: &[u8],
-) -> (Outcome, Option<Source>, Option<Reason>) {
+    body: Result<&[u8], Option<Reason>>,
+) -> (Outcome, Option<Source>) {
     let report = UpstreamReport::read(headers);
     let source = report.as_ref().map(|report| report.origin().source());
     let fate = fate(cx.policy, source, status, headers);
     if fate != Fate::Store {
         // Without Envoy's own report neither who has failed is known, nor how often it was tried.
         let retried = report.as_ref().is_none_or(|report| report.origin().retried());
-        return (Outcome::Failed { fate, retried }, source, None);
+        return (Outcome::Failed { fate, retried }, source);
     }
-    let is_too_large =
-        body.len() as u64 > cx.policy.max_response_bytes && cx.policy.on_completed == OnCompleted::Replay;
-    let not_kept = is_too_large.then_some(Reason::TooLarge);
-    let body = match not_kept {
-        None => Body::Whole(body.to_vec()),
-        Some(reason) => Body::Unavailable(Some(reason)),
-    };
+    let body = body.map_or_else(Body::Unavailable, |body| Body::Whole(body.to_vec()));
     let response = kept_response(cx, execution, status, &passed(headers), body);
-    let ttl_ms = steered_ttl_ms(headers).unwrap_or(cx.policy.ttl_ms);
-    (Outcome::Completed { status, response, ttl_ms }, source, not_kept)
+    (Outcome::Completed { status, response, ttl: Ttl::of(cx.policy, headers) }, source)
 }
 
 impl ResponseBody {
@@ -199,10 +206,8 @@ impl ResponseBody {
         match event {
             EventKind::ResponseBody { held, whole, crowded, end } => {
                 cx.buffered_bytes.set(held);
-                if held > cx.policy.max_response_bytes {
-                    self.complete(cx, unavailable(Some(Reason::TooLarge)))
-                } else if crowded && held > SMALL_BODY {
-                    self.complete(cx, unavailable(None))
+                if let Some(reason) = given_up(cx.policy, held, crowded) {
+                    self.complete(cx, unavailable(reason))
                 } else if end || content_length(&self.headers) == Some(held) {
                     // As long as it was announced it is whole; Envoy may say so only in its next callback.
                     self.complete(cx, Body::Whole(whole()))
@@ -221,15 +226,22 @@ impl ResponseBody {
                 let (state, step) = self.complete(cx, unavailable(None));
                 (state, Step { flow: Flow::Pass, status: None, ..step })
             }
+            // It trickles. Its status is known, and its reader has waited long enough.
+            EventKind::Tick { .. } if cx.now_ms() >= self.until_ms => {
+                let remark = Some(Remark::BodyDropped(self.execution.request.name));
+                let (state, step) = self.complete(cx, unavailable(None));
+                (state, Step { remark, ..step })
+            }
             event => {
                 let step = self.execution.keep_alive(cx, &event);
-                (State::ResponseBody(self), step)
+                let wake_ms = Some(step.wake_ms.map_or(self.until_ms, |wake_ms| wake_ms.min(self.until_ms)));
+                (State::ResponseBody(self), Step { wake_ms, ..step })
             }
         }
     }
 
     fn complete(self, cx: &Context<'_>, body: Body) -> Next {
-        self.execution.complete(cx, self.status, &self.headers, body, self.ttl_ms)
+        self.execution.complete(cx, self.status, &self.headers, body, self.ttl)
     }
 }
 
@@ -246,11 +258,10 @@ impl Execution {
         let policy = cx.policy;
         let fate = fate(policy, Some(origin.source()), status, headers);
         if fate != Fate::Store {
-            let line = self.line(false);
             let (save, step) = Save::of(cx, self, Outcome::Failed { fate, retried: origin.retried() });
-            return save.with_the_hosts_copy(cx, step, headers, line);
+            return save.with_the_hosts_copy(cx, step, headers);
         }
-        let ttl_ms = steered_ttl_ms(headers).unwrap_or(policy.ttl_ms);
+        let ttl = Ttl::of(policy, headers);
         let endless = headers.first("content-type").is_some_and(|value| media_type(value) == b"text/event-stream");
         let too_large = content_length(headers).is_some_and(|length| length > policy.max_response_bytes);
         let body = match end {
@@ -260,29 +271,32 @@ impl Execution {
             false if too_large => Body::Unavailable(Some(Reason::TooLarge)),
             false if endless => Body::Unavailable(None),
             false => {
-                let body = ResponseBody { execution: self, status, headers: headers.clone(), ttl_ms };
-                return (State::ResponseBody(body), hold());
+                // One that comes late still has some time.
+                let until_ms = self.ends_ms(policy).max(cx.now_ms() + policy.lease_ms / 3);
+                let wake_ms = Some(self.renew_at_ms.map_or(until_ms, |renew_at_ms| renew_at_ms.min(until_ms)));
+                let body = ResponseBody { execution: self, status, headers: headers.clone(), ttl, until_ms };
+                return (State::ResponseBody(body), Step { wake_ms, ..hold() });
             }
         };
-        self.complete(cx, status, headers, body, ttl_ms)
+        self.complete(cx, status, headers, body, ttl)
     }
 
     /// The upstream's answer is for good: hold it until the store has it, or let it go when its body cannot be had.
-    fn complete(self, cx: &Context<'_>, status: u16, headers: &Headers, body: Body, ttl_ms: u64) -> Next {
+    fn complete(self, cx: &Context<'_>, status: u16, headers: &Headers, body: Body, ttl: Ttl) -> Next {
         let given_up = match &body {
             Body::Unavailable(reason) => Some(*reason),
             Body::Whole(_) => None,
         };
         let response = kept_response(cx, &self, status, headers, body);
-        let (line, name) = (self.line(false), self.request.name);
-        let (save, step) = Save::of(cx, self, Outcome::Completed { status, response, ttl_ms });
+        let name = self.request.name;
+        let (save, step) = Save::of(cx, self, Outcome::Completed { status, response, ttl });
         let Some(reason) = given_up else {
-            return save.until_stored(cx, step, Message { removals: removals(headers), ttl_ms }, headers);
+            return save.until_stored(cx, step, Message { removals: removals(headers), ttl_ms: ttl.ms }, headers);
         };
         let remark = reason.map(|_| Remark::BodyDropped(name));
-        let commands = step.commands;
-        let step = respond(cx, save.execution.injected, headers, line.because(reason));
-        (State::Save(save), Step { commands, remark, ..step })
+        let line = save.line(false).because(reason);
+        let Step { flow, status, .. } = respond(cx, save.execution.injected, headers, line);
+        (State::Save(save), Step { flow, status, remark, ..step })
     }
 
     /// Keeps the lease alive while the upstream works, and hears what the store says to that.
@@ -296,17 +310,19 @@ impl Execution {
 
     /// Renews the lease where that is due, up to `max_running_ms`.
     fn renew(&mut self, cx: &Context<'_>) -> Step {
-        if self.renew_at_ms.is_none_or(|due| cx.now_ms < due) {
-            return Step::default();
-        }
-        if cx.now_ms >= self.started_ms + cx.policy.max_running_ms {
+        let Some(due_ms) = self.renew_at_ms else { return Step::default() };
+        let ends_ms = self.ends_ms(cx.policy);
+        if cx.now_ms() >= ends_ms {
             self.renew_at_ms = None;
             let commands = vec![self.command(cx.policy, CommandKind::MarkUnknown)];
             return Step { commands, remark: Some(Remark::RanTooLong(self.request.name)), ..Step::default() };
         }
-        self.renew_at_ms = Some(cx.now_ms + cx.policy.lease_ms / 3);
-        let commands = vec![self.command(cx.policy, CommandKind::Renew)];
-        Step { commands, wake_ms: self.renew_at_ms, ..Step::default() }
+        let mut commands = Vec::new();
+        if cx.now_ms() >= due_ms {
+            self.renew_at_ms = Some(cx.now_ms() + cx.policy.lease_ms / 3);
+            commands.push(self.command(cx.policy, CommandKind::Renew));
+        }
+        Step { commands, wake_ms: self.renew_at_ms.map(|due_ms| due_ms.min(ends_ms)), ..Step::default() }
     }
 
     fn on_renewed(&mut self, reply: &StoreReply) -> Step {

@@ -93,10 +93,12 @@ pub(super) fn steered_fate(headers: &Headers) -> Option<Fate> {
     }
 }
 
-/// The upstream's own word on how long the completed record lives, in whole seconds.
-pub(super) fn steered_ttl_ms(headers: &Headers) -> Option<u64> {
-    let seconds = u32::try_from(whole_number(single(headers, STEER_TTL)?)?).ok()?;
-    (seconds > 0).then_some(u64::from(seconds) * 1000)
+/// The upstream's own word on how long the completed record lives, in whole seconds; as many as there are where it has
+/// more digits than any number here.
+pub(super) fn steered_ttl_s(headers: &Headers) -> Option<u64> {
+    let text = single(headers, STEER_TTL)?;
+    let is_number = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
+    is_number.then(|| whole_number(text).unwrap_or(u64::MAX)).filter(|seconds| *seconds > 0)
 }
 
 fn single<'a>(headers: &'a Headers, name: &'a str) -> Option<&'a [u8]> {

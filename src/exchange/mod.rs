@@ -29,7 +29,7 @@
 //! - `renewal`: renew reply → =, response, shielded, answered, save · response head → save · closed → save
 //! - `response`: response head → response-body, save · closed → save
 //! - `shielded`: executed → save
-//! - `response-body`: response body → =, save · closed → save · unable → save
+//! - `response-body`: response body → =, save · tick → =, save · closed → save · unable → save
 //! - `save`: mark reply → =, done, answered · settle reply → =, done, answered
 //! - `unprotected`: response head → done · closed → done
 //! - `answered`: response head → =, done · closed → done
@@ -41,13 +41,13 @@ use std::rc::Rc;
 
 use crate::config::{Config, Mode, Policy};
 use crate::digest::HashKey;
-use crate::event::{Event, EventKind};
+use crate::event::{Clock, Event, EventKind};
 use crate::key::Name;
 use crate::message::Edit;
 use crate::record::Owner;
 use crate::reply::{Reason, STATUS, StatusLine};
 use crate::seal::Vault;
-use crate::step::{Flow, Step};
+use crate::step::{Count, Flow, Step};
 
 mod headers;
 
@@ -130,12 +130,17 @@ enum State {
 struct Context<'a> {
     policy: &'a Policy,
     secrets: &'a Secrets,
-    now_ms: u64,
+    clock: &'a Clock<'a>,
     /// Bytes of bodies that the host holds back; a state that sees a body says how many, until the message is let go.
     buffered_bytes: Cell<u64>,
 }
 
 impl Context<'_> {
+    /// When this happens, in milliseconds; the first to ask has the clock read.
+    fn now_ms(&self) -> u64 {
+        self.clock.now_ms()
+    }
+
     /// Counts a piece of a body that the host holds back, and tells how much it holds with it.
     fn buffer(&self, chunk: &[u8]) -> u64 {
         let buffered_bytes = self.buffered_bytes.get() + chunk.len() as u64;
@@ -164,10 +169,10 @@ impl Exchange {
         if let Some(witness) = WITNESS.get() {
             witness(self.awaits(), &event);
         }
-        let Event { now_ms, kind } = event;
-        let is_response_head = matches!(kind, EventKind::ResponseHeaders { .. });
+        let Event { clock, kind } = event;
+        let (before, is_response_head) = (self.trial(), matches!(kind, EventKind::ResponseHeaders { .. }));
         let buffered_bytes = Cell::new(self.buffered_bytes);
-        let cx = Context { policy: &self.policy, secrets: &self.secrets, now_ms, buffered_bytes };
+        let cx = Context { policy: &self.policy, secrets: &self.secrets, clock, buffered_bytes };
         let (state, step) = match mem::replace(&mut self.state, State::Done) {
             State::Head(state) => state.on(&cx, kind),
             State::LookUp(state) => state.on(&cx, kind),
@@ -188,12 +193,26 @@ impl Exchange {
             Flow::Hold | Flow::Pass => cx.buffered_bytes.get(),
         };
         self.state = state;
-        if self.policy.mode == Mode::Observe { self.only_observe(step, is_response_head) } else { step }
+        if self.policy.mode == Mode::Observe { self.only_observe(step, before, is_response_head) } else { step }
+    }
+
+    /// What a trial has decided so far, in one word; none while it has not, and of a request that is no operation.
+    fn trial(&self) -> Option<&'static str> {
+        match &self.state {
+            State::Unprotected(Unprotected { line, .. }) => line.outcome,
+            State::Response(_) => Some("executed"),
+            _ => None,
+        }
     }
 
     /// A trial: everything was decided and is counted, and only the status tells of it.
-    fn only_observe(&mut self, step: Step, is_response_head: bool) -> Step {
-        let line = StatusLine::bypassed(Reason::Observe);
+    fn only_observe(&mut self, step: Step, before: Option<&'static str>, is_response_head: bool) -> Step {
+        let decided = step.counts.iter().find_map(|count| match count {
+            Count::Refused(problem) => Some(problem.as_str()),
+            Count::Replayed => Some("replayed"),
+            _ => None,
+        });
+        let line = StatusLine { outcome: before.or(decided), ..StatusLine::bypassed(Reason::Observe) };
         if matches!(step.flow, Flow::Answer(_)) || matches!(self.state, State::Answered(_) | State::Unprotected(_)) {
             self.state = State::Unprotected(Unprotected { line, injected: None });
         }
@@ -210,10 +229,18 @@ impl Exchange {
         &self.policy.rule
     }
 
-    /// How many bytes of bodies the host holds back for this exchange, or it keeps itself.
+    /// How many bytes of bodies the host holds back for this exchange, while its stream is open.
     pub fn held_bytes(&self) -> u64 {
         let keeps_body = matches!(&self.state, State::Body(body) if body.keeps_body());
         if self.policy.mode == Mode::Observe && !keeps_body { 0 } else { self.buffered_bytes }
+    }
+
+    /// How many bytes of bodies are kept for this exchange until the store has heard of its outcome.
+    pub fn kept_bytes(&self) -> u64 {
+        match &self.state {
+            State::Save(save) => save.kept_bytes(),
+            _ => 0,
+        }
     }
 
     /// What is awaited, in one word of the list above.

@@ -29,6 +29,8 @@ pub(super) struct Save {
     header_repairs: Vec<Edit>,
     /// Whether the client's stream is over, and there is nothing left to answer.
     pub(super) is_over: bool,
+    /// Bytes of the response on its way to the store.
+    saved_bytes: u64,
 }
 
 /// A response on its way to the client once the store has heard of it.
@@ -36,8 +38,6 @@ pub(super) struct PendingReply {
     /// The response, where the gateway itself has it; otherwise the host holds it.
     reply: Option<Box<Reply>>,
     message: Message,
-    /// Why it will not be replayed although it is for good.
-    not_kept: Option<Reason>,
 }
 
 /// What is known of a response that is held.
@@ -63,11 +63,11 @@ pub(super) struct Answered {
 impl Save {
     /// Tells the store how an execution ended.
     pub(super) fn of(cx: &Context<'_>, execution: Execution, outcome: Outcome) -> (Self, Step) {
-        let (fate, kind, ttl_ms) = match outcome {
-            Outcome::Completed { status, response, ttl_ms } => {
+        let (fate, kind, ttl) = match outcome {
+            Outcome::Completed { status, response, ttl } => {
                 let (name, owner) = (&execution.request.name, execution.request.owner);
                 let sealed = response.and_then(|response| cx.secrets.vault.seal(name, owner, &response.encode()));
-                (Fate::Store, CommandKind::Complete { status, response: sealed }, Some(ttl_ms))
+                (Fate::Store, CommandKind::Complete { status, response: sealed }, Some(ttl))
             }
             Outcome::Failed { fate: Fate::Release | Fate::Retry, retried: true }
             | Outcome::Failed { fate: Fate::Store | Fate::Unknown, .. } => {
@@ -81,11 +81,22 @@ impl Save {
         };
         let asked = kind.reply_kind();
         let mut command = execution.command(cx.policy, kind);
-        if let (Some(ttl_ms), None) = (ttl_ms, execution.request.window_ms) {
-            command.ttl_ms = ttl_ms;
+        if let (Some(ttl), None) = (ttl, execution.request.window_ms) {
+            command.ttl_ms = ttl.ms;
         }
-        let save = Save { execution, asked, fate, pending: None, header_repairs: Vec::new(), is_over: false };
-        (save, Step { commands: vec![command], ..Step::default() })
+        let counts = ttl.filter(|ttl| ttl.is_capped).map(|_| Count::TtlCapped).into_iter().collect();
+        let saved_bytes = match &command.kind {
+            CommandKind::Complete { response: Some(response), .. } => response.len() as u64,
+            _ => 0,
+        };
+        let (pending, header_repairs) = (None, Vec::new());
+        let save = Save { execution, asked, fate, pending, header_repairs, is_over: false, saved_bytes };
+        (save, Step { commands: vec![command], counts, ..Step::default() })
+    }
+
+    /// The status of the execution, where the store keeps its answer or does not.
+    pub(super) fn line(&self, stored: bool) -> StatusLine {
+        self.execution.line(Some(stored), (!stored).then_some(self.fate))
     }
 
     /// Withdraws a claim on which nothing was forwarded, whether or not it was granted.
@@ -99,63 +110,63 @@ impl Save {
             pending: None,
             header_repairs: Vec::new(),
             is_over: false,
+            saved_bytes: 0,
         };
         (State::Save(save), Step { commands: vec![command], ..Step::default() })
     }
 
     /// A failure that the host has at hand: held until the store has heard of it, or let go at once.
-    pub(super) fn with_the_hosts_copy(
-        mut self,
-        cx: &Context<'_>,
-        step: Step,
-        headers: &Headers,
-        line: StatusLine,
-    ) -> Next {
+    pub(super) fn with_the_hosts_copy(mut self, cx: &Context<'_>, step: Step, headers: &Headers) -> Next {
         if cx.policy.save == When::BeforeReply && cx.policy.mode == Mode::Enforce {
             let message = Message { removals: removals(headers), ttl_ms: 0 };
-            self.pending = Some(PendingReply { reply: None, message, not_kept: None });
+            self.pending = Some(PendingReply { reply: None, message });
             return (State::Save(self), Step { flow: Flow::Hold, ..step });
         }
-        let Step { flow, status, .. } = respond(cx, self.execution.injected, headers, line);
+        let Step { flow, status, .. } = respond(cx, self.execution.injected, headers, self.line(false));
         (State::Save(self), Step { flow, status, ..step })
     }
 
     /// A success that the host holds whole: held until it is stored, or let go at once.
     pub(super) fn until_stored(mut self, cx: &Context<'_>, step: Step, message: Message, headers: &Headers) -> Next {
-        let commands = step.commands;
         if cx.policy.save == When::BeforeReply {
-            self.pending = Some(PendingReply { reply: None, message, not_kept: None });
-            return (State::Save(self), Step { commands, ..hold() });
+            self.pending = Some(PendingReply { reply: None, message });
+            return (State::Save(self), Step { flow: Flow::Hold, ..step });
         }
-        let line = StatusLine { stored: None, ..self.execution.line(false) };
-        let step = respond(cx, self.execution.injected, headers, line);
-        (State::Save(self), Step { commands, ..step })
+        let Step { flow, status, .. } = respond(cx, self.execution.injected, headers, self.execution.line(None, None));
+        (State::Save(self), Step { flow, status, ..step })
     }
 
-    /// An answer that the gateway itself has: kept until the store has heard of it, or handed on at once.
+    /// An answer that the gateway itself has: held until the store has heard of it, or handed on at once, as where its
+    /// body is given up.
     pub(super) fn with_our_copy(
         mut self,
         cx: &Context<'_>,
         step: Step,
         reply: Reply,
-        not_kept: Option<Reason>,
+        given_up: Option<Option<Reason>>,
     ) -> Next {
         if self.is_over {
             return (State::Save(self), step);
         }
         let reply = Box::new(reply);
-        if cx.policy.save == When::BeforeReply {
+        if cx.policy.save == When::BeforeReply && given_up.is_none() {
             let ttl_ms = step.commands.first().map_or(0, |command| command.ttl_ms);
             let message = Message { removals: Vec::new(), ttl_ms };
-            self.pending = Some(PendingReply { reply: Some(reply), message, not_kept });
+            self.pending = Some(PendingReply { reply: Some(reply), message });
             return (State::Save(self), step);
         }
         self.header_repairs = repairs(&reply);
-        let is_open = self.fate == Fate::Store && not_kept.is_none();
-        let line = StatusLine { stored: (!is_open).then_some(false), ..self.execution.line(false) }.because(not_kept);
-        let handed_on = self.handed_on(cx, reply, line);
-        let Step { commands, remark, .. } = step;
-        (State::Save(self), Step { commands, remark, ..handed_on })
+        let is_open = self.fate == Fate::Store && given_up.is_none();
+        let reason = given_up.flatten().filter(|_| self.fate == Fate::Store);
+        let line = if is_open { self.execution.line(None, None) } else { self.line(false).because(reason) };
+        let Step { flow, status, .. } = self.handed_on(cx, reply, line);
+        (State::Save(self), Step { flow, status, ..step })
+    }
+
+    /// Bytes of bodies that it keeps itself.
+    pub(super) fn kept_bytes(&self) -> u64 {
+        let reply = self.pending.as_ref().and_then(|pending| pending.reply.as_ref());
+        self.saved_bytes + reply.map_or(0, |reply| reply.body.len() as u64)
     }
 
     pub(super) fn on(mut self, cx: &Context<'_>, event: EventKind<'_>) -> Next {
@@ -168,7 +179,7 @@ impl Save {
             {
                 self.is_over = true;
                 self.pending = None;
-                let step = respond(cx, self.execution.injected, headers, self.execution.line(false));
+                let step = respond(cx, self.execution.injected, headers, self.line(false));
                 (State::Save(self), step)
             }
             EventKind::ResponseHeaders { .. } if self.pending.is_none() && !self.header_repairs.is_empty() => {
@@ -178,7 +189,7 @@ impl Save {
             EventKind::ResponseBody { held, .. } => match self.pending.take() {
                 Some(pending) if held > cx.policy.max_response_bytes => {
                     // It has more of a body than the host can hold.
-                    let (injected, line) = (self.execution.injected, self.execution.line(false));
+                    let (injected, line) = (self.execution.injected, self.line(false));
                     let step = resume(with_status(cx, injected, pending.message.removals, line), line);
                     (State::Save(self), step)
                 }
@@ -200,11 +211,11 @@ impl Save {
         let counts = count.into_iter().collect();
         let step = match self.pending.take() {
             None => Step::default(),
-            Some(PendingReply { reply: held, message, not_kept }) => {
-                let stored = self.fate == Fate::Store && *reply == StoreReply::Settled && not_kept.is_none();
+            Some(PendingReply { reply: held, message }) => {
+                let stored = self.fate == Fate::Store && *reply == StoreReply::Settled;
                 // How much is left of a window only the store knows.
                 let ttl_s = (stored && self.execution.request.window_ms.is_none()).then_some(message.ttl_ms / 1000);
-                let line = StatusLine { ttl_s, ..self.execution.line(stored) }.because(not_kept);
+                let line = StatusLine { ttl_s, ..self.line(stored) };
                 match held {
                     None => resume(with_status(cx, self.execution.injected, message.removals, line), line),
                     Some(held) => {

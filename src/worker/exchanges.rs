@@ -3,10 +3,10 @@
 //! Its one rule: an exchange lives until nothing can come of it any more, whether or not its client is still there.
 //! It does not know what an exchange decides, nor when its acts are carried out.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use crate::command::{Command, ReplyKind, StoreReply};
-use crate::event::{Event, EventKind};
+use crate::event::{Clock, Event, EventKind};
 use crate::exchange::Exchange;
 use crate::key::Name;
 use crate::record::Owner;
@@ -70,6 +70,10 @@ pub struct Exchanges<C> {
     exchanges: HashMap<u32, Box<Entry>>,
     store: Store<C>,
     load: Load,
+    /// The duplicates that wait, by the operation that they wait for.
+    waiters: HashMap<Name, BTreeSet<u32>>,
+    /// Whether a duplicate was woken by the end of what it waited for, since the last tick.
+    has_woken: bool,
     /// By rule, whether its requests show callers.
     callers: HashMap<String, Callers>,
 }
@@ -86,7 +90,7 @@ enum Callers {
 /// What exchanges have in hand.
 #[derive(Clone, Copy, Default)]
 struct Load {
-    /// Bytes of bodies that the host holds back.
+    /// Bytes of bodies that the host holds back or that are kept.
     held: u64,
     /// Claims that are not settled.
     running: u64,
@@ -129,7 +133,14 @@ struct Entry {
 impl<C: Cells> Exchanges<C> {
     /// None, over this store.
     pub fn new(store: Store<C>) -> Self {
-        Exchanges { exchanges: HashMap::new(), store, load: Load::default(), callers: HashMap::new() }
+        Exchanges {
+            exchanges: HashMap::new(),
+            store,
+            load: Load::default(),
+            waiters: HashMap::new(),
+            has_woken: false,
+            callers: HashMap::new(),
+        }
     }
 
     /// Takes an exchange in; its number is its stream's.
@@ -144,16 +155,18 @@ impl<C: Cells> Exchanges<C> {
     }
 
     /// Feeds one event to one exchange.
-    pub fn feed(&mut self, id: u32, event: Event<'_>, now_ms: u64) -> Vec<Act> {
+    pub fn feed(&mut self, id: u32, event: Event<'_>) -> Vec<Act> {
         let mut acts = Vec::new();
         let Some(mut entry) = self.exchanges.remove(&id) else { return acts };
         let before = entry.load();
-        let name = entry.exchange.runs().copied();
+        let (ran, waited_for) = (entry.exchange.runs().copied(), entry.exchange.waits_for().copied());
         entry.closed |= matches!(event, Event { kind: EventKind::Closed { .. }, .. });
         if matches!(event, Event { kind: EventKind::ResponseHeaders { .. }, .. }) {
             entry.side = Side::Response;
         }
+        let clock = event.clock;
         let mut steps = VecDeque::from([(entry.exchange.handle(event), false)]);
+        let now_ms = clock.now_ms();
         while let Some((step, remembered)) = steps.pop_front() {
             let observed = step.observed;
             if remembered && step.counts.contains(&Count::Replayed) {
@@ -170,13 +183,14 @@ impl<C: Cells> Exchanges<C> {
                 if !remembered {
                     acts.push(Act::Count { count: Count::StoreOperation, observed });
                 }
-                let answer = verdict.map(|verdict| self.answer(&name, asked, verdict, now_ms));
-                steps.extend(answer.map(|answer| (entry.exchange.handle(answer), remembered)));
+                let answer = verdict.map(|verdict| self.answer(&name, asked, verdict));
+                steps.extend(answer.map(|kind| (entry.exchange.handle(Event { clock, kind }), remembered)));
             }
         }
         self.load = self.load.with(entry.load()).without(before);
-        if self.load.waiting > 0 && entry.exchange.runs().is_none() {
-            name.into_iter().for_each(|name| self.wake_waiters(&name, now_ms));
+        self.note_waiter(id, waited_for, entry.exchange.waits_for().copied());
+        if entry.exchange.runs().is_none() {
+            ran.into_iter().for_each(|name| self.wake_waiters(&name, now_ms));
         }
         if !entry.exchange.is_done() {
             self.exchanges.insert(id, entry);
@@ -198,6 +212,7 @@ impl<C: Cells> Exchanges<C> {
 
     /// Feeds a tick to every exchange that is due; `owner` draws the token of a claim that may follow.
     pub fn tick(&mut self, now_ms: u64, mut owner: impl FnMut() -> Owner) -> Vec<Act> {
+        self.has_woken = false;
         let mut awake: Vec<u32> =
             self.exchanges.iter().filter(|(_, entry)| entry.is_due(now_ms)).map(|(id, _)| *id).collect();
         awake.sort_unstable();
@@ -206,20 +221,20 @@ impl<C: Cells> Exchanges<C> {
             if let Some(entry) = self.exchanges.get_mut(&id) {
                 entry.wake_ms = None;
             }
-            acts.extend(self.feed(id, Event { now_ms, kind: EventKind::Tick { owner: owner() } }, now_ms));
+            let kind = EventKind::Tick { owner: owner() };
+            acts.extend(self.feed(id, Event { clock: &Clock::at(now_ms), kind }));
         }
         let told = self.store.tick(now_ms);
         acts.extend(self.tell(told, now_ms));
         acts
     }
 
-    /// Whether a waiting duplicate has been woken by the end of what it waited for.
-    pub fn has_woken(&self, now_ms: u64) -> bool {
-        self.load.waiting > 0
-            && self.exchanges.values().any(|entry| entry.exchange.waits_for().is_some() && entry.is_due(now_ms))
+    /// Whether a duplicate was woken by the end of what it waited for, since the last tick.
+    pub fn has_woken(&self) -> bool {
+        self.has_woken
     }
 
-    /// Bytes of bodies that the host holds back for all exchanges.
+    /// Bytes of bodies that the host holds back, or that are kept, for all exchanges.
     pub fn held_bytes(&self) -> u64 {
         self.load.held
     }
@@ -263,24 +278,44 @@ impl<C: Cells> Exchanges<C> {
         let mut acts = Vec::new();
         for told in told {
             let Some(exchange) = told.exchange else { continue };
-            let answer = self.answer(&told.command.name, told.asked(), told.verdict, now_ms);
-            acts.extend(self.feed(exchange, answer, now_ms));
+            let kind = self.answer(&told.command.name, told.asked(), told.verdict);
+            acts.extend(self.feed(exchange, Event { clock: &Clock::at(now_ms), kind }));
         }
         acts
     }
 
-    fn answer(&self, name: &Name, asked: ReplyKind, verdict: StoreReply, now_ms: u64) -> Event<'static> {
+    fn answer(&self, name: &Name, asked: ReplyKind, verdict: StoreReply) -> EventKind<'static> {
         let may_wait = matches!(verdict, StoreReply::InFlight { .. })
             && self.load.waiting < WAITING_MAX
-            && self.exchanges.values().filter(|entry| entry.exchange.waits_for() == Some(name)).count()
-                < WAITING_FOR_ONE_MAX;
-        Event { now_ms, kind: EventKind::StoreAnswered { asked, verdict, may_wait } }
+            && self.waiters.get(name).map_or(0, BTreeSet::len) < WAITING_FOR_ONE_MAX;
+        EventKind::StoreAnswered { asked, verdict, may_wait }
     }
 
     /// Has every duplicate that waits for this operation in this worker ask at once.
     fn wake_waiters(&mut self, name: &Name, now_ms: u64) {
-        for entry in self.exchanges.values_mut().filter(|entry| entry.exchange.waits_for() == Some(name)) {
-            entry.wake_ms = Some(now_ms);
+        for waiter in self.waiters.get(name).into_iter().flatten() {
+            if let Some(entry) = self.exchanges.get_mut(waiter) {
+                entry.wake_ms = Some(now_ms);
+                self.has_woken = true;
+            }
+        }
+    }
+
+    /// Notes which operation an exchange waits for now, in the place of the one before.
+    fn note_waiter(&mut self, id: u32, before: Option<Name>, now: Option<Name>) {
+        if before == now {
+            return;
+        }
+        if let Some(name) = before
+            && let Some(waiters) = self.waiters.get_mut(&name)
+        {
+            waiters.remove(&id);
+            if waiters.is_empty() {
+                self.waiters.remove(&name);
+            }
+        }
+        if let Some(name) = now {
+            self.waiters.entry(name).or_default().insert(id);
         }
     }
 }
@@ -289,7 +324,7 @@ impl Entry {
     fn load(&self) -> Load {
         Load {
             // The host holds nothing once the stream is over.
-            held: if self.closed { 0 } else { self.exchange.held_bytes() },
+            held: self.exchange.kept_bytes() + if self.closed { 0 } else { self.exchange.held_bytes() },
             running: self.exchange.is_running().into(),
             waiting: self.exchange.waits_for().is_some().into(),
         }

@@ -26,7 +26,7 @@ pub use host::{Action, Gauge, Host, Side};
 pub use stream::{RequestBody, ResponseBody, Stream};
 
 use crate::command::Failure;
-use crate::event::{Event, EventKind, Executed};
+use crate::event::{Clock, Event, EventKind, Executed};
 use crate::exchange::Exchange;
 use crate::record::Owner;
 use crate::step::{Count, Flow, Outgoing, Remark};
@@ -124,7 +124,7 @@ impl<C: Cells> Worker<C> {
         self.exchanges.waiting()
     }
 
-    /// Bytes of bodies that the host holds back for all exchanges.
+    /// Bytes of bodies that the host holds back, or that are kept, for all exchanges.
     pub fn held_bytes(&self) -> u64 {
         self.exchanges.held_bytes()
     }
@@ -195,14 +195,19 @@ impl<C: Cells> Worker<C> {
     /// A request that the gateway itself had sent for this exchange has ended.
     pub fn on_executed<H: Host>(&mut self, host: &mut H, exchange: u32, answer: Executed<'_>) {
         let now_ms = self.begin_turn(host);
-        self.feed_from_root(host, exchange, EventKind::Executed { answer }, now_ms);
+        let crowded = self.is_crowded();
+        self.feed_from_root(host, exchange, EventKind::Executed { answer, crowded }, now_ms);
         self.wake_or_send(host, now_ms);
     }
 
-    /// Feeds one event about the message in hand, and tells whether that message goes on.
-    fn feed<H: Host>(&mut self, host: &mut H, stream: u32, kind: EventKind<'_>, now_ms: u64) -> Action {
+    /// Feeds one event about the message in hand; tells whether that message goes on, and when that was.
+    fn feed<H: Host>(&mut self, host: &mut H, stream: u32, kind: EventKind<'_>) -> (Action, u64) {
+        let read = || host.now_ms();
+        let clock = Clock::new(&read);
+        let acts = self.exchanges.feed(stream, Event { clock: &clock, kind });
+        let now_ms = clock.now_ms();
         let mut action = Action::Continue;
-        for act in self.exchanges.feed(stream, Event { now_ms, kind }, now_ms) {
+        for act in acts {
             if let Act::Flow { flow, .. } = &act {
                 action = match flow {
                     Flow::Pass | Flow::Resume(_) => Action::Continue,
@@ -213,10 +218,10 @@ impl<C: Cells> Worker<C> {
         }
         // Calls belong to the root, and so do other streams: both have to wait until it is the root's turn.
         let may_call = self.store().client().is_some_and(|client| client.may_call(now_ms));
-        if may_call || self.exchanges.has_woken(now_ms) || !self.outgoing.is_empty() {
+        if may_call || self.exchanges.has_woken() || !self.outgoing.is_empty() {
             self.wake_root(host);
         }
-        action
+        (action, now_ms)
     }
 
     /// Whether this worker holds back too many bytes already.
@@ -237,7 +242,7 @@ impl<C: Cells> Worker<C> {
     }
 
     fn wake_or_send<H: Host>(&mut self, host: &mut H, now_ms: u64) {
-        if self.exchanges.has_woken(now_ms) { self.tick_exchanges(host, now_ms) } else { self.send(host, now_ms) }
+        if self.exchanges.has_woken() { self.tick_exchanges(host, now_ms) } else { self.send(host, now_ms) }
     }
 
     /// Feeds a tick to every exchange that is due, and sends what comes of it.
@@ -248,7 +253,7 @@ impl<C: Cells> Worker<C> {
     }
 
     fn feed_from_root<H: Host>(&mut self, host: &mut H, exchange: u32, kind: EventKind<'_>, now_ms: u64) {
-        let acts = self.exchanges.feed(exchange, Event { now_ms, kind }, now_ms);
+        let acts = self.exchanges.feed(exchange, Event { clock: &Clock::at(now_ms), kind });
         self.carry_out(host, acts, now_ms);
     }
 
@@ -257,7 +262,10 @@ impl<C: Cells> Worker<C> {
         for (exchange, outgoing) in std::mem::take(&mut self.outgoing) {
             match host.execute(exchange, *outgoing) {
                 Some(token) => drop(self.executing.insert(token, exchange)),
-                None => self.feed_from_root(host, exchange, EventKind::Executed { answer: Executed::Unsent }, now_ms),
+                None => {
+                    let kind = EventKind::Executed { answer: Executed::Unsent, crowded: false };
+                    self.feed_from_root(host, exchange, kind, now_ms);
+                }
             }
         }
     }

@@ -136,8 +136,7 @@ impl<C: Cells> Worker<C> {
     /// where a message of a stream that has ended is let go.
     pub fn stream_ends<H: Host>(&mut self, host: &mut H, stream: &Stream, origin: Origin<'_>) {
         self.deferred.retain(|act| act.stream() != Some(stream.id));
-        let now_ms = host.now_ms();
-        self.feed(host, stream.id, EventKind::Closed { origin }, now_ms);
+        self.feed(host, stream.id, EventKind::Closed { origin });
     }
 
     /// Whether a message of this stream goes on, or is answered, in the root's next turn.
@@ -156,8 +155,7 @@ impl<C: Cells> Worker<C> {
 
     /// Feeds the head of a message, and searches for its body if it is held.
     fn feed_head<H: Host>(&mut self, host: &mut H, stream: &mut Stream, head: EventKind<'_>) -> Action {
-        let now_ms = host.now_ms();
-        let action = self.feed(host, stream.id, head, now_ms);
+        let (action, now_ms) = self.feed(host, stream.id, head);
         let awaits = |exchange: &Exchange| exchange.awaits_body().then(|| exchange.awaits_request_body());
         if !self.bodies.are_shown()
             && action == Action::Pause
@@ -171,8 +169,7 @@ impl<C: Cells> Worker<C> {
     }
 
     fn feed_body<H: Host>(&mut self, host: &mut H, stream: &mut Stream, body: EventKind<'_>, size: usize) -> Action {
-        let now_ms = host.now_ms();
-        let action = self.feed(host, stream.id, body, now_ms);
+        let (action, _) = self.feed(host, stream.id, body);
         stream.buffered_bytes = if action == Action::Pause { size } else { 0 };
         self.note_end(stream);
         action

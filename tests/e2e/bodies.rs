@@ -178,7 +178,7 @@ fn response_trailers_pass_and_are_not_replayed() {
         .header("x-test-body-size", "600000")
         .body("ten");
     let first = large.send();
-    assert_eq!(said(&first), "executed;stored=?0;attempt=1;reason=too-large");
+    assert_eq!(said(&first), "executed;stored=?0;attempt=1;outcome=completed;reason=too-large");
     assert!(first.body == body_of_size(600_000) && first.trailers.len() == 1);
     not_replayable(&large.send());
 }
@@ -313,7 +313,10 @@ fn a_larger_response_streams_through_and_is_not_replayable() {
         for chunked in ["", "1"] {
             let pay = sized(&world, &format!("/bodies/response-{size}{chunked}"), size, chunked);
             let first = pay.send();
-            assert_eq!((first.status, said(&first)), (201, "executed;stored=?0;attempt=1;reason=too-large"));
+            assert_eq!(
+                (first.status, said(&first)),
+                (201, "executed;stored=?0;attempt=1;outcome=completed;reason=too-large")
+            );
             assert!(first.body == body_of_size(size), "{size} bytes, of which {} came", first.body.len());
             not_replayable(&pay.send());
             assert_eq!(world.ledger.entries_for(pay.path()).len(), 1);
@@ -328,7 +331,7 @@ fn small_limits_are_kept_to_the_byte() {
     executed(&pay("fits", 10).body("0123456789").send(), 1);
     refused(&pay("request", 10).body("0123456789a").send(), 413, "body-too-large", None);
     let large = pay("response", 11).body("0123456789");
-    assert_eq!(said(&large.send()), "executed;stored=?0;attempt=1;reason=too-large");
+    assert_eq!(said(&large.send()), "executed;stored=?0;attempt=1;outcome=completed;reason=too-large");
     not_replayable(&large.send());
 }
 
@@ -340,7 +343,7 @@ fn events_stream_without_delay_and_are_not_replayable() {
     connection.write("ten");
     let head = connection.head();
     let began = Instant::now();
-    assert_eq!((head.status, said(&head)), (201, "executed;stored=?0;attempt=1"));
+    assert_eq!((head.status, said(&head)), (201, "executed;stored=?0;attempt=1;outcome=completed"));
     let mut body = Vec::new();
     let mut arrivals = 0;
     while !body.ends_with(b"0\r\n\r\n") {

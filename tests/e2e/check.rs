@@ -20,11 +20,12 @@ pub fn executed(response: &Response, attempt: u32) {
     assert_eq!(response.header("idempotent-replayed"), None);
 }
 
-/// The answer is an execution of which nothing was kept.
+/// The answer is an execution of which nothing was kept, and what became of it.
 #[track_caller]
-pub fn not_stored(response: &Response, status: u16, attempt: u32) {
+pub fn not_stored(response: &Response, status: u16, attempt: u32, outcome: &str) {
     let seen = (response.status, said(response).to_owned());
-    assert_eq!(seen, (status, format!("executed;stored=?0;attempt={attempt}")), "{}", shown(response));
+    let line = format!("executed;stored=?0;attempt={attempt};outcome={outcome}");
+    assert_eq!(seen, (status, line), "{}", shown(response));
     assert_eq!(response.header("idempotent-replayed"), None);
 }
 

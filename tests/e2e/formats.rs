@@ -93,11 +93,11 @@ fn every_attempt_takes_the_key_upstream_as_the_first_one_wrote_it() {
     on_both_stores(|ledger, [first, later]| {
         let paths: Vec<String> = (0..cases.len()).map(|case| format!("/any/{case}")).collect();
         for (path, (before, ..)) in paths.iter().zip(cases) {
-            not_stored(&pay(first, path, before).header("x-test-reset", "before").send(), 503, 1);
+            not_stored(&pay(first, path, before).header("x-test-reset", "before").send(), 503, 1, "retry");
         }
         for (path, (before, after, seen)) in paths.iter().zip(cases) {
             let takeover = after_the_lease(&pay(later, path, after).header("x-test-status", "500"));
-            not_stored(&takeover, 500, 2);
+            not_stored(&takeover, 500, 2, "retry");
             let third = pay(first, path, before).send();
             executed(&third, 3);
             replays(&pay(later, path, after).send(), &third);
@@ -227,7 +227,7 @@ fn a_claim_that_is_withdrawn_leaves_a_free_key_free_for_any_payload() {
     let pay = world.post("/free").key("k");
     // The key is new.
     withdraw(&world, &pay, "ten");
-    not_stored(&pay.clone().header("x-test-status", "422").body("twenty").send(), 422, 2);
+    not_stored(&pay.clone().header("x-test-status", "422").body("twenty").send(), 422, 2, "released");
     // The key was released; one claim is withdrawn, and then another.
     withdraw(&world, &pay, "thirty");
     withdraw(&world, &pay, "forty");
@@ -242,17 +242,17 @@ fn a_claim_that_is_withdrawn_leaves_a_free_key_free_for_any_payload() {
 fn a_claim_that_is_withdrawn_leaves_a_key_with_the_payload_that_failed() {
     let world = alone();
     let pay = world.post("/failed").key("k");
-    not_stored(&pay.clone().header("x-test-status", "500").body("ten").send(), 500, 1);
+    not_stored(&pay.clone().header("x-test-status", "500").body("ten").send(), 500, 1, "retry");
     for attempt in [3, 5] {
         withdraw(&world, &pay, "ten");
         refused(&pay.clone().body("twenty").send(), 409, "mismatch", None);
-        not_stored(&pay.clone().header("x-test-status", "500").body("ten").send(), 500, attempt);
+        not_stored(&pay.clone().header("x-test-status", "500").body("ten").send(), 500, attempt, "retry");
     }
     withdraw(&world, &pay, "ten");
     withdraw(&world, &pay, "ten");
     refused(&pay.clone().body("twenty").send(), 409, "mismatch", None);
     // Released by the service, it belongs to no payload any more.
-    not_stored(&pay.clone().header("x-test-status", "422").body("ten").send(), 422, 8);
+    not_stored(&pay.clone().header("x-test-status", "422").body("ten").send(), 422, 8, "released");
     withdraw(&world, &pay, "twenty");
     executed(&pay.body("thirty").send(), 10);
     attempts(&world, &[1, 3, 5, 8, 10]);
@@ -262,7 +262,7 @@ fn a_claim_that_is_withdrawn_leaves_a_key_with_the_payload_that_failed() {
 fn a_claim_that_is_withdrawn_leaves_an_unknown_outcome_unknown() {
     let world = alone();
     let pay = world.post("/unknown").key("k");
-    not_stored(&pay.clone().header("x-test-reset", "before").body("ten").send(), 503, 1);
+    not_stored(&pay.clone().header("x-test-reset", "before").body("ten").send(), 503, 1, "retry");
     let key = key_of(&world, "/unknown");
     let retry_at_ms = || match record(&world, &key).map(|record| record.state) {
         Some(State::Unknown { retry_at_ms, .. }) => retry_at_ms,

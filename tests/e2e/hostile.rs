@@ -244,7 +244,7 @@ fn bodies_held_back_by_slow_clients_are_bounded_and_no_bar_once_they_have_gone()
     let world = World::with(json!({}), |options| options.concurrency(1));
     let pay = |path: &str| world.post(path).key("k").body("ten");
     executed(&pay("/before").send(), 1);
-    let before = resident(&world);
+    let before = resident(world.gateway.process_id());
     let body = vec![b'a'; 524_288];
     let slow: Vec<_> = (0..160)
         .map(|n| {
@@ -255,7 +255,7 @@ fn bodies_held_back_by_slow_clients_are_bounded_and_no_bar_once_they_have_gone()
         .collect();
     let refusals = || world.gateway.stat("wasmcustom.idempotency_store_failures_crowded_total");
     wait_until("the worker is crowded", PATIENCE, || refusals() > 0);
-    let after = resident(&world);
+    let after = resident(world.gateway.process_id());
     assert!(after <= before + (112 << 20), "{after} bytes after {before}");
     assert_eq!(said(&world.post("/keyless").body("ten").send()), "bypassed;reason=no-key");
     drop(slow);

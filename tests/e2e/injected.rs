@@ -101,7 +101,7 @@ fn a_retry_with_the_key_of_an_attempt_that_failed_is_the_next_attempt_of_it() {
     let world = world();
     let pay = || world.post("/uuid/fails").header("authorization", "me").body("ten");
     let failed = pay().header("x-test-status", "500").send();
-    assert_eq!(said(&failed), "executed;stored=?0;attempt=1;reason=injected");
+    assert_eq!(said(&failed), "executed;stored=?0;attempt=1;outcome=retry;reason=injected");
     let key = failed.header("idempotency-key").expect("the client is told the key").to_owned();
     let retried = pay().key(&key).send();
     assert_eq!(said(&retried), "executed;stored=?1;attempt=2;ttl=1800");

@@ -175,7 +175,7 @@ fn the_first_present_of_several_places_is_the_key() {
 #[track_caller]
 fn from_elsewhere(world: &World, pay: Request) {
     let failing = pay.clone().header("x-test-status", "500");
-    assert_eq!(said(&failing.send()), "executed;stored=?0;attempt=1");
+    assert_eq!(said(&failing.send()), "executed;stored=?0;attempt=1;outcome=retry");
     let first = pay.send();
     executed(&first, 2);
     replays(&pay.send(), &first);

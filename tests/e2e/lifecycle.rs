@@ -123,7 +123,7 @@ fn an_update_loses_no_outcome() {
         replays(&again.send(), &first);
         assert_eq!(world.ledger.entries_for(again.path()).len(), 1);
     }
-    assert_eq!(said(&failed.response()), "executed;stored=?0;attempt=1");
+    assert_eq!(said(&failed.response()), "executed;stored=?0;attempt=1;outcome=released");
     executed(&failing.body("corrected").send(), 2);
     wait_until("nothing runs", PATIENCE, || world.gateway.stat("wasmcustom.idempotency_running") == 0);
 }

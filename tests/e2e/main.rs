@@ -35,6 +35,8 @@ mod fingerprints;
 mod formats;
 /// Clients that go, in every phase of a request.
 mod hang_ups;
+/// What the gateway holds, and when it lets go.
+mod held;
 /// Clients that break rules, break off, or ask for what cannot be protected.
 mod hostile;
 /// Requests without a key, where the gateway makes one.

@@ -39,10 +39,10 @@ fn three_hundred_thousand_keys_stay_within_the_bound_and_nothing_unsettled_is_fo
     assert_eq!(unknown.clone().header("x-test-status", "504").send().status, 504);
     // So that the workers and their connections are there before.
     flood(&world, "warm", 2_000);
-    let before = resident(&world);
+    let before = resident(world.gateway.process_id());
 
     let told = flood(&world, "key", 300_000);
-    let after = resident(&world);
+    let after = resident(world.gateway.process_id());
     println!("Envoy takes {} MiB before and {} MiB after; {told:?}", before >> 20, after >> 20);
     let bound = before + RSS_FACTOR * MAX_BYTES + RSS_CONSTANT;
     assert!(after <= bound, "{after} bytes after {before}, which is over {bound}");
@@ -173,7 +173,7 @@ fn forgetful() -> SocketAddr {
 }
 
 /// Reads one message, which ends so; none when the peer has gone.
-fn read_to(stream: &mut TcpStream, end: &[u8]) -> Option<Vec<u8>> {
+pub fn read_to(stream: &mut TcpStream, end: &[u8]) -> Option<Vec<u8>> {
     let mut message = Vec::new();
     let mut buffer = [0; 4096];
     while !message.ends_with(end) {
@@ -183,9 +183,9 @@ fn read_to(stream: &mut TcpStream, end: &[u8]) -> Option<Vec<u8>> {
     Some(message)
 }
 
-/// Memory of Envoy that is in use, in bytes.
-pub fn resident(world: &World) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", world.gateway.process_id())).unwrap();
+/// Memory of a process that is in use, in bytes.
+pub fn resident(process_id: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process_id}/status")).unwrap();
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
 }

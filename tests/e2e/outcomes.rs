@@ -30,8 +30,8 @@ fn a_definite_failure_frees_the_key_for_a_corrected_payload() {
     for status in [400, 401, 404, 409, 422, 429] {
         let pay = world.post(&format!("/outcomes/released-{status}")).key("k");
         let failing = pay.clone().header("x-test-status", status.to_string());
-        not_stored(&failing.clone().body("wrong").send(), status, 1);
-        not_stored(&failing.body("wrong again").send(), status, 2);
+        not_stored(&failing.clone().body("wrong").send(), status, 1, "released");
+        not_stored(&failing.body("wrong again").send(), status, 2, "released");
         let corrected = pay.body("right");
         let third = corrected.send();
         executed(&third, 3);
@@ -46,8 +46,8 @@ fn a_failure_of_the_service_lets_the_same_payload_run_again_at_once() {
     for status in [500, 503, 599] {
         let pay = world.post(&format!("/outcomes/retried-{status}")).key("k").body("ten");
         let failing = pay.clone().header("x-test-status", status.to_string());
-        not_stored(&failing.send(), status, 1);
-        not_stored(&failing.send(), status, 2);
+        not_stored(&failing.send(), status, 1, "released");
+        not_stored(&failing.send(), status, 2, "released");
         refused(&failing.body("twenty").send(), 409, "mismatch", None);
         let third = pay.send();
         executed(&third, 3);
@@ -67,7 +67,7 @@ fn the_failures_themselves_come_through_as_the_service_sent_them() {
         .header("x-test-body-size", "70000")
         .body("ten");
     let failed = pay.send();
-    not_stored(&failed, 503, 1);
+    not_stored(&failed, 503, 1, "retry");
     assert_eq!(failed.header("retry-after"), Some("120"));
     assert!(failed.body == harness::ledger::body_of_size(70_000));
 }
@@ -78,8 +78,8 @@ fn a_request_that_reached_nobody_frees_the_key() {
     for route in ["refused", "nobody"] {
         let pay = world.post(&format!("/outcomes/unsent-{route}")).key("k");
         let unsent = pay.clone().header("x-route", route);
-        not_stored(&unsent.clone().body("ten").send(), 503, 1);
-        not_stored(&unsent.body("twenty").send(), 503, 2);
+        not_stored(&unsent.clone().body("ten").send(), 503, 1, "retry");
+        not_stored(&unsent.body("twenty").send(), 503, 2, "retry");
         assert_eq!(world.ledger.entries_for(pay.path()).len(), 0);
         let first = pay.clone().body("thirty").send();
         executed(&first, 3);
@@ -137,7 +137,7 @@ fn a_client_that_hangs_up_after_the_status_has_come_leaves_a_completed_operation
 fn of_many_retries_after_a_failure_one_executes() {
     let world = plain();
     let pay = world.post("/outcomes/crowd").key("k").body("ten");
-    not_stored(&pay.clone().header("x-test-status", "500").send(), 500, 1);
+    not_stored(&pay.clone().header("x-test-status", "500").send(), 500, 1, "retry");
     let answers = send_all(&vec![pay.clone().header("x-test-delay-ms", "300"); 32]);
     assert_eq!(answers.iter().filter(|answer| said(answer).starts_with("executed;")).count(), 1);
     attempts(&world, pay.path(), &[1, 2]);
@@ -180,16 +180,16 @@ fn an_operator_can_decide_by_status_and_an_exact_one_beats_its_class() {
     replays(&stored.send(), &first);
 
     let (retried, other) = pay(409);
-    not_stored(&retried.send(), 409, 1);
+    not_stored(&retried.send(), 409, 1, "released");
     refused(&other.body("twenty").send(), 409, "mismatch", None);
-    not_stored(&retried.send(), 409, 2);
+    not_stored(&retried.send(), 409, 2, "released");
 
     let (released, other) = pay(202);
-    not_stored(&released.send(), 202, 1);
+    not_stored(&released.send(), 202, 1, "released");
     executed(&other.body("twenty").send(), 2);
 
     let (unknown, _) = pay(503);
-    not_stored(&unknown.send(), 503, 1);
+    not_stored(&unknown.send(), 503, 1, "retry");
     let again = unknown.send();
     let seconds: u64 = again.header("retry-after").unwrap().parse().unwrap();
     refused(&again, 409, "outcome-unknown", again.header("retry-after"));
@@ -197,8 +197,8 @@ fn an_operator_can_decide_by_status_and_an_exact_one_beats_its_class() {
 
     // What is not said keeps its default.
     let (retried, _) = pay(500);
-    not_stored(&retried.send(), 500, 1);
-    not_stored(&retried.send(), 500, 2);
+    not_stored(&retried.send(), 500, 1, "retry");
+    not_stored(&retried.send(), 500, 2, "retry");
 }
 
 #[test]
@@ -269,7 +269,7 @@ fn steering_is_kept_from_clients_on_every_matched_request() {
 /// Nothing was kept, and the word of the service did not come through.
 #[track_caller]
 fn unsteered(response: &Response, status: u16, attempt: u32) {
-    not_stored(response, status, attempt);
+    not_stored(response, status, attempt, "released");
     assert_eq!(response.header("idempotency-store"), None);
 }
 

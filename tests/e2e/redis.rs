@@ -162,9 +162,9 @@ fn a_definite_failure_here_frees_the_key_there() {
     let world = two();
     let pay = world.post("/two/failures").key("k").body("ten");
     let there = pay.clone().to(world.other());
-    not_stored(&pay.clone().header("x-test-status", "422").send(), 422, 1);
+    not_stored(&pay.clone().header("x-test-status", "422").send(), 422, 1, "released");
     // Corrected, and failing in another way.
-    not_stored(&there.clone().body("twenty").header("x-test-status", "500").send(), 500, 2);
+    not_stored(&there.clone().body("twenty").header("x-test-status", "500").send(), 500, 2, "retry");
     refused(&pay.send(), 409, "mismatch", None);
     let third = pay.clone().body("twenty").send();
     executed(&third, 3);
@@ -179,7 +179,7 @@ fn an_unknown_outcome_here_is_unknown_there() {
     let world = two();
     for path in ["/short/unknown", "/hold/unknown"] {
         let pay = world.post(path).key("k").body("ten");
-        not_stored(&pay.clone().header("x-test-reset", "before").send(), 503, 1);
+        not_stored(&pay.clone().header("x-test-reset", "before").send(), 503, 1, "retry");
         let there = pay.clone().to(world.other()).send();
         assert_eq!(said(&there), "refused;attempt=1;reason=outcome-unknown");
     }
@@ -214,7 +214,7 @@ fn what_is_no_record_is_a_failure_of_the_store() {
         let counter = format!("store_failures_{reason}_total");
         let pay = world.post(path).key("k").body("ten");
         // Released, so that no gateway remembers anything of it.
-        not_stored(&pay.clone().header("x-test-status", "400").send(), 400, 1);
+        not_stored(&pay.clone().header("x-test-status", "400").send(), 400, 1, "released");
         let key = key_of(&world, path);
         world.redis.ask(&["DEL", &key]);
         let command: Vec<&str> = command.into_iter().map(|word| if word == "KEY" { &key } else { word }).collect();

@@ -186,17 +186,17 @@ fn failures_settle_the_key_although_the_client_has_gone() {
 fn what_came_back_decides_what_becomes_of_the_key() {
     let world = shielded();
     let invalid = world.post("/outcome/422").key("k").header("x-test-first-status", "422,201").body("ten");
-    not_stored(&invalid.send(), 422, 1);
+    not_stored(&invalid.send(), 422, 1, "released");
     executed(&invalid.clone().body("corrected").send(), 2);
 
     let busy = world.post("/outcome/503").key("k").header("x-test-first-status", "503,201").body("ten");
-    not_stored(&busy.send(), 503, 1);
+    not_stored(&busy.send(), 503, 1, "retry");
     refused(&busy.clone().body("twenty").send(), 409, "mismatch", None);
     executed(&busy.send(), 2);
 
     for name in ["refused", "nobody"] {
         let unsent = world.post(&format!("/outcome/{name}")).key("k").body("ten");
-        not_stored(&unsent.clone().header("x-route", name).send(), 503, 1);
+        not_stored(&unsent.clone().header("x-route", name).send(), 503, 1, "retry");
         executed(&unsent.body("corrected").send(), 2);
     }
 
@@ -229,7 +229,7 @@ fn lost_answers_are_unknown_until_the_lease_is_over() {
                 let pay = world.post(&format!("/short/lost-{name}")).key("k").body("ten");
                 let started = Instant::now();
                 let lost = spoil(pay.clone()).send();
-                not_stored(&lost, status, 1);
+                not_stored(&lost, status, 1, "released");
                 unknown(&pay, started);
                 let entries = world.ledger.entries_for(pay.path());
                 let of = |attempt| entries.iter().filter(|entry| entry.attempt == Some(attempt)).count();
@@ -246,7 +246,7 @@ fn an_execution_that_outlives_its_call_is_unknown() {
     let world = shielded();
     let pay = world.post("/hurried/pay").key("k").body("ten");
     let started = Instant::now();
-    not_stored(&pay.clone().header("x-test-hold", "never").send(), 504, 1);
+    not_stored(&pay.clone().header("x-test-hold", "never").send(), 504, 1, "unknown");
     unknown(&pay, started);
 }
 
@@ -322,7 +322,7 @@ fn a_waiter_takes_over_after_a_failure_although_the_first_client_has_gone() {
 fn under_hold_a_lost_answer_stays_unknown() {
     let world = shielded();
     let (pay, started) = (world.post("/hold/shielded").key("k").body("ten"), Instant::now());
-    not_stored(&pay.clone().header("x-test-reset", "mid-body").send(), 502, 1);
+    not_stored(&pay.clone().header("x-test-reset", "mid-body").send(), 502, 1, "unknown");
     wait_until("two leases have passed", PATIENCE, || {
         refused(&pay.send(), 409, "outcome-unknown", None);
         started.elapsed() > 2 * LEASE
@@ -346,7 +346,7 @@ fn without_the_whole_of_envoys_account_only_a_success_is_known() {
         ];
         for (name, status, spoil) in cases {
             let (pay, started) = (world.post(&format!("/{way}/{name}")).key("k").body("ten"), Instant::now());
-            not_stored(&spoil(pay.clone()).send(), status, 1);
+            not_stored(&spoil(pay.clone()).send(), status, 1, "released");
             unknown(&pay, started);
         }
     }
@@ -357,9 +357,9 @@ fn without_a_way_to_the_internal_listener_nothing_is_executed_and_the_key_stays_
     let world = shielded();
     let pay = world.post("/nowhere/pay").key("k").body("ten");
     for attempt in 1..=2 {
-        not_stored(&pay.send(), 503, attempt);
+        not_stored(&pay.send(), 503, attempt, "retry");
     }
-    not_stored(&pay.body("twenty").send(), 503, 3);
+    not_stored(&pay.body("twenty").send(), 503, 3, "retry");
     assert_eq!(world.ledger.entries_for("/nowhere/pay").len(), 0);
     assert!(world.gateway.stat("wasmcustom.idempotency_released_total") >= 3);
     let log = world.gateway.log();
@@ -373,7 +373,7 @@ fn a_way_that_does_not_exist_is_logged_now_and_then() {
     let world = world(|options| options.concurrency(1));
     let started = Instant::now();
     let crowd: Vec<_> = (0..100).map(|n| world.post("/nowhere/logged").key(n.to_string()).body("ten")).collect();
-    Request::send_h2_all(&crowd).iter().for_each(|answer| not_stored(answer, 503, 1));
+    Request::send_h2_all(&crowd).iter().for_each(|answer| not_stored(answer, 503, 1, "retry"));
     let seconds = started.elapsed().as_secs() as usize;
     let lines = world.gateway.log().matches("idempotency: nothing can be executed").count();
     assert!((1..=seconds + 1).contains(&lines), "{lines} lines in {seconds} s");
@@ -388,7 +388,7 @@ fn an_internal_listener_that_runs_the_filter_too_executes_nothing_and_is_logged(
         })
     });
     let answer = world.post("/first/again").key("k").body("ten").send();
-    not_stored(&answer, 429, 1);
+    not_stored(&answer, 429, 1, "released");
     assert_eq!(world.ledger.entries().len(), 0);
     let log = world.gateway.log();
     let mut lines =
@@ -411,7 +411,7 @@ fn a_client_whose_stream_envoy_ends_is_told_so_and_its_retry_gets_the_answer() {
     });
     let pay = world.post("/first/idle").key("k").body("ten");
     let impatient = pay.clone().header("x-route", "idle").header("x-test-hold", "idle").send();
-    not_stored(&impatient, 504, 1);
+    not_stored(&impatient, 504, 1, "unknown");
     refused(&pay.send(), 429, "in-flight", Some("1"));
     world.ledger.open("idle");
     let retry = answered(&pay);
@@ -448,9 +448,9 @@ fn under_after_reply_the_answer_is_stored_too() {
     assert_eq!((first.status, said(&first)), (201, "executed;attempt=1"), "{}", shown(&first));
     replays(&answered(&pay), &first);
     let invalid = world.post("/after-reply/422").key("k").header("x-test-status", "422").body("ten");
-    not_stored(&invalid.send(), 422, 1);
+    not_stored(&invalid.send(), 422, 1, "released");
     let large = world.post("/after-reply/large").key("k").header("x-test-body-size", "600000").body("ten");
-    assert_eq!(said(&large.send()), "executed;stored=?0;attempt=1;reason=too-large");
+    assert_eq!(said(&large.send()), "executed;stored=?0;attempt=1;outcome=completed;reason=too-large");
     let gone = world.post("/after-reply/gone").key("k");
     hang_up(&world, start(&world, &gone, "ten", "after-reply"), gone.path());
     world.ledger.open("after-reply");
@@ -476,7 +476,7 @@ fn a_response_that_is_too_large_to_keep_is_delivered() {
         let pay = world.post(&format!("/small/shielded-{name}")).key("k").body("ten");
         let first = pay.clone().header("x-test-body-size", size.to_string()).send();
         assert_eq!(first.body, body_of_size(size));
-        assert_eq!(said(&first), "executed;stored=?0;attempt=1;reason=too-large");
+        assert_eq!(said(&first), "executed;stored=?0;attempt=1;outcome=completed;reason=too-large");
         refused(&pay.send(), 409, "not-replayable", None);
         assert_eq!(world.ledger.entries_for(pay.path()).len(), 1);
     }
@@ -510,7 +510,7 @@ fn a_service_that_dies_and_comes_back_executes_each_once_or_is_in_doubt() {
     for prefix in ["/short/", "/inline/short/"] {
         let path = |name: &str| format!("{prefix}dies-{name}");
         let away = world.post(&path("away")).key("k").body("ten");
-        not_stored(&away.send(), 503, 1);
+        not_stored(&away.send(), 503, 1, "retry");
 
         // It has read the whole request when it dies.
         let service = TcpListener::bind(addr).unwrap();
@@ -522,9 +522,9 @@ fn a_service_that_dies_and_comes_back_executes_each_once_or_is_in_doubt() {
         let (mut connection, _) = service.accept().unwrap();
         read_request(&mut connection);
         drop((connection, service));
-        not_stored(&client.response(), 503, 1);
+        not_stored(&client.response(), 503, 1, "retry");
         refused(&running.send(), 409, "outcome-unknown", Some("1"));
-        not_stored(&away.send(), 503, 2);
+        not_stored(&away.send(), 503, 2, "retry");
 
         let service = TcpListener::bind(addr).unwrap();
         let serving = thread::spawn(move || {

@@ -32,7 +32,7 @@ pub fn gateways(document: Value) -> SharedWorld {
 }
 
 /// Adds what `envoy/shielded.yaml` has and `envoy/redis.yaml` has not.
-fn add_shielding(tree: &mut Value) {
+pub fn add_shielding(tree: &mut Value) {
     let from = shipped("shielded.yaml").unwrap();
     tree["bootstrap_extensions"] = from["bootstrap_extensions"].clone();
     for (kind, name) in [("listeners", "shielded"), ("clusters", "shielded")] {

@@ -18,7 +18,7 @@ fn a_time_out_is_unknown() {
     let world = troubled();
     let (pay, started) = (world.post("/unknown/timeout").key("k").body("ten"), Instant::now());
     let late = pay.clone().header("x-route", "impatient").header("x-test-hold", "never").send();
-    not_stored(&late, 504, 1);
+    not_stored(&late, 504, 1, "unknown");
     unknown_until_the_lease_is_over(&world, &pay, started);
 }
 
@@ -27,7 +27,7 @@ fn a_reset_before_the_answer_is_unknown() {
     let world = troubled();
     for place in ["before", "before-rst"] {
         let (pay, started) = (world.post(&format!("/unknown/reset-{place}")).key("k").body("ten"), Instant::now());
-        not_stored(&pay.clone().header("x-test-reset", place).send(), 503, 1);
+        not_stored(&pay.clone().header("x-test-reset", place).send(), 503, 1, "retry");
         unknown_until_the_lease_is_over(&world, &pay, started);
     }
 }
@@ -37,7 +37,7 @@ fn a_bad_gateway_and_a_gateway_time_out_behind_us_are_unknown() {
     let world = troubled();
     for status in [502, 504] {
         let (pay, started) = (world.post(&format!("/unknown/status-{status}")).key("k").body("ten"), Instant::now());
-        not_stored(&pay.clone().header("x-test-status", status.to_string()).send(), status, 1);
+        not_stored(&pay.clone().header("x-test-status", status.to_string()).send(), status, 1, "released");
         unknown_until_the_lease_is_over(&world, &pay, started);
     }
 }
@@ -60,7 +60,7 @@ fn more_than_one_try_by_envoy_makes_a_failure_unknown() {
     let world = troubled();
     let (pay, started) = (world.post("/unknown/retries").key("k").body("ten"), Instant::now());
     let failed = pay.clone().header("x-route", "retrying").header("x-test-status", "503").send();
-    not_stored(&failed, 503, 1);
+    not_stored(&failed, 503, 1, "retry");
     let entries = world.ledger.entries_for(pay.path());
     assert_eq!(entries.iter().map(|entry| entry.attempt).collect::<Vec<_>>(), [Some(1), Some(1)]);
     refused(&pay.send(), 409, "outcome-unknown", Some("1"));
@@ -107,8 +107,8 @@ fn a_definite_failure_after_a_doubt_frees_nothing() {
     let world = troubled();
     let (pay, started) = (world.post("/unknown/doubt").key("k").body("ten"), Instant::now());
     let failing = pay.clone().header("x-test-status", "400");
-    not_stored(&pay.clone().header("x-test-status", "504").send(), 504, 1);
-    not_stored(&after_the_lease(&failing, started), 400, 2);
+    not_stored(&pay.clone().header("x-test-status", "504").send(), 504, 1, "unknown");
+    not_stored(&after_the_lease(&failing, started), 400, 2, "released");
     // Attempt 1 may have executed, so another payload must not; the same one may follow at once.
     refused(&pay.clone().body("twenty").send(), 409, "mismatch", None);
     executed(&pay.send(), 3);
@@ -118,7 +118,7 @@ fn a_definite_failure_after_a_doubt_frees_nothing() {
 fn of_many_retries_after_the_lease_one_executes() {
     let world = troubled();
     let (pay, started) = (world.post("/unknown/crowd").key("k").body("ten"), Instant::now());
-    not_stored(&pay.clone().header("x-test-status", "504").send(), 504, 1);
+    not_stored(&pay.clone().header("x-test-status", "504").send(), 504, 1, "unknown");
     let held = pay.clone().header("x-test-delay-ms", "300");
     let crowd = vec![held; 16];
     let executions = wait_for("the lease is over", PATIENCE, || {
@@ -136,7 +136,7 @@ fn of_many_retries_after_the_lease_one_executes() {
 fn the_wait_that_is_asked_for_is_the_rest_of_the_lease() {
     let world = plain();
     let pay = world.post("/unknown/minute").key("k").body("ten");
-    not_stored(&pay.clone().header("x-test-status", "504").send(), 504, 1);
+    not_stored(&pay.clone().header("x-test-status", "504").send(), 504, 1, "unknown");
     let again = pay.send();
     refused(&again, 409, "outcome-unknown", again.header("retry-after"));
     assert_eq!(said(&again), "refused;attempt=1;reason=outcome-unknown");
@@ -182,7 +182,7 @@ fn an_execution_past_max_running_ms_is_unknown_until_it_answers() {
 fn under_hold_an_unknown_outcome_stays_unknown_and_no_retry_is_suggested() {
     let world = rules();
     let (pay, started) = (world.post("/hold/pay").key("k").body("ten"), Instant::now());
-    not_stored(&pay.clone().header("x-test-status", "504").send(), 504, 1);
+    not_stored(&pay.clone().header("x-test-status", "504").send(), 504, 1, "unknown");
     wait_until("two leases have passed", PATIENCE, || {
         refused(&pay.send(), 409, "outcome-unknown", None);
         started.elapsed() > 2 * LEASE

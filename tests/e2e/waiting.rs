@@ -243,7 +243,7 @@ fn after_a_first_attempt_that_failed_one_of_those_that_wait_takes_over() {
             let answers = crowd(turn, &pay, send);
             let (failed, rest): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| answer.status == status);
             assert_eq!((failed.len(), rest.len()), (1, 99));
-            not_stored(failed[0], status, 1);
+            not_stored(failed[0], status, 1, "released");
             one_executed(&rest, 2);
             assert_eq!(turn.attempts(&pay), [1, 2]);
         }
@@ -253,7 +253,7 @@ fn after_a_first_attempt_that_failed_one_of_those_that_wait_takes_over() {
 #[test]
 fn whoever_has_seen_two_attempts_fail_waits_no_longer() {
     with_both_stores(|turn| {
-        for (path, status) in [("/wait/failing", 503), ("/wait/refusing", 422)] {
+        for (path, status, outcome) in [("/wait/failing", 503, "retry"), ("/wait/refusing", 422, "released")] {
             let pay = turn.post(path).header("x-test-status", status.to_string());
             let answers = crowd(turn, &pay, send_all);
             let (refusals, failed): (Vec<_>, Vec<_>) =
@@ -265,7 +265,8 @@ fn whoever_has_seen_two_attempts_fail_waits_no_longer() {
             }
             let mut lines: Vec<_> = failed.iter().map(|answer| (answer.status, said(answer))).collect();
             lines.sort_unstable();
-            assert_eq!(lines, [(status, "executed;stored=?0;attempt=1"), (status, "executed;stored=?0;attempt=2")]);
+            let line = |attempt| format!("executed;stored=?0;attempt={attempt};outcome={outcome}");
+            assert_eq!(lines, [(status, line(1).as_str()), (status, line(2).as_str())]);
             assert_eq!(turn.attempts(&pay), [1, 2]);
         }
     });
@@ -282,7 +283,7 @@ fn whoever_takes_over_brings_the_whole_of_its_request() {
             let second = scope.spawn(|| large.clone().trailer("x-sum", "1").header("Idempotency-Attempt", "9").send());
             turn.waits(1);
             turn.ledger.open("whole");
-            not_stored(&first.join().unwrap(), 503, 1);
+            not_stored(&first.join().unwrap(), 503, 1, "retry");
             executed(&second.join().unwrap(), 2);
         });
         let entries = turn.ledger.entries_for(large.path());
@@ -347,7 +348,7 @@ fn an_unknown_outcome_is_told_at_once() {
                 let waiters = turn.wait_behind(&pay, 6);
                 let released = Instant::now();
                 turn.ledger.open(&gate);
-                assert_eq!(said(&first.response()), "executed;stored=?0;attempt=1");
+                assert_eq!(said(&first.response()), "executed;stored=?0;attempt=1;outcome=unknown");
                 for mut waiter in waiters {
                     told_unknown(&waiter.response(), prefix == "wait");
                 }
@@ -429,4 +430,5 @@ pub fn told_unknown(answer: &Response, may_retry: bool) {
     assert_eq!(retry_after_s.is_some(), may_retry, "{}", shown(answer));
     refused(answer, 409, "outcome-unknown", answer.header("retry-after"));
     assert_eq!(said(answer), "refused;attempt=1;reason=outcome-unknown");
+    assert_eq!(answer.text().contains("Retry-After"), may_retry, "{}", shown(answer));
 }

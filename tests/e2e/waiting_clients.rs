@@ -35,7 +35,7 @@ fn whoever_hangs_up_is_forgotten() {
             leave(turn, path);
             turn.waits(0);
             turn.ledger.open(path);
-            not_stored(&first.response(), 503, 1);
+            not_stored(&first.response(), 503, 1, "retry");
             // Nobody has taken over in the meantime.
             let second = pay.clone().body("ten").send();
             executed(&second, 2);

@@ -86,7 +86,7 @@ fn everybody_is_answered_when_redis_dies_while_they_wait() {
     waits(&world, 0);
     world.ledger.open("redis-dies");
     let first = first.response();
-    not_stored(&first, 201, 1);
+    not_stored(&first, 201, 1, "released");
 
     world.redis.restart();
     is_over(&world);
@@ -118,7 +118,7 @@ fn everybody_is_answered_though_redis_stands_still_while_they_wait() {
         waits(&world, 0);
         world.ledger.open("redis-stands");
         let answer = first.response();
-        not_stored(&answer, 201, 1);
+        not_stored(&answer, 201, 1, "released");
 
         world.redis.thaw();
         is_over(&world);
@@ -164,7 +164,7 @@ fn whoever_hangs_up_while_it_asks_executes_nothing() {
     world.ledger.open("asking");
     // From here on, whatever is granted is heard of half a second later.
     world.interposer.set(Fault::DelayReply(Duration::from_millis(500)));
-    not_stored(&first.response(), 503, 1);
+    not_stored(&first.response(), 503, 1, "retry");
     let key = key_of(&world, pay.path());
     wait_until("it has been granted the second attempt", PATIENCE, || {
         record(&world, &key).is_some_and(|record| record.attempt == 2)

@@ -201,6 +201,18 @@ fn claims_never_take_more_than_there_is_and_what_exists_may_still_end() {
 }
 
 #[test]
+fn what_exists_ends_although_nothing_can_be_accounted_for() {
+    for operation in [complete(b"ten"), RELEASE, CommandKind::MarkUnknown, CommandKind::Withdraw] {
+        let host = Host::default();
+        let table = host.open(SMALL);
+        assert_eq!(timeless(table.apply(call(1, 0, CLAIM), 0)), granted(1));
+        host.put_cell(b'a', b"no account");
+        let ended = timeless(table.apply(call(1, 0, operation.clone()), 0));
+        assert!(matches!(ended, StoreReply::Settled | StoreReply::Dropped), "{operation:?}: {ended:?}");
+    }
+}
+
+#[test]
 fn workers_that_claim_at_once_exceed_the_bound_by_a_record_each_at_most() {
     let host = Host::default();
     let (one, two) = (host.open(SMALL), host.open(SMALL));

@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use envoy_idempotency::command::{CommandKind, Failure, ReplyKind, StoreReply};
 use envoy_idempotency::config::Config;
-use envoy_idempotency::event::{Event, EventKind, Executed, Origin};
+use envoy_idempotency::event::{Clock, Event, EventKind, Executed, Origin};
 use envoy_idempotency::exchange::Exchange;
 use envoy_idempotency::key::{KeyForm, Name, UpstreamKey};
 use envoy_idempotency::message::{Headers, RequestHead};
@@ -46,7 +46,7 @@ fn what_is_held_is_let_go_or_answered_by_the_last_word_of_the_store() {
     for verdict in claim_verdicts() {
         let mut exchange = in_state("claim", REPLAY);
         let step = exchange.handle(Event {
-            now_ms: 5,
+            clock: &Clock::at(5),
             kind: EventKind::StoreAnswered { asked: ReplyKind::Claim, verdict: verdict.clone(), may_wait: false },
         });
         assert!(matches!(step.flow, Flow::Resume(_) | Flow::Answer(_)), "{verdict:?} leaves the request held");
@@ -54,7 +54,7 @@ fn what_is_held_is_let_go_or_answered_by_the_last_word_of_the_store() {
     for verdict in settle_verdicts() {
         let mut exchange = in_state("save", REPLAY);
         let step = exchange.handle(Event {
-            now_ms: 5,
+            clock: &Clock::at(5),
             kind: EventKind::StoreAnswered { asked: ReplyKind::Settle, verdict: verdict.clone(), may_wait: false },
         });
         assert!(matches!(step.flow, Flow::Resume(_)), "{verdict:?} leaves the response held");
@@ -66,7 +66,8 @@ fn what_is_held_is_let_go_or_answered_by_the_last_word_of_the_store() {
 fn a_stream_that_closes_under_a_claim_always_tells_the_store() {
     for state in ["claim", "renewal", "response", "response-body"] {
         for origin in origins() {
-            let step = in_state(state, REPLAY).handle(Event { now_ms: 9, kind: EventKind::Closed { origin } });
+            let step =
+                in_state(state, REPLAY).handle(Event { clock: &Clock::at(9), kind: EventKind::Closed { origin } });
             assert_eq!(step.commands.len(), 1, "{state} closed with {origin:?}");
             assert!(matches!(step.commands[0].kind.reply_kind(), ReplyKind::Mark | ReplyKind::Settle));
         }
@@ -94,7 +95,8 @@ fn the_lease_is_renewed_in_thirds_until_the_execution_ran_too_long() {
     let mut exchange = in_state("response", r#"{"policy": {"lease_ms": 3000, "max_running_ms": 6000}}"#);
     let mut renewals = Vec::new();
     for now_ms in (0..20_000).step_by(100) {
-        let step = exchange.handle(Event { now_ms, kind: EventKind::Tick { owner: Owner([3; 16]) } });
+        let step =
+            exchange.handle(Event { clock: &Clock::at(now_ms), kind: EventKind::Tick { owner: Owner([3; 16]) } });
         for call in step.commands {
             renewals.push((now_ms, call.kind));
         }
@@ -249,7 +251,7 @@ fn walk(policy: &str, route: &[&str]) -> Exchange {
             "bad key" => request(&mut exchange, &[("idempotency-key", "a,b")], false),
             "grpc" => request(&mut exchange, &[("content-type", "application/grpc")], false),
             "end" => exchange.handle(Event {
-                now_ms: 0,
+                clock: &Clock::at(0),
                 kind: EventKind::RequestBody {
                     attribute: &|_| None,
                     chunk: b"x",
@@ -261,7 +263,7 @@ fn walk(policy: &str, route: &[&str]) -> Exchange {
             "granted late" => {
                 let (asked, verdict) = (ReplyKind::Claim, granted());
                 exchange.handle(Event {
-                    now_ms: 1_000_000,
+                    clock: &Clock::at(1_000_000),
                     kind: EventKind::StoreAnswered { asked, verdict, may_wait: true },
                 })
             }
@@ -274,11 +276,11 @@ fn walk(policy: &str, route: &[&str]) -> Exchange {
             "503" => respond(&mut exchange, 503, false),
             "executed" => {
                 let answer = Executed::Answered { status: 201, headers: &Headers::default(), body: b"done" };
-                exchange.handle(Event { now_ms: 0, kind: EventKind::Executed { answer } })
+                exchange.handle(Event { clock: &Clock::at(0), kind: EventKind::Executed { answer, crowded: false } })
             }
             "executed in doubt" => {
                 let answer = Executed::Answered { status: 502, headers: &Headers::default(), body: b"who knows" };
-                exchange.handle(Event { now_ms: 0, kind: EventKind::Executed { answer } })
+                exchange.handle(Event { clock: &Clock::at(0), kind: EventKind::Executed { answer, crowded: false } })
             }
             other => panic!("no such step: {other}"),
         };
@@ -290,7 +292,7 @@ fn request(exchange: &mut Exchange, fields: &[(&str, &str)], end: bool) -> Step 
     let pseudo = [(":method", "POST"), (":path", "/pay"), (":authority", "api"), ("authorization", "me")];
     let head = RequestHead { headers: pseudo.iter().chain(fields).copied().collect() };
     exchange.handle(Event {
-        now_ms: 0,
+        clock: &Clock::at(0),
         kind: EventKind::RequestHeaders {
             head: &head,
             attribute: &|_| None,
@@ -302,13 +304,13 @@ fn request(exchange: &mut Exchange, fields: &[(&str, &str)], end: bool) -> Step 
 }
 
 fn answer(exchange: &mut Exchange, asked: ReplyKind, verdict: StoreReply) -> Step {
-    exchange.handle(Event { now_ms: 0, kind: EventKind::StoreAnswered { asked, verdict, may_wait: true } })
+    exchange.handle(Event { clock: &Clock::at(0), kind: EventKind::StoreAnswered { asked, verdict, may_wait: true } })
 }
 
 fn respond(exchange: &mut Exchange, status: u16, end: bool) -> Step {
     let origin = Origin { details: b"via_upstream", attempts: Some(1), connected: true };
     exchange.handle(Event {
-        now_ms: 0,
+        clock: &Clock::at(0),
         kind: EventKind::ResponseHeaders { headers: &Headers::default(), status, origin, end },
     })
 }
@@ -331,7 +333,7 @@ fn each_event(kind: &str, mut feed: impl FnMut(Event<'_>)) {
                         [(":method", "POST"), (":path", "/pay"), (":authority", "api"), ("authorization", "me")];
                     let head = RequestHead { headers: pseudo.iter().chain(fields).copied().collect() };
                     feed(Event {
-                        now_ms: 1,
+                        clock: &Clock::at(1),
                         kind: EventKind::RequestHeaders {
                             head: &head,
                             attribute: &|_| None,
@@ -352,7 +354,7 @@ fn each_event(kind: &str, mut feed: impl FnMut(Event<'_>)) {
                 (&[b'x'; 20 << 10], false, false),
             ] {
                 feed(Event {
-                    now_ms: 1,
+                    clock: &Clock::at(1),
                     kind: EventKind::RequestBody { attribute: &|_| None, chunk, crowded, end, trailers: false },
                 });
             }
@@ -361,7 +363,7 @@ fn each_event(kind: &str, mut feed: impl FnMut(Event<'_>)) {
             for verdict in claim_verdicts() {
                 for (now_ms, may_wait) in [(1, true), (1, false), (1_000_000, true)] {
                     feed(Event {
-                        now_ms,
+                        clock: &Clock::at(now_ms),
                         kind: EventKind::StoreAnswered { asked: ReplyKind::Claim, verdict: verdict.clone(), may_wait },
                     });
                 }
@@ -372,7 +374,7 @@ fn each_event(kind: &str, mut feed: impl FnMut(Event<'_>)) {
             for verdict in [StoreReply::Seen(None), StoreReply::Seen(Some(sight)), StoreReply::Failed(Failure::Timeout)]
             {
                 feed(Event {
-                    now_ms: 1,
+                    clock: &Clock::at(1),
                     kind: EventKind::StoreAnswered { asked: ReplyKind::Look, verdict, may_wait: false },
                 });
             }
@@ -386,7 +388,7 @@ fn each_event(kind: &str, mut feed: impl FnMut(Event<'_>)) {
             ] {
                 for now_ms in [1_000_001, 9_000_000] {
                     feed(Event {
-                        now_ms,
+                        clock: &Clock::at(now_ms),
                         kind: EventKind::StoreAnswered {
                             asked: ReplyKind::Renew,
                             verdict: verdict.clone(),
@@ -399,7 +401,7 @@ fn each_event(kind: &str, mut feed: impl FnMut(Event<'_>)) {
         "mark reply" => {
             for verdict in settle_verdicts() {
                 feed(Event {
-                    now_ms: 1,
+                    clock: &Clock::at(1),
                     kind: EventKind::StoreAnswered { asked: ReplyKind::Mark, verdict, may_wait: false },
                 });
             }
@@ -407,7 +409,7 @@ fn each_event(kind: &str, mut feed: impl FnMut(Event<'_>)) {
         "settle reply" => {
             for verdict in settle_verdicts() {
                 feed(Event {
-                    now_ms: 1,
+                    clock: &Clock::at(1),
                     kind: EventKind::StoreAnswered { asked: ReplyKind::Settle, verdict, may_wait: false },
                 });
             }
@@ -424,7 +426,7 @@ fn each_event(kind: &str, mut feed: impl FnMut(Event<'_>)) {
                     ] {
                         let headers: Headers = fields.iter().copied().collect();
                         feed(Event {
-                            now_ms: 1,
+                            clock: &Clock::at(1),
                             kind: EventKind::ResponseHeaders { headers: &headers, status, origin, end },
                         });
                     }
@@ -435,32 +437,39 @@ fn each_event(kind: &str, mut feed: impl FnMut(Event<'_>)) {
             for (held, crowded, end) in
                 [(1, false, false), (1, false, true), (1, true, false), (9_999_999, false, false)]
             {
-                feed(Event { now_ms: 1, kind: EventKind::ResponseBody { held, whole: &Vec::new, crowded, end } });
+                feed(Event {
+                    clock: &Clock::at(1),
+                    kind: EventKind::ResponseBody { held, whole: &Vec::new, crowded, end },
+                });
             }
         }
         "tick" => {
             for now_ms in [0, 100_000, 9_000_000] {
-                feed(Event { now_ms, kind: EventKind::Tick { owner: Owner([3; 16]) } });
+                feed(Event { clock: &Clock::at(now_ms), kind: EventKind::Tick { owner: Owner([3; 16]) } });
             }
         }
         "closed" => {
             for origin in origins() {
-                feed(Event { now_ms: 1, kind: EventKind::Closed { origin } });
+                feed(Event { clock: &Clock::at(1), kind: EventKind::Closed { origin } });
             }
         }
-        "unable" => feed(Event { now_ms: 1, kind: EventKind::Unable }),
+        "unable" => feed(Event { clock: &Clock::at(1), kind: EventKind::Unable }),
         "executed" => {
-            feed(Event { now_ms: 1, kind: EventKind::Executed { answer: Executed::Lost } });
-            feed(Event { now_ms: 1, kind: EventKind::Executed { answer: Executed::Unsent } });
+            feed(Event { clock: &Clock::at(1), kind: EventKind::Executed { answer: Executed::Lost, crowded: false } });
+            feed(Event {
+                clock: &Clock::at(1),
+                kind: EventKind::Executed { answer: Executed::Unsent, crowded: false },
+            });
             for status in [201, 404, 503] {
                 for details in ["via_upstream", "response_timeout", "-", "idempotency_mismatch"] {
                     let account = [("x-idempotency-details", details), ("x-idempotency-attempts", "1")];
                     let headers = account.into_iter().chain([("x-idempotency-upstream", "-")]).collect();
                     for body in [b"".as_slice(), b"more than four"] {
                         feed(Event {
-                            now_ms: 1,
+                            clock: &Clock::at(1),
                             kind: EventKind::Executed {
                                 answer: Executed::Answered { status, headers: &headers, body },
+                                crowded: body.len() > 4,
                             },
                         });
                     }

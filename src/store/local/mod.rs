@@ -149,13 +149,13 @@ impl<C: Cells> Table<C> {
             let Some(record) = record else { return Ok((verdict, false)) };
             let after = put(&bucket, place, &command.name, &record.encode())?;
             let growth = after.len() as i64 - bucket.len() as i64 - prepaid;
-            // Only a claim can be refused: what exists may always end.
-            let reserved = growth > 0 && self.reserve(growth, now_ms, |_| ())?.is_some();
-            if growth > 0 && is_claim && !reserved {
-                return Err(Failure::Full);
-            }
+            let reserved = match self.reserve_growth(growth, now_ms) {
+                // Only a claim can be refused: what exists may always end.
+                Err(failure) if is_claim => return Err(failure),
+                reserved => reserved.unwrap_or(false),
+            };
             if !self.swap(&key, &after, version)? {
-                self.account_for(if reserved { -growth } else { 0 })?;
+                let _ = self.account_for(if reserved { -growth } else { 0 });
                 continue;
             }
             // From here on it is so, whatever becomes of the book-keeping.
@@ -170,6 +170,14 @@ impl<C: Cells> Table<C> {
             return Ok((verdict, true));
         }
         Err(Failure::Contention)
+    }
+
+    /// Accounts for what a bucket grows by, if it does; tells whether.
+    fn reserve_growth(&self, growth: i64, now_ms: u64) -> Result<bool, Failure> {
+        if growth <= 0 {
+            return Ok(false);
+        }
+        self.reserve(growth, now_ms, |_| ())?.map(|()| true).ok_or(Failure::Full)
     }
 
     /// Accounts for this many more bytes and makes another change to the account, if there is or can be made room.

@@ -35,7 +35,7 @@ impl Tale {
         let n = self.history.executions.len() as u64 + 1;
         let line = match status {
             ..400 => format!("executed;stored=?1;attempt={attempt};ttl=1800"),
-            _ => format!("executed;stored=?0;attempt={attempt}"),
+            _ => format!("executed;stored=?0;attempt={attempt};outcome=released"),
         };
         let answer = answer_of(n, status, &line);
         let request = self.asks(name, payload, at_ms, End::Answer(answer)).id;

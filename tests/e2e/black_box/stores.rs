@@ -47,7 +47,7 @@ use crate::redis::{PATIENT_MS, held, key_of};
 fn a_freed_key_belongs_to_the_payload_that_completes_it() {
     on_both_stores(|stand| {
         let pay = |n, body: &str| stand.post(n, "/freed").key("k").body(body);
-        not_stored(&pay(0, "ten").header("x-test-status", "422").send(), 422, 1);
+        not_stored(&pay(0, "ten").header("x-test-status", "422").send(), 422, 1, "released");
         let first = pay(1, "twenty").send();
         executed(&first, 2);
         for n in 0..2 {
@@ -121,7 +121,7 @@ fn a_failure_that_comes_after_its_lease_frees_the_key_and_the_count_goes_on() {
         wait_until("it runs", PATIENCE, || stand.attempts("/late/pay").len() == 1);
         wait_until("its lease is over", PATIENCE, || is_refusal(&pay(1, "ten").send(), "outcome-unknown"));
         stand.ledger.open("late failure");
-        not_stored(&first.response(), 400, 1);
+        not_stored(&first.response(), 400, 1, "released");
         let second = pay(1, "twenty").send();
         executed(&second, 2);
         replays(&pay(0, "twenty").send(), &second);
@@ -166,7 +166,7 @@ fn what_the_store_is_told_twice_counts_once() {
     executed(&completed, 1);
     replays(&pay("/twice/completed").body("ten").send(), &completed);
 
-    not_stored(&told_twice("/twice/released", "400"), 400, 1);
+    not_stored(&told_twice("/twice/released", "400"), 400, 1, "released");
     let second = pay("/twice/released").body("twenty").send();
     executed(&second, 2);
     replays(&pay("/twice/released").body("twenty").send(), &second);

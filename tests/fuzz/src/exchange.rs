@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use envoy_idempotency::command::{Failure, RedisError, ReplyKind, StoreReply};
 use envoy_idempotency::config::{Config, Mode, Policy};
-use envoy_idempotency::event::{Event, EventKind, Executed, Origin};
+use envoy_idempotency::event::{Clock, Event, EventKind, Executed, Origin};
 use envoy_idempotency::exchange::{Exchange, Secrets};
 use envoy_idempotency::key::{KeyForm, UpstreamKey};
 use envoy_idempotency::message::{Headers, RequestHead};
@@ -53,7 +53,7 @@ impl Subject {
                 let upstream_key = UpstreamKey([choices.byte(); 16]);
                 let attribute = &|_: &[&str]| certificate.then(|| vec![1]);
                 self.feed(Event {
-                    now_ms,
+                    clock: &Clock::at(now_ms),
                     kind: EventKind::RequestHeaders { head: &head, attribute, owner, upstream_key, end },
                 });
             }
@@ -62,14 +62,14 @@ impl Subject {
                 let many = vec![b'b'; (choices.number() % (1 << 20)) as usize];
                 let chunk = if choices.flag() { choices.bytes(64) } else { &many };
                 self.feed(Event {
-                    now_ms,
+                    clock: &Clock::at(now_ms),
                     kind: EventKind::RequestBody { attribute: &|_| None, chunk, crowded, end, trailers },
                 });
             }
             2 => {
                 let (crowded, end, held) = (choices.flag(), choices.flag(), choices.number() % (1 << 20));
                 self.feed(Event {
-                    now_ms,
+                    clock: &Clock::at(now_ms),
                     kind: EventKind::ResponseBody { held, whole: &|| vec![b'b'; held as usize], crowded, end },
                 });
             }
@@ -77,7 +77,7 @@ impl Subject {
                 let (headers, origin, end) = (response_fields(choices), origin(choices), choices.flag());
                 let status = choices.number() as u16;
                 self.feed(Event {
-                    now_ms,
+                    clock: &Clock::at(now_ms),
                     kind: EventKind::ResponseHeaders { headers: &headers, status, origin, end },
                 });
             }
@@ -88,16 +88,19 @@ impl Subject {
                     1 => Executed::Lost,
                     _ => Executed::Answered { status, headers: &headers, body: choices.bytes(64) },
                 };
-                self.feed(Event { now_ms, kind: EventKind::Executed { answer } });
+                self.feed(Event { clock: &Clock::at(now_ms), kind: EventKind::Executed { answer, crowded: false } });
             }
             5 => {
                 let (asked, may_wait) = (choices.one(&ASKED), choices.flag());
                 let verdict = verdict(choices);
-                self.feed(Event { now_ms, kind: EventKind::StoreAnswered { asked, verdict, may_wait } });
+                self.feed(Event {
+                    clock: &Clock::at(now_ms),
+                    kind: EventKind::StoreAnswered { asked, verdict, may_wait },
+                });
             }
-            6 => self.feed(Event { now_ms, kind: EventKind::Tick { owner } }),
-            7 => self.feed(Event { now_ms, kind: EventKind::Closed { origin: origin(choices) } }),
-            _ => self.feed(Event { now_ms, kind: EventKind::Unable }),
+            6 => self.feed(Event { clock: &Clock::at(now_ms), kind: EventKind::Tick { owner } }),
+            7 => self.feed(Event { clock: &Clock::at(now_ms), kind: EventKind::Closed { origin: origin(choices) } }),
+            _ => self.feed(Event { clock: &Clock::at(now_ms), kind: EventKind::Unable }),
         }
     }
 
@@ -146,11 +149,17 @@ impl Subject {
         let origin = Origin { details: b"downstream_remote_disconnect", attempts: Some(1), connected: true };
         for _ in 0..4 {
             let now_ms = self.now_ms;
-            self.feed(Event { now_ms, kind: EventKind::Closed { origin } });
-            self.feed(Event { now_ms, kind: EventKind::Executed { answer: Executed::Lost } });
+            self.feed(Event { clock: &Clock::at(now_ms), kind: EventKind::Closed { origin } });
+            self.feed(Event {
+                clock: &Clock::at(now_ms),
+                kind: EventKind::Executed { answer: Executed::Lost, crowded: false },
+            });
             for asked in ASKED {
                 let verdict = StoreReply::Failed(Failure::Transport);
-                self.feed(Event { now_ms, kind: EventKind::StoreAnswered { asked, verdict, may_wait: false } });
+                self.feed(Event {
+                    clock: &Clock::at(now_ms),
+                    kind: EventKind::StoreAnswered { asked, verdict, may_wait: false },
+                });
             }
         }
         assert!(self.exchange.is_done(), "{} is awaited after the end", self.exchange.awaits());

@@ -338,7 +338,18 @@ impl Connection {
 
     /// As [`response`](Connection::response), with a sentence when the connection ends without a whole answer.
     pub fn try_response(&mut self) -> Result<Response, String> {
-        let mut response = self.try_head()?;
+        let head = self.try_head()?;
+        self.try_rest(head)
+    }
+
+    /// The whole answer of which this is the head; panics when it does not come within the deadline (30 s from now).
+    #[track_caller]
+    pub fn rest(&mut self, head: Response) -> Response {
+        self.deadline = Instant::now() + PATIENCE;
+        self.try_rest(head).unwrap_or_else(|message| panic!("{message}"))
+    }
+
+    fn try_rest(&mut self, mut response: Response) -> Result<Response, String> {
         let coding = response.header("transfer-encoding").map(str::to_ascii_lowercase);
         let declared = response.header("content-length").map(|n| n.parse::<usize>());
         // RFC 9112, section 6.3, in its order.
