@@ -32,6 +32,8 @@ pub enum Mutant {
     ShieldDropped,
     /// The request goes upstream however old its claim is.
     StaleClaimForwarded,
+    /// A response that trickles is held to its end.
+    TrickleHeld,
     /// An attempt may follow one of unknown outcome at once.
     UnknownFree,
     /// A stored value that cannot be read counts as a store that fails, and the request runs under `forward`.
@@ -44,7 +46,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 17] = [
+    pub const ALL: [Mutant; 18] = [
         Mutant::CompletedReplaced,
         Mutant::DeadlineIgnored,
         Mutant::DoubtForgotten,
@@ -58,6 +60,7 @@ impl Mutant {
         Mutant::OwnerIgnored,
         Mutant::ShieldDropped,
         Mutant::StaleClaimForwarded,
+        Mutant::TrickleHeld,
         Mutant::UnknownFree,
         Mutant::UnreadableForwarded,
         Mutant::WithdrawalFrees,

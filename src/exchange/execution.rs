@@ -227,15 +227,19 @@ impl ResponseBody {
                 (state, Step { flow: Flow::Pass, status: None, ..step })
             }
             // It trickles. Its status is known, and its reader has waited long enough.
-            EventKind::Tick { .. } if cx.now_ms() >= self.until_ms => {
+            EventKind::Tick { .. } if cx.now_ms() >= self.until_ms && !mutant::is(Mutant::TrickleHeld) => {
                 let remark = Some(Remark::BodyDropped(self.execution.request.name));
                 let (state, step) = self.complete(cx, unavailable(None));
                 (state, Step { remark, ..step })
             }
-            event => {
-                let step = self.execution.keep_alive(cx, &event);
+            EventKind::Tick { .. } => {
+                let step = self.execution.renew(cx);
                 let wake_ms = Some(step.wake_ms.map_or(self.until_ms, |wake_ms| wake_ms.min(self.until_ms)));
                 (State::ResponseBody(self), Step { wake_ms, ..step })
+            }
+            event => {
+                let step = self.execution.keep_alive(cx, &event);
+                (State::ResponseBody(self), step)
             }
         }
     }

@@ -93,11 +93,11 @@ fn every_attempt_takes_the_key_upstream_as_the_first_one_wrote_it() {
     on_both_stores(|ledger, [first, later]| {
         let paths: Vec<String> = (0..cases.len()).map(|case| format!("/any/{case}")).collect();
         for (path, (before, ..)) in paths.iter().zip(cases) {
-            not_stored(&pay(first, path, before).header("x-test-reset", "before").send(), 503, 1, "retry");
+            not_stored(&pay(first, path, before).header("x-test-reset", "before").send(), 503, 1, "unknown");
         }
         for (path, (before, after, seen)) in paths.iter().zip(cases) {
             let takeover = after_the_lease(&pay(later, path, after).header("x-test-status", "500"));
-            not_stored(&takeover, 500, 2, "retry");
+            not_stored(&takeover, 500, 2, "unknown");
             let third = pay(first, path, before).send();
             executed(&third, 3);
             replays(&pay(later, path, after).send(), &third);
@@ -262,7 +262,7 @@ fn a_claim_that_is_withdrawn_leaves_a_key_with_the_payload_that_failed() {
 fn a_claim_that_is_withdrawn_leaves_an_unknown_outcome_unknown() {
     let world = alone();
     let pay = world.post("/unknown").key("k");
-    not_stored(&pay.clone().header("x-test-reset", "before").body("ten").send(), 503, 1, "retry");
+    not_stored(&pay.clone().header("x-test-reset", "before").body("ten").send(), 503, 1, "unknown");
     let key = key_of(&world, "/unknown");
     let retry_at_ms = || match record(&world, &key).map(|record| record.state) {
         Some(State::Unknown { retry_at_ms, .. }) => retry_at_ms,

@@ -63,7 +63,7 @@ fn one_payment_sent_twice_is_charged_once_and_its_record_is_in_redis() {
 fn a_503_of_a_sidecar_leaves_the_outcome_unknown() {
     let mesh = mesh();
     let pay = mesh.post("/istio/lost").key("k").body("ten");
-    not_stored(&pay.clone().header("x-test-status", "503").send(), 503, 1, "retry");
+    not_stored(&pay.clone().header("x-test-status", "503").send(), 503, 1, "unknown");
     let again = pay.send();
     let retry_after = again.header("retry-after").map(str::to_owned);
     refused(&again, 409, "outcome-unknown", retry_after.as_deref());

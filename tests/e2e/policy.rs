@@ -19,9 +19,13 @@ fn observe_changes_nothing_but_the_status_line() {
         .header("x-test-header", "idempotency-status: theirs")
         .header("x-test-header", "x-kept: 1")
         .body("ten");
-    for (count, request) in [(1, pay.clone()), (2, pay.clone()), (3, pay.clone().body("twenty"))] {
+    let other = pay.clone().body("twenty");
+    for (count, request, outcome) in [(1, &pay, "executed"), (2, &pay, "replayed"), (3, &other, "mismatch")] {
         let answer = request.send();
-        assert_eq!((answer.status, said(&answer)), (201, "bypassed;reason=observe"));
+        assert_eq!(
+            (answer.status, said(&answer)),
+            (201, format!("bypassed;outcome={outcome};reason=observe").as_str())
+        );
         assert_eq!((answer.header("idempotent-replayed"), answer.header("x-kept")), (None, Some("1")));
         let entries = world.ledger.entries_for("/observe/pay");
         assert_eq!(entries.len(), count);

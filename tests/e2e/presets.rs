@@ -57,7 +57,7 @@ fn payments_are_kept_for_the_subject_held_when_in_doubt_and_survive_their_client
     let other =
         world.post("/v1/payments").key("order-2").header("authorization", "Bearer e30.eyJzdWIiOiJhbGljZSJ9.sig");
     let other = other.header("x-test-status", "503").body("{}");
-    not_stored(&other.send(), 503, 1, "retry");
+    not_stored(&other.send(), 503, 1, "unknown");
     refused(&other.send(), 409, "outcome-unknown", None);
 }
 

@@ -179,7 +179,7 @@ fn an_unknown_outcome_here_is_unknown_there() {
     let world = two();
     for path in ["/short/unknown", "/hold/unknown"] {
         let pay = world.post(path).key("k").body("ten");
-        not_stored(&pay.clone().header("x-test-reset", "before").send(), 503, 1, "retry");
+        not_stored(&pay.clone().header("x-test-reset", "before").send(), 503, 1, "unknown");
         let there = pay.clone().to(world.other()).send();
         assert_eq!(said(&there), "refused;attempt=1;reason=outcome-unknown");
     }

@@ -45,7 +45,7 @@ fn what_a_root_still_owes_when_it_goes_leaves_the_gauge() {
     let mut running = held(&world, &world.post("/owed").key("k"), "owed");
     world.redis.kill();
     world.ledger.open("owed");
-    not_stored(&running.response(), 201, 1, "released");
+    not_stored(&running.response(), 201, 1, "completed");
     drop(running);
     wait_until("its outcome is owed", PATIENCE, || world.stat("outbox") == 1);
     let document = json!({ "store": { "type": "redis", "cluster": "webdis" }, "policy": policy(1500) });

@@ -208,7 +208,7 @@ fn a_full_redis_refuses_new_keys_and_keeps_what_it_has() {
     replays(&pay("/full/before").send(), &before);
     world.ledger.open("full");
     let unsaved = running.response();
-    not_stored(&unsaved, 201, 1, "released");
+    not_stored(&unsaved, 201, 1, "completed");
     assert!(world.stat("store_failures_oom_total") >= counted + 2);
 
     world.redis.ask(&["CONFIG", "SET", "maxmemory", "0"]);
@@ -244,7 +244,7 @@ fn a_completion_that_fails_still_gives_the_client_its_answer() {
     world.interposer.set(Fault::Silence);
     world.ledger.open("unsaved");
     let [before, after] = running.each_mut().map(|connection| connection.response());
-    not_stored(&before, 201, 1, "released");
+    not_stored(&before, 201, 1, "completed");
     assert_eq!((after.status, said(&after)), (201, "executed;attempt=1"));
 
     // What this gateway owes the store it does not execute again, though the lease is over.
@@ -334,7 +334,7 @@ fn what_finished_in_an_outage_runs_on_no_worker_again_however_long_it_lasts() {
     let mut running: Vec<_> = pays.iter().map(|pay| held(&world, pay, "outage")).collect();
     world.interposer.close();
     world.ledger.open("outage");
-    running.iter_mut().for_each(|pay| not_stored(&pay.response(), 201, 1, "released"));
+    running.iter_mut().for_each(|pay| not_stored(&pay.response(), 201, 1, "completed"));
     let end = Instant::now() + Duration::from_secs(3);
     while Instant::now() < end {
         pays.iter().for_each(|pay| refused(&pay.send(), 429, "in-flight", Some("1")));

@@ -81,7 +81,7 @@ fn a_late_owner_takes_nothing_from_its_successor() {
     world.ledger.open("late-owner");
     world.gateways[0].thaw();
     let first = first.response();
-    not_stored(&first, 201, 1, "released");
+    not_stored(&first, 201, 1, "completed");
     assert_ne!(first.body, second.body);
     for gateway in &world.gateways {
         replays(&there.clone().to(gateway.addr()).send(), &second);
@@ -143,7 +143,7 @@ fn payments_that_finish_while_redis_is_away_are_not_forgotten() {
     world.ledger.open("away");
     let firsts = running.each_mut().map(|connection| connection.response());
     for first in &firsts {
-        not_stored(first, 201, 1, "released");
+        not_stored(first, 201, 1, "completed");
     }
     let pays = pays.map(|pay| pay.body("ten"));
     wait_until("two leases have passed", PATIENCE, || {

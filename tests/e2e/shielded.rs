@@ -196,7 +196,7 @@ fn what_came_back_decides_what_becomes_of_the_key() {
 
     for name in ["refused", "nobody"] {
         let unsent = world.post(&format!("/outcome/{name}")).key("k").body("ten");
-        not_stored(&unsent.clone().header("x-route", name).send(), 503, 1, "retry");
+        not_stored(&unsent.clone().header("x-route", name).send(), 503, 1, "released");
         executed(&unsent.body("corrected").send(), 2);
     }
 
@@ -229,7 +229,7 @@ fn lost_answers_are_unknown_until_the_lease_is_over() {
                 let pay = world.post(&format!("/short/lost-{name}")).key("k").body("ten");
                 let started = Instant::now();
                 let lost = spoil(pay.clone()).send();
-                not_stored(&lost, status, 1, "released");
+                not_stored(&lost, status, 1, "unknown");
                 unknown(&pay, started);
                 let entries = world.ledger.entries_for(pay.path());
                 let of = |attempt| entries.iter().filter(|entry| entry.attempt == Some(attempt)).count();
@@ -346,7 +346,7 @@ fn without_the_whole_of_envoys_account_only_a_success_is_known() {
         ];
         for (name, status, spoil) in cases {
             let (pay, started) = (world.post(&format!("/{way}/{name}")).key("k").body("ten"), Instant::now());
-            not_stored(&spoil(pay.clone()).send(), status, 1, "released");
+            not_stored(&spoil(pay.clone()).send(), status, 1, "unknown");
             unknown(&pay, started);
         }
     }
@@ -357,9 +357,9 @@ fn without_a_way_to_the_internal_listener_nothing_is_executed_and_the_key_stays_
     let world = shielded();
     let pay = world.post("/nowhere/pay").key("k").body("ten");
     for attempt in 1..=2 {
-        not_stored(&pay.send(), 503, attempt, "retry");
+        not_stored(&pay.send(), 503, attempt, "released");
     }
-    not_stored(&pay.body("twenty").send(), 503, 3, "retry");
+    not_stored(&pay.body("twenty").send(), 503, 3, "released");
     assert_eq!(world.ledger.entries_for("/nowhere/pay").len(), 0);
     assert!(world.gateway.stat("wasmcustom.idempotency_released_total") >= 3);
     let log = world.gateway.log();
@@ -373,7 +373,7 @@ fn a_way_that_does_not_exist_is_logged_now_and_then() {
     let world = world(|options| options.concurrency(1));
     let started = Instant::now();
     let crowd: Vec<_> = (0..100).map(|n| world.post("/nowhere/logged").key(n.to_string()).body("ten")).collect();
-    Request::send_h2_all(&crowd).iter().for_each(|answer| not_stored(answer, 503, 1, "retry"));
+    Request::send_h2_all(&crowd).iter().for_each(|answer| not_stored(answer, 503, 1, "released"));
     let seconds = started.elapsed().as_secs() as usize;
     let lines = world.gateway.log().matches("idempotency: nothing can be executed").count();
     assert!((1..=seconds + 1).contains(&lines), "{lines} lines in {seconds} s");
@@ -388,7 +388,7 @@ fn an_internal_listener_that_runs_the_filter_too_executes_nothing_and_is_logged(
         })
     });
     let answer = world.post("/first/again").key("k").body("ten").send();
-    not_stored(&answer, 429, 1, "released");
+    not_stored(&answer, 429, 1, "unknown");
     assert_eq!(world.ledger.entries().len(), 0);
     let log = world.gateway.log();
     let mut lines =
@@ -487,9 +487,9 @@ fn a_trial_leaves_every_request_to_its_client() {
     let world = world(|options| options);
     let inside = || world.gateway.stat("http.shielded.downstream_rq_total");
     let pay = world.post("/observe/pay").key("k").body("ten");
-    for _ in 0..2 {
-        let answer = pay.send();
-        assert_eq!((answer.status, said(&answer)), (201, "bypassed;reason=observe"), "{}", shown(&answer));
+    for outcome in ["executed", "replayed"] {
+        let (answer, line) = (pay.send(), format!("bypassed;outcome={outcome};reason=observe"));
+        assert_eq!((answer.status, said(&answer)), (201, line.as_str()), "{}", shown(&answer));
     }
     let entries = world.ledger.entries_for(pay.path());
     assert!(entries.len() == 2 && entries.iter().all(|entry| entry.attempt.is_none() && entry.operation.is_none()));
@@ -510,7 +510,7 @@ fn a_service_that_dies_and_comes_back_executes_each_once_or_is_in_doubt() {
     for prefix in ["/short/", "/inline/short/"] {
         let path = |name: &str| format!("{prefix}dies-{name}");
         let away = world.post(&path("away")).key("k").body("ten");
-        not_stored(&away.send(), 503, 1, "retry");
+        not_stored(&away.send(), 503, 1, "released");
 
         // It has read the whole request when it dies.
         let service = TcpListener::bind(addr).unwrap();
@@ -522,9 +522,9 @@ fn a_service_that_dies_and_comes_back_executes_each_once_or_is_in_doubt() {
         let (mut connection, _) = service.accept().unwrap();
         read_request(&mut connection);
         drop((connection, service));
-        not_stored(&client.response(), 503, 1, "retry");
+        not_stored(&client.response(), 503, 1, "unknown");
         refused(&running.send(), 409, "outcome-unknown", Some("1"));
-        not_stored(&away.send(), 503, 2, "retry");
+        not_stored(&away.send(), 503, 2, "released");
 
         let service = TcpListener::bind(addr).unwrap();
         let serving = thread::spawn(move || {

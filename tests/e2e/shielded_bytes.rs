@@ -190,7 +190,7 @@ fn envoys_account_reaches_no_client_and_a_service_cannot_forge_it() {
     not_stored(&failed, 503, 1, "retry");
     assert_eq!(busy.clone().body("twenty").send().status, 409);
     let refused = world.post("/bytes/account-refused").key("k").header("x-route", "refused").body("ten").send();
-    not_stored(&refused, 503, 1, "retry");
+    not_stored(&refused, 503, 1, "released");
     for answer in [first, failed, refused, good.send()] {
         assert!(!has_account(&answer), "{}", shown(&answer));
     }

@@ -179,7 +179,7 @@ fn what_ended_early_after_it_was_sent_is_unknown_on_either_way() {
                 let pay = world.post(&format!("/{execution}/early-{way}-{case}")).key("k").body("ten");
                 let failing = pay.clone().header(name, value);
                 let answer = meets(&world, &failing, execution, &format!("{way}{route}"), details);
-                not_stored(&answer, status, 1, "released");
+                not_stored(&answer, status, 1, "unknown");
                 is_unknown(&world, &pay);
             }
         }
@@ -234,7 +234,7 @@ fn what_was_never_sent_frees_the_key_at_once_on_either_way() {
         for (route, details) in &troubles {
             let pay = world.post(&format!("/{execution}/never-{route}")).key("k").body("ten");
             let unsent = meets(&world, &pay, execution, route, details);
-            not_stored(&unsent, 503, 1, "retry");
+            not_stored(&unsent, 503, 1, "released");
             assert_eq!(world.ledger.entries_for(pay.path()).len(), 0);
             let way = route.split('-').next().unwrap_or_default();
             let first = pay.clone().header("x-route", way).send();

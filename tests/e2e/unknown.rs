@@ -27,7 +27,7 @@ fn a_reset_before_the_answer_is_unknown() {
     let world = troubled();
     for place in ["before", "before-rst"] {
         let (pay, started) = (world.post(&format!("/unknown/reset-{place}")).key("k").body("ten"), Instant::now());
-        not_stored(&pay.clone().header("x-test-reset", place).send(), 503, 1, "retry");
+        not_stored(&pay.clone().header("x-test-reset", place).send(), 503, 1, "unknown");
         unknown_until_the_lease_is_over(&world, &pay, started);
     }
 }
@@ -37,7 +37,7 @@ fn a_bad_gateway_and_a_gateway_time_out_behind_us_are_unknown() {
     let world = troubled();
     for status in [502, 504] {
         let (pay, started) = (world.post(&format!("/unknown/status-{status}")).key("k").body("ten"), Instant::now());
-        not_stored(&pay.clone().header("x-test-status", status.to_string()).send(), status, 1, "released");
+        not_stored(&pay.clone().header("x-test-status", status.to_string()).send(), status, 1, "unknown");
         unknown_until_the_lease_is_over(&world, &pay, started);
     }
 }
@@ -60,7 +60,7 @@ fn more_than_one_try_by_envoy_makes_a_failure_unknown() {
     let world = troubled();
     let (pay, started) = (world.post("/unknown/retries").key("k").body("ten"), Instant::now());
     let failed = pay.clone().header("x-route", "retrying").header("x-test-status", "503").send();
-    not_stored(&failed, 503, 1, "retry");
+    not_stored(&failed, 503, 1, "unknown");
     let entries = world.ledger.entries_for(pay.path());
     assert_eq!(entries.iter().map(|entry| entry.attempt).collect::<Vec<_>>(), [Some(1), Some(1)]);
     refused(&pay.send(), 409, "outcome-unknown", Some("1"));
@@ -108,7 +108,7 @@ fn a_definite_failure_after_a_doubt_frees_nothing() {
     let (pay, started) = (world.post("/unknown/doubt").key("k").body("ten"), Instant::now());
     let failing = pay.clone().header("x-test-status", "400");
     not_stored(&pay.clone().header("x-test-status", "504").send(), 504, 1, "unknown");
-    not_stored(&after_the_lease(&failing, started), 400, 2, "released");
+    not_stored(&after_the_lease(&failing, started), 400, 2, "unknown");
     // Attempt 1 may have executed, so another payload must not; the same one may follow at once.
     refused(&pay.clone().body("twenty").send(), 409, "mismatch", None);
     executed(&pay.send(), 3);

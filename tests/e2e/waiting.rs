@@ -243,7 +243,7 @@ fn after_a_first_attempt_that_failed_one_of_those_that_wait_takes_over() {
             let answers = crowd(turn, &pay, send);
             let (failed, rest): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| answer.status == status);
             assert_eq!((failed.len(), rest.len()), (1, 99));
-            not_stored(failed[0], status, 1, "released");
+            not_stored(failed[0], status, 1, if status < 500 { "released" } else { "retry" });
             one_executed(&rest, 2);
             assert_eq!(turn.attempts(&pay), [1, 2]);
         }
@@ -413,7 +413,7 @@ fn a_trial_holds_nobody_back() {
         let mut first = turn.start(&pay, "trial");
         let sent = Instant::now();
         for duplicate in turn.spread(&pay.clone().body("ten"), 2) {
-            assert_eq!(said(&duplicate.send()), "bypassed;reason=observe");
+            assert_eq!(said(&duplicate.send()), "bypassed;outcome=in-flight;reason=observe");
         }
         assert!(sent.elapsed() < AT_ONCE, "{:?}", sent.elapsed());
         turn.ledger.open("trial");

@@ -86,7 +86,7 @@ fn everybody_is_answered_when_redis_dies_while_they_wait() {
     waits(&world, 0);
     world.ledger.open("redis-dies");
     let first = first.response();
-    not_stored(&first, 201, 1, "released");
+    not_stored(&first, 201, 1, "completed");
 
     world.redis.restart();
     is_over(&world);
@@ -118,7 +118,7 @@ fn everybody_is_answered_though_redis_stands_still_while_they_wait() {
         waits(&world, 0);
         world.ledger.open("redis-stands");
         let answer = first.response();
-        not_stored(&answer, 201, 1, "released");
+        not_stored(&answer, 201, 1, "completed");
 
         world.redis.thaw();
         is_over(&world);

@@ -21,7 +21,7 @@ pub fn judge(plan: &Plan, transcribe: bool) -> (World, Vec<String>) {
     world.run_until(world.calm_from + calm_for);
     world.run_until(world.remembers_until().max(world.now));
     let mut payloads: BTreeMap<(u8, u8), u8> = BTreeMap::new();
-    for request in &world.requests {
+    for request in world.requests.iter().filter(|request| !request.looks) {
         let payload = if request.payload == TOO_LARGE { 1 } else { request.payload };
         payloads.entry((request.tenant, request.key)).or_insert(payload);
     }
@@ -61,6 +61,10 @@ fn answers(world: &World, wrong: &mut Vec<String>) {
     let operation_ms = 2 * u64::from(limits.attempts) * timeout + timeout + 300;
     for request in &world.requests {
         let name = shown(request);
+        if request.looks {
+            looked(world, request, operation_ms, wrong);
+            continue;
+        }
         let Some(answer) = &request.answer else {
             if !request.is_broken {
                 wrong.push(format!("I6: {name} was never answered"));
@@ -76,7 +80,8 @@ fn answers(world: &World, wrong: &mut Vec<String>) {
         }
         let forward = request.forward.map(|forward| &world.forwards[forward]);
         if request.is_observed {
-            if answer.line() != "bypassed;reason=observe" || forward.is_none() {
+            let is_trial = answer.is("bypassed") && answer.parameter("reason") == Some("observe");
+            if !is_trial || forward.is_none() {
                 wrong.push(format!("observe: {name} was told {:?}", answer.line()));
             }
             if took > request.excused_ms + 100 {
@@ -101,6 +106,21 @@ fn answers(world: &World, wrong: &mut Vec<String>) {
         if forward.is_some() != is_executed {
             let upstream = if forward.is_some() { "reached" } else { "never reached" };
             wrong.push(format!("I3: {name} was told {:?} and {upstream} the upstream", answer.line()));
+        }
+        if let Some(forward) = forward.filter(|_| answer.is("executed")) {
+            let heard = forward.heard.filter(|(at, _)| Some(*at) <= request.answered_ms);
+            let known = heard.map_or(Known::Doubt, |(_, known)| known);
+            let is_true = match answer.parameter("outcome") {
+                Some("released") => known == Known::Release,
+                Some("retry") => known == Known::Retry,
+                Some("completed") => known == Known::Success,
+                // Envoy may answer while what the gateway itself has sent goes on.
+                Some("unknown") => known != Known::Success || forward.is_shielded,
+                _ => known == Known::Success,
+            };
+            if !is_true {
+                wrong.push(format!("outcome: {name} was told {:?}, and {known:?} is what is known", answer.line()));
+            }
         }
         match forward {
             Some(forward) if forward.attempt.is_none() && !may_bypass => {
@@ -135,6 +155,7 @@ fn answers(world: &World, wrong: &mut Vec<String>) {
         let is_alone = || {
             !world.requests.iter().any(|other| {
                 !std::ptr::eq(other, request)
+                    && !other.looks
                     && (other.tenant, other.key, other.payload) == (request.tenant, request.key, request.payload)
                     && other.sent_ms <= request.answered_ms.unwrap_or(0)
             })
@@ -145,6 +166,7 @@ fn answers(world: &World, wrong: &mut Vec<String>) {
                 let forward = other.forward.and_then(|forward| world.forwards[forward].heard);
                 (other.tenant, other.key, other.node) == (request.tenant, request.key, request.node)
                     && other.payload != request.payload
+                    && !other.looks
                     && other.sent_ms <= request.answered_ms.unwrap_or(0)
                     && (other.forward.is_none() || forward.is_some_and(|(_, known)| known == Known::Release))
             })
@@ -167,6 +189,47 @@ fn answers(world: &World, wrong: &mut Vec<String>) {
         if stands_in_the_way && is_alone() && !is_owed() && !has_slept() {
             wrong.push(format!("I3: {name} was told {:?}, and it is the only one of its payload", answer.line()));
         }
+    }
+}
+
+/// What a look-up was told is true, and nothing was executed for it.
+fn looked(world: &World, look: &Request, operation_ms: u64, wrong: &mut Vec<String>) {
+    let name = format!("a look-up instead of {}", shown(look));
+    if look.forward.is_some() {
+        wrong.push(format!("I3: {name} reached the upstream"));
+    }
+    let (Some(answer), Some(seen_ms)) = (&look.answer, look.answered_ms) else {
+        if !look.is_broken {
+            wrong.push(format!("I6: {name} was never answered"));
+        }
+        return;
+    };
+    if seen_ms - look.sent_ms > 2 * operation_ms + look.excused_ms {
+        wrong.push(format!("I6: {name} was answered after {} ms", seen_ms - look.sent_ms));
+    }
+    let state =
+        serde_json::from_slice::<serde_json::Value>(&answer.body).ok().and_then(|body| body.get("state").cloned());
+    let is_completed = state.as_ref().is_some_and(|state| state == "completed");
+    let succeeded =
+        |forward: &Forward| forward.heard.is_some_and(|(at, known)| known == Known::Success && at <= seen_ms);
+    let mut of_it = world.forwards.iter().filter(|forward| forward.who == (look.tenant, look.key));
+    if is_completed && !of_it.clone().any(succeeded) {
+        wrong.push(format!("I2: {name} was told that it has completed, and no attempt had succeeded"));
+    }
+    let store = &world.store;
+    let is_kept = |forward: &Forward| {
+        let request = &world.requests[forward.request];
+        let is_stored = request.answer.as_ref().is_some_and(|answer| answer.parameter("stored") == Some("?1"));
+        let Some(told_ms) = request.answered_ms.filter(|told_ms| is_stored && *told_ms < look.sent_ms) else {
+            return false;
+        };
+        let lives_ms = world.forwards.iter().filter(|other| other.who == forward.who).map(|other| other.lives_ms().0);
+        !store.lost_between(forward.asked_ms, seen_ms)
+            && store.peak(forward.asked_ms, seen_ms)
+                < store.trough(forward.asked_ms, told_ms) + lives_ms.min().unwrap_or(0)
+    };
+    if state.is_some() && !is_completed && of_it.any(is_kept) {
+        wrong.push(format!("I4: {name} was told {state:?}, and a client had been told that it is stored"));
     }
 }
 
@@ -439,7 +502,7 @@ fn may_lack_its_body(world: &World, forward: &Forward) -> bool {
             && !std::ptr::eq(other, forward)
             && other.heard.is_some_and(|(_, known)| known == Known::Success)
     });
-    world.plan.conflicts || has_little_room || forward.body.len() > MAX_BODY || had_company
+    world.plan.conflicts || forward.is_crowded_out || has_little_room || forward.body.len() > MAX_BODY || had_company
 }
 
 fn replayed<'a>(world: &'a World, answer: &Answer) -> Option<&'a Forward> {

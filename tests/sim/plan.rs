@@ -51,12 +51,13 @@ pub enum Fault {
     UpstreamSlow,
     UpstreamSteers,
     UpstreamTimesOut,
+    UpstreamTrickles,
     UpstreamUnreached,
     WorkerCrowded,
 }
 
 impl Fault {
-    pub const ALL: [Fault; 43] = [
+    pub const ALL: [Fault; 44] = [
         Fault::AnswersAnother,
         Fault::BodiesHidden,
         Fault::CallDelayed,
@@ -98,6 +99,7 @@ impl Fault {
         Fault::UpstreamSlow,
         Fault::UpstreamSteers,
         Fault::UpstreamTimesOut,
+        Fault::UpstreamTrickles,
         Fault::UpstreamUnreached,
         Fault::WorkerCrowded,
     ];
@@ -150,6 +152,11 @@ impl Fault {
     /// Those that only a request of the gateway's own can meet.
     fn is_of_shielding(self) -> bool {
         matches!(self, Fault::ShieldedLost | Fault::ShieldedUnsent)
+    }
+
+    /// Those that came to the plan later, and have dice of their own, so that the seeds of before stay what they were.
+    fn came_later(self) -> bool {
+        matches!(self, Fault::UpstreamTrickles)
     }
 
     /// After these the store has forgotten what it had acknowledged.
@@ -224,6 +231,10 @@ pub struct Plan {
     pub conflicts: bool,
     /// How long duplicates wait, where they wait.
     pub waits_ms: Option<u64>,
+    /// Whether the client does not wait for the store to hear how it ended.
+    pub saves_after: bool,
+    /// Whether clients look what is known of an operation, too.
+    pub looks: bool,
     /// None where the clients' own requests go upstream.
     pub shields: Option<Shielding>,
     /// Whether requests that are too large go up unprotected.
@@ -254,7 +265,8 @@ impl Plan {
         let embedded = random.chance(150).then(|| random.pick(&[4 << 10, 64 << 10, 1 << 20]));
         let share = random.pick(&[150, 300, 500, 800]);
         let mut faults = Faults::NONE;
-        for fault in Fault::ALL.into_iter().filter(|fault| !fault.is_of_shielding()) {
+        let is_first = |fault: &Fault| !fault.is_of_shielding() && !fault.came_later();
+        for fault in Fault::ALL.into_iter().filter(is_first) {
             // Lost writes excuse much; most runs are without.
             let share = if fault.loses_writes() { share / 4 } else { share };
             if random.chance(share) && fault.strikes(embedded.is_some()) {
@@ -305,6 +317,12 @@ impl Plan {
             2 => [false, true],
             _ => [false, false],
         };
+        let mut later = Random::new(seed, 12);
+        for fault in Fault::ALL.into_iter().filter(|fault| fault.came_later()) {
+            if later.chance(share) {
+                faults = faults.with(fault);
+            }
+        }
         Plan {
             seed,
             faults,
@@ -317,6 +335,9 @@ impl Plan {
             holds,
             conflicts: random.chance(150),
             waits_ms: waits.chance(200).then(|| waits.between(100, 3 * lease)),
+            saves_after: later.chance(150),
+            // A trial has names of its own.
+            looks: later.chance(300) && observes == [false; 2],
             shields: is_shielded.then_some(shielding),
             bypasses: random.chance(500),
             observes,

@@ -3,12 +3,12 @@
 //! Its one rule: a script says what strikes and when; everything else is as the simulator always has it.
 //!
 //! A line of a script is one of:
-//! - `policy: hold, forward, conflict, bypass, observe, embedded` and `lease 1s`, `ttl 60s`, `wait 10s`, `shielded`,
+//! - `policy: hold, forward, conflict, bypass, observe, embedded, after reply` and `lease 1s`, `ttl 60s`, `wait 10s`, `shielded`,
 //!   `account-of 2` (fields, not three), `calls 1`, `batch 1`, `queue 2`, `outbox 300` (bytes), first of all;
-//! - `a: POST k1 p1`, with `t2` for another tenant, `g2` for another gateway and `quoted` for a key in quotes;
+//! - `a: GET k1` (a look-up) or `a: POST k1 p1`, with `t2` for another tenant, `g2` for another gateway and `quoted` for a key in quotes;
 //!   `a: hangs up`; `a: times out`, because Envoy waits no longer;
 //! - `upstream: 201` (or another status, `reset`, `reset before`, `dies in body`, `unreached`, `unsent`, `lost`,
-//!   `times out`, `retried 503`), and `says release`, `for 5s`, `at length`, `after 3s`, of the next request;
+//!   `times out`, `retried 503`), and `says release`, `for 5s`, `at length`, `after 3s`, `trickles 4s`, of the next request;
 //! - `store: lose call|lose reply|cross|garbage|truncate|refuse|fail|unreadable|again 500ms|delay 2s`, or `ok`, of the
 //!   next call; `store: down 2s|stops 2s|crashes 2s|flush|clock back 2s|clock forward 2s`;
 //! - `g1: stops 3s|crashes|loses a worker|reloads`; `wait 5s`; `record: k1`.
@@ -102,7 +102,7 @@ fn a_completion_that_is_owed_lands_when_the_store_is_back() {
             107           the call fails: transport
             200      g1 → store  complete 201 (a k1)
             202           the call fails: transport
-            202    a ← 201  executed;stored=?0;attempt=1  execution #1
+            202    a ← 201  executed;stored=?0;attempt=1;outcome=completed  execution #1
             400      g1 → store  complete 201 (a k1)
             402           the call fails: transport
             600      g1 → store  complete 201 (a k1)
@@ -194,7 +194,7 @@ fn a_late_try_of_a_claim_that_was_taken_over_does_not_revive_the_number_it_had()
             2006           upstream executes k1 p1 as #1
             2011     g2 → store  mark unknown (b k1)
             2012     store  settled (b k1)
-            2013   b ← 503  executed;stored=?0;attempt=2
+            2013   b ← 503  executed;stored=?0;attempt=2;outcome=unknown
             5001     store  granted attempt 3, in doubt (a k1)
             7401     g1 → store  renew (a k1)
             7402     store  lost (a k1)
@@ -245,7 +245,7 @@ fn a_late_owner_cannot_complete_after_a_takeover() {
             3100     g1 → store  complete 201 (a k1)
             3101     store  lost (a k1)
             3101     store  lost (a k1)
-            3102   a ← 201  executed;stored=?0;attempt=1  execution #1
+            3102   a ← 201  executed;stored=?0;attempt=1;outcome=completed  execution #1
             3207     g2 → store  renew (b k1)
             3208     store  renewed (b k1)
             3405     g2 → store  complete 201 (b k1)
@@ -298,7 +298,7 @@ fn a_late_success_is_kept_when_the_claim_that_took_over_never_executed() {
             1700     g1 → store  complete 201 (a k1)
             1701     store  lost (a k1)
             1701     store  lost (a k1)
-            1702   a ← 201  executed;stored=?0;attempt=1  execution #1
+            1702   a ← 201  executed;stored=?0;attempt=1;outcome=completed  execution #1
             1907     g2 → store  withdraw (b k1)
             1907     g2 → store  claim (b k1)
             1908     store  settled (b k1)
@@ -378,7 +378,7 @@ fn a_mismatch_is_told_before_in_flight_unknown_and_replay() {
             401      store  renewed (a k1)
             505      g1 → store  mark unknown (a k1)
             506      store  settled (a k1)
-            507    a ← 503  executed;stored=?0;attempt=1
+            507    a ← 503  executed;stored=?0;attempt=1;outcome=unknown
             1100   c → g2  POST k1 p2
             1101     g2 → store  claim (c k1)
             1102     store  mismatch (c k1)
@@ -420,7 +420,7 @@ fn a_definite_failure_after_a_doubtful_attempt_leaves_the_doubt() {
             5              upstream executes k1 p1 as #1
             10       g1 → store  mark unknown (a k1)
             11       store  settled (a k1)
-            12     a ← 503  executed;stored=?0;attempt=1
+            12     a ← 503  executed;stored=?0;attempt=1;outcome=unknown
             1100   b → g1  POST k1 p1
             1101     g1 → store  claim (b k1)
             1102     store  granted attempt 2, in doubt (b k1)
@@ -431,7 +431,7 @@ fn a_definite_failure_after_a_doubtful_attempt_leaves_the_doubt() {
             1110   c → g1  POST k1 p2
             1111     store  settled (b k1)
             1111     g1 → store  claim (c k1)
-            1112   b ← 404  executed;stored=?0;attempt=2  execution #2
+            1112   b ← 404  executed;stored=?0;attempt=2;outcome=unknown  execution #2
             1112     store  mismatch (c k1)
             1113   c ← 409  refused;reason=mismatch
             1120   d → g1  POST k1 p1
@@ -470,7 +470,7 @@ fn what_is_owed_does_not_revive_an_expired_record() {
             2550     g1 → store  complete 201 (a k1)
             2551     store  lost (a k1)
             2551     store  lost (a k1)
-            2552   a ← 201  executed;stored=?0;attempt=1  execution #1
+            2552   a ← 201  executed;stored=?0;attempt=1;outcome=completed  execution #1
             2900     g1 → store  complete 201 (a k1)
             2901     store  lost (a k1)
             3250   k1 is absent
@@ -666,18 +666,18 @@ fn the_answer_to_a_mark_is_not_taken_for_the_completions() {
             1601     store  renewed (a k1)
             2000     g1 → store  renew (a k1)
             2001     store  renewed (a k1)
-            2400     g1 → store  mark unknown (a k1)
+            2100     g1 → store  mark unknown (a k1)
+            2101     store  settled (a k1)
             2425     g1 → store  complete 201 (a k1)
-            2425          the call is lost
-            2460     store  settled (a k1)
-            2800     g1 → store  complete 201 (a k1)
-            2801     store  settled (a k1)
-            2802   a ← 201  executed;stored=?1;attempt=1;ttl=60  execution #1
+            2485     store  settled (a k1)
+            2486   a ← 201  executed;stored=?1;attempt=1;ttl=60  execution #1
             3390   k1 is completed 201, attempt 1
             3390   b → g2  POST k1 p1
             3391     g2 → store  claim (b k1)
-            3392     store  completed 201 by attempt 1 (b k1)
-            3393   b ← 201  replayed;attempt=1;age=0;ttl=59  execution #1
+            3391          the call is lost
+            3807     g2 → store  claim (b k1)
+            3808     store  completed 201 by attempt 1 (b k1)
+            3809   b ← 201  replayed;attempt=1;age=1;ttl=58  execution #1
         "#]],
     );
 }
@@ -709,7 +709,7 @@ fn a_late_try_of_a_claim_that_was_refused_is_not_granted() {
             502    b ← 429  refused;attempt=1;reason=in-flight
             505      g2 → store  release (a k1)
             506      store  settled (a k1)
-            507    a ← 404  executed;stored=?0;attempt=1  execution #1
+            507    a ← 404  executed;stored=?0;attempt=1;outcome=released  execution #1
             700      g1 → store  withdraw (b k1)
             701      store  lost (b k1)
             2101     store  stale (b k1)
@@ -737,7 +737,7 @@ fn a_withdrawn_claim_does_not_free_the_key_for_another_payload() {
             5              upstream executes k1 p1 as #1
             10       g1 → store  release for the same payload (a k1)
             11       store  settled (a k1)
-            12     a ← 503  executed;stored=?0;attempt=1  execution #1
+            12     a ← 503  executed;stored=?0;attempt=1;outcome=retry  execution #1
             100    b → g1  POST k1 p1
             101      g1 → store  claim (b k1)
             102      store  granted attempt 2 (b k1)
@@ -778,7 +778,7 @@ fn a_claim_that_was_withdrawn_leaves_the_key_as_free_as_it_was() {
             5              upstream executes k1 p1 as #1
             10       g1 → store  release (a k1)
             11       store  settled (a k1)
-            12     a ← 404  executed;stored=?0;attempt=1  execution #1
+            12     a ← 404  executed;stored=?0;attempt=1;outcome=released  execution #1
             1000   b → g1  POST k1 p2
             1001     g1 → store  claim (b k1)
             1002     store  granted attempt 2 (b k1)
@@ -825,7 +825,7 @@ fn every_attempt_writes_the_key_as_the_first_claim_did() {
             5              upstream executes k1 p1 as #1
             10       g1 → store  mark unknown (a k1)
             11       store  settled (a k1)
-            12     a ← 503  executed;stored=?0;attempt=1
+            12     a ← 503  executed;stored=?0;attempt=1;outcome=unknown
             2000   b → g2  POST k1 p1
             2000   c → g2  POST k2 p1
             2001     g2 → store  claim (b k1)
@@ -840,8 +840,8 @@ fn every_attempt_writes_the_key_as_the_first_claim_did() {
             2010     g2 → store  mark unknown (c k2)
             2011     store  settled (b k1)
             2011     store  settled (c k2)
-            2012   b ← 503  executed;stored=?0;attempt=2
-            2012   c ← 503  executed;stored=?0;attempt=1
+            2012   b ← 503  executed;stored=?0;attempt=2;outcome=unknown
+            2012   c ← 503  executed;stored=?0;attempt=1;outcome=unknown
             4000   d → g1  POST k2 p1
             4001     g1 → store  claim (d k2)
             4002     store  granted attempt 2, in doubt (d k2)
@@ -903,7 +903,7 @@ fn another_payload_is_a_mismatch_while_a_completion_is_owed() {
             107           the call fails: transport
             200      g1 → store  complete 201 (a k1)
             202           the call fails: transport
-            202    a ← 201  executed;stored=?0;attempt=1  execution #1
+            202    a ← 201  executed;stored=?0;attempt=1;outcome=completed  execution #1
             400      g1 → store  complete 201 (a k1)
             402           the call fails: transport
             600      g1 → store  complete 201 (a k1)
@@ -942,7 +942,7 @@ fn a_drained_gateway_keeps_what_it_owes_for_one_lease() {
             107           the call fails: transport
             200      g1 → store  complete 201 (a k1)
             202           the call fails: transport
-            202    a ← 201  executed;stored=?0;attempt=1  execution #1
+            202    a ← 201  executed;stored=?0;attempt=1;outcome=completed  execution #1
             400      g1 → store  complete 201 (a k1)
             402           the call fails: transport
             600      g1 → store  complete 201 (a k1)
@@ -978,7 +978,7 @@ fn a_drained_gateway_keeps_what_it_owes_for_one_lease() {
             107           the call fails: transport
             200      g1 → store  complete 201 (a k1)
             202           the call fails: transport
-            202    a ← 201  executed;stored=?0;attempt=1  execution #1
+            202    a ← 201  executed;stored=?0;attempt=1;outcome=completed  execution #1
             400      g1 → store  complete 201 (a k1)
             402           the call fails: transport
             600      g1 → store  complete 201 (a k1)
@@ -1025,10 +1025,10 @@ fn under_observe_nothing_is_refused_replayed_or_changed() {
             22       store  in flight, attempt 1 (b k1)
             23             upstream executes k1 p1 as #2
             23             upstream executes k1 p4 as #3
-            28     b ← 201  bypassed;reason=observe  execution #2
-            28     c ← 201  bypassed;reason=observe  execution #3
+            28     b ← 201  bypassed;outcome=in-flight;reason=observe  execution #2
+            28     c ← 201  bypassed;outcome=body-too-large;reason=observe  execution #3
             103      g1 → store  release (a k1)
-            103    a ← 201  bypassed;reason=observe  execution #1
+            103    a ← 201  bypassed;outcome=executed;reason=observe  execution #1
             104      store  settled (a k1)
             1020   d → g1  POST k1 p2
             1021   d → upstream  unprotected
@@ -1036,7 +1036,7 @@ fn under_observe_nothing_is_refused_replayed_or_changed() {
             1022     store  granted attempt 2 (d k1)
             1023           upstream executes k1 p2 as #4
             1028     g1 → store  complete 201 without its response (d k1)
-            1028   d ← 201  bypassed;reason=observe  execution #4
+            1028   d ← 201  bypassed;outcome=executed;reason=observe  execution #4
             1029     store  settled (d k1)
             2020   k1 is completed 201, not replayable, attempt 2
         "#]],
@@ -1054,7 +1054,7 @@ fn a_trial_knows_a_request_that_is_too_large_however_it_comes() {
             1      a → g1  POST k1 p4
             2      a → upstream  unprotected
             4              upstream executes k1 p4 as #1
-            9      a ← 201  bypassed;reason=observe  execution #1
+            9      a ← 201  bypassed;outcome=body-too-large;reason=observe  execution #1
         "#]],
     );
 }
@@ -1108,7 +1108,7 @@ fn the_upstream_decides_what_becomes_of_the_key() {
             5120   e → g1  POST k2 p1
             5121     store  settled (d k2)
             5121     g1 → store  claim (e k2)
-            5122   d ← 201  executed;stored=?0;attempt=1  execution #3
+            5122   d ← 201  executed;stored=?0;attempt=1;outcome=unknown  execution #3
             5122     store  unknown, attempt 1, wait 990 ms (e k2)
             5123   e ← 409  refused;attempt=1;reason=outcome-unknown
             6120   f → g1  POST k3 p1
@@ -1120,7 +1120,7 @@ fn the_upstream_decides_what_becomes_of_the_key() {
             6130   g → g1  POST k3 p2
             6131     store  settled (f k3)
             6131     g1 → store  claim (g k3)
-            6132   f ← 201  executed;stored=?0;attempt=1  execution #4
+            6132   f ← 201  executed;stored=?0;attempt=1;outcome=released  execution #4
             6132     store  granted attempt 2 (g k3)
             6133   g → upstream  attempt 2
             6135           upstream executes k3 p2 as #5
@@ -1145,7 +1145,7 @@ fn a_response_that_is_too_large_is_completed_and_not_replayed() {
             2        store  granted attempt 1 (a k1)
             3      a → upstream  attempt 1
             5              upstream executes k1 p3 as #1
-            10     a ← 201  executed;stored=?0;attempt=1;reason=too-large  execution #1
+            10     a ← 201  executed;stored=?0;attempt=1;outcome=completed;reason=too-large  execution #1
             10       g1 → store  complete 201 without its response (a k1)
             11       store  settled (a k1)
             1000   b → g2  POST k1 p3
@@ -1357,9 +1357,9 @@ fn what_is_owed_is_bounded_also_where_it_has_no_bodies() {
             425      g1 → store  renew (b k2)
             425      g1 → store  mark unknown (c k3)
             427           the call fails: transport
-            427    a ← 503  executed;stored=?0;attempt=1
-            500    c ← 503  executed;stored=?0;attempt=1
-            500    b ← 503  executed;stored=?0;attempt=1
+            427    a ← 503  executed;stored=?0;attempt=1;outcome=unknown
+            500    c ← 503  executed;stored=?0;attempt=1;outcome=unknown
+            500    b ← 503  executed;stored=?0;attempt=1;outcome=unknown
             1500     g1 → store  mark unknown (c k3)
             1501     store  settled (c k3)
             1502     g1 → store  mark unknown (b k2)
@@ -1466,20 +1466,20 @@ fn tries_of_what_is_owed_no_more_do_not_pile_up() {
             53     k → upstream  attempt 1
             55             upstream executes k2 p1 as #11
             505      g1 → store  mark unknown (a k1)
-            515    c ← 503  executed;stored=?0;attempt=1
-            520    d ← 503  executed;stored=?0;attempt=1
-            525    e ← 503  executed;stored=?0;attempt=1
+            515    c ← 503  executed;stored=?0;attempt=1;outcome=unknown
+            520    d ← 503  executed;stored=?0;attempt=1;outcome=unknown
+            525    e ← 503  executed;stored=?0;attempt=1;outcome=unknown
             800      g1 → store  mark unknown (c k3)
-            1030   f ← 503  executed;stored=?0;attempt=1
-            1035   g ← 503  executed;stored=?0;attempt=1
-            1040   h ← 503  executed;stored=?0;attempt=1
-            1045   i ← 503  executed;stored=?0;attempt=1
-            1050   j ← 503  executed;stored=?0;attempt=1
-            1055   k ← 503  executed;stored=?0;attempt=1
+            1030   f ← 503  executed;stored=?0;attempt=1;outcome=unknown
+            1035   g ← 503  executed;stored=?0;attempt=1;outcome=unknown
+            1040   h ← 503  executed;stored=?0;attempt=1;outcome=unknown
+            1045   i ← 503  executed;stored=?0;attempt=1;outcome=unknown
+            1050   j ← 503  executed;stored=?0;attempt=1;outcome=unknown
+            1055   k ← 503  executed;stored=?0;attempt=1;outcome=unknown
             1100     g1 → store  mark unknown (a k1)
             1400     g1 → store  mark unknown (h k8)
-            1400   a ← 503  executed;stored=?0;attempt=1
-            1600   b ← 503  executed;stored=?0;attempt=1
+            1400   a ← 503  executed;stored=?0;attempt=1;outcome=unknown
+            1600   b ← 503  executed;stored=?0;attempt=1;outcome=unknown
             1700     g1 → store  mark unknown (i k9)
             3000     g1 → store  mark unknown (i k9)
             3055     store  settled (a k1)
@@ -1579,7 +1579,7 @@ fn after_an_attempt_that_failed_one_of_those_who_wait_takes_over_and_the_others_
             306      store  settled (a k1)
             307      g2 → store  poll up to attempt 2 (one who waits k1)
             307      g1 → store  poll up to attempt 2 (one who waits k1)
-            307    a ← 503  executed;stored=?0;attempt=1  execution #1
+            307    a ← 503  executed;stored=?0;attempt=1;outcome=retry  execution #1
             308      store  granted attempt 2 (one who waits k1)
             308      store  in flight, attempt 2 (one who waits k1)
             309    c → upstream  attempt 2
@@ -1627,14 +1627,14 @@ fn whoever_has_seen_two_attempts_fail_is_refused() {
             306      store  settled (a k1)
             307      g2 → store  poll up to attempt 2 (one who waits k1)
             307      g1 → store  poll up to attempt 2 (one who waits k1)
-            307    a ← 503  executed;stored=?0;attempt=1  execution #1
+            307    a ← 503  executed;stored=?0;attempt=1;outcome=retry  execution #1
             308      store  granted attempt 2 (one who waits k1)
             308      store  in flight, attempt 2 (one who waits k1)
             309    c → upstream  attempt 2
             311            upstream executes k1 p1 as #2
             611      g2 → store  release for the same payload (one who waits k1)
             612      store  settled (one who waits k1)
-            613    c ← 503  executed;stored=?0;attempt=2  execution #2
+            613    c ← 503  executed;stored=?0;attempt=2;outcome=retry  execution #2
             800      g1 → store  poll up to attempt 2 (one who waits k1)
             801      store  exhausted by attempt 2 (one who waits k1)
             802    b ← 429  refused;attempt=2;reason=in-flight
@@ -1714,7 +1714,7 @@ fn an_unknown_outcome_is_told_at_once_to_all_who_wait() {
             306      store  settled (a k1)
             307      g2 → store  poll up to attempt 2 (one who waits k1)
             307      g1 → store  poll up to attempt 2 (one who waits k1)
-            307    a ← 503  executed;stored=?0;attempt=1
+            307    a ← 503  executed;stored=?0;attempt=1;outcome=unknown
             308      store  unknown, attempt 1, wait 694 ms (one who waits k1)
             308      store  unknown, attempt 1, wait 694 ms (one who waits k1)
             309    c ← 409  refused;attempt=1;reason=outcome-unknown
@@ -1758,7 +1758,7 @@ fn whoever_hangs_up_while_it_waits_is_forgotten() {
             120    b ← connection closed
             305      g1 → store  release for the same payload (a k1)
             306      store  settled (a k1)
-            307    a ← 503  executed;stored=?0;attempt=1  execution #1
+            307    a ← 503  executed;stored=?0;attempt=1;outcome=retry  execution #1
             2120   c → g1  POST k1 p1
             2121     g1 → store  claim (c k1)
             2122     store  granted attempt 2 (c k1)
@@ -1798,7 +1798,7 @@ fn whoever_hangs_up_while_it_asks_again_executes_nothing() {
             105      g1 → store  release for the same payload (a k1)
             106      store  settled (a k1)
             107      g2 → store  poll up to attempt 2 (one who waits k1)
-            107    a ← 503  executed;stored=?0;attempt=1  execution #1
+            107    a ← 503  executed;stored=?0;attempt=1;outcome=retry  execution #1
             170    b hangs up
             170    b ← connection closed
             170      g2 → store  withdraw (one who waits k1)
@@ -1898,7 +1898,7 @@ fn who_waits_is_answered_though_the_store_stands_still() {
             800    b ← 503  refused;reason=store-unavailable
             807      g2 → store  withdraw (one who waits k1)
             807    c ← 503  refused;reason=store-unavailable
-            1000   a ← 201  executed;stored=?0;attempt=1  execution #1
+            1000   a ← 201  executed;stored=?0;attempt=1;outcome=completed  execution #1
             1107     g2 → store  withdraw (one who waits k1)
             1507     g2 → store  withdraw (one who waits k1)
             2100     g1 → store  complete 201 (a k1)
@@ -2223,7 +2223,7 @@ fn what_came_back_to_the_gateway_decides_what_becomes_of_the_key() {
             5              upstream executes k6 p1 as #6
             5              upstream executes k8 p1 as #8
             5              upstream executes k9 p1 as #9
-            5      d ← 503  executed;stored=?0;attempt=1
+            5      d ← 503  executed;stored=?0;attempt=1;outcome=released
             10       g1 ← upstream  404 (a)
             10       g1 → store  release (a k1)
             10       g1 ← upstream  503 (b)
@@ -2242,20 +2242,20 @@ fn what_came_back_to_the_gateway_decides_what_becomes_of_the_key() {
             12       g1 → store  mark unknown (g k7)
             12       g1 → store  mark unknown (h k8)
             12       g1 → store  mark unknown (i k9)
-            12     a ← 404  executed;stored=?0;attempt=1  execution #1
-            12     b ← 503  executed;stored=?0;attempt=1  execution #2
+            12     a ← 404  executed;stored=?0;attempt=1;outcome=released  execution #1
+            12     b ← 503  executed;stored=?0;attempt=1;outcome=retry  execution #2
             13       store  settled (c k3)
             13       store  settled (e k5)
             13       store  settled (f k6)
             13       store  settled (g k7)
             13       store  settled (h k8)
             13       store  settled (i k9)
-            14     i ← 502  executed;stored=?0;attempt=1
-            14     h ← 504  executed;stored=?0;attempt=1
-            14     g ← 503  executed;stored=?0;attempt=1
-            14     f ← 404  executed;stored=?0;attempt=1  execution #6
+            14     i ← 502  executed;stored=?0;attempt=1;outcome=unknown
+            14     h ← 504  executed;stored=?0;attempt=1;outcome=unknown
+            14     g ← 503  executed;stored=?0;attempt=1;outcome=unknown
+            14     f ← 404  executed;stored=?0;attempt=1;outcome=unknown  execution #6
             14     e ← 404  executed;stored=?1;attempt=1;ttl=60  execution #5
-            14     c ← 503  executed;stored=?0;attempt=1
+            14     c ← 503  executed;stored=?0;attempt=1;outcome=released
             500    k1 is open, attempt 1
             500    k2 is open, attempt 1
             500    k3 is open, attempt 1
@@ -2308,7 +2308,7 @@ fn a_body_that_is_lost_half_way_is_completed_inline_and_unknown_shielded() {
             10       g1 ← upstream  nothing, its answer is lost (a)
             10       g1 → store  mark unknown (a k1)
             11       store  settled (a k1)
-            12     a ← 502  executed;stored=?0;attempt=1
+            12     a ← 502  executed;stored=?0;attempt=1;outcome=unknown
             100    b → g1  POST k1 p1
             101      g1 → store  claim (b k1)
             102      store  unknown, attempt 1, wait 900 ms (b k1)
@@ -2529,12 +2529,12 @@ fn without_the_whole_of_envoys_account_only_a_success_is_known() {
             11       store  settled (b k2)
             12       g1 → store  mark unknown (c k3)
             12       g1 → store  complete 201 (d k4)
-            12     a ← 404  executed;stored=?0;attempt=1  execution #1
-            12     b ← 503  executed;stored=?0;attempt=1
+            12     a ← 404  executed;stored=?0;attempt=1;outcome=unknown  execution #1
+            12     b ← 503  executed;stored=?0;attempt=1;outcome=unknown
             13       store  settled (c k3)
             13       store  settled (d k4)
             14     d ← 201  executed;stored=?1;attempt=1;ttl=60  execution #4
-            14     c ← 201  executed;stored=?0;attempt=1  execution #3
+            14     c ← 201  executed;stored=?0;attempt=1;outcome=unknown  execution #3
             100    k1 is unknown, attempt 1
             100    k2 is unknown, attempt 1
             100    k3 is unknown, attempt 1
@@ -2567,7 +2567,7 @@ fn who_is_answered_by_envoy_itself_is_told_that_it_was_executed() {
             5              upstream executes k1 p1 as #1
             100    a Envoy answers 408 by itself
             100    b → g1  POST k2 p1
-            100    a ← 408  executed;stored=?0;attempt=1
+            100    a ← 408  executed;stored=?0;attempt=1;outcome=unknown
             101      g1 → store  claim (b k2)
             102      store  granted attempt 1 (b k2)
             103      g1 → upstream  attempt 1 (b)
@@ -2575,7 +2575,7 @@ fn who_is_answered_by_envoy_itself_is_told_that_it_was_executed() {
             110      g1 ← upstream  201 (b)
             110      g1 → store  complete 201 (b k2)
             200    b Envoy answers 408 by itself
-            200    b ← 408  executed;stored=?0;attempt=1
+            200    b ← 408  executed;stored=?0;attempt=1;outcome=completed
             305      g1 ← upstream  201 (a)
             305      g1 → store  complete 201 (a k1)
             306      store  settled (a k1)
@@ -2588,6 +2588,159 @@ fn who_is_answered_by_envoy_itself_is_told_that_it_was_executed() {
             1202     store  completed 201 by attempt 1 (d k2)
             1203   d ← 201  replayed;attempt=1;age=0;ttl=59  execution #2
             1203   c ← 201  replayed;attempt=1;age=0;ttl=59  execution #1
+        "#]],
+    );
+}
+
+#[test]
+fn a_response_that_trickles_is_let_go_at_the_end_of_its_running_time() {
+    check(
+        "upstream: 201 trickles 5s
+         a: POST k1 p1
+         wait 2500ms
+         b: POST k1 p1 g2
+         wait 3s
+         c: POST k1 p1",
+        expect![[r#"
+            0      a → g1  POST k1 p1
+            1        g1 → store  claim (a k1)
+            2        store  granted attempt 1 (a k1)
+            3      a → upstream  attempt 1
+            5              upstream executes k1 p1 as #1
+            400      g1 → store  renew (a k1)
+            401      store  renewed (a k1)
+            800      g1 → store  renew (a k1)
+            801      store  renewed (a k1)
+            1200     g1 → store  renew (a k1)
+            1201     store  renewed (a k1)
+            1600     g1 → store  renew (a k1)
+            1601     store  renewed (a k1)
+            2000     g1 → store  renew (a k1)
+            2001     store  renewed (a k1)
+            2100     g1 → store  complete 201 without its response (a k1)
+            2101     store  settled (a k1)
+            2500   b → g2  POST k1 p1
+            2501     g2 → store  claim (b k1)
+            2502     store  completed 201 by attempt 1, not replayable (b k1)
+            2503   b ← 409  refused;attempt=1;reason=not-replayable
+            5010   a ← 201  executed;stored=?0;attempt=1;outcome=completed  execution #1
+            5500   c → g1  POST k1 p1
+            5501     g1 → store  claim (c k1)
+            5502     store  completed 201 by attempt 1, not replayable (c k1)
+            5503   c ← 409  refused;attempt=1;reason=not-replayable
+        "#]],
+    );
+}
+
+#[test]
+fn a_client_that_does_not_wait_for_the_store_may_be_told_before_it() {
+    check(
+        "policy: after reply
+         store: ok
+         store: delay 200ms
+         a: POST k1 p1
+         wait 100ms
+         b: POST k1 p1 g2
+         wait 1s
+         c: POST k1 p1 g2",
+        expect![[r#"
+            0      a → g1  POST k1 p1
+            1        g1 → store  claim (a k1)
+            2        store  granted attempt 1 (a k1)
+            3      a → upstream  attempt 1
+            5              upstream executes k1 p1 as #1
+            10     a ← 201  executed;attempt=1  execution #1
+            10       g1 → store  complete 201 (a k1)
+            100    b → g2  POST k1 p1
+            101      g2 → store  claim (b k1)
+            102      store  in flight, attempt 1 (b k1)
+            103    b ← 429  refused;attempt=1;reason=in-flight
+            210      store  settled (a k1)
+            1100   c → g2  POST k1 p1
+            1101     g2 → store  claim (c k1)
+            1102     store  completed 201 by attempt 1 (c k1)
+            1103   c ← 201  replayed;attempt=1;age=0;ttl=59  execution #1
+        "#]],
+    );
+}
+
+#[test]
+fn a_look_up_tells_what_is_known_and_changes_nothing() {
+    check(
+        "a: GET k1
+         wait 100ms
+         upstream: 201 after 500ms
+         b: POST k1 p1
+         wait 100ms
+         c: GET k1 g2
+         wait 1s
+         d: GET k1 g2
+         e: POST k1 p1 g2",
+        expect![[r#"
+            0      a → g1  GET k1
+            1        g1 → store  look (a k1)
+            2        store  seen (a k1)
+            3      a ← 404    {"state":"absent"}
+            100    b → g1  POST k1 p1
+            101      g1 → store  claim (b k1)
+            102      store  granted attempt 1 (b k1)
+            103    b → upstream  attempt 1
+            105            upstream executes k1 p1 as #1
+            200    c → g2  GET k1
+            201      g2 → store  look (c k1)
+            202      store  seen (c k1)
+            203    c ← 200    {"attempt":1,"state":"running","status":null,"ttl":59}
+            500      g1 → store  renew (b k1)
+            501      store  renewed (b k1)
+            605      g1 → store  complete 201 (b k1)
+            606      store  settled (b k1)
+            607    b ← 201  executed;stored=?1;attempt=1;ttl=60  execution #1
+            1200   d → g2  GET k1
+            1200   e → g2  POST k1 p1
+            1201     g2 → store  look (d k1)
+            1201     g2 → store  claim (e k1)
+            1202     store  seen (d k1)
+            1202     store  completed 201 by attempt 1 (e k1)
+            1203   d ← 200    {"attempt":1,"state":"completed","status":201,"ttl":59}
+            1203   e ← 201  replayed;attempt=1;age=0;ttl=59  execution #1
+        "#]],
+    );
+}
+
+#[test]
+fn a_large_answer_of_the_gateways_own_does_not_wait_for_a_store_that_stands_still() {
+    check(
+        "policy: shielded
+         upstream: 201 at length
+         a: POST k1 p1
+         wait 3ms
+         store: stops 2s
+         wait 3s
+         b: POST k1 p1 g2",
+        expect![[r#"
+            0      a → g1  POST k1 p1
+            1        g1 → store  claim (a k1)
+            2        store  granted attempt 1 (a k1)
+            3        g1 → upstream  attempt 1 (a)
+            5              upstream executes k1 p1 as #1
+            10       g1 ← upstream  201 (a)
+            10       g1 → store  complete 201 without its response (a k1)
+            10     a ← 201  executed;stored=?0;attempt=1;outcome=completed;reason=too-large  execution #1
+            400      g1 → store  complete 201 without its response (a k1)
+            800      g1 → store  complete 201 without its response (a k1)
+            1200     g1 → store  complete 201 without its response (a k1)
+            1700     g1 → store  complete 201 without its response (a k1)
+            2003     store  settled (a k1)
+            2003     store  settled (a k1)
+            2003     store  settled (a k1)
+            2003     store  settled (a k1)
+            2003     store  settled (a k1)
+            3000     g1 → store  complete 201 without its response (a k1)
+            3001     store  settled (a k1)
+            3003   b → g2  POST k1 p1
+            3004     g2 → store  claim (b k1)
+            3005     store  completed 201 by attempt 1, not replayable (b k1)
+            3006   b ← 409  refused;attempt=1;reason=not-replayable
         "#]],
     );
 }
@@ -2670,6 +2823,7 @@ fn check(script: &str, transcript: Expect) {
                 ("conflict", _) => plan.conflicts = true,
                 ("bypass", _) => plan.bypasses = true,
                 ("observe", _) => plan.observes = [true; 2],
+                ("after", "reply") => plan.saves_after = true,
                 ("embedded", _) => plan.embedded = Some(1 << 20),
                 ("wait", time) => plan.waits_ms = Some(millis(time)),
                 ("shielded", _) => plan.shields = Some(Shielding { fields: 3, timeout_ms: 30_000 }),
@@ -2718,6 +2872,12 @@ fn obey(world: &mut World, requests: &mut HashMap<String, usize>, line: &str) {
         }
         (_, ["hangs", "up"]) => world.hang_up(requests[who]),
         (_, ["times", "out"]) => world.end(requests[who]),
+        (_, ["GET", key, rest @ ..]) => {
+            let node = rest.iter().find(|word| word.starts_with('g')).map_or(1, |word| digit(word));
+            let client = Client { tenant: 1, key: digit(key), payload: 1, start_ms: 0, tries: 1, insists: false };
+            let request = world.look(who, client, usize::from(node) - 1);
+            requests.insert(who.to_owned(), request);
+        }
         (_, ["POST", key, payload, rest @ ..]) => {
             let numbered =
                 |letter: char| rest.iter().find(|word| word.starts_with(letter)).map_or(1, |word| digit(word));
@@ -2762,6 +2922,7 @@ fn carriage(words: &[&str]) -> Carriage {
 
 pub fn treatment(words: &[&str]) -> Treatment {
     match words {
+        [what @ .., "trickles", time] => Treatment { body_ms: millis(time), ..treatment(what) },
         [what @ .., "after", time] => Treatment { work_ms: millis(time), ..treatment(what) },
         [what @ .., "at", "length"] => Treatment { size: TOO_LARGE_BODY, ..treatment(what) },
         [what @ .., "for", time] => {
@@ -2823,6 +2984,8 @@ pub fn quiet() -> Plan {
         holds: false,
         conflicts: false,
         waits_ms: None,
+        saves_after: false,
+        looks: false,
         shields: None,
         bypasses: false,
         observes: [false; 2],

@@ -67,6 +67,8 @@ pub struct Request {
     pub is_observed: bool,
     /// It writes its key as a structured-field string.
     pub is_quoted: bool,
+    /// It only looks what is known of the operation.
+    pub looks: bool,
     /// How long its gateway was stopped, and its upstream worked, meanwhile.
     pub excused_ms: u64,
     owner: Owner,
@@ -140,7 +142,10 @@ pub struct Forward {
     pub is_shielded: bool,
     /// Whether the gateway is told how the answer came about.
     is_accounted: bool,
+    /// Whether its answer came to a worker that held too much already.
+    pub is_crowded_out: bool,
     is_announced: bool,
+    body_ms: u64,
     connected_ms: u64,
     arrives_ms: u64,
 }
@@ -179,6 +184,8 @@ pub struct Treatment {
     pub end: End,
     pub work_ms: u64,
     pub steering: Steering,
+    /// How long its body takes to come.
+    pub body_ms: u64,
     /// How many bytes it says besides.
     pub size: usize,
     /// Whether it announces how many.
@@ -194,7 +201,7 @@ pub struct Steering {
 
 impl Treatment {
     pub fn new(end: End, work_ms: u64) -> Treatment {
-        Treatment { end, work_ms, steering: Steering::default(), size: 0, is_announced: false }
+        Treatment { end, work_ms, steering: Steering::default(), body_ms: 0, size: 0, is_announced: false }
     }
 }
 
@@ -360,6 +367,8 @@ pub struct World {
     turns: Random,
     /// Which Envoys hide bodies.
     hides: Random,
+    /// Who looks first.
+    looks: Random,
     /// What Envoy does once the callback under way is over.
     afterwards: VecDeque<(usize, Afterwards)>,
     /// The first payload is an empty body.
@@ -375,7 +384,7 @@ impl World {
     pub fn new(plan: Plan, is_wild: bool) -> World {
         let policies = [0, 1].map(|which| policy(&plan, which));
         let mut fate = Random::new(plan.seed, 5);
-        let mut hides = Random::new(plan.seed, 11);
+        let (mut hides, looks) = (Random::new(plan.seed, 11), Random::new(plan.seed, 13));
         let is_bodiless = is_wild && plan.faults.has(Fault::BodiesHidden) && hides.chance(300);
         let nodes = (0..plan.gateways).map(|_| {
             let clock_offset = if is_wild { fate.between(0, 10_000_000) } else { 0 };
@@ -413,6 +422,7 @@ impl World {
             tokens: Random::new(plan.seed, 6),
             turns: Random::new(plan.seed, 10),
             hides,
+            looks,
             afterwards: VecDeque::new(),
             is_bodiless,
             granted: HashSet::new(),
@@ -521,6 +531,10 @@ impl World {
 
     /// Sends one request to a gateway.
     pub fn send(&mut self, label: &str, client: usize, who: Client, node: usize) -> usize {
+        self.send_as(label, client, who, node, false)
+    }
+
+    fn send_as(&mut self, label: &str, client: usize, who: Client, node: usize, looks: bool) -> usize {
         let request = self.requests.len();
         let owner = Owner(self.tokens.bytes());
         self.by_owner.insert(owner, request);
@@ -540,6 +554,7 @@ impl World {
             forward: None,
             is_observed: false,
             is_quoted: self.is_wild && self.now.is_multiple_of(2),
+            looks,
             excused_ms: 0,
             owner,
             place: None,
@@ -554,7 +569,8 @@ impl World {
         self.say(|w| {
             let tenant = if who.tenant == 1 { String::new() } else { format!(" t{}", who.tenant) };
             let label = &w.requests[request].label;
-            format!("{label} → g{}  POST k{} p{}{tenant}", node + 1, who.key, who.payload)
+            let what = if looks { format!("GET k{}", who.key) } else { format!("POST k{} p{}", who.key, who.payload) };
+            format!("{label} → g{}  {what}{tenant}", node + 1)
         });
         self.after(1, Happening::Arrives { request });
         if self.is_wild && self.strikes(Fault::ClientHangsUp, 120) {
@@ -562,6 +578,11 @@ impl World {
             self.after(patience, Happening::HangsUp { request });
         }
         request
+    }
+
+    /// Sends a look-up of one operation to a gateway.
+    pub fn look(&mut self, label: &str, who: Client, node: usize) -> usize {
+        self.send_as(label, usize::MAX, who, node, true)
     }
 
     pub fn hang_up(&mut self, request: usize) {
@@ -689,17 +710,7 @@ impl World {
 
     /// The record of an operation, in words.
     pub fn shown(&self, who: (u8, u8)) -> String {
-        let policy = &self.policies[0];
-        let head = head(who.0, who.1, false);
-        let request = envoy_idempotency::source::Request::new(&head, b"", &|_| None);
-        let caller = envoy_idempotency::caller::Caller::read(policy, &request);
-        match envoy_idempotency::key::ClientKey::read(&policy.key, &request) {
-            Ok(key) => {
-                let name: Name = envoy_idempotency::key::name(policy, None, &head, &caller, &key);
-                self.store.shown(&name, self.now)
-            }
-            _ => String::new(),
-        }
+        self.store.shown(&name(&self.policies[0], &head(who.0, who.1, false)), self.now)
     }
 
     fn start(&mut self, node: usize, policy: usize) {
@@ -839,6 +850,9 @@ impl World {
         } else {
             String::new()
         };
+        if self.plan.looks && self.looks.chance(250) {
+            self.look(&format!("{label} looks"), who, node);
+        }
         self.send(&label, client, who, node);
     }
 
@@ -866,11 +880,16 @@ impl World {
         (asked.place, asked.was_at) = (Some((worker, stream)), Some(worker));
         (asked.is_observed, asked.lies) = (policy.mode == Mode::Observe, lies);
         let (head, owner) = (asked.head(), asked.owner);
-        let end = self.body(self.requests[request].payload).is_empty();
+        let looks = self.requests[request].looks;
+        let end = looks || self.body(self.requests[request].payload).is_empty();
+        let exchange = match looks {
+            true => Exchange::looking(Rc::clone(&policy), Rc::default(), name(&policy, &head), owner),
+            false => Exchange::new(policy, Rc::default()),
+        };
         let action = self.call_stream(worker, stream, |worker, envoy, stream| {
             let upstream_key = UpstreamKey([0; 16]);
             let kind = EventKind::RequestHeaders { head: &head, attribute: &|_| None, owner, upstream_key, end };
-            worker.on_request_headers(envoy, stream, Exchange::new(policy, Rc::default()), kind)
+            worker.on_request_headers(envoy, stream, exchange, kind)
         });
         self.goes_on(request, worker, stream, action);
         let travels = if self.is_wild { self.net.between(0, 20) } else { 0 };
@@ -1046,7 +1065,7 @@ impl World {
                 continue;
             };
             self.by_name.insert(call.name, (request.tenant, request.key));
-            if request.payload == TOO_LARGE {
+            if request.payload == TOO_LARGE && !request.looks {
                 self.broken_bounds.push("a request that is too large asked something of the store".to_owned());
             }
         }
@@ -1327,8 +1346,11 @@ impl World {
             };
             format!("  g{} ← upstream  {what} ({})", request.node + 1, request.label)
         });
+        let crowded = self.forwards[forward].body.len() >= LARGE_BODY && self.strikes(Fault::WorkerCrowded, 300);
+        self.forwards[forward].is_crowded_out = crowded;
         self.call_root(worker, |worker, envoy| {
             let exchange = worker.take_execution(token).expect("it was sent under this token");
+            worker.set_crowded_from(if crowded { 0 } else { u64::MAX });
             worker.on_executed(envoy, exchange, answer);
         });
     }
@@ -1382,7 +1404,9 @@ impl World {
                 .into_bytes(),
             is_shielded: false,
             is_accounted: true,
+            is_crowded_out: false,
             is_announced: treatment.is_announced,
+            body_ms: treatment.body_ms,
             end: treatment.end,
             steering: treatment.steering,
             heard: None,
@@ -1522,9 +1546,13 @@ impl World {
             has_begun: false,
         });
         self.head_of_response(request, (worker, stream), &headers, status, origin, false);
-        let mut travels = if self.is_wild { self.net.between(0, 30) } else { 0 };
+        let mut travels = if self.is_wild { self.net.between(0, 30) } else { self.forwards[number].body_ms };
         if self.strikes(Fault::UpstreamSlow, 60) {
             travels = self.up.between(0, 2 * self.plan.leases_ms[0]);
+            self.requests[request].excused_ms += travels;
+        }
+        if self.strikes(Fault::UpstreamTrickles, 150) {
+            travels = self.up.between(self.plan.leases_ms[0], 8 * self.plan.leases_ms[0]);
             self.requests[request].excused_ms += travels;
         }
         if dies {
@@ -1539,6 +1567,9 @@ impl World {
         let Some(incoming) = &mut self.requests[request].incoming else { return };
         incoming.is_whole = true;
         let (body, is_held) = (incoming.body.clone(), incoming.is_held);
+        if is_held && self.is_held_too_long(request, worker) {
+            self.broken_bounds.push("I6: a response that trickles is held beyond its running time".to_owned());
+        }
         if let Some(forward) = self.requests[request].forward {
             self.forwards[forward].whole_ms = Some(self.now);
         }
@@ -1576,6 +1607,17 @@ impl World {
         if self.requests[request].place == Some((worker, stream)) {
             self.deliver(request, worker, stream);
         }
+    }
+
+    /// Whether a response is held although its running time is over, in a worker that nothing has stopped.
+    fn is_held_too_long(&self, request: usize, worker: usize) -> bool {
+        let Some(forward) = self.requests[request].forward.map(|forward| &self.forwards[forward]) else { return false };
+        let heard_ms = forward.heard.map_or(self.now, |(at, _)| at);
+        let until_ms = (forward.forwarded_ms + 2 * forward.lease_ms).max(heard_ms + forward.lease_ms / 3);
+        let stops = self.plan.faults.has(Fault::GatewayPauses) || self.workers[worker].hides_bodies;
+        !stops
+            && self.awaits(worker, self.requests[request].place.map_or(0, |place| place.1), Exchange::awaits_body)
+            && self.now > until_ms + 2 * TICK_MS
     }
 
     /// Lets the client have the response, if all of it is there and nobody holds it back.
@@ -1640,6 +1682,7 @@ impl World {
             let answer = asked.answer.as_ref().unwrap();
             let body: String = match answer.body.starts_with(b"execution") {
                 true => String::from_utf8_lossy(&answer.body).split(' ').take(2).collect::<Vec<_>>().join(" #"),
+                false if asked.looks => String::from_utf8_lossy(&answer.body).into_owned(),
                 false => String::new(),
             };
             format!("{} ← {}  {}  {body}", asked.label, answer.status, answer.line()).trim_end().to_owned()
@@ -1840,6 +1883,15 @@ fn head(tenant: u8, key: u8, is_quoted: bool) -> RequestHead {
     RequestHead { headers: fields.into_iter().collect() }
 }
 
+/// Under which name the store keeps what this request is about.
+fn name(policy: &Policy, head: &RequestHead) -> Name {
+    let request = envoy_idempotency::source::Request::new(head, b"", &|_| None);
+    let caller = envoy_idempotency::caller::Caller::read(policy, &request);
+    let key = envoy_idempotency::key::ClientKey::read(&policy.key, &request);
+    let key = key.unwrap_or_else(|_| panic!("every request has a key"));
+    envoy_idempotency::key::name(policy, None, head, &caller, &key)
+}
+
 fn body(payload: u8) -> Vec<u8> {
     match payload {
         ..LARGE => vec![b'p', b'0' + payload],
@@ -1865,11 +1917,12 @@ fn policy(plan: &Plan, which: usize) -> Rc<Policy> {
     let lease_ms = plan.leases_ms[which];
     let document = format!(
         r#"{{"policy": {{"lease_ms": {lease_ms}, "ttl_s": {}, "max_running_ms": {}, "on_store_failure": "{}",
-            "on_unknown": "{}", "on_completed": "{}", "on_too_large": "{}", "mode": "{}", "on_in_flight": {{{}}},
+            "save": "{}", "on_unknown": "{}", "on_completed": "{}", "on_too_large": "{}", "mode": "{}", "on_in_flight": {{{}}},
             "max_request_bytes": {MAX_BODY}, "max_response_bytes": {MAX_BODY}, "execution": {{{}}}}}}}"#,
         plan.ttl_s,
         2 * lease_ms,
         if plan.forwards { "forward" } else { "reject" },
+        if plan.saves_after { "after_reply" } else { "before_reply" },
         if plan.holds { "hold" } else { "retry" },
         if plan.conflicts { "conflict" } else { "replay" },
         if plan.bypasses { "bypass" } else { "reject" },
