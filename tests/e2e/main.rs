@@ -103,8 +103,6 @@ mod shielded_redis;
 mod signatures;
 /// What somebody who means harm may send, or may put into the store.
 mod threats;
-/// A service behind a Unix domain socket, beside the same on TCP.
-mod unix_socket;
 /// Outcomes nobody knows, and the attempts that follow them.
 mod unknown;
 /// Duplicates that wait for the attempt that runs.
@@ -119,3 +117,5 @@ mod waiting_clients;
 mod waiting_losses;
 /// Waiting while the listener is replaced.
 mod waiting_updates;
+/// Each way to a service: TCP, TLS, a Unix domain socket, HTTP/2.
+mod ways;
