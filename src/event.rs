@@ -6,11 +6,10 @@
 use std::cell::Cell;
 
 use crate::command::{ReplyKind, StoreReply};
-use crate::config::Ending;
+use crate::evidence::Origin;
 use crate::key::UpstreamKey;
 use crate::message::{Headers, RequestHead};
 use crate::record::Owner;
-use crate::reply::DETAILS;
 use crate::source::Attributes;
 
 /// One thing that happened.
@@ -55,6 +54,8 @@ pub enum EventKind<'a> {
     Closed {
         /// The host's account of how it ended.
         origin: Origin<'a>,
+        /// The status that the host has sent; none where it sent none.
+        status: Option<u16>,
     },
     /// When the request's head has come.
     RequestHeaders {
@@ -145,81 +146,4 @@ pub enum Executed<'a> {
         /// The whole body.
         body: &'a [u8],
     },
-}
-
-/// The details of a response that an upstream made.
-pub const VIA_UPSTREAM: &[u8] = b"via_upstream";
-
-/// How the details begin with which Envoy says that it has sent nothing: there was no way, no host, no room, or the
-/// connection failed before it stood.
-const UNSENT: [&str; 10] = [
-    "cluster_not_found",
-    "drop_overload",
-    "maintenance_mode",
-    "no_healthy_upstream",
-    "route_not_found",
-    "unconditional_drop_overload",
-    "upstream_reset_before_response_started{connection_timeout",
-    "upstream_reset_before_response_started{local_connection_failure",
-    "upstream_reset_before_response_started{overflow",
-    "upstream_reset_before_response_started{remote_connection_failure",
-];
-
-/// The host's account of a response or of an ending.
-#[derive(Clone, Copy, Debug)]
-pub struct Origin<'a> {
-    /// Envoy's response code details.
-    pub details: &'a [u8],
-    /// How many times the router tried an upstream; none where the host says nothing.
-    pub attempts: Option<u64>,
-    /// Whether it is known that an upstream connection was there to send the request on.
-    pub connected: bool,
-}
-
-/// Who made a response.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source {
-    /// Envoy or another filter, because of this.
-    Host(Ending),
-    /// This filter.
-    Own,
-    /// The upstream.
-    Upstream,
-}
-
-impl Origin<'_> {
-    /// Who made the response, or why there is none.
-    pub fn source(&self) -> Source {
-        let has = |word: &str| self.details.windows(word.len()).any(|window| window == word.as_bytes());
-        match self.details {
-            VIA_UPSTREAM => Source::Upstream,
-            details if details.starts_with(DETAILS.as_bytes()) => Source::Own,
-            _ if self.is_unsent() => Source::Host(Ending::Unsent),
-            details if details.starts_with(b"downstream") => Source::Host(Ending::Disconnect),
-            _ if has("timeout") => Source::Host(Ending::Timeout),
-            _ => Source::Host(Ending::Reset),
-        }
-    }
-
-    /// Whether it is Envoy's own word that nothing reached an upstream.
-    ///
-    /// That an address is missing is no such word: a Unix domain socket has none.
-    fn is_unsent(&self) -> bool {
-        let is_said = |details: &[u8]| UNSENT.iter().any(|known| details.starts_with(known.as_bytes()));
-        match self.attempts {
-            Some(0) => true,
-            None | Some(1) => !self.connected && is_said(self.details),
-            Some(_) => false,
-        }
-    }
-
-    /// Whether the router may have executed more than once, or less than it seems.
-    pub fn retried(&self) -> bool {
-        self.attempts.unwrap_or(0) > 1
-    }
-
-    /// Envoy's own refusal of a body over its buffer limit.
-    pub fn is_request_too_large(&self) -> bool {
-        self.details == b"request_payload_too_large"
-    }
 }

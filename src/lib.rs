@@ -48,6 +48,8 @@ pub mod command;
 
 pub mod reply;
 
+pub mod evidence;
+
 pub mod event;
 
 pub mod step;

@@ -35,8 +35,8 @@ pub fn warnings(name: &str, world: &World<'_>) -> Vec<String> {
         let missing: Vec<_> = missing.map(|(header, value)| format!("{header}: \"{value}\"")).collect();
         if !missing.is_empty() {
             warnings.push(format!(
-                "listener {target} does not set {} with append_action OVERWRITE_IF_EXISTS_OR_ADD in its \
-                 response_headers_to_add: the outcome of every failed execution is unknown",
+                "listener {target} does not set {} with append_action OVERWRITE_IF_EXISTS_OR_ADD and keep_empty_value in \
+                 its response_headers_to_add: the outcome of every failed execution is unknown",
                 missing.join(", ")
             ));
         }
@@ -73,11 +73,12 @@ fn is_always_set(listener: &Value, header: &str, value: &str) -> bool {
     })
 }
 
-/// Whether this is an entry of `response_headers_to_add` that sets a header to just this.
+/// Whether this is an entry of `response_headers_to_add` that sets a header to just this, also to nothing.
 fn is_set(node: &Value, header: &str, value: &str) -> bool {
     node["header"]["key"].as_str().is_some_and(|key| key.eq_ignore_ascii_case(header))
         && node["header"]["value"] == value
         && node["append_action"] == "OVERWRITE_IF_EXISTS_OR_ADD"
+        && node["keep_empty_value"] == true
 }
 
 fn holds(node: &Value, wanted: &dyn Fn(&Value) -> bool) -> bool {
@@ -87,8 +88,10 @@ fn holds(node: &Value, wanted: &dyn Fn(&Value) -> bool) -> bool {
 }
 
 /// Envoy's account of a shielded answer, as `envoy/shielded.yaml` sets it.
-const ACCOUNT: [(&str, &str); 3] = [
+const ACCOUNT: [(&str, &str); 5] = [
     ("x-idempotency-details", "%RESPONSE_CODE_DETAILS%"),
-    ("x-idempotency-upstream", "%UPSTREAM_LOCAL_ADDRESS%"),
     ("x-idempotency-attempts", "%UPSTREAM_REQUEST_ATTEMPT_COUNT%"),
+    ("x-idempotency-flags", "%RESPONSE_FLAGS%"),
+    ("x-idempotency-sent", "%UPSTREAM_WIRE_BYTES_SENT%"),
+    ("x-idempotency-owner", "%FILTER_STATE(envoy.filters.network.http_connection_manager.local_reply_owner:PLAIN)%"),
 ];

@@ -6,7 +6,8 @@
 use crate::caller::{self, Caller};
 use crate::command::{CommandKind, Failure};
 use crate::config::{Execution as Sender, Inject, Mode, OnMismatch, OnTooLarge, OnUnknown, Policy};
-use crate::event::{EventKind, Origin};
+use crate::event::EventKind;
+use crate::evidence::Origin;
 use crate::fingerprint::Payload;
 use crate::key::{self, ClientKey, KEY, KeyForm, NoKey, UpstreamKey};
 use crate::message::{Edit, Headers, RequestHead, media_type};

@@ -6,7 +6,8 @@
 
 use crate::command::{CommandKind, Failure, ReplyKind, StoreReply};
 use crate::config::{Ending, Execution as Sender, Fate, Mode, OnCompleted, Policy};
-use crate::event::{EventKind, Executed, Origin, Source};
+use crate::event::{EventKind, Executed};
+use crate::evidence::{Origin, Source};
 use crate::message::{Headers, content_length, media_type};
 use crate::mutant::{self, Mutant};
 use crate::record::Response;
@@ -14,7 +15,7 @@ use crate::reply::{Reason, Reply};
 use crate::step::{Count, Flow, Remark, Step};
 
 use super::attempt::{Execution, Outcome, Ttl};
-use super::headers::{UpstreamReport, kept, passed, removals, steered_fate};
+use super::headers::{kept, passed, removals, reported, steered_fate};
 use super::settlement::{Message, Save, respond};
 use super::{Context, Next, SMALL_BODY, State, hold};
 
@@ -48,13 +49,20 @@ enum Body {
 
 /// What becomes of the key, by who answered and what. None made it where no account came with the answer.
 fn fate(policy: &Policy, source: Option<Source>, status: u16, headers: &Headers) -> Fate {
+    let by_status = || steered_fate(headers).unwrap_or_else(|| policy.outcomes.of_status(status));
     match source {
         Some(Source::Host(ending)) => policy.outcomes.of_ending(ending),
         // Another filter of this kind, further on, answered in the upstream's place.
-        Some(Source::Own) => Fate::Unknown,
+        Some(Source::Own | Source::Unclear) => Fate::Unknown,
         None if status >= 400 => Fate::Unknown,
-        Some(Source::Upstream) | None => steered_fate(headers).unwrap_or_else(|| policy.outcomes.of_status(status)),
+        Some(Source::Local { attempted: true }) => in_doubt(by_status()),
+        Some(Source::Upstream | Source::Local { attempted: false }) | None => by_status(),
     }
+}
+
+/// A failure frees no key where an upstream may have been asked before another filter answered.
+fn in_doubt(fate: Fate) -> Fate {
+    if fate == Fate::Store { fate } else { Fate::Unknown }
 }
 
 /// What is kept of a response that is for good, whose fields go on to the client as `headers`.
@@ -83,7 +91,7 @@ impl AwaitResponse {
             EventKind::ResponseHeaders { headers, status, origin, end } => {
                 self.execution.on_response_headers(cx, headers, status, origin, end)
             }
-            EventKind::Closed { origin } => self.closed(cx, origin),
+            EventKind::Closed { origin, status } => self.closed(cx, origin, status),
             event => {
                 let step = self.execution.keep_alive(cx, &event);
                 (State::Response(self), step)
@@ -92,16 +100,25 @@ impl AwaitResponse {
     }
 
     /// The stream ended without a response that this filter has seen.
-    fn closed(self, cx: &Context<'_>, origin: Origin<'_>) -> Next {
-        let redirected = origin.details == b"internal_redirect";
-        let fate = match origin.source() {
-            Source::Host(ending) if !redirected => cx.policy.outcomes.of_ending(ending),
+    fn closed(self, cx: &Context<'_>, origin: Origin<'_>, status: Option<u16>) -> Next {
+        let fate = match (origin.source(), status) {
+            (Source::Host(ending), _) => cx.policy.outcomes.of_ending(ending),
+            // Another filter answered while the upstream's response passed it, and Envoy sent that past this one.
+            (Source::Local { .. }, Some(status)) => in_doubt(cx.policy.outcomes.of_status(status)),
             // There was an answer, and it passed this filter by.
             _ => Fate::Unknown,
         };
         let name = self.execution.request.name;
-        let (save, mut step) = Save::of(cx, self.execution, Outcome::Failed { fate, retried: origin.retried() });
-        if redirected {
+        let outcome = match (fate, status) {
+            (Fate::Store, Some(status)) => {
+                let (none, body) = (Headers::default(), Body::Unavailable(None));
+                let response = kept_response(cx, &self.execution, status, &none, body);
+                Outcome::Completed { status, response, ttl: Ttl::of(cx.policy, &none) }
+            }
+            _ => Outcome::Failed { fate, retried: origin.retried() },
+        };
+        let (save, mut step) = Save::of(cx, self.execution, outcome);
+        if origin.details == b"internal_redirect" {
             step.remark = Some(Remark::InternalRedirect(name));
         }
         (State::Save(save), step)
@@ -187,12 +204,12 @@ fn judged(
     headers: &Headers,
     body: Result<&[u8], Option<Reason>>,
 ) -> (Outcome, Option<Source>) {
-    let report = UpstreamReport::read(headers);
-    let source = report.as_ref().map(|report| report.origin().source());
+    let origin = reported(headers);
+    let source = origin.map(|origin| origin.source());
     let fate = fate(cx.policy, source, status, headers);
     if fate != Fate::Store {
         // Without Envoy's own report neither who has failed is known, nor how often it was tried.
-        let retried = report.as_ref().is_none_or(|report| report.origin().retried());
+        let retried = origin.is_none_or(|origin| origin.retried());
         return (Outcome::Failed { fate, retried }, source);
     }
     let body = body.map_or_else(Body::Unavailable, |body| Body::Whole(body.to_vec()));

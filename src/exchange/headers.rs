@@ -4,7 +4,7 @@
 //! It does not know who sends the message on.
 
 use crate::config::Fate;
-use crate::event::Origin;
+use crate::evidence::{Origin, flags};
 use crate::message::{Edit, Headers, whole_number};
 use crate::reply::{OUR_HEADERS, Reply};
 
@@ -20,10 +20,13 @@ const STEER_FATE: &str = "idempotency-store";
 /// The upstream's word on how long a completed record lives.
 const STEER_TTL: &str = "idempotency-ttl";
 
-/// Where the internal listener of a shielded execution writes down how an answer came about.
-const REPORT_DETAILS: &str = "x-idempotency-details";
-const REPORT_UPSTREAM: &str = "x-idempotency-upstream";
+/// How the fields begin in which the internal listener of a shielded execution writes down how an answer came about.
+const REPORT: &[u8] = b"x-idempotency-";
 const REPORT_ATTEMPTS: &str = "x-idempotency-attempts";
+const REPORT_DETAILS: &str = "x-idempotency-details";
+const REPORT_FLAGS: &str = "x-idempotency-flags";
+const REPORT_OWNER: &str = "x-idempotency-owner";
+const REPORT_SENT: &str = "x-idempotency-sent";
 
 /// Undoes what Envoy does to a local reply: it names a type where a body has none, and drops it where there is no body.
 pub(super) fn repairs(reply: &Reply) -> Vec<Edit> {
@@ -49,33 +52,26 @@ pub(super) fn edited(headers: &Headers, edits: &[Edit]) -> Headers {
 }
 
 /// What Envoy reports of an answer to a request that the gateway itself had sent: `response_headers_to_add` of the
-/// internal listener writes it down.
-pub(super) struct UpstreamReport<'a> {
-    details: &'a [u8],
-    attempts: u64,
-    connected: bool,
-}
-
-impl<'a> UpstreamReport<'a> {
-    /// None where a part is missing, because a field that is missing looks like one that says no.
-    pub(super) fn read(headers: &'a Headers) -> Option<Self> {
-        let is_said = |text: &&[u8]| !text.is_empty() && *text != b"-";
-        let attempts = whole_number(headers.first(REPORT_ATTEMPTS)?)?;
-        let connected = headers.first(REPORT_UPSTREAM).as_ref().map(is_said)?;
-        Some(UpstreamReport { details: headers.first(REPORT_DETAILS).filter(is_said)?, attempts, connected })
-    }
-
-    pub(super) fn origin(&self) -> Origin<'a> {
-        Origin { details: self.details, attempts: Some(self.attempts), connected: self.connected }
-    }
+/// internal listener writes it down. None where a part is missing, because a field that is missing looks like one that
+/// says no.
+pub(super) fn reported(headers: &Headers) -> Option<Origin<'_>> {
+    let said = |name| headers.first(name).map(|text| if text == b"-" { b"".as_slice() } else { text });
+    Some(Origin {
+        details: said(REPORT_DETAILS)?,
+        attempts: Some(whole_number(said(REPORT_ATTEMPTS)?)?),
+        flags: flags(said(REPORT_FLAGS)?),
+        sent: Some(whole_number(said(REPORT_SENT)?)?),
+        owner: said(REPORT_OWNER).map(|owner| (!owner.is_empty()).then_some(owner))?,
+    })
 }
 
 /// The fields of an answer that go on to the client: all but those about the connection, and what was said to the gateway.
 pub(super) fn passed(headers: &Headers) -> Headers {
     let ours = OUR_HEADERS.into_iter().chain([STEER_FATE, STEER_TTL]);
-    let not_theirs: Vec<&str> = ours.chain([REPORT_DETAILS, REPORT_UPSTREAM, REPORT_ATTEMPTS]).collect();
+    let not_theirs: Vec<&str> = ours.collect();
     let goes_on = |name: &[u8]| {
         !name.starts_with(b":")
+            && !name.starts_with(REPORT)
             && !is_about_the_connection(name)
             && !not_theirs.iter().any(|own| own.as_bytes() == name)
     };

@@ -6,7 +6,8 @@
 
 use crate::command::{CommandKind, Failure, ReplyKind, StoreReply};
 use crate::config::{Fate, Mode, OnStoreFailure, Save as When};
-use crate::event::{EventKind, Origin};
+use crate::event::EventKind;
+use crate::evidence::Origin;
 use crate::key::KEY;
 use crate::message::{Edit, Headers};
 use crate::refusal::ProblemType;

@@ -9,7 +9,9 @@ use std::rc::Rc;
 use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::Action;
 
-use crate::event::{EventKind, Origin, VIA_UPSTREAM};
+use crate::event::EventKind;
+use crate::evidence::{Origin, VIA_UPSTREAM};
+use crate::reply::DETAILS;
 use crate::shell::host::{self, Buffer, Map};
 use crate::shell::plugin::{Plugin, status};
 use crate::worker::{self, RequestBody, ResponseBody, Stream};
@@ -61,9 +63,10 @@ impl Context for HttpStream {
     /// The stream ends. Envoy asks every context this; `on_log` would tell no more, and be one more callback.
     fn on_done(&mut self) -> bool {
         let Some(plugin) = self.plugin.take() else { return true };
-        let details = details();
+        let account = Account::read();
+        let status = if account.is_certain() { None } else { host::number(&["response", "code"]) };
         let Plugin { worker, envoy, .. } = &mut *plugin.borrow_mut();
-        worker.stream_ends(envoy, &self.stream, origin(&details));
+        worker.stream_ends(envoy, &self.stream, account.origin(), status.and_then(|code| code.try_into().ok()));
         true
     }
 }
@@ -90,11 +93,11 @@ impl HttpContext for HttpStream {
     fn on_http_response_headers(&mut self, _count: usize, end: bool) -> Action {
         let Some(plugin) = &self.plugin else { return Action::Continue };
         let headers = host::headers(Map::Response);
-        let details = details();
+        let account = Account::read();
         let head = headers.as_ref().map(|headers| EventKind::ResponseHeaders {
             headers,
             status: status(headers).unwrap_or(0),
-            origin: origin(&details),
+            origin: account.origin(),
             end,
         });
         let action = {
@@ -113,14 +116,37 @@ impl HttpContext for HttpStream {
     }
 }
 
-fn details() -> Vec<u8> {
-    host::property(&["response", "code_details"]).unwrap_or_default()
+/// The host's account of a response or of an ending.
+struct Account {
+    details: Vec<u8>,
+    attempts: Option<u64>,
+    flags: u64,
+    owner: Option<Vec<u8>>,
 }
 
-/// The host's account of the response or of the ending.
-fn origin(details: &[u8]) -> Origin<'_> {
-    // What came from an upstream came over a connection; every question to the host costs.
-    let connected = details == VIA_UPSTREAM
-        || host::property(&["upstream", "local_address"]).is_some_and(|address| !address.is_empty());
-    Origin { details, attempts: host::number(&["upstream", "request_attempt_count"]), connected }
+impl Account {
+    fn read() -> Self {
+        let details = host::property(&["response", "code_details"]).unwrap_or_default();
+        let attempts = host::number(&["upstream", "request_attempt_count"]);
+        let mut account = Account { details, attempts, flags: 0, owner: None };
+        // Every question to the host costs.
+        if !account.is_certain() {
+            account.flags = host::number(&["response", "flags"]).unwrap_or(0);
+            account.owner = host::property(&["filter_state", LOCAL_REPLY_OWNER]);
+        }
+        account
+    }
+
+    /// Whether the details alone tell who has answered.
+    fn is_certain(&self) -> bool {
+        self.details == VIA_UPSTREAM || self.details.starts_with(DETAILS.as_bytes())
+    }
+
+    fn origin(&self) -> Origin<'_> {
+        let Account { details, attempts, flags, owner } = self;
+        Origin { details, attempts: *attempts, flags: *flags, sent: None, owner: owner.as_deref() }
+    }
 }
+
+/// Where Envoy notes which filter of the chain has answered.
+const LOCAL_REPLY_OWNER: &str = "envoy.filters.network.http_connection_manager.local_reply_owner";

@@ -3,7 +3,8 @@
 //! Its one rule: a callback becomes one event, and the answer is whether the message goes on.
 //! It does not know how the host reads a message, nor what the exchange makes of it.
 
-use crate::event::{EventKind, Origin};
+use crate::event::EventKind;
+use crate::evidence::Origin;
 use crate::exchange::Exchange;
 use crate::source::Attributes;
 use crate::step::Flow;
@@ -134,9 +135,9 @@ impl<C: Cells> Worker<C> {
 
     /// The stream ends. Forgets what was deferred for it: Envoy keeps its context until the end of the turn, and crashes
     /// where a message of a stream that has ended is let go.
-    pub fn stream_ends<H: Host>(&mut self, host: &mut H, stream: &Stream, origin: Origin<'_>) {
+    pub fn stream_ends<H: Host>(&mut self, host: &mut H, stream: &Stream, origin: Origin<'_>, status: Option<u16>) {
         self.deferred.retain(|act| act.stream() != Some(stream.id));
-        self.feed(host, stream.id, EventKind::Closed { origin });
+        self.feed(host, stream.id, EventKind::Closed { origin, status });
     }
 
     /// Whether a message of this stream goes on, or is answered, in the root's next turn.

@@ -29,6 +29,8 @@ mod bytes;
 mod callers;
 /// Callers with client certificates.
 mod certificates;
+/// What Envoy says of each way in which a request can fail, and what the filter makes of it.
+mod evidence;
 /// What makes two requests the same, where that is not every byte.
 mod fingerprints;
 /// What records keep besides answers, and records that cannot be read.
@@ -101,8 +103,6 @@ mod shielded_redis;
 mod signatures;
 /// What somebody who means harm may send, or may put into the store.
 mod threats;
-/// A service behind a Unix domain socket, beside the same on TCP.
-mod unix_socket;
 /// Outcomes nobody knows, and the attempts that follow them.
 mod unknown;
 /// Duplicates that wait for the attempt that runs.
@@ -117,3 +117,5 @@ mod waiting_clients;
 mod waiting_losses;
 /// Waiting while the listener is replaced.
 mod waiting_updates;
+/// Each way to a service: TCP, TLS, a Unix domain socket, HTTP/2.
+mod ways;

@@ -69,8 +69,8 @@ fn add_blind(tree: &mut Value) {
         let mut listener = listener_named(tree, "shielded").clone();
         listener["name"] = json!(name);
         let account = &mut hcm_of(&mut listener)["route_config"]["response_headers_to_add"];
-        assert_eq!(account.as_array().map(Vec::len), Some(3));
-        *account = json!(account.as_array().expect("three fields")[fields]);
+        assert_eq!(account.as_array().map(Vec::len), Some(5));
+        *account = json!(account.as_array().expect("five fields")[fields]);
         let mut way = cluster(tree, "shielded").clone();
         way["name"] = json!(name);
         let endpoint = &mut way["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"];

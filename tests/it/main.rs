@@ -10,6 +10,7 @@
 mod cache;
 mod client;
 mod config;
+mod evidence;
 mod gateways;
 mod golden;
 mod json;

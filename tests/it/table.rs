@@ -7,7 +7,8 @@ use std::rc::Rc;
 
 use envoy_idempotency::command::{CommandKind, Failure, ReplyKind, StoreReply};
 use envoy_idempotency::config::Config;
-use envoy_idempotency::event::{Clock, Event, EventKind, Executed, Origin};
+use envoy_idempotency::event::{Clock, Event, EventKind, Executed};
+use envoy_idempotency::evidence::{Origin, flags};
 use envoy_idempotency::exchange::Exchange;
 use envoy_idempotency::key::{KeyForm, Name, UpstreamKey};
 use envoy_idempotency::message::{Headers, RequestHead};
@@ -66,8 +67,8 @@ fn what_is_held_is_let_go_or_answered_by_the_last_word_of_the_store() {
 fn a_stream_that_closes_under_a_claim_always_tells_the_store() {
     for state in ["claim", "renewal", "response", "response-body"] {
         for origin in origins() {
-            let step =
-                in_state(state, REPLAY).handle(Event { clock: &Clock::at(9), kind: EventKind::Closed { origin } });
+            let kind = EventKind::Closed { origin, status: Some(201) };
+            let step = in_state(state, REPLAY).handle(Event { clock: &Clock::at(9), kind });
             assert_eq!(step.commands.len(), 1, "{state} closed with {origin:?}");
             assert!(matches!(step.commands[0].kind.reply_kind(), ReplyKind::Mark | ReplyKind::Settle));
         }
@@ -308,7 +309,7 @@ fn answer(exchange: &mut Exchange, asked: ReplyKind, verdict: StoreReply) -> Ste
 }
 
 fn respond(exchange: &mut Exchange, status: u16, end: bool) -> Step {
-    let origin = Origin { details: b"via_upstream", attempts: Some(1), connected: true };
+    let origin = Origin { details: b"via_upstream", attempts: Some(1), ..Origin::default() };
     exchange.handle(Event {
         clock: &Clock::at(0),
         kind: EventKind::ResponseHeaders { headers: &Headers::default(), status, origin, end },
@@ -450,7 +451,9 @@ fn each_event(kind: &str, mut feed: impl FnMut(Event<'_>)) {
         }
         "closed" => {
             for origin in origins() {
-                feed(Event { clock: &Clock::at(1), kind: EventKind::Closed { origin } });
+                for status in [None, Some(201), Some(422)] {
+                    feed(Event { clock: &Clock::at(1), kind: EventKind::Closed { origin, status } });
+                }
             }
         }
         "unable" => feed(Event { clock: &Clock::at(1), kind: EventKind::Unable }),
@@ -462,8 +465,10 @@ fn each_event(kind: &str, mut feed: impl FnMut(Event<'_>)) {
             });
             for status in [201, 404, 503] {
                 for details in ["via_upstream", "response_timeout", "-", "idempotency_mismatch"] {
-                    let account = [("x-idempotency-details", details), ("x-idempotency-attempts", "1")];
-                    let headers = account.into_iter().chain([("x-idempotency-upstream", "-")]).collect();
+                    let account =
+                        [("details", details), ("attempts", "1"), ("flags", "-"), ("sent", "0"), ("owner", "-")];
+                    let account = account.map(|(name, value)| (format!("x-idempotency-{name}"), value));
+                    let headers = account.iter().map(|(name, value)| (name.as_str(), *value)).collect();
                     for body in [b"".as_slice(), b"more than four"] {
                         feed(Event {
                             clock: &Clock::at(1),
@@ -502,19 +507,30 @@ fn settle_verdicts() -> [StoreReply; 4] {
     [StoreReply::Settled, StoreReply::Dropped, StoreReply::Lost, StoreReply::Failed(Failure::Corrupt)]
 }
 
-fn origins() -> [Origin<'static>; 9] {
-    let origin =
-        |details: &'static str, attempts, connected| Origin { details: details.as_bytes(), attempts, connected };
+/// The router as chains call it.
+const ROUTER: &str = "envoy.filters.http.router";
+
+fn origins() -> [Origin<'static>; 12] {
+    let origin = |details: &'static str, attempts, flag: &str, owner: &'static str| Origin {
+        details: details.as_bytes(),
+        attempts,
+        flags: flags(flag.as_bytes()),
+        owner: (!owner.is_empty()).then_some(owner.as_bytes()),
+        ..Origin::default()
+    };
     [
-        origin("via_upstream", Some(1), true),
-        origin("via_upstream", Some(3), true),
-        origin("response_timeout", Some(1), true),
-        origin("upstream_reset_before_response_started{connection_termination}", Some(1), true),
-        origin("no_healthy_upstream", None, false),
-        origin("downstream_remote_disconnect", Some(1), true),
-        origin("internal_redirect", Some(1), true),
-        origin("request_payload_too_large", None, false),
-        origin("idempotency_mismatch", Some(0), false),
+        origin("via_upstream", Some(1), "", ""),
+        origin("via_upstream", Some(3), "", ""),
+        origin("response_timeout", Some(1), "", ROUTER),
+        origin("upstream_reset_before_response_started{connection_termination}", Some(1), "UC", ROUTER),
+        origin("no_healthy_upstream", Some(0), "UH", ROUTER),
+        origin("downstream_remote_disconnect", Some(1), "", ""),
+        origin("internal_redirect", Some(1), "", ""),
+        origin("request_payload_too_large", Some(0), "", ""),
+        origin("idempotency_mismatch", Some(0), "", "idempotency"),
+        origin("direct_response", Some(0), "", ROUTER),
+        origin("lua_response", Some(0), "", "lua"),
+        origin("lua_response", Some(1), "", "lua"),
     ]
 }
 

@@ -8,7 +8,8 @@ use std::rc::Rc;
 
 use envoy_idempotency::command::{CommandKind, Failure, StoreReply};
 use envoy_idempotency::config::{Config, Redis, Store as Where};
-use envoy_idempotency::event::{EventKind, Executed, Origin, VIA_UPSTREAM};
+use envoy_idempotency::event::{EventKind, Executed};
+use envoy_idempotency::evidence::{Origin, VIA_UPSTREAM};
 use envoy_idempotency::exchange::{Exchange, Secrets};
 use envoy_idempotency::key::{KeyForm, UpstreamKey};
 use envoy_idempotency::message::{Headers, RequestHead};
@@ -596,7 +597,7 @@ impl World {
 
     fn on_response_from(&mut self, id: u32, status: u16, details: &[u8], end: bool) -> Action {
         let headers: Headers = [("content-type", "text/plain")].into_iter().collect();
-        let origin = Origin { details, attempts: Some(1), connected: true };
+        let origin = Origin { details, attempts: Some(1), ..Origin::default() };
         let kind = EventKind::ResponseHeaders { headers: &headers, status, origin, end };
         self.in_stream(id, |worker, host, stream| worker.on_response_headers(host, stream, Some(kind)))
     }
@@ -627,8 +628,8 @@ impl World {
         self.host.entered = None;
         let stream = self.streams.remove(&id).expect("it has begun");
         if !stream.is_over() {
-            let origin = Origin { details, attempts: Some(1), connected: true };
-            self.worker.stream_ends(&mut self.host, &stream, origin);
+            let origin = Origin { details, attempts: Some(1), ..Origin::default() };
+            self.worker.stream_ends(&mut self.host, &stream, origin, None);
         }
     }
 

@@ -12,7 +12,7 @@ const WAIT_MS: u64 = 10_000;
 
 /// The world after this crowd, the upstream having treated each execution so; the first client may hang up meanwhile.
 fn crowd(is_shielded: bool, treatments: &[&str], first_hangs_up: bool) -> World {
-    let shields = is_shielded.then_some(Shielding { fields: 3, timeout_ms: 30_000 });
+    let shields = is_shielded.then_some(Shielding { fields: 5, timeout_ms: 30_000 });
     let mut world = World::new(Plan { workers: 2, waits_ms: Some(WAIT_MS), shields, ..quiet() }, false);
     world.treatments = treatments.iter().map(|words| treatment(&words.split(' ').collect::<Vec<_>>())).collect();
     let who = Client { tenant: 1, key: 1, payload: 1, start_ms: 0, tries: 1, insists: false };

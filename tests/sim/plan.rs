@@ -209,7 +209,7 @@ pub struct Client {
 /// How the gateway itself executes.
 #[derive(Clone, Copy, Debug)]
 pub struct Shielding {
-    /// How many of the three fields the internal listener writes down by which it tells how an answer came about.
+    /// How many of the five fields the internal listener writes down by which it tells how an answer came about.
     pub fields: usize,
     /// How long the upstream may take.
     pub timeout_ms: u64,
@@ -299,7 +299,7 @@ impl Plan {
             }
         }
         let shielding = Shielding {
-            fields: shields.pick(&[3, 3, 3, 3, 3, 2, 1, 0]),
+            fields: shields.pick(&[5, 5, 5, 5, 5, 4, 3, 0]),
             timeout_ms: shields.pick(&[lease / 2, 2 * lease, 30_000, 30_000]),
         };
         let clients = (0..random.between(14, 30)).map(|_| Client {

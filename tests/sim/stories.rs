@@ -4,7 +4,7 @@
 //!
 //! A line of a script is one of:
 //! - `policy: hold, forward, conflict, bypass, observe, embedded, after reply` and `lease 1s`, `ttl 60s`, `wait 10s`, `shielded`,
-//!   `account-of 2` (fields, not three), `calls 1`, `batch 1`, `queue 2`, `outbox 300` (bytes), first of all;
+//!   `account-of 2` (fields, not five), `calls 1`, `batch 1`, `queue 2`, `outbox 300` (bytes), first of all;
 //! - `a: GET k1` (a look-up) or `a: POST k1 p1`, with `t2` for another tenant, `g2` for another gateway and `quoted` for a key in quotes;
 //!   `a: hangs up`; `a: times out`, because Envoy waits no longer;
 //! - `upstream: 201` (or another status, `reset`, `reset before`, `dies in body`, `unreached`, `unsent`, `lost`,
@@ -2826,7 +2826,7 @@ fn check(script: &str, transcript: Expect) {
                 ("after", "reply") => plan.saves_after = true,
                 ("embedded", _) => plan.embedded = Some(1 << 20),
                 ("wait", time) => plan.waits_ms = Some(millis(time)),
-                ("shielded", _) => plan.shields = Some(Shielding { fields: 3, timeout_ms: 30_000 }),
+                ("shielded", _) => plan.shields = Some(Shielding { fields: 5, timeout_ms: 30_000 }),
                 ("account-of", fields) => plan.shields = Some(Shielding { fields: count(fields), timeout_ms: 30_000 }),
                 ("calls", number) => plan.limits.max_calls = count(number),
                 ("batch", number) => plan.limits.max_batch = count(number),

@@ -11,7 +11,8 @@ use std::rc::Rc;
 
 use envoy_idempotency::command::{Command, CommandKind, Failure, ReplyKind, StoreReply};
 use envoy_idempotency::config::{Config, Mode, Policy};
-use envoy_idempotency::event::{EventKind, Executed, Origin, VIA_UPSTREAM};
+use envoy_idempotency::event::{EventKind, Executed};
+use envoy_idempotency::evidence::{self, Origin, VIA_UPSTREAM};
 use envoy_idempotency::exchange::Exchange;
 use envoy_idempotency::key::Name;
 use envoy_idempotency::key::UpstreamKey;
@@ -146,7 +147,6 @@ pub struct Forward {
     pub is_crowded_out: bool,
     is_announced: bool,
     body_ms: u64,
-    connected_ms: u64,
     arrives_ms: u64,
 }
 
@@ -985,7 +985,7 @@ impl World {
             has_begun: false,
         };
         self.requests[request].incoming = Some(incoming);
-        let origin = Origin { details: details.as_bytes(), attempts: None, connected: false };
+        let origin = Origin { details: details.as_bytes(), attempts: Some(0), ..Origin::default() };
         self.head_of_response(request, place, &headers, status, origin, true);
         // The client takes its time.
         let travels = if self.is_wild { self.fate.between(0, 500) } else { 0 };
@@ -1325,9 +1325,9 @@ impl World {
         let entry = &mut self.forwards[forward];
         entry.heard = Some((self.now, entry.known()));
         if entry.end != End::Late {
-            let upstream: &[u8] = if origin.connected { b"10.0.0.1:4242" } else { b"" };
+            let (flags, sent): (&[u8], &[u8]) = if origin.flags == 0 { (b"-", b"99") } else { (b"UF", b"0") };
             let attempts = origin.attempts.unwrap_or(0).to_string();
-            let account = ACCOUNT.into_iter().zip([origin.details, attempts.as_bytes(), upstream]);
+            let account = ACCOUNT.into_iter().zip([origin.details, attempts.as_bytes(), flags, sent, b"-"]);
             account.take(fields).for_each(|(name, text)| headers.push(name.as_bytes(), text));
         }
         let status = entry.status;
@@ -1374,7 +1374,6 @@ impl World {
     ) -> usize {
         let number = |headers: &Headers| std::str::from_utf8(headers.first("idempotency-attempt")?).ok()?.parse().ok();
         let forward = self.forwards.len();
-        let connects = 1;
         let sent = &mut self.requests[request];
         let status = match treatment.end {
             End::Answers(status) | End::Retried(status) => status,
@@ -1412,8 +1411,7 @@ impl World {
             heard: None,
             crashed_ms: None,
             whole_ms: None,
-            connected_ms: self.now + connects,
-            arrives_ms: self.now + connects + 1,
+            arrives_ms: self.now + 2,
         });
         self.coverage.forwards += 1;
         if !matches!(treatment.end, End::Unreached | End::Unsent) {
@@ -1504,16 +1502,18 @@ impl World {
     fn response(&self, number: usize) -> (Headers, Vec<u8>, Origin<'static>) {
         let reset = "upstream_reset_before_response_started{connection_termination}";
         let entry = &self.forwards[number];
-        let (details, attempts, connected) = match entry.end {
-            End::Answers(_) | End::DiesInBody => ("via_upstream", 1, true),
-            End::Retried(_) => ("via_upstream", 2, true),
-            End::ResetsBefore | End::ResetsAfter => (reset, 1, true),
-            End::TimesOut => ("response_timeout", 1, true),
-            End::Unreached => ("upstream_reset_before_response_started{remote_connection_failure}", 1, false),
+        let (details, attempts, flags) = match entry.end {
+            End::Answers(_) | End::DiesInBody => ("via_upstream", 1, 0),
+            End::Retried(_) => ("via_upstream", 2, 0),
+            End::ResetsBefore | End::ResetsAfter => (reset, 1, 0),
+            End::TimesOut => ("response_timeout", 1, 0),
+            End::Unreached => {
+                ("upstream_reset_before_response_started{remote_connection_failure}", 1, evidence::flags(b"UF"))
+            }
             // Nobody is told.
-            End::Late | End::Lost | End::Unsent => ("", 0, false),
+            End::Late | End::Lost | End::Unsent => ("", 0, 0),
         };
-        let origin = Origin { details: details.as_bytes(), attempts: Some(attempts), connected };
+        let origin = Origin { details: details.as_bytes(), attempts: Some(attempts), flags, ..Origin::default() };
         let mut fields = vec![(":status", entry.status.to_string())];
         if origin.details != VIA_UPSTREAM {
             return (fields.into_iter().collect(), b"upstream connect error".to_vec(), origin);
@@ -1634,9 +1634,8 @@ impl World {
         if !self.requests[request].is_observed && is_steering {
             self.broken_bounds.push("a client was told what the upstream tells the gateway".to_owned());
         }
-        let connected = self.is_upstream(request);
         self.hears(request, Answer { status, headers, body });
-        self.closes(request, worker, stream, details, connected);
+        self.closes(request, worker, stream, details);
     }
 
     fn own_answer(&mut self, worker: usize, stream: u32, reply: Own) {
@@ -1645,14 +1644,14 @@ impl World {
         if STEERING.iter().chain(&ACCOUNT).any(|name| headers.has(name)) {
             self.broken_bounds.push("a client was told what is for the gateway alone".to_owned());
         }
-        let origin = Origin { details: details.as_bytes(), attempts: None, connected: false };
+        let origin = Origin { details: details.as_bytes(), attempts: Some(0), ..Origin::default() };
         self.head_of_response(request, (worker, stream), &headers, status, origin, false);
         self.hears(request, Answer { status, headers, body });
-        self.closes(request, worker, stream, details, false);
+        self.closes(request, worker, stream, details);
     }
 
-    fn closes(&mut self, request: usize, worker: usize, stream: u32, details: &str, connected: bool) {
-        let origin = Origin { details: details.as_bytes(), attempts: Some(1), connected };
+    fn closes(&mut self, request: usize, worker: usize, stream: u32, details: &str) {
+        let origin = Origin { details: details.as_bytes(), attempts: Some(1), ..Origin::default() };
         self.stream_ends(request, worker, stream, origin);
     }
 
@@ -1664,7 +1663,7 @@ impl World {
         place.ended_ms.insert(stream, self.now);
         let Some(open) = place.streams.remove(&stream) else { return };
         if !open.callbacks.is_over() {
-            self.call_root(worker, |worker, envoy| worker.stream_ends(envoy, &open.callbacks, origin));
+            self.call_root(worker, |worker, envoy| worker.stream_ends(envoy, &open.callbacks, origin, None));
         }
         self.may_drain(worker);
     }
@@ -1721,15 +1720,11 @@ impl World {
         self.breaks(request);
         let has_head = self.requests[request].incoming.take().is_some();
         let forward = self.requests[request].forward.filter(|_| self.is_upstream(request));
-        let mut origin = Origin { details: b"downstream_remote_disconnect", attempts: None, connected: false };
-        if let Some(forward) = forward {
-            let entry = &mut self.forwards[forward];
-            origin.attempts = Some(1);
-            origin.connected = entry.end != End::Unreached && self.now >= entry.connected_ms;
-            if !has_head {
-                // Though there may have been no connection yet: Envoy does not say so.
-                entry.heard.get_or_insert((self.now, Known::Doubt));
-            }
+        let attempts = Some(u64::from(forward.is_some()));
+        let origin = Origin { details: b"downstream_remote_disconnect", attempts, ..Origin::default() };
+        if let (Some(forward), false) = (forward, has_head) {
+            // Though there may have been no connection yet: Envoy does not say so.
+            self.forwards[forward].heard.get_or_insert((self.now, Known::Doubt));
         }
         self.stream_ends(request, worker, stream, origin);
     }
@@ -1827,7 +1822,13 @@ impl World {
 /// What only the gateway may tell the upstream.
 const FORGED: [&str; 2] = ["idempotency-attempt", "idempotency-operation"];
 /// What only the internal listener may tell the gateway.
-const ACCOUNT: [&str; 3] = ["x-idempotency-details", "x-idempotency-attempts", "x-idempotency-upstream"];
+const ACCOUNT: [&str; 5] = [
+    "x-idempotency-details",
+    "x-idempotency-attempts",
+    "x-idempotency-flags",
+    "x-idempotency-sent",
+    "x-idempotency-owner",
+];
 /// What only the upstream may tell the gateway.
 const STEERING: [&str; 2] = ["idempotency-store", "idempotency-ttl"];
 

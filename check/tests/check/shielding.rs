@@ -68,12 +68,32 @@ fn a_listener_without_the_account_of_an_answer_is_warned_of() {
         let headers = inner_manager(tree)["route_config"]["response_headers_to_add"].as_array_mut().unwrap();
         headers[0]["append_action"] = json!("APPEND_IF_EXISTS_OR_ADD");
         headers[1]["header"]["value"] = json!("%UPSTREAM_HOST%");
+        headers[4].as_object_mut().unwrap().remove("keep_empty_value");
     });
     assert_eq!(
         run.warnings(),
-        ["listener shielded does not set x-idempotency-details: \"%RESPONSE_CODE_DETAILS%\", x-idempotency-upstream: \
-          \"%UPSTREAM_LOCAL_ADDRESS%\" with append_action OVERWRITE_IF_EXISTS_OR_ADD in its response_headers_to_add: the \
-          outcome of every failed execution is unknown"]
+        ["listener shielded does not set x-idempotency-details: \"%RESPONSE_CODE_DETAILS%\", x-idempotency-attempts: \
+          \"%UPSTREAM_REQUEST_ATTEMPT_COUNT%\", x-idempotency-owner: \
+          \"%FILTER_STATE(envoy.filters.network.http_connection_manager.local_reply_owner:PLAIN)%\" with append_action OVERWRITE_IF_EXISTS_OR_ADD and \
+          keep_empty_value in its response_headers_to_add: the outcome of every failed execution is unknown"]
+    );
+}
+
+#[test]
+fn an_older_account_is_warned_of_with_the_fields_that_it_lacks() {
+    let run = shielded(|tree| {
+        let headers = inner_manager(tree)["route_config"]["response_headers_to_add"].as_array_mut().unwrap();
+        headers.truncate(2);
+    });
+    let owner = "%FILTER_STATE(envoy.filters.network.http_connection_manager.local_reply_owner:PLAIN)%";
+    assert_eq!(
+        run.warnings(),
+        [format!(
+            "listener shielded does not set x-idempotency-flags: \"%RESPONSE_FLAGS%\", x-idempotency-sent: \
+             \"%UPSTREAM_WIRE_BYTES_SENT%\", x-idempotency-owner: \"{owner}\" with append_action \
+             OVERWRITE_IF_EXISTS_OR_ADD and keep_empty_value in its response_headers_to_add: the outcome of every failed \
+             execution is unknown"
+        )]
     );
 }
 
@@ -93,7 +113,7 @@ fn every_virtual_host_must_give_the_account() {
         hosts[1]["response_headers_to_add"].as_array_mut().unwrap().truncate(1);
     });
     let [warning] = run.warnings()[..] else { panic!("{}", run.out) };
-    assert!(warning.starts_with("listener shielded does not set x-idempotency-upstream: "), "{warning}");
+    assert!(warning.starts_with("listener shielded does not set x-idempotency-attempts: "), "{warning}");
 }
 
 #[test]

@@ -6,7 +6,8 @@ use std::rc::Rc;
 
 use envoy_idempotency::command::{Failure, RedisError, ReplyKind, StoreReply};
 use envoy_idempotency::config::{Config, Mode, Policy};
-use envoy_idempotency::event::{Clock, Event, EventKind, Executed, Origin};
+use envoy_idempotency::event::{Clock, Event, EventKind, Executed};
+use envoy_idempotency::evidence::Origin;
 use envoy_idempotency::exchange::{Exchange, Secrets};
 use envoy_idempotency::key::{KeyForm, UpstreamKey};
 use envoy_idempotency::message::{Headers, RequestHead};
@@ -99,7 +100,10 @@ impl Subject {
                 });
             }
             6 => self.feed(Event { clock: &Clock::at(now_ms), kind: EventKind::Tick { owner } }),
-            7 => self.feed(Event { clock: &Clock::at(now_ms), kind: EventKind::Closed { origin: origin(choices) } }),
+            7 => {
+                let kind = EventKind::Closed { origin: origin(choices), status: status(choices) };
+                self.feed(Event { clock: &Clock::at(now_ms), kind });
+            }
             _ => self.feed(Event { clock: &Clock::at(now_ms), kind: EventKind::Unable }),
         }
     }
@@ -146,10 +150,10 @@ impl Subject {
 
     /// Its stream ends, and everything it may have asked fails: then nothing of it is left.
     fn comes_to_its_end(&mut self) {
-        let origin = Origin { details: b"downstream_remote_disconnect", attempts: Some(1), connected: true };
+        let origin = Origin { details: b"downstream_remote_disconnect", attempts: Some(1), ..Origin::default() };
         for _ in 0..4 {
             let now_ms = self.now_ms;
-            self.feed(Event { clock: &Clock::at(now_ms), kind: EventKind::Closed { origin } });
+            self.feed(Event { clock: &Clock::at(now_ms), kind: EventKind::Closed { origin, status: None } });
             self.feed(Event {
                 clock: &Clock::at(now_ms),
                 kind: EventKind::Executed { answer: Executed::Lost, crowded: false },
@@ -193,7 +197,13 @@ fn origin<'a>(choices: &mut Choices<'a>) -> Origin<'a> {
     let known = choices.one(&ORIGINS).as_bytes();
     let attempts = choices.flag().then(|| choices.number());
     let details = if known.is_empty() { choices.bytes(32) } else { known };
-    Origin { details, attempts, connected: choices.flag() }
+    let owner = choices.flag().then(|| choices.one(&["lua", "envoy.filters.http.router"]).as_bytes());
+    let sent = choices.flag().then(|| choices.number());
+    Origin { details, attempts, flags: choices.number(), sent, owner }
+}
+
+fn status(choices: &mut Choices<'_>) -> Option<u16> {
+    choices.flag().then(|| choices.number() as u16)
 }
 
 fn verdict(choices: &mut Choices<'_>) -> StoreReply {
@@ -255,7 +265,7 @@ const REQUEST_FIELDS: [(&str, &str); 12] = [
     ("idempotency-attempt", "7"),
     ("x-any", ""),
 ];
-const RESPONSE_FIELDS: [(&str, &str); 13] = [
+const RESPONSE_FIELDS: [(&str, &str); 17] = [
     ("content-length", "5"),
     ("content-length", ""),
     ("content-type", "text/event-stream"),
@@ -267,11 +277,17 @@ const RESPONSE_FIELDS: [(&str, &str); 13] = [
     ("idempotency-status", "replayed"),
     ("x-idempotency-details", "via_upstream"),
     ("x-idempotency-details", ""),
+    ("x-idempotency-attempts", "0"),
     ("x-idempotency-attempts", "2"),
+    ("x-idempotency-flags", "UF"),
+    ("x-idempotency-owner", "-"),
+    ("x-idempotency-sent", "0"),
     ("location", ""),
 ];
-const ORIGINS: [&str; 8] = [
+const ORIGINS: [&str; 10] = [
     "via_upstream",
+    "lua_response",
+    "direct_response",
     "response_timeout",
     "no_healthy_upstream",
     "downstream_remote_disconnect",

@@ -8,7 +8,8 @@ use std::rc::Rc;
 
 use envoy_idempotency::command::{Command, Failure, StoreReply};
 use envoy_idempotency::config::{CacheBounds, Config, Policy, Store as Where};
-use envoy_idempotency::event::{EventKind, Executed, Origin, VIA_UPSTREAM};
+use envoy_idempotency::event::{EventKind, Executed};
+use envoy_idempotency::evidence::{Origin, VIA_UPSTREAM, flags};
 use envoy_idempotency::exchange::{Exchange, Secrets};
 use envoy_idempotency::key::Name;
 use envoy_idempotency::key::UpstreamKey;
@@ -205,7 +206,9 @@ impl World {
         let (status, end) = (choices.one(&[201, 201, 201, 404, 500, 502]), choices.flag());
         let details =
             choices.one(&[VIA_UPSTREAM, VIA_UPSTREAM, VIA_UPSTREAM, b"response_timeout", b"no_healthy_upstream"]);
-        let origin = Origin { details, attempts: Some(1), connected: details != b"no_healthy_upstream" };
+        let is_sent = details != b"no_healthy_upstream";
+        let (attempts, flag): (_, &[u8]) = if is_sent { (Some(1), b"-") } else { (Some(0), b"UH") };
+        let origin = Origin { details, attempts, flags: flags(flag), ..Origin::default() };
         let waits =
             |stream: &Stream| stream.is_sent && stream.body.is_none() && (stream.is_shielded || !stream.is_closed);
         let Some(id) = self.pick(choices, waits) else { return };
@@ -220,8 +223,10 @@ impl World {
         if is_shielded {
             // What the internal listener writes down.
             headers.push(b"x-idempotency-details", details);
-            headers.push(b"x-idempotency-attempts", b"1");
-            headers.push(b"x-idempotency-upstream", if origin.connected { b"127.0.0.1:1" } else { b"-" });
+            headers.push(b"x-idempotency-attempts", if is_sent { b"1" } else { b"0" });
+            headers.push(b"x-idempotency-flags", flag);
+            headers.push(b"x-idempotency-sent", if is_sent { b"99" } else { b"0" });
+            headers.push(b"x-idempotency-owner", b"-");
         }
         if let Some(token) = token {
             return self.executed(token, Executed::Answered { status, headers: &headers, body: &body });
@@ -410,10 +415,10 @@ impl World {
             true => VIA_UPSTREAM,
             false => b"downstream_remote_disconnect",
         };
-        let origin = Origin { details, attempts: stream.is_sent.then_some(1), connected: stream.is_sent };
+        let origin = Origin { details, attempts: Some(u64::from(stream.is_sent)), ..Origin::default() };
         let callbacks = stream.callbacks.take().expect("no callback of it is under way");
         if !callbacks.is_over() {
-            self.call(None, |worker, envoy| worker.stream_ends(envoy, &callbacks, origin));
+            self.call(None, |worker, envoy| worker.stream_ends(envoy, &callbacks, origin, None));
         }
     }
 

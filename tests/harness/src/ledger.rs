@@ -4,7 +4,8 @@
 //! tests count here is what a real service would have done.
 //! It does not know of Envoy, of the filter, or of any rule about keys.
 //!
-//! It listens on a port, and where a test asks for it on a Unix domain socket too, with one ledger for both.
+//! It listens on a port, and where a test asks for it on a Unix domain socket too, with one ledger for both. It speaks
+//! HTTP/1.1, and HTTP/2 with those who begin so.
 //!
 //! Left alone it answers `201`, `content-type: application/json`, `location: /payments/<n>` (of 2xx and 3xx only)
 //! and the body `{"id":"pay_<n>"}`, where n is the number of the execution in the ledger: a replay and a second
@@ -23,7 +24,7 @@
 //! | `x-test-chunked: 1` | the length is not declared and the body comes in pieces |
 //! | `x-test-trailers: name: value` | a trailer, repeatable; the connection closes after it |
 //! | `x-test-sse: 5` | that many server-sent events, 50 ms apart |
-//! | `x-test-reset: before` | the connection closes without an answer; `before-rst`: with a TCP reset, where it is TCP; `after-headers`, `mid-body`: in the middle of the answer |
+//! | `x-test-reset: before` | the connection closes without an answer (on HTTP/2 the stream is reset with code 2); `before-rst`: with a TCP reset, where it is TCP; `after-headers`, `mid-body`: in the middle of the answer |
 
 use std::collections::{BTreeMap, HashSet};
 use std::convert::Infallible;
@@ -45,7 +46,8 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto::Builder;
 use sha2::{Digest, Sha256};
 use socket2::SockRef;
 use tempfile::TempDir;
@@ -349,7 +351,8 @@ fn serve(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, line: Lin
     });
     tokio::spawn(async move {
         // An error is a peer that went away, or a reset that a test has asked for.
-        let _ = hyper::server::conn::http1::Builder::new()
+        let _ = Builder::new(TokioExecutor::new())
+            .http1()
             .max_headers(500)
             .serve_connection(TokioIo::new(stream), service)
             .await;

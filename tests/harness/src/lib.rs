@@ -39,6 +39,8 @@ pub mod ports;
 pub mod process;
 pub mod redis;
 pub mod resp;
+pub mod troublemaker;
+pub mod veto;
 pub mod wait;
 pub mod webdis;
 
@@ -49,6 +51,8 @@ pub use ledger::{Entry, Ledger};
 pub use ports::Port;
 pub use redis::{Redis, RedisCluster};
 pub use resp::Reply;
+pub use troublemaker::{Trouble, Troublemaker};
+pub use veto::Veto;
 pub use wait::{PATIENCE, wait_for, wait_until};
 pub use webdis::Webdis;
 

@@ -1,6 +1,7 @@
-//! A service behind a Unix domain socket, which has no address, beside the same service on TCP.
+//! Each way to a service: TCP, TLS, a Unix domain socket (which has no address), HTTP/2; inline and through an internal
+//! listener.
 //!
-//! Its one rule: each trouble meets a request on both ways to the service, inline and shielded, and what Envoy says of it
+//! Its one rule: each trouble meets a request on every way to the service, inline and shielded, and what Envoy says of it
 //! is asserted too, because the fate of the key hangs on Envoy's words.
 //! It does not know of troubles behind a connection that stands and answers.
 
@@ -18,15 +19,15 @@ use crate::shielded::{answered, hang_up};
 use crate::worlds::{Shared, add_routes, rule, start};
 
 const EXECUTIONS: [&str; 2] = ["inline", "shielded"];
-const WAYS: [&str; 2] = ["tcp", "socket"];
+const WAYS: [&str; 4] = ["tcp", "tls", "socket", "http2"];
 
 /// What lives as long as the gateway.
 struct Stage {
     world: World,
     /// They take connections and say nothing on them.
     _silent: (TcpListener, UnixListener),
-    /// No service listens on it.
-    _refused: Port,
+    /// No service listens on the first; on the second Envoy takes the TLS off what goes to the service.
+    _ports: [Port; 2],
 }
 
 /// `envoy/shielded.yaml`, where everything under `/inline/` runs inline; a request header `x-route` chooses the way to
@@ -34,7 +35,7 @@ struct Stage {
 ///
 /// | `x-route` | meets |
 /// |---|---|
-/// | `tcp`, `socket` | the service |
+/// | `tcp`, `tls`, `socket`, `http2` | the service |
 /// | `…-impatient` | a time-out after 300 ms |
 /// | `…-refused` | a port that no service listens on, or a path without a socket |
 /// | `socket-stale` | the socket of a service that has gone |
@@ -44,27 +45,29 @@ struct Stage {
 /// | `…-silent` | TLS to a service that takes the connection and says nothing |
 fn world() -> Shared {
     static STAGE: LazyLock<Stage> = LazyLock::new(|| {
-        let (ledger, refused) = (Ledger::start_with_socket(), Port::reserve());
+        let (ledger, refused, tls) = (Ledger::start_with_socket(), Port::reserve(), Port::reserve());
         let silent = ledger.socket().with_file_name("silent");
         let listeners = (TcpListener::bind("127.0.0.1:0").unwrap(), UnixListener::bind(&silent).unwrap());
         drop(UnixListener::bind(ledger.socket().with_file_name("stale")).unwrap());
         let ports = [ledger.addr(), refused.addr(), listeners.0.local_addr().unwrap()];
+        let tls_port = tls.addr();
         let socket = ledger.socket().to_owned();
         let options = Options::file("shielded.yaml", ledger.addr()).configuration(json!({
             "policy": { "ttl_s": 1800, "execution": { "kind": "shielded", "cluster": "shielded" } },
             "rules": [rule("/inline/", json!({ "execution": { "kind": "inline" } })), rule("/", json!({}))],
         }));
         let gateway = Gateway::start(options.mutate(move |tree| {
-            add_ways(tree, ports, &socket);
+            add_ways(tree, ports, tls_port, &socket);
+            add_tls(tree, tls_port);
             add_accounts(tree);
         }));
-        Stage { world: World { gateway, ledger }, _silent: listeners, _refused: refused }
+        Stage { world: World { gateway, ledger }, _silent: listeners, _ports: [refused, tls] }
     });
     Shared::new(&STAGE.world)
 }
 
 /// Adds the ways of the table; the ports are those of the service, of none, and of the one that is silent.
-fn add_ways(tree: &mut Value, [well, refused, silent]: [SocketAddr; 3], socket: &Path) {
+fn add_ways(tree: &mut Value, [well, refused, silent]: [SocketAddr; 3], tls: SocketAddr, socket: &Path) {
     let plain = cluster(tree, "payments").clone();
     let to_port = |port: SocketAddr| {
         let mut one = plain.clone();
@@ -90,12 +93,29 @@ fn add_ways(tree: &mut Value, [well, refused, silent]: [SocketAddr; 3], socket: 
         one["transport_socket"] =
             json!({ "name": "envoy.transport_sockets.tls", "typed_config": { "@type": context } });
     };
+    let on_http2 = |one: &mut Value| {
+        let name = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+        let options = json!({
+            "@type": format!("type.googleapis.com/{name}"), "explicit_http_config": { "http2_protocol_options": {} },
+        });
+        one["typed_extension_protocol_options"] = json!({ name: options });
+    };
     let not_for_long = |one: &mut Value| {
         over_tls(one);
         one["connect_timeout"] = json!("0.3s");
     };
     let file_name = socket.file_name().unwrap().to_str().unwrap();
     let mut clusters = vec![("socket-stale".to_owned(), to_path("stale"))];
+    let others: [(_, _, &dyn Fn(&mut Value)); 2] = [("tls", tls, &over_tls), ("http2", well, &on_http2)];
+    for (way, port, change) in others {
+        let well = with(to_port(port), change);
+        clusters.extend([
+            (format!("{way}-refused"), with(to_port(refused), change)),
+            (format!("{way}-unhealthy"), with(well.clone(), &is_unhealthy)),
+            (format!("{way}-full"), with(well.clone(), &is_full)),
+            (way.to_owned(), well),
+        ]);
+    }
     for (way, [well, refused, silent]) in
         [("tcp", [well, refused, silent].map(to_port)), ("socket", [file_name, "absent", "silent"].map(to_path))]
     {
@@ -117,6 +137,31 @@ fn add_ways(tree: &mut Value, [well, refused, silent]: [SocketAddr; 3], socket: 
     add_routes(tree, routes);
     let all = tree["static_resources"]["clusters"].as_array_mut().unwrap();
     all.extend(clusters.into_iter().map(|(name, one)| with(one, &|one| one["name"] = json!(name))));
+}
+
+/// A listener that takes off the TLS of what goes to the service.
+fn add_tls(tree: &mut Value, port: SocketAddr) {
+    let typed = |name: &str, mut config: Value| {
+        config["@type"] = json!(format!("type.googleapis.com/{name}"));
+        config
+    };
+    let proxy = json!({ "stat_prefix": "tls", "cluster": "tcp" });
+    let proxy = typed("envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy", proxy);
+    let pem = |text: &str| json!({ "inline_string": text });
+    let certificate = json!({
+        "certificate_chain": pem(include_str!("certificates/gateway.pem")),
+        "private_key": pem(include_str!("certificates/gateway.key")),
+    });
+    let context = json!({ "common_tls_context": { "tls_certificates": [certificate] } });
+    let context = typed("envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext", context);
+    tree["static_resources"]["listeners"].as_array_mut().unwrap().push(json!({
+        "name": "tls",
+        "address": { "socket_address": { "address": port.ip().to_string(), "port_value": port.port() } },
+        "filter_chains": [{
+            "filters": [{ "name": "tcp_proxy", "typed_config": proxy }],
+            "transport_socket": { "name": "envoy.transport_sockets.tls", "typed_config": context },
+        }],
+    }));
 }
 
 /// Has both listeners write down what Envoy says of each request: the gateway `inline`, the inner one `shielded`.
@@ -166,12 +211,13 @@ fn is_unknown(world: &World, pay: &Request) {
 }
 
 #[test]
-fn what_ended_early_after_it_was_sent_is_unknown_on_either_way() {
+fn what_ended_early_after_it_was_sent_is_unknown_on_every_way() {
     let world = world();
+    let reset = "upstream_reset_before_response_started{";
     let troubles = [
         ("-impatient", ("x-test-hold", "never"), 504, "response_timeout"),
-        ("", ("x-test-reset", "before"), 503, "upstream_reset_before_response_started{connection_termination}"),
-        ("", ("x-test-reset", "before-rst"), 503, "upstream_reset_before_response_started{connection_termination}"),
+        ("", ("x-test-reset", "before"), 503, reset),
+        ("", ("x-test-reset", "before-rst"), 503, reset),
     ];
     for execution in EXECUTIONS {
         for way in WAYS {
@@ -180,6 +226,9 @@ fn what_ended_early_after_it_was_sent_is_unknown_on_either_way() {
                 let failing = pay.clone().header(name, value);
                 let answer = meets(&world, &failing, execution, &format!("{way}{route}"), details);
                 not_stored(&answer, status, 1, "unknown");
+                let account = told(&world, execution, pay.path(), details);
+                let word = if way == "http2" { "{remote_reset}" } else { "{connection_termination}" };
+                assert!(details != reset || account.contains(word), "{account}");
                 is_unknown(&world, &pay);
             }
         }
@@ -214,7 +263,7 @@ fn a_client_that_goes_while_the_service_works_leaves_an_unknown_outcome_inline_a
 }
 
 #[test]
-fn what_was_never_sent_frees_the_key_at_once_on_either_way() {
+fn what_was_never_sent_frees_the_key_at_once_on_every_way() {
     let world = world();
     let never = |cause: &str| format!("upstream_reset_before_response_started{{{cause}");
     let troubles = [
@@ -223,6 +272,12 @@ fn what_was_never_sent_frees_the_key_at_once_on_either_way() {
         ("socket-stale", never("remote_connection_failure")),
         ("tcp-unhealthy", "no_healthy_upstream".to_owned()),
         ("socket-unhealthy", "no_healthy_upstream".to_owned()),
+        ("tls-refused", never("remote_connection_failure")),
+        ("http2-refused", never("remote_connection_failure")),
+        ("tls-unhealthy", "no_healthy_upstream".to_owned()),
+        ("http2-unhealthy", "no_healthy_upstream".to_owned()),
+        ("tls-full", never("overflow")),
+        ("http2-full", never("overflow")),
         ("tcp-full", never("overflow")),
         ("socket-full", never("overflow")),
         ("tcp-plain", never("remote_connection_failure")),
@@ -247,7 +302,7 @@ fn what_was_never_sent_frees_the_key_at_once_on_either_way() {
 }
 
 #[test]
-fn a_request_that_goes_well_is_replayed_on_either_way() {
+fn a_request_that_goes_well_is_replayed_on_every_way() {
     let world = world();
     for execution in EXECUTIONS {
         for way in WAYS {
