@@ -29,6 +29,8 @@ mod bytes;
 mod callers;
 /// Callers with client certificates.
 mod certificates;
+/// Configurations that are replaced while something runs or is owed.
+mod draining;
 /// What makes two requests the same, where that is not every byte.
 mod fingerprints;
 /// What records keep besides answers, and records that cannot be read.
