@@ -17,7 +17,7 @@ use std::rc::Rc;
 use crate::command::{Command, Failure, ReplyKind, StoreReply};
 use crate::config::Redis;
 use crate::mutant::{self, Mutant};
-use crate::store::outbox::{Cause, Outbox, Pool, size};
+use crate::store::outbox::{Cause, HandedOver, Outbox, Pool, size};
 
 /// A random token that one try of one operation carries, and that its answer must bring back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -319,6 +319,13 @@ impl Client {
         let outbox = &self.outbox;
         self.queue.retain(|job| !matches!(job.asker, Asker::Outbox(id) if !outbox.has(id)));
         completed
+    }
+
+    /// Keeps what another client has given away; tells what of it others are to be reminded of. The other's calls have
+    /// failed, so the next answer makes it due.
+    pub fn inherit(&mut self, handed_over: Vec<HandedOver>) -> Vec<Rc<Command>> {
+        self.has_failed |= !handed_over.is_empty();
+        self.outbox.inherit(handed_over)
     }
 
     /// What is owed.

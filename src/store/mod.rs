@@ -103,7 +103,7 @@ impl<C: Cells> Store<C> {
     /// Keeps what another worker has given away.
     pub fn inherit(&mut self, handed_over: Vec<HandedOver>, now_ms: u64) {
         if let Store::Remote(client, cache) = self {
-            let commands = client.outbox_mut().inherit(handed_over);
+            let commands = client.inherit(handed_over);
             cache.iter().for_each(|cache| cache.remind(&commands, now_ms));
         }
     }

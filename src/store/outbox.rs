@@ -222,7 +222,7 @@ impl Outbox {
     }
 
     /// Keeps what another outbox of the same pool has given away; tells what of it others are to be reminded of.
-    pub fn inherit(&mut self, handed_over: Vec<HandedOver>) -> Vec<Rc<Command>> {
+    pub(super) fn inherit(&mut self, handed_over: Vec<HandedOver>) -> Vec<Rc<Command>> {
         let unheard = handed_over.iter().filter(|handed| handed.owed.cause == Cause::Unheard);
         let commands = unheard.map(|handed| Rc::clone(&handed.owed.command)).collect();
         handed_over.into_iter().for_each(|HandedOver { id, owed }| self.keep(id, owed));

@@ -156,7 +156,7 @@ fn what_is_owed_lands_with_the_first_answer_of_the_store() {
 /// A payment that runs although the store is away.
 #[track_caller]
 fn runs_unprotected(world: &SharedWorld, path: &str, size: usize) -> harness::Request {
-    let pay = world.post(path).key("k").header("x-test-body-size", &size.to_string()).body("ten");
+    let pay = world.post(path).key("k").header("x-test-body-size", size.to_string()).body("ten");
     let answer = pay.send();
     assert_eq!((answer.status, said(&answer)), (201, "bypassed;reason=store-failure"), "{}", shown(&answer));
     pay

@@ -203,7 +203,7 @@ fn what_is_handed_over_keeps_its_time_its_age_and_its_name() {
     owes(&mut old, 3, 100, 50);
     let handed_over = old.outbox_mut().hand_over();
     assert_eq!((old.owed(), old.owed_bytes(), old.is_idle()), (0, 0, true));
-    heir.outbox_mut().inherit(handed_over);
+    heir.inherit(handed_over);
     assert_eq!((heir.owed(), heir.owed_bytes()), (3, 684));
     // Nothing of its name begins.
     let told = heir.submit(9, call(1, CLAIM), 60).expect("it is told at once");
@@ -221,6 +221,16 @@ fn what_is_handed_over_keeps_its_time_its_age_and_its_name() {
 
 fn client_fails(client: &mut Client, batch: &Batch, now_ms: u64) {
     client.replied(batch.id, Reply::Failed(Failure::Transport), now_ms);
+}
+
+#[test]
+fn what_is_handed_over_is_due_with_the_first_answer_that_the_heir_gets() {
+    let pool = Pool::default();
+    let mut old = Client::sharing(LIMITS, &pool);
+    let mut heir = Client::sharing(LIMITS, &pool);
+    owes(&mut old, 1, 100, 0);
+    heir.inherit(old.outbox_mut().hand_over());
+    assert_eq!(carries_after(&mut heir, 50, answer(StoreReply::Stale)), 1);
 }
 
 #[test]
