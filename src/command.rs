@@ -169,6 +169,30 @@ pub enum StoreReply {
     },
 }
 
+/// What a worker has given up of what the store must still hear of, and why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct GivenUp {
+    /// Why.
+    pub why: WhyGivenUp,
+    /// Completions: known successes that the store never hears of.
+    pub completions: u32,
+    /// Responses of completions that are kept: they count as not replayable.
+    pub responses: u32,
+    /// Everything else: claims that lapse instead of being released, marked or withdrawn.
+    pub others: u32,
+}
+
+/// Why a worker gives up what the store must still hear of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum WhyGivenUp {
+    /// Its plugin has drained for as long as it may, and no other has taken it over.
+    Drained,
+    /// The record must be gone.
+    Expired,
+    /// More is owed than may be kept.
+    NoRoom,
+}
+
 /// Why the store could not do what it was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Failure {

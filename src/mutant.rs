@@ -26,8 +26,12 @@ pub enum Mutant {
     NonceIgnored,
     /// What is owed is forgotten with the lease.
     OutboxDiesWithLease,
+    /// What a plugin owes that is replaced goes with it, one lease later.
+    OwedNotHandedOver,
     /// A record changes for whoever asks.
     OwnerIgnored,
+    /// What is owed waits for its pause though the store is back.
+    RecoveryIgnored,
     /// What the gateway itself executes is given up when its client goes.
     ShieldDropped,
     /// The request goes upstream however old its claim is.
@@ -46,7 +50,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 18] = [
+    pub const ALL: [Mutant; 20] = [
         Mutant::CompletedReplaced,
         Mutant::DeadlineIgnored,
         Mutant::DoubtForgotten,
@@ -57,7 +61,9 @@ impl Mutant {
         Mutant::MismatchLast,
         Mutant::NonceIgnored,
         Mutant::OutboxDiesWithLease,
+        Mutant::OwedNotHandedOver,
         Mutant::OwnerIgnored,
+        Mutant::RecoveryIgnored,
         Mutant::ShieldDropped,
         Mutant::StaleClaimForwarded,
         Mutant::TrickleHeld,

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use crate::command::{Command, Failure};
+use crate::command::{Command, Failure, GivenUp, WhyGivenUp};
 use crate::key::Name;
 use crate::message::{Edit, Headers};
 use crate::refusal::ProblemType;
@@ -186,6 +186,8 @@ impl Count {
 pub enum Remark {
     /// The response cannot be replayed: it is too large or too slow, or there was no room for it.
     BodyDropped(Name),
+    /// The worker gave up a part of what the store must still hear of.
+    GaveUp(GivenUp),
     /// An internal redirect took the request away.
     InternalRedirect(Name),
     /// The lease ended before the upstream did, and another owner took the name.
@@ -231,6 +233,18 @@ impl fmt::Display for Remark {
                     f,
                     "operation {} completed, its response cannot be replayed: it is too large or too slow, or there was no room for it",
                     name.short()
+                )
+            }
+            Remark::GaveUp(GivenUp { why, completions, responses, others }) => {
+                let why = match why {
+                    WhyGivenUp::Drained => "their configuration was replaced, and no other takes them to their store",
+                    WhyGivenUp::Expired => "their records must have expired",
+                    WhyGivenUp::NoRoom => "more is owed than may be kept",
+                };
+                write!(
+                    f,
+                    "gave up {completions} completions, {responses} responses and {others} other operations that the store has \
+                     not heard of: {why}"
                 )
             }
             Remark::InternalRedirect(name) => write!(

@@ -85,6 +85,14 @@ pub struct Redis {
     pub cache: Option<CacheBounds>,
 }
 
+impl Redis {
+    /// Whether both find the same records, by the same credentials.
+    pub fn is_same_store(&self, other: &Redis) -> bool {
+        let place = |redis: &Redis| [&redis.cluster, &redis.authority, &redis.path, &redis.prefix].map(Clone::clone);
+        place(self) == place(other) && self.authorization == other.authorization
+    }
+}
+
 /// `store.breaker`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Breaker {

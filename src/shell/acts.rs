@@ -32,6 +32,7 @@ pub struct Envoy {
     running: Option<u32>,
     waiting: Option<u32>,
     outbox: Option<u32>,
+    draining: Option<u32>,
     store_bytes: Option<u32>,
 }
 
@@ -83,6 +84,7 @@ impl Envoy {
             counters,
             running: gauge("idempotency_running"),
             outbox: gauge("idempotency_outbox"),
+            draining: gauge("idempotency_draining"),
             waiting: gauge("idempotency_waiting"),
             store_bytes: gauge("idempotency_store_bytes"),
         })
@@ -175,6 +177,7 @@ impl Host for Envoy {
             Gauge::Running => self.running,
             Gauge::Waiting => self.waiting,
             Gauge::Outbox => self.outbox,
+            Gauge::Draining => self.draining,
         };
         if let Some(id) = id {
             host::increment_metric(id, by);

@@ -11,6 +11,8 @@ mod acts;
 
 mod plugin;
 
+mod heirs;
+
 mod stream;
 
 mod root;

@@ -20,11 +20,16 @@ use crate::shell::acts::{Entropy, Envoy};
 use crate::shell::calls::Calls;
 use crate::shell::host::{self, Level, Map, SharedData};
 use crate::step::Flow;
-use crate::store::Store;
 use crate::store::cache::Cache;
 use crate::store::client::{Client, Limits};
 use crate::store::local::{Cells, Table};
+use crate::store::{Pool, Store};
 use crate::worker::{self, Host, Side, Stream, Worker};
+
+thread_local! {
+    /// What the outboxes of all plugins of this VM share.
+    static POOL: Pool = Pool::default();
+}
 
 /// What all streams of one plugin in one worker share.
 pub struct Plugin {
@@ -54,7 +59,8 @@ impl Plugin {
             StoreConfig::Redis(redis) => {
                 let whose = format!("{} {} {} {}", redis.cluster, redis.authority, redis.path, redis.prefix);
                 let cache = redis.cache.map(|bounds| Cache::new(SharedData, &plugin, &whose, bounds));
-                let store = Store::Remote(Box::new(Client::new(Limits::new(redis))), cache);
+                let client = POOL.with(|pool| Client::sharing(Limits::new(redis), pool));
+                let store = Store::Remote(Box::new(client), cache);
                 (store, Some(Calls::new(redis)))
             }
         };
@@ -67,6 +73,14 @@ impl Plugin {
         let leases = config.rules.iter().map(|rule| rule.policy.lease_ms);
         let worker = Worker::new(store, leases.max().unwrap_or(0));
         Ok(Plugin { secrets: Rc::new(Secrets::new(&config)), config, worker, envoy })
+    }
+
+    /// Whether what this plugin owes its store can as well be said by the other.
+    pub fn has_store_of(&self, other: &Plugin) -> bool {
+        match (&self.config.store, &other.config.store) {
+            (StoreConfig::Redis(own), StoreConfig::Redis(other)) => own.is_same_store(other),
+            _ => false,
+        }
     }
 
     /// Begins an exchange if a rule is about this request. Called in request headers, for every request there is.

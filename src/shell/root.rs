@@ -10,6 +10,7 @@ use proxy_wasm::traits::{Context, HttpContext, RootContext};
 use proxy_wasm::types::ContextType;
 
 use crate::event::Executed;
+use crate::shell::heirs;
 use crate::shell::host::{self, Buffer, Level, Map};
 use crate::shell::plugin::{Plugin, status};
 use crate::shell::stream::HttpStream;
@@ -33,8 +34,9 @@ impl Root {
 impl Context for Root {
     fn on_done(&mut self) -> bool {
         let Some(plugin) = &self.plugin else { return true };
-        let Plugin { worker, envoy, .. } = &mut *plugin.borrow_mut();
-        worker.drain(envoy)
+        let plugin = &mut *plugin.borrow_mut();
+        heirs::hand_over(plugin);
+        plugin.worker.drain(&mut plugin.envoy)
     }
 
     fn on_http_call_response(&mut self, token: u32, headers: usize, body_size: usize, _trailers: usize) {
@@ -59,7 +61,9 @@ impl RootContext for Root {
     fn on_configure(&mut self, size: usize) -> bool {
         match Plugin::configure(&host::buffer(Buffer::PluginConfiguration, 0, size)) {
             Ok(plugin) => {
-                self.plugin = Some(Rc::new(RefCell::new(plugin)));
+                let plugin = Rc::new(RefCell::new(plugin));
+                heirs::note(&plugin);
+                self.plugin = Some(plugin);
                 host::set_tick_period(TICK_MS);
                 true
             }
@@ -73,8 +77,11 @@ impl RootContext for Root {
     fn on_tick(&mut self) {
         let Some(plugin) = &self.plugin else { return };
         let may_go = {
-            let Plugin { worker, envoy, .. } = &mut *plugin.borrow_mut();
-            worker.on_tick(envoy)
+            let plugin = &mut *plugin.borrow_mut();
+            if plugin.worker.is_draining() {
+                heirs::hand_over(plugin);
+            }
+            plugin.worker.on_tick(&mut plugin.envoy)
         };
         host::set_effective_context(self.id);
         if may_go {

@@ -17,7 +17,7 @@ use std::rc::Rc;
 use crate::command::{Command, Failure, ReplyKind, StoreReply};
 use crate::config::Redis;
 use crate::mutant::{self, Mutant};
-use crate::store::outbox::{Cause, Outbox, size};
+use crate::store::outbox::{Cause, HandedOver, Outbox, Pool, size};
 
 /// A random token that one try of one operation carries, and that its answer must bring back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -38,7 +38,7 @@ pub struct Limits {
     pub max_batch_bytes: usize,
     /// How many operations may wait.
     pub max_queued: usize,
-    /// How many bytes of responses the outbox keeps.
+    /// About how many bytes the outboxes of one pool keep together.
     pub max_owed_bytes: usize,
     /// After so many transport failures in a row operations fail at once.
     pub breaker_failures: u32,
@@ -106,6 +106,8 @@ pub struct Client {
     failures_in_row: u32,
     /// While the breaker is open: until when.
     open_until_ms: Option<u64>,
+    /// Whether a call has failed, or an operation, since one was carried out in a call in which none failed.
+    has_failed: bool,
 }
 
 /// An operation that waits or is under way.
@@ -152,16 +154,22 @@ struct Sent {
 const LATE_MS: u64 = 5;
 
 impl Client {
-    /// A client with nothing to do.
+    /// A client with nothing to do, alone in its VM.
     pub fn new(limits: Limits) -> Self {
+        Client::sharing(limits, &Pool::default())
+    }
+
+    /// A client with nothing to do. It keeps what it owes within one bound together with the others of this pool.
+    pub fn sharing(limits: Limits, pool: &Pool) -> Self {
         Client {
             limits,
             queue: VecDeque::new(),
             under_way: Vec::new(),
-            outbox: Outbox::new(limits.max_owed_bytes),
+            outbox: Outbox::new(limits.max_owed_bytes, pool.clone()),
             next_batch: 0,
             failures_in_row: 0,
             open_until_ms: None,
+            has_failed: false,
         }
     }
 
@@ -191,14 +199,22 @@ impl Client {
         Some(Completion { exchange: Some(exchange), command, asked_ms: now_ms, verdict: StoreReply::Failed(failure) })
     }
 
-    /// The next call to send, if one may be sent and anything waits; what is owed goes first.
+    /// The next call to send, if one may be sent and anything waits; what is owed goes first, and leaves half of the room
+    /// to claims that wait.
     pub fn next_batch(&mut self, now_ms: u64, mut nonce: impl FnMut() -> Nonce) -> Option<Batch> {
         if !self.has_line(now_ms) {
             return None;
         }
         let room = if self.open_until_ms.is_some() { 1 } else { self.limits.max_batch };
+        let is_owed = |job: &Job| matches!(job.asker, Asker::Outbox(_));
+        let has_claims =
+            self.queue.iter().any(|job| job.due_ms <= now_ms && job.command.kind.reply_kind() == ReplyKind::Claim);
+        // Where a call has room for one, every other carries a claim.
+        let odd = usize::from(self.next_batch % 2 == 1);
+        let mut room_for_owed = if has_claims { (room + odd) / 2 } else { room };
         // No more than fit, so that what is owed does not fill the queue that others wait in.
-        let due = self.outbox.due(room, now_ms).into_iter().map(|(id, command)| {
+        let queued = self.queue.iter().filter(|job| is_owed(job)).count();
+        let due = self.outbox.due(room_for_owed.saturating_sub(queued), now_ms).into_iter().map(|(id, command)| {
             let (asked_ms, due_ms, until_ms) = (now_ms, now_ms, u64::MAX);
             let asker = Asker::Outbox(id);
             Job { asker, command, asked_ms, tries_left: 1, in_doubt: false, due_ms, until_ms }
@@ -207,9 +223,12 @@ impl Client {
         let (mut jobs, mut left, mut bytes) = (Vec::new(), VecDeque::new(), 0);
         for job in self.queue.drain(..) {
             let size = size(&job.command);
-            let fits = jobs.is_empty() || bytes + size <= self.limits.max_batch_bytes;
-            if jobs.len() < room && job.due_ms <= now_ms && fits {
+            let is_light = job.command.kind.reply_kind() == ReplyKind::Claim;
+            let fits = jobs.is_empty() || is_light || bytes + size <= self.limits.max_batch_bytes;
+            let has_room = jobs.len() < room && (!is_owed(&job) || room_for_owed > 0);
+            if has_room && job.due_ms <= now_ms && fits {
                 bytes += size;
+                room_for_owed -= usize::from(is_owed(&job));
                 jobs.push((nonce(), job));
             } else {
                 left.push_back(job);
@@ -240,25 +259,36 @@ impl Client {
                     true => self.transport_failed(now_ms),
                     false => (self.failures_in_row, self.open_until_ms) = (0, None),
                 }
+                self.has_failed = true;
                 let jobs = sent.jobs.into_iter();
                 return jobs.filter_map(|(nonce, job)| self.failed(nonce, job, failure, now_ms)).collect();
             }
         };
         let mut completed = Vec::new();
+        let (mut is_back, mut fails) = (false, false);
         for (nonce, job) in sent.jobs {
-            completed.extend(match answers.next() {
-                Some((echoed, StoreReply::Deferred)) if is_echo(echoed, nonce) => {
+            // An answer to another question, to another try, or none, is a failure too.
+            let verdict = answers.next().filter(|(echoed, _)| is_echo(*echoed, nonce)).map(|(_, verdict)| verdict);
+            completed.extend(match verdict.unwrap_or(StoreReply::Failed(Failure::Nonce)) {
+                StoreReply::Deferred => {
                     self.queue.push_front(job);
                     None
                 }
-                Some((echoed, StoreReply::Failed(failure))) if is_echo(echoed, nonce) => {
+                StoreReply::Failed(failure) => {
+                    // What cannot be read says nothing about the store.
+                    fails |= !failure.is_unreadable();
                     self.failed(nonce, job, failure, now_ms)
                 }
-                Some((echoed, verdict)) if is_echo(echoed, nonce) => Some(self.answered(job, verdict, now_ms)),
-                // An answer to another question, to another try, or none.
-                _ => self.failed(nonce, job, Failure::Nonce, now_ms),
+                verdict => {
+                    is_back = true;
+                    Some(self.answered(job, verdict, now_ms))
+                }
             });
         }
+        if is_back && self.has_failed {
+            self.outbox.recover(now_ms);
+        }
+        self.has_failed = fails || (self.has_failed && !is_back);
         completed
     }
 
@@ -289,6 +319,18 @@ impl Client {
         let outbox = &self.outbox;
         self.queue.retain(|job| !matches!(job.asker, Asker::Outbox(id) if !outbox.has(id)));
         completed
+    }
+
+    /// Keeps what another client has given away; tells what of it others are to be reminded of. The other's calls have
+    /// failed, so the next answer makes it due.
+    pub fn inherit(&mut self, handed_over: Vec<HandedOver>) -> Vec<Rc<Command>> {
+        self.has_failed |= !handed_over.is_empty();
+        self.outbox.inherit(handed_over)
+    }
+
+    /// What is owed.
+    pub fn outbox_mut(&mut self) -> &mut Outbox {
+        &mut self.outbox
     }
 
     /// How many operations the store must still hear of.

@@ -17,12 +17,13 @@ pub mod redis;
 
 pub mod webdis;
 
-use crate::command::{Command, ReplyKind, StoreReply};
+use crate::command::{Command, GivenUp, ReplyKind, StoreReply};
 use std::rc::Rc;
 
 use cache::Cache;
 use client::{Batch, Client, Completion, Nonce, Reply};
 use local::{Cells, Table};
+pub use outbox::{HandedOver, Outbox, Pool};
 
 /// The store as one worker reaches it.
 pub enum Store<C> {
@@ -82,6 +83,37 @@ impl<C: Cells> Store<C> {
             cache.remind(&client.reminders(), now_ms);
         }
         told
+    }
+
+    /// The worker drains: what is owed is kept for so long at most, and withdrawals for so long.
+    pub fn drain(&mut self, withdrawals_until_ms: u64, until_ms: u64) {
+        if let Store::Remote(client, _) = self {
+            client.outbox_mut().drain(withdrawals_until_ms, until_ms);
+        }
+    }
+
+    /// Gives away what another worker of the same store, which shares the pool, is to keep.
+    pub fn hand_over(&mut self) -> Vec<HandedOver> {
+        match self {
+            Store::Embedded(_) => Vec::new(),
+            Store::Remote(client, _) => client.outbox_mut().hand_over(),
+        }
+    }
+
+    /// Keeps what another worker has given away.
+    pub fn inherit(&mut self, handed_over: Vec<HandedOver>, now_ms: u64) {
+        if let Store::Remote(client, cache) = self {
+            let commands = client.inherit(handed_over);
+            cache.iter().for_each(|cache| cache.remind(&commands, now_ms));
+        }
+    }
+
+    /// What was given up since it was asked last, by reason.
+    pub fn take_given_up(&mut self) -> Vec<GivenUp> {
+        match self {
+            Store::Embedded(_) => Vec::new(),
+            Store::Remote(client, _) => client.outbox_mut().take_given_up(),
+        }
     }
 
     /// The client of a store that is asked by messages.

@@ -3,17 +3,19 @@
 //! Its one rule: while the store has not heard of an operation, no claim of its name begins on this worker.
 //! It does not know when calls are made, nor what carries them.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 
-use crate::command::{Command, CommandKind, StoreReply};
+use crate::command::{Command, CommandKind, GivenUp, StoreReply, WhyGivenUp};
 use crate::key::Name;
 use crate::mutant::{self, Mutant};
 
 /// What one worker owes.
-pub(super) struct Outbox {
-    /// Bytes of responses that it keeps.
+pub struct Outbox {
+    /// About how many bytes all that share the pool may take.
     max_bytes: usize,
+    pool: Pool,
     /// By age.
     owed: BTreeMap<u64, Owed>,
     /// What of it each name has that the store has not heard at all.
@@ -21,7 +23,28 @@ pub(super) struct Outbox {
     bytes: usize,
     /// Up to which of it others have been reminded of.
     reminded: u64,
-    next_id: u64,
+    /// Before when a recovery of the store counts for nothing, and the pause after the next one.
+    recovers: (u64, u64),
+    /// Once its worker drains: until when it keeps withdrawals, and until when anything.
+    drains_until_ms: Option<(u64, u64)>,
+    given_up: BTreeMap<WhyGivenUp, GivenUp>,
+}
+
+/// What the outboxes of one VM share: a bound of bytes, and numbers that tell which of two operations is older.
+#[derive(Clone, Default)]
+pub struct Pool(Rc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    bytes: Cell<usize>,
+    next_id: Cell<u64>,
+}
+
+/// An operation that the store must still hear of, on its way from a worker to its heir.
+pub struct HandedOver {
+    /// By age, among all of one pool.
+    id: u64,
+    owed: Owed,
 }
 
 /// An operation that the store must still hear of.
@@ -58,10 +81,23 @@ const REMINDERS: usize = 128;
 /// The first pause of the outbox; it doubles up to the last.
 const BACKOFF_MS: (u64, u64) = (100, 5_000);
 
+/// The next recovery counts at once.
+const NO_RECOVERY: (u64, u64) = (0, BACKOFF_MS.0);
+
 impl Outbox {
-    /// An outbox in which nothing is owed, for so many bytes of responses.
-    pub(super) fn new(max_bytes: usize) -> Self {
-        Outbox { max_bytes, owed: BTreeMap::new(), by_name: HashMap::new(), bytes: 0, reminded: 0, next_id: 0 }
+    /// An outbox in which nothing is owed, for so many bytes together with the others of its pool.
+    pub(super) fn new(max_bytes: usize, pool: Pool) -> Self {
+        Outbox {
+            max_bytes,
+            pool,
+            owed: BTreeMap::new(),
+            by_name: HashMap::new(),
+            bytes: 0,
+            reminded: 0,
+            recovers: NO_RECOVERY,
+            drains_until_ms: None,
+            given_up: BTreeMap::new(),
+        }
     }
 
     /// How many operations the store has not heard of at all.
@@ -103,6 +139,24 @@ impl Outbox {
         true
     }
 
+    /// The store has carried out an operation after others had failed: all that has failed is due at once, and its pauses
+    /// begin anew.
+    ///
+    /// A store of which a part fails recovers again and again. So recoveries pause as tries do, until nothing is owed.
+    pub(super) fn recover(&mut self, now_ms: u64) {
+        let (from_ms, pause_ms) = self.recovers;
+        if now_ms < from_ms || self.owed.is_empty() || mutant::is(Mutant::RecoveryIgnored) {
+            return;
+        }
+        self.recovers = (now_ms + pause_ms, (2 * pause_ms).min(BACKOFF_MS.1));
+        // What waits for its time without having failed, as a withdrawal that is said once more, goes on waiting.
+        let has_failed = |owed: &&mut Owed| owed.cause == Cause::Unheard || owed.backoff_ms > BACKOFF_MS.0;
+        for owed in self.owed.values_mut().filter(has_failed) {
+            owed.due_ms = owed.due_ms.min(now_ms);
+            owed.backoff_ms = BACKOFF_MS.0;
+        }
+    }
+
     /// The store has heard of this; tells why it was owed.
     pub(super) fn heard(&mut self, id: u64) -> Option<Cause> {
         let cause = self.owed.get(&id).map(|owed| owed.cause);
@@ -123,18 +177,61 @@ impl Outbox {
         self.owe(Rc::clone(command), cause, now_ms, wait_ms);
     }
 
-    /// Forgets what cannot matter any more; tells what of it others may remember.
+    /// Forgets what cannot matter any more, and gives up what there is neither time nor room for; tells what of it others
+    /// may remember.
     pub(super) fn expire(&mut self, now_ms: u64) -> Vec<Rc<Command>> {
-        let gone: Vec<u64> = self.owed.iter().filter(|(_, owed)| owed.until_ms <= now_ms).map(|(id, _)| *id).collect();
+        let drains_until_ms = self.drains_until_ms;
+        let why = |owed: &Owed| match drains_until_ms {
+            _ if owed.until_ms <= now_ms => Some(WhyGivenUp::Expired),
+            Some((withdrawals_ms, all_ms)) => {
+                let until_ms = if owed.command.is_withdrawal() { withdrawals_ms } else { all_ms };
+                (until_ms <= now_ms).then_some(WhyGivenUp::Drained)
+            }
+            None => None,
+        };
+        let gone: Vec<_> = self.owed.iter().filter_map(|(id, owed)| Some((*id, why(owed)?))).collect();
         let mut ended = Vec::new();
-        for id in gone {
-            // A worker that remembers that it was owed must not do so for longer; withdrawals are not remembered.
-            ended.extend(
-                self.owed.get(&id).filter(|owed| !owed.command.is_withdrawal()).map(|owed| Rc::clone(&owed.command)),
-            );
+        for (id, why) in gone {
+            let Some(owed) = self.owed.get(&id) else { continue };
+            let command = Rc::clone(&owed.command);
+            if owed.cause == Cause::Unheard || why == WhyGivenUp::Drained {
+                self.note(why, &command);
+            }
             self.forget(id);
+            // A worker that remembers that it was owed must not do so for longer; withdrawals are not remembered.
+            ended.extend((!command.is_withdrawal()).then_some(command));
         }
+        while self.is_over() && self.shed(true) {}
         ended
+    }
+
+    /// The worker drains: from now on withdrawals are kept until then, and nothing longer than that.
+    pub fn drain(&mut self, withdrawals_until_ms: u64, until_ms: u64) {
+        let until_ms = if mutant::is(Mutant::OwedNotHandedOver) { withdrawals_until_ms } else { until_ms };
+        self.drains_until_ms = Some((withdrawals_until_ms, until_ms));
+    }
+
+    /// Gives away what another outbox of the same pool is to keep: all but withdrawals, and what is being tried.
+    pub fn hand_over(&mut self) -> Vec<HandedOver> {
+        if mutant::is(Mutant::OwedNotHandedOver) {
+            return Vec::new();
+        }
+        let may_go = |owed: &Owed| !owed.trying && !owed.command.is_withdrawal();
+        let ids: Vec<u64> = self.owed.iter().filter(|(_, owed)| may_go(owed)).map(|(id, _)| *id).collect();
+        ids.into_iter().filter_map(|id| Some(HandedOver { id, owed: self.forget(id)? })).collect()
+    }
+
+    /// Keeps what another outbox of the same pool has given away; tells what of it others are to be reminded of.
+    pub(super) fn inherit(&mut self, handed_over: Vec<HandedOver>) -> Vec<Rc<Command>> {
+        let unheard = handed_over.iter().filter(|handed| handed.owed.cause == Cause::Unheard);
+        let commands = unheard.map(|handed| Rc::clone(&handed.owed.command)).collect();
+        handed_over.into_iter().for_each(|HandedOver { id, owed }| self.keep(id, owed));
+        commands
+    }
+
+    /// What was given up since it was asked last, by reason.
+    pub fn take_given_up(&mut self) -> Vec<GivenUp> {
+        std::mem::take(&mut self.given_up).into_values().collect()
     }
 
     /// Some of what the store has not heard of at all, each time the next, and after the last the first again.
@@ -166,50 +263,82 @@ impl Outbox {
             Cause::Unheard if command.is_withdrawal() => u64::MAX,
             _ => now_ms + life_ms.max(command.lease_ms),
         };
-        self.next_id += 1;
-        let id = self.next_id;
-        if cause == Cause::Unheard {
-            self.by_name.entry(command.name).or_default().push(id);
-        }
-        self.bytes += size(&command);
-        self.owed.insert(id, Owed { command, cause, due_ms, backoff_ms: BACKOFF_MS.0, until_ms, trying: false });
-        while self.bytes > self.max_bytes && self.shed() {}
+        let id = self.pool.next_id();
+        self.keep(id, Owed { command, cause, due_ms, backoff_ms: BACKOFF_MS.0, until_ms, trying: false });
     }
 
-    /// Gives up a part of what is owed: what leaves the least behind first.
-    fn shed(&mut self) -> bool {
-        let oldest =
-            |fits: &dyn Fn(&Command) -> bool| self.owed.iter().find(|(_, owed)| fits(&owed.command)).map(|(id, _)| *id);
-        let with_body = oldest(&|command| body_len(command) > 0);
-        match (oldest(&Command::is_withdrawal), with_body) {
-            (Some(id), _) => self.forget(id),
-            (None, Some(id)) => {
-                let Some(owed) = self.owed.get_mut(&id) else { return false };
-                let mut bare = Command::clone(&owed.command);
+    fn keep(&mut self, id: u64, owed: Owed) {
+        if owed.cause == Cause::Unheard {
+            self.by_name.entry(owed.command.name).or_default().push(id);
+        }
+        self.change_bytes(self.bytes + size(&owed.command));
+        self.owed.insert(id, owed);
+        // What others keep is no reason to forget an outcome, before they had a tick to give up their part.
+        while self.is_over() && self.shed(self.bytes > self.max_bytes) {}
+    }
+
+    fn is_over(&self) -> bool {
+        self.pool.0.bytes.get() > self.max_bytes
+    }
+
+    fn change_bytes(&mut self, bytes: usize) {
+        let others = self.pool.0.bytes.get().saturating_sub(self.bytes);
+        self.pool.0.bytes.set(others + bytes);
+        self.bytes = bytes;
+    }
+
+    /// Gives up a part of what is owed: what leaves the least behind first, and outcomes only where they may go.
+    fn shed(&mut self, may_forget: bool) -> bool {
+        let oldest = |fits: &dyn Fn(&Command) -> bool| {
+            self.owed.iter().find(|(_, owed)| fits(&owed.command)).map(|(id, owed)| (*id, Rc::clone(&owed.command)))
+        };
+        let withdrawn = oldest(&Command::is_withdrawal);
+        // Anything else that is not said leaves a claim that lapses; a success would be lost.
+        let outcome = || oldest(&|command: &Command| !is_completion(command)).or_else(|| oldest(&|_| true));
+        match withdrawn.or_else(|| oldest(&|command| body_len(command) > 0)).or_else(|| may_forget.then(outcome)?) {
+            Some((id, command)) if body_len(&command) > 0 => {
+                let mut bare = Command::clone(&command);
                 if let CommandKind::Complete { response, .. } = &mut bare.kind {
                     *response = None;
                 }
-                self.bytes -= body_len(&owed.command);
-                owed.command = Rc::new(bare);
+                self.change_bytes(self.bytes - body_len(&command));
+                self.owed.entry(id).and_modify(|owed| owed.command = Rc::new(bare));
+                self.given_up(WhyGivenUp::NoRoom).responses += 1;
             }
-            // Anything else that is not said leaves a claim that lapses; a success would be lost.
-            (None, None) => match oldest(&|command: &Command| !is_completion(command)).or_else(|| oldest(&|_| true)) {
-                Some(id) => self.forget(id),
-                None => return false,
-            },
+            Some((id, command)) => {
+                self.forget(id);
+                self.note(WhyGivenUp::NoRoom, &command);
+            }
+            None => return false,
         }
         true
     }
 
-    fn forget(&mut self, id: u64) {
-        let Some(owed) = self.owed.remove(&id) else { return };
-        self.bytes -= size(&owed.command);
+    fn note(&mut self, why: WhyGivenUp, command: &Command) {
+        let given_up = self.given_up(why);
+        match is_completion(command) {
+            true => given_up.completions += 1,
+            false => given_up.others += 1,
+        }
+    }
+
+    fn given_up(&mut self, why: WhyGivenUp) -> &mut GivenUp {
+        self.given_up.entry(why).or_insert(GivenUp { why, completions: 0, responses: 0, others: 0 })
+    }
+
+    fn forget(&mut self, id: u64) -> Option<Owed> {
+        let owed = self.owed.remove(&id)?;
+        self.change_bytes(self.bytes - size(&owed.command));
         if let Some(ids) = self.by_name.get_mut(&owed.command.name) {
             ids.retain(|other| *other != id);
             if ids.is_empty() {
                 self.by_name.remove(&owed.command.name);
             }
         }
+        if self.owed.is_empty() {
+            self.recovers = NO_RECOVERY;
+        }
+        Some(owed)
     }
 
     /// What answers a claim while the store must still hear of an earlier one of its name.
@@ -223,6 +352,20 @@ impl Outbox {
             return Some(StoreReply::Mismatch);
         }
         Some(StoreReply::InFlight { attempt: owed().map(|owed| owed.attempt).max().unwrap_or(0) })
+    }
+}
+
+impl Drop for Outbox {
+    fn drop(&mut self) {
+        self.change_bytes(0);
+    }
+}
+
+impl Pool {
+    fn next_id(&self) -> u64 {
+        let id = self.0.next_id.get() + 1;
+        self.0.next_id.set(id);
+        id
     }
 }
 

@@ -254,6 +254,11 @@ impl<C: Cells> Exchanges<C> {
         &self.store
     }
 
+    /// The same, for what no exchange asks.
+    pub fn store_mut(&mut self) -> &mut Store<C> {
+        &mut self.store
+    }
+
     /// Whether nothing is under way or owed.
     pub fn is_idle(&self) -> bool {
         self.exchanges.is_empty() && self.store.client().is_none_or(Client::is_idle)

@@ -81,9 +81,11 @@ pub enum Gauge {
     Waiting,
     /// What the store must still hear of.
     Outbox,
+    /// Plugins that are to go and still have something under way or owed.
+    Draining,
 }
 
 impl Gauge {
     /// All of them.
-    pub const ALL: [Gauge; 3] = [Gauge::Running, Gauge::Waiting, Gauge::Outbox];
+    pub const ALL: [Gauge; 4] = [Gauge::Running, Gauge::Waiting, Gauge::Outbox, Gauge::Draining];
 }

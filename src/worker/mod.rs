@@ -30,9 +30,9 @@ use crate::event::{Clock, Event, EventKind, Executed};
 use crate::exchange::Exchange;
 use crate::record::Owner;
 use crate::step::{Count, Flow, Outgoing, Remark};
-use crate::store::Store;
 use crate::store::client::{Client, Nonce, Reply};
 use crate::store::local::Cells;
+use crate::store::{HandedOver, Store};
 use bodies::Bodies;
 use exchanges::{Act, Exchanges};
 
@@ -40,13 +40,16 @@ use exchanges::{Act, Exchanges};
 const HELD_MAX: u64 = 64 << 20;
 /// How many buckets of the table one tick cleans.
 const SWEEP_STEPS: u32 = 64;
-/// How many ticks pass between two looks at the table's size.
+/// How many ticks pass between two looks at the table's size, and at what was given up.
 const GAUGE_TICKS: u32 = 10;
 /// How many streams the root lets go or answers in one turn: as many as one call to the store brings answers for. Envoy
 /// calls the filter for each from within the one before it, so that a thousand at once would exhaust the VM's stack.
 pub const FLOWS_AT_ONCE: usize = 64;
 /// How long what every request would say, and was logged, is not logged again.
 const QUIET_MS: u64 = 1_000;
+
+/// How long what is owed keeps a plugin that is to go, where no other takes it over.
+const DRAIN_MAX_MS: u64 = 3_600_000;
 
 /// One worker.
 pub struct Worker<C> {
@@ -67,12 +70,12 @@ pub struct Worker<C> {
     /// When what every request would say was logged last.
     said_ms: HashMap<Remark, u64>,
     /// What the host was told of each gauge.
-    told: [(Gauge, i64); 3],
+    told: [(Gauge, i64); 4],
     ticks: u32,
-    /// For how long it may stay for what is under way once its plugin is to go.
-    drain_ms: u64,
-    /// Once its plugin is to go: until when.
-    drains_until_ms: Option<u64>,
+    /// The longest lease: for so long withdrawals are kept once its plugin is to go.
+    lease_ms: u64,
+    /// Whether its plugin is to go.
+    is_draining: bool,
 }
 
 /// In whose callback an act is carried out.
@@ -85,8 +88,8 @@ enum Turn {
 }
 
 impl<C: Cells> Worker<C> {
-    /// A worker with nothing under way, which drains for at most so long.
-    pub fn new(store: Store<C>, drain_ms: u64) -> Self {
+    /// A worker with nothing under way, whose longest lease is this.
+    pub fn new(store: Store<C>, lease_ms: u64) -> Self {
         Worker {
             exchanges: Exchanges::new(store),
             deferred: VecDeque::new(),
@@ -99,8 +102,8 @@ impl<C: Cells> Worker<C> {
             said_ms: HashMap::new(),
             told: Gauge::ALL.map(|gauge| (gauge, 0)),
             ticks: 0,
-            drain_ms,
-            drains_until_ms: None,
+            lease_ms,
+            is_draining: false,
         }
     }
 
@@ -140,12 +143,31 @@ impl<C: Cells> Worker<C> {
     }
 
     /// Begins to drain, because the plugin is to go; tells whether it may go at once.
+    ///
+    /// It stays until nothing is under way or owed. What is under way ends by itself: an execution of the gateway's own by
+    /// its time-out. A withdrawal is kept for one lease, and whatever no other worker takes over for an hour.
     pub fn drain<H: Host>(&mut self, host: &mut H) -> bool {
-        self.tell_gauges(host);
-        // At most one lease: what is unsaved then becomes unknown.
+        self.is_draining = true;
         let now_ms = host.now_ms();
-        self.drains_until_ms = Some(now_ms + self.drain_ms);
-        self.is_drained(now_ms)
+        self.exchanges.store_mut().drain(now_ms + self.lease_ms, now_ms + DRAIN_MAX_MS);
+        self.tell_gauges(host);
+        self.may_go(host, now_ms)
+    }
+
+    /// Whether its plugin is to go.
+    pub fn is_draining(&self) -> bool {
+        self.is_draining
+    }
+
+    /// Gives away what a worker of the same store in the same VM is to keep. Called before this one drains, and while it
+    /// does, for what has become owed since.
+    pub fn hand_over(&mut self) -> Vec<HandedOver> {
+        self.exchanges.store_mut().hand_over()
+    }
+
+    /// Keeps what another worker of the same store in the same VM has given away.
+    pub fn inherit(&mut self, handed_over: Vec<HandedOver>, now_ms: u64) {
+        self.exchanges.store_mut().inherit(handed_over, now_ms);
     }
 
     /// The root is called because the worker has woken it.
@@ -170,12 +192,10 @@ impl<C: Cells> Worker<C> {
         }
         self.ticks = self.ticks.wrapping_add(1);
         self.tell_gauges(host);
-        let may_go = self.drains_until_ms.is_some() && self.is_drained(now_ms);
-        if may_go {
-            // No other worker takes over what is left undone.
-            Gauge::ALL.into_iter().for_each(|gauge| self.tell_gauge(host, gauge, 0));
+        if self.ticks.is_multiple_of(GAUGE_TICKS) {
+            self.tell_given_up(host, now_ms);
         }
-        may_go
+        self.may_go(host, now_ms)
     }
 
     /// A call to the store has ended; the next one goes out before any exchange hears of it.
@@ -355,8 +375,19 @@ impl<C: Cells> Worker<C> {
         }
     }
 
-    fn is_drained(&self, now_ms: u64) -> bool {
-        self.is_idle() || self.drains_until_ms.is_some_and(|until| until <= now_ms)
+    fn may_go<H: Host>(&mut self, host: &mut H, now_ms: u64) -> bool {
+        let may_go = self.is_draining && self.is_idle();
+        if may_go {
+            Gauge::ALL.into_iter().for_each(|gauge| self.tell_gauge(host, gauge, 0));
+            self.tell_given_up(host, now_ms);
+        }
+        may_go
+    }
+
+    fn tell_given_up<H: Host>(&mut self, host: &mut H, now_ms: u64) {
+        for given_up in self.exchanges.store_mut().take_given_up() {
+            self.log(host, Remark::GaveUp(given_up), now_ms);
+        }
     }
 
     fn tell_gauges<H: Host>(&mut self, host: &mut H) {
@@ -364,6 +395,7 @@ impl<C: Cells> Worker<C> {
         self.tell_gauge(host, Gauge::Running, self.running() as i64);
         self.tell_gauge(host, Gauge::Waiting, self.waiting() as i64);
         self.tell_gauge(host, Gauge::Outbox, outbox as i64);
+        self.tell_gauge(host, Gauge::Draining, self.is_draining.into());
         if self.ticks.is_multiple_of(GAUGE_TICKS)
             && let Some(table) = self.store().table()
         {

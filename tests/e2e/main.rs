@@ -29,6 +29,8 @@ mod bytes;
 mod callers;
 /// Callers with client certificates.
 mod certificates;
+/// Configurations that are replaced while something runs or is owed.
+mod draining;
 /// What Envoy says of each way in which a request can fail, and what the filter makes of it.
 mod evidence;
 /// What makes two requests the same, where that is not every byte.

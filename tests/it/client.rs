@@ -5,10 +5,11 @@
 
 use std::rc::Rc;
 
-use envoy_idempotency::command::{Command, CommandKind, Failure, StoreReply};
+use envoy_idempotency::command::{Command, CommandKind, Failure, GivenUp, RedisError, StoreReply, WhyGivenUp};
 use envoy_idempotency::fingerprint::Fingerprint;
 use envoy_idempotency::key::{KeyForm, Name};
 use envoy_idempotency::record::Owner;
+use envoy_idempotency::store::Pool;
 use envoy_idempotency::store::client::{Batch, Client, Completion, Limits, Nonce, Reply};
 
 const CLAIM: CommandKind = CommandKind::Claim { may_retry: true };
@@ -49,6 +50,245 @@ fn it_is_told_when_what_is_owed_cannot_matter_any_more() {
         let given_up = Completion { exchange: None, command: Rc::clone(&completed), asked_ms, verdict };
         assert_eq!((client.tick(completed.ttl_ms), client.owed()), (vec![given_up], 0));
     }
+}
+
+/// A client that owes this many marks, and whose store was away for ten seconds.
+fn after_an_outage(limits: Limits, marks: u32) -> Client {
+    let mut client = Client::new(limits);
+    (0..marks).for_each(|number| drop(client.submit(number, call(number, CommandKind::MarkUnknown), 0)));
+    for now_ms in (0..10_000).step_by(100) {
+        while next(&mut client, now_ms).is_some_and(|batch| {
+            client.replied(batch.id, Reply::Failed(Failure::Transport), now_ms);
+            true
+        }) {}
+    }
+    assert_eq!((client.owed(), next(&mut client, 10_000)), (marks as usize, None), "all wait for their time");
+    client
+}
+
+/// A claim is asked for and answered so; gives what the next call carries then.
+fn carries_after(client: &mut Client, now_ms: u64, reply: Reply) -> usize {
+    assert_eq!(client.submit(1_000, call(1_000, CLAIM), now_ms), None);
+    let batch = next(client, now_ms).expect("a claim waits");
+    let reply = match reply {
+        Reply::Answers(answers) => {
+            let tries = batch.tries.iter().zip(answers);
+            Reply::Answers(tries.map(|((nonce, _), (_, reply))| (*nonce, reply)).collect())
+        }
+        failed => failed,
+    };
+    client.replied(batch.id, reply, now_ms);
+    next(client, now_ms).map_or(0, |batch| batch.tries.len())
+}
+
+fn answer(reply: StoreReply) -> Reply {
+    Reply::Answers(vec![(Nonce([0; 16]), reply)])
+}
+
+#[test]
+fn what_is_owed_is_due_as_soon_as_the_store_has_carried_something_out() {
+    for reply in [StoreReply::InFlight { attempt: 1 }, StoreReply::Mismatch, StoreReply::Stale] {
+        assert_eq!(carries_after(&mut after_an_outage(LIMITS, 5), 10_000, answer(reply)), 5);
+    }
+}
+
+#[test]
+fn an_error_of_the_store_makes_nothing_due() {
+    let errors = [RedisError::Loading, RedisError::ReadOnly, RedisError::Oom].map(Failure::Redis);
+    for failure in errors.into_iter().chain([Failure::Garbage, Failure::Timeout, Failure::Transport]) {
+        let mut client = after_an_outage(LIMITS, 5);
+        assert_eq!(carries_after(&mut client, 10_000, answer(StoreReply::Failed(failure))), 0, "{failure:?}");
+        assert_eq!(carries_after(&mut client, 10_000, Reply::Failed(failure)), 0, "{failure:?}");
+        assert_eq!(carries_after(&mut client, 10_000, answer(StoreReply::Mismatch)), 5, "{failure:?}");
+    }
+}
+
+#[test]
+fn after_a_recovery_the_pauses_begin_anew() {
+    let mut client = after_an_outage(LIMITS, 1);
+    assert_eq!(client.submit(9, call(9, CLAIM), 10_000), None);
+    let batch = next(&mut client, 10_000).expect("a claim waits");
+    client.replied(batch.id, Reply::Answers(vec![(batch.tries[0].0, StoreReply::Stale)]), 10_000);
+    assert_eq!(fail(&mut client, 10_000), 1);
+    assert_eq!((next(&mut client, 10_099), fail(&mut client, 10_100)), (None, 1));
+    assert_eq!((next(&mut client, 10_299), fail(&mut client, 10_300)), (None, 1));
+}
+
+#[test]
+fn a_store_of_which_a_part_fails_is_not_asked_for_what_is_owed_at_each_success() {
+    let mut client = after_an_outage(LIMITS, 1);
+    let mut tries = 0;
+    for now_ms in (10_000..20_000).step_by(10) {
+        assert_eq!(client.submit(9, call(9, CLAIM), now_ms), None);
+        while let Some(batch) = next(&mut client, now_ms) {
+            let answers = batch.tries.iter().map(|(nonce, command)| {
+                let is_owed = command.kind == CommandKind::MarkUnknown;
+                tries += u32::from(is_owed);
+                let oom = StoreReply::Failed(Failure::Redis(RedisError::Oom));
+                (*nonce, if is_owed { oom } else { StoreReply::Mismatch })
+            });
+            client.replied(batch.id, Reply::Answers(answers.collect()), now_ms);
+        }
+    }
+    assert!(tries < 30, "{tries} tries in ten seconds");
+}
+
+#[test]
+fn what_waits_for_its_time_without_having_failed_goes_on_waiting() {
+    let mut client = Client::new(LIMITS);
+    assert_eq!(client.submit(1, call(1, CommandKind::Withdraw), 0), None);
+    let batch = next(&mut client, 0).expect("it waits");
+    client.replied(batch.id, Reply::Answers(vec![(batch.tries[0].0, StoreReply::Settled)]), 0);
+    assert_eq!(client.submit(2, call(2, CLAIM), 0), None);
+    assert_eq!(fail(&mut client, 0), 1);
+    assert_eq!(carries_after(&mut client, 1_000, answer(StoreReply::Stale)), 0, "it is withdrawn once more, later");
+    assert_eq!(next(&mut client, 30_000).map(|batch| batch.tries.len()), Some(1));
+}
+
+#[test]
+fn what_is_owed_leaves_half_of_a_call_to_claims_that_wait() {
+    let owed_in =
+        |batch: &Batch| batch.tries.iter().filter(|(_, command)| command.kind == CommandKind::MarkUnknown).count();
+    let mut client = after_an_outage(LIMITS, 40);
+    assert_eq!(carries_after(&mut client, 10_000, answer(StoreReply::Stale)), 8, "all of it where no claim waits");
+    let mut client = after_an_outage(Limits { max_calls: 9, ..LIMITS }, 40);
+    (100..110).for_each(|number| assert_eq!(client.submit(number, call(number, CLAIM), 10_000), None));
+    let probe = next(&mut client, 10_000).expect("claims wait");
+    let answers = probe.tries.iter().map(|(nonce, _)| (*nonce, StoreReply::Stale)).collect();
+    client.replied(probe.id, Reply::Answers(answers), 10_000);
+    (110..120).for_each(|number| assert_eq!(client.submit(number, call(number, CLAIM), 10_000), None));
+    let batch = next(&mut client, 10_000).expect("claims wait");
+    assert_eq!((batch.tries.len(), owed_in(&batch)), (8, 4));
+
+    // Where a call carries one, they take turns.
+    let mut client = after_an_outage(Limits { max_batch: 1, ..LIMITS }, 16);
+    (100..116).for_each(|number| assert_eq!(client.submit(number, call(number, CLAIM), 15_000), None));
+    let mut owed = 0;
+    for _ in 0..16 {
+        let batch = next(&mut client, 15_000).expect("much waits");
+        owed += owed_in(&batch);
+        client.replied(batch.id, Reply::Answers(vec![(batch.tries[0].0, StoreReply::Stale)]), 15_000);
+    }
+    assert_eq!(owed, 8);
+}
+
+#[test]
+fn large_responses_that_are_owed_keep_no_claim_out() {
+    let mut client = Client::new(Limits { max_owed_bytes: 1 << 30, ..LIMITS });
+    for number in 0..8 {
+        let kind = CommandKind::Complete { status: 201, response: Some(vec![0; LIMITS.max_batch_bytes]) };
+        assert_eq!(client.submit(number, call(number, kind), 0), None);
+        assert_eq!(fail(&mut client, 0), 1);
+    }
+    (100..104).for_each(|number| assert_eq!(client.submit(number, call(number, CLAIM), 200), None));
+    let batch = next(&mut client, 200).expect("much waits");
+    assert_eq!(batch.tries.len(), 5);
+}
+
+/// Owes one more completion, with a response of so many bytes.
+fn owes(client: &mut Client, number: u32, bytes: usize, now_ms: u64) {
+    let kind = CommandKind::Complete { status: 201, response: Some(vec![0; bytes]) };
+    assert_eq!(client.submit(number, call(number, kind), now_ms), None);
+    assert_eq!(fail(client, now_ms), 1);
+}
+
+#[test]
+fn what_is_handed_over_keeps_its_time_its_age_and_its_name() {
+    let pool = Pool::default();
+    let limits = Limits { max_owed_bytes: 3_000, ..LIMITS };
+    let mut old = Client::sharing(limits, &pool);
+    let mut heir = Client::sharing(limits, &pool);
+    owes(&mut old, 1, 100, 0);
+    owes(&mut heir, 2, 100, 0);
+    owes(&mut old, 3, 100, 50);
+    let handed_over = old.outbox_mut().hand_over();
+    assert_eq!((old.owed(), old.owed_bytes(), old.is_idle()), (0, 0, true));
+    heir.inherit(handed_over);
+    assert_eq!((heir.owed(), heir.owed_bytes()), (3, 684));
+    // Nothing of its name begins.
+    let told = heir.submit(9, call(1, CLAIM), 60).expect("it is told at once");
+    assert_eq!(told.verdict, StoreReply::InFlight { attempt: 1 });
+    // It is due when it was, and what has waited longest goes first.
+    assert_eq!(next(&mut heir, 99), None);
+    let batch = next(&mut heir, 150).expect("it is owed");
+    let names: Vec<u8> = batch.tries.iter().map(|(_, command)| command.name.0[0]).collect();
+    assert_eq!(names, [1, 2, 3]);
+    client_fails(&mut heir, &batch, 150);
+    // Its record is gone when it would have been.
+    assert_eq!(heir.tick(600_000).len(), 2);
+    assert_eq!(heir.tick(600_050).len(), 1);
+}
+
+fn client_fails(client: &mut Client, batch: &Batch, now_ms: u64) {
+    client.replied(batch.id, Reply::Failed(Failure::Transport), now_ms);
+}
+
+#[test]
+fn what_is_handed_over_is_due_with_the_first_answer_that_the_heir_gets() {
+    let pool = Pool::default();
+    let mut old = Client::sharing(LIMITS, &pool);
+    let mut heir = Client::sharing(LIMITS, &pool);
+    owes(&mut old, 1, 100, 0);
+    heir.inherit(old.outbox_mut().hand_over());
+    assert_eq!(carries_after(&mut heir, 50, answer(StoreReply::Stale)), 1);
+}
+
+#[test]
+fn what_is_being_tried_is_handed_over_once_it_has_failed_and_withdrawals_never() {
+    let mut client = Client::new(LIMITS);
+    owes(&mut client, 1, 0, 0);
+    assert_eq!(client.submit(2, call(2, CommandKind::Withdraw), 0), None);
+    assert_eq!(fail(&mut client, 0), 1);
+    let batch = next(&mut client, 100).expect("two are owed");
+    assert_eq!(client.outbox_mut().hand_over().len(), 0);
+    client_fails(&mut client, &batch, 100);
+    assert_eq!((client.outbox_mut().hand_over().len(), client.owed()), (1, 1));
+}
+
+#[test]
+fn a_client_that_drains_keeps_withdrawals_for_so_long_and_the_rest_for_longer_and_says_what_it_gives_up() {
+    let mut client = Client::new(LIMITS);
+    owes(&mut client, 1, 0, 0);
+    for (number, kind) in [(2, CommandKind::Withdraw), (3, CommandKind::MarkUnknown)] {
+        assert_eq!(client.submit(number, call(number, kind), 0), None);
+        assert_eq!(fail(&mut client, 0), 1);
+    }
+    client.outbox_mut().drain(1_000, 5_000);
+    client.tick(999);
+    assert_eq!((client.owed(), client.outbox_mut().take_given_up()), (3, vec![]));
+    let given_up = |completions, others| GivenUp { why: WhyGivenUp::Drained, completions, responses: 0, others };
+    client.tick(1_000);
+    assert_eq!((client.owed(), client.outbox_mut().take_given_up()), (2, vec![given_up(0, 1)]));
+    client.tick(4_999);
+    assert_eq!(client.owed(), 2);
+    // Other workers are to forget that they are owed.
+    assert_eq!(client.tick(5_000).len(), 2);
+    assert_eq!((client.owed(), client.outbox_mut().take_given_up()), (0, vec![given_up(1, 1)]));
+    assert!(client.is_idle());
+}
+
+#[test]
+fn the_clients_of_one_pool_keep_no_more_than_one_may_and_a_new_one_forgets_no_outcome_for_the_old_ones() {
+    let pool = Pool::default();
+    let limits = Limits { max_owed_bytes: 10_000, ..LIMITS };
+    let bytes = |clients: &[Client]| clients.iter().map(Client::owed_bytes).sum::<usize>();
+    let mut clients: Vec<Client> = Vec::new();
+    for round in 0..20 {
+        let mut client = Client::sharing(limits, &pool);
+        (0..5).for_each(|number| owes(&mut client, number, 1_000, round));
+        assert_eq!(client.owed(), 5, "round {round}: outcomes are kept, if need be without their responses");
+        clients.push(client);
+        clients.iter_mut().for_each(|client| drop(client.tick(round)));
+        assert!(bytes(&clients) <= limits.max_owed_bytes, "{} bytes", bytes(&clients));
+    }
+    let given_up: Vec<GivenUp> = clients.iter_mut().flat_map(|client| client.outbox_mut().take_given_up()).collect();
+    let owed: usize = clients.iter().map(Client::owed).sum();
+    assert_eq!(given_up.iter().map(|given_up| given_up.completions).sum::<u32>(), 100 - owed as u32);
+    assert!(given_up.iter().all(|given_up| given_up.why == WhyGivenUp::NoRoom && given_up.others == 0));
+    clients.clear();
+    let mut client = Client::sharing(limits, &pool);
+    owes(&mut client, 1, 9_000, 0);
+    assert_eq!(client.owed_bytes(), 9_128, "what is gone takes no room");
 }
 
 #[test]

@@ -15,9 +15,9 @@ use envoy_idempotency::key::{KeyForm, UpstreamKey};
 use envoy_idempotency::message::{Headers, RequestHead};
 use envoy_idempotency::record::Owner;
 use envoy_idempotency::step::{Count, Flow, Outgoing, Remark};
-use envoy_idempotency::store::Store;
 use envoy_idempotency::store::client::{Batch, Client, Limits, Reply};
 use envoy_idempotency::store::local::Cells;
+use envoy_idempotency::store::{Pool, Store};
 use envoy_idempotency::worker::{Action, FLOWS_AT_ONCE, Gauge, Host, RequestBody, ResponseBody, Side, Stream, Worker};
 
 const INLINE: &str = r#"{"store": {"type": "redis", "cluster": "c", "cache": null}, "policy": {"lease_ms": 3000}}"#;
@@ -335,26 +335,138 @@ fn draining_ends_with_what_is_under_way() {
     assert!(world.host.gauges.values().all(|told| *told == 0));
 }
 
-#[test]
-fn draining_ends_after_one_lease_whatever_is_owed_and_takes_it_out_of_the_gauges() {
-    let mut world = World::new(INLINE);
+/// A gateway that has heard of a success, and whose store has not.
+fn owing(document: &str, pool: &Pool) -> World {
+    let mut world = World::sharing(document, pool);
     world.runs(1);
     world.on_response_headers(1, 201, true);
     world.wakes();
-    for _ in 0..2 {
-        let lost = world.batch();
-        world.on_store_reply(lost.id, Reply::Failed(Failure::Transport));
-        world.host.now_ms += 100;
-        assert!(!world.ticks());
-    }
+    world.store_is_away();
     world.stream_ends(1, VIA_UPSTREAM);
     assert_eq!(world.host.gauges[&Gauge::Outbox], 1);
+    world
+}
+
+/// As the shell does it when a plugin is to go, and again at each of its ticks.
+fn hands_over(old: &mut World, heir: &mut World) {
+    heir.worker.inherit(old.worker.hand_over(), old.host.now_ms);
+    heir.host.now_ms = old.host.now_ms;
+}
+
+#[test]
+fn what_is_owed_keeps_a_worker_until_the_store_has_heard_it() {
+    let mut world = owing(INLINE, &Pool::default());
+    assert!(!world.worker.drain(&mut world.host));
+    assert_eq!(world.host.gauges[&Gauge::Draining], 1);
+    for _ in 0..20 {
+        world.host.now_ms += 3_000;
+        assert!(!world.ticks(), "after more than one lease");
+        world.calls_fail();
+    }
+    world.host.now_ms += 10_000;
+    assert!(!world.ticks());
+    let completion = world.batch();
+    assert!(matches!(completion.tries[0].1.kind, CommandKind::Complete { status: 201, response: Some(_) }));
+    world.reply(completion, &StoreReply::Settled);
+    assert!(world.ticks());
+    assert!(world.host.gauges.values().all(|told| *told == 0), "{:?}", world.host.gauges);
+    assert_eq!(world.acts("log idempotency"), [""; 0]);
+}
+
+#[test]
+fn what_is_owed_is_given_up_after_an_hour_and_one_line_says_how_much() {
+    let mut world = owing(&INLINE.replace("3000", "3000, \"ttl_s\": 86400"), &Pool::default());
+    // Long enough for the breaker.
+    world.host.now_ms += 10_000;
+    world.ticks();
+    let completion = world.batch();
+    let unheard = vec![(completion.tries[0].0, StoreReply::Failed(Failure::Full))];
+    world.on_store_reply(completion.id, Reply::Answers(unheard));
+    world.acts("resume");
+    world.runs(2);
+    world.stream_ends(2, b"downstream_remote_disconnect");
+    world.store_is_away();
+    world.acts("log");
+    assert_eq!(world.host.gauges[&Gauge::Outbox], 2);
+    assert!(!world.worker.drain(&mut world.host));
+    world.host.now_ms += 3_599_999;
+    assert!(!world.ticks());
+    world.calls_fail();
+    world.host.now_ms += 1;
+    assert!(world.ticks());
+    assert!(world.host.gauges.values().all(|told| *told == 0), "{:?}", world.host.gauges);
+    let gave_up = world.acts("log gave up");
+    assert!(gave_up.len() == 1 && gave_up[0].contains("1 completions, 0 responses and 1 other"), "{gave_up:?}");
+}
+
+#[test]
+fn a_withdrawal_keeps_a_worker_for_one_lease() {
+    let mut world = World::new(INLINE);
+    world.asks(1);
+    world.wakes();
+    world.stream_ends(1, b"downstream_remote_disconnect");
+    world.store_is_away();
     assert!(!world.worker.drain(&mut world.host));
     world.host.now_ms += 2_999;
     assert!(!world.ticks());
+    world.calls_fail();
     world.host.now_ms += 1;
     assert!(world.ticks());
-    assert_eq!(world.host.gauges[&Gauge::Outbox], 0);
+    assert!(world.host.gauges.values().all(|told| *told == 0), "{:?}", world.host.gauges);
+}
+
+#[test]
+fn what_is_owed_passes_to_the_worker_that_serves_next_and_the_old_one_goes_at_once() {
+    let pool = Pool::default();
+    let mut old = owing(INLINE, &pool);
+    let mut heir = World::sharing(INLINE, &pool);
+    hands_over(&mut old, &mut heir);
+    assert!(old.worker.drain(&mut old.host));
+    assert!(old.host.gauges.values().all(|told| *told == 0), "{:?}", old.host.gauges);
+    // Nothing of its name begins there.
+    heir.asks(1);
+    assert_eq!(heir.acts("answer"), ["answer 1"]);
+    heir.stream_ends(1, b"idempotency_in_flight");
+    heir.host.now_ms += 5_000;
+    assert!(!heir.ticks());
+    assert_eq!(heir.host.gauges[&Gauge::Outbox], 1);
+    let completion = heir.batch();
+    assert!(matches!(completion.tries[0].1.kind, CommandKind::Complete { status: 201, response: Some(_) }));
+    heir.reply(completion, &StoreReply::Settled);
+    heir.ticks();
+    assert_eq!(heir.host.gauges[&Gauge::Outbox], 0);
+}
+
+#[test]
+fn an_execution_of_the_gateways_own_keeps_a_worker_until_it_ends_and_what_becomes_owed_passes_on() {
+    let pool = Pool::default();
+    let mut old = World::sharing(SHIELDED, &pool);
+    let claim = old.claims(1);
+    old.reply(claim, &GRANTED);
+    old.stream_ends(1, b"downstream_remote_disconnect");
+    let mut heir = World::sharing(SHIELDED, &pool);
+    hands_over(&mut old, &mut heir);
+    assert!(!old.worker.drain(&mut old.host));
+    for _ in 0..29 {
+        old.host.now_ms += 1_000;
+        hands_over(&mut old, &mut heir);
+        assert!(!old.ticks(), "its lease is renewed");
+        while let Some(renewal) = old.host.batches.pop() {
+            old.reply(renewal, &StoreReply::Renewed { expires_ms: 86_400_000 });
+        }
+    }
+    assert_eq!((old.host.gauges[&Gauge::Running], old.host.gauges[&Gauge::Draining]), (1, 1));
+    let exchange = old.worker.take_execution(101).expect("it was sent");
+    let headers: Headers = [("content-type", "text/plain")].into_iter().collect();
+    let answer = Executed::Answered { status: 201, headers: &headers, body: b"paid" };
+    old.worker.on_executed(&mut old.host, exchange, answer);
+    old.store_is_away();
+    assert!(!old.worker.is_idle());
+    hands_over(&mut old, &mut heir);
+    assert!(old.ticks());
+    assert!(old.host.gauges.values().all(|told| *told == 0), "{:?}", old.host.gauges);
+    heir.ticks();
+    assert_eq!(heir.host.gauges[&Gauge::Outbox], 1);
 }
 
 #[test]
@@ -506,6 +618,10 @@ struct Recorder {
 
 impl World {
     fn new(document: &str) -> World {
+        World::sharing(document, &Pool::default())
+    }
+
+    fn sharing(document: &str, pool: &Pool) -> World {
         let policy = policy(document);
         let Where::Redis(redis) = &policy.store else {
             panic!("these tests are about a store that is asked by messages")
@@ -528,7 +644,7 @@ impl World {
             fall_with: HashMap::new(),
             answered: Vec::new(),
         };
-        let store = Store::Remote(Box::new(Client::new(limits)), None);
+        let store = Store::Remote(Box::new(Client::sharing(limits, pool)), None);
         World { worker: Worker::new(store, policy.rules[0].policy.lease_ms), host, streams: HashMap::new(), policy }
     }
 
@@ -658,6 +774,22 @@ impl World {
     fn reply(&mut self, batch: Batch, reply: &StoreReply) {
         let answers = batch.tries.iter().map(|(nonce, _)| (*nonce, reply.clone())).collect();
         self.on_store_reply(batch.id, Reply::Answers(answers));
+    }
+
+    /// Every call fails, until all that has been asked is owed.
+    fn store_is_away(&mut self) {
+        for _ in 0..3 {
+            self.calls_fail();
+            self.host.now_ms += 100;
+            self.ticks();
+        }
+        self.calls_fail();
+    }
+
+    fn calls_fail(&mut self) {
+        while let Some(lost) = self.host.batches.pop() {
+            self.on_store_reply(lost.id, Reply::Failed(Failure::Transport));
+        }
     }
 
     fn on_store_reply(&mut self, batch: u64, reply: Reply) {

@@ -17,9 +17,16 @@ pub fn judge(plan: &Plan, transcribe: bool) -> (World, Vec<String>) {
     world.transcript = transcribe.then(Vec::new);
     world.run();
     let mut wrong = Vec::new();
+    if plan.embedded.is_none() {
+        world.run_until(world.calm_from + world.heals_ms());
+        world.knock();
+        world.run_until(world.now + 1_000);
+        if world.owed_by_serving() > 0 {
+            wrong.push(format!("I9: {} are owed a second after the store has answered", world.owed_by_serving()));
+        }
+    }
     let calm_for = world.settling_ms() + world.store.set_back_ms();
     world.run_until(world.calm_from + calm_for);
-    world.run_until(world.remembers_until().max(world.now));
     let mut payloads: BTreeMap<(u8, u8), u8> = BTreeMap::new();
     for request in world.requests.iter().filter(|request| !request.looks) {
         let payload = if request.payload == TOO_LARGE { 1 } else { request.payload };

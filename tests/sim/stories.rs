@@ -921,16 +921,17 @@ fn another_payload_is_a_mismatch_while_a_completion_is_owed() {
 }
 
 #[test]
-fn a_drained_gateway_keeps_what_it_owes_for_one_lease() {
+fn what_a_gateway_owes_passes_to_its_next_configuration_though_the_store_is_away_for_longer_than_a_lease() {
     check(
-        "policy: lease 4s
-         upstream: 201 after 100ms
+        "upstream: 201 after 100ms
          a: POST k1 p1
          wait 50ms
          g1: reloads
-         store: down 2s
+         store: down 4s
+         wait 2s
+         b: POST k1 p1
          wait 6s
-         b: POST k1 p1",
+         c: POST k1 p1 g2",
         expect![[r#"
             0      a → g1  POST k1 p1
             1        g1 → store  claim (a k1)
@@ -938,6 +939,52 @@ fn a_drained_gateway_keeps_what_it_owes_for_one_lease() {
             3      a → upstream  attempt 1
             5              upstream executes k1 p1 as #1
             50     g1 reloads its configuration
+            105      g1 → store  complete 201 (a k1)
+            107           the call fails: transport
+            200      g1 → store  complete 201 (a k1)
+            202           the call fails: transport
+            202    a ← 201  executed;stored=?0;attempt=1;outcome=completed  execution #1
+            314      g1 → store  complete 201 (a k1)
+            316           the call fails: transport
+            514      g1 → store  complete 201 (a k1)
+            516           the call fails: transport
+            814      g1 → store  complete 201 (a k1)
+            816           the call fails: transport
+            1314     g1 → store  complete 201 (a k1)
+            1316          the call fails: transport
+            2050   b → g1  POST k1 p1
+            2051   b ← 429  refused;attempt=1;reason=in-flight
+            2214     g1 → store  complete 201 (a k1)
+            2216          the call fails: transport
+            3914     g1 → store  complete 201 (a k1)
+            3916          the call fails: transport
+            7214     g1 → store  complete 201 (a k1)
+            7215     store  settled (a k1)
+            8050   c → g2  POST k1 p1
+            8051     g2 → store  claim (c k1)
+            8052     store  completed 201 by attempt 1 (c k1)
+            8053   c ← 201  replayed;attempt=1;age=0;ttl=59  execution #1
+        "#]],
+    );
+}
+
+#[test]
+fn what_is_owed_lands_with_the_first_answer_after_an_outage() {
+    check(
+        "upstream: 201 after 100ms
+         a: POST k1 p1
+         wait 50ms
+         store: down 3200ms
+         wait 4100ms
+         b: POST k2 p1
+         wait 20ms
+         c: POST k1 p1 g2",
+        expect![[r#"
+            0      a → g1  POST k1 p1
+            1        g1 → store  claim (a k1)
+            2        store  granted attempt 1 (a k1)
+            3      a → upstream  attempt 1
+            5              upstream executes k1 p1 as #1
             105      g1 → store  complete 201 (a k1)
             107           the call fails: transport
             200      g1 → store  complete 201 (a k1)
@@ -952,48 +999,21 @@ fn a_drained_gateway_keeps_what_it_owes_for_one_lease() {
             2000     g1 → store  complete 201 (a k1)
             2002          the call fails: transport
             3100     g1 → store  complete 201 (a k1)
-            3101     store  settled (a k1)
-            6050   b → g1  POST k1 p1
-            6051     g1 → store  claim (b k1)
-            6052     store  completed 201 by attempt 1 (b k1)
-            6053   b ← 201  replayed;attempt=1;age=2;ttl=57  execution #1
-        "#]],
-    );
-    check(
-        "upstream: 201 after 100ms
-         a: POST k1 p1
-         wait 50ms
-         g1: reloads
-         store: down 2s
-         wait 6s
-         b: POST k1 p1",
-        expect![[r#"
-            0      a → g1  POST k1 p1
-            1        g1 → store  claim (a k1)
-            2        store  granted attempt 1 (a k1)
-            3      a → upstream  attempt 1
-            5              upstream executes k1 p1 as #1
-            50     g1 reloads its configuration
-            105      g1 → store  complete 201 (a k1)
-            107           the call fails: transport
-            200      g1 → store  complete 201 (a k1)
-            202           the call fails: transport
-            202    a ← 201  executed;stored=?0;attempt=1;outcome=completed  execution #1
-            400      g1 → store  complete 201 (a k1)
-            402           the call fails: transport
-            600      g1 → store  complete 201 (a k1)
-            602           the call fails: transport
-            900      g1 → store  complete 201 (a k1)
-            902           the call fails: transport
-            1300   g1 gives up what it could not finish
-            6050   b → g1  POST k1 p1
-            6051     g1 → store  claim (b k1)
-            6052     store  granted attempt 2, in doubt (b k1)
-            6053   b → upstream  attempt 2
-            6055           upstream executes k1 p1 as #2
-            6060     g1 → store  complete 201 (b k1)
-            6061     store  settled (b k1)
-            6062   b ← 201  executed;stored=?1;attempt=2;ttl=60  execution #2
+            3102          the call fails: transport
+            4150   b → g1  POST k2 p1
+            4151     g1 → store  claim (b k2)
+            4152     store  granted attempt 1 (b k2)
+            4153     g1 → store  complete 201 (a k1)
+            4153   b → upstream  attempt 1
+            4154     store  settled (a k1)
+            4155           upstream executes k2 p1 as #2
+            4160     g1 → store  complete 201 (b k2)
+            4161     store  settled (b k2)
+            4162   b ← 201  executed;stored=?1;attempt=1;ttl=60  execution #2
+            4170   c → g2  POST k1 p1
+            4171     g2 → store  claim (c k1)
+            4172     store  completed 201 by attempt 1 (c k1)
+            4173   c ← 201  replayed;attempt=1;age=0;ttl=59  execution #1
         "#]],
     );
 }

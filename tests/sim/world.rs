@@ -9,7 +9,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet, VecDeque};
 use std::rc::Rc;
 
-use envoy_idempotency::command::{Command, CommandKind, Failure, ReplyKind, StoreReply};
+use envoy_idempotency::command::{Command, CommandKind, Failure, GivenUp, ReplyKind, StoreReply, WhyGivenUp};
 use envoy_idempotency::config::{Config, Mode, Policy};
 use envoy_idempotency::event::{EventKind, Executed};
 use envoy_idempotency::evidence::{self, Origin, VIA_UPSTREAM};
@@ -22,7 +22,7 @@ use envoy_idempotency::reply::Reply as Own;
 use envoy_idempotency::step::Outgoing;
 use envoy_idempotency::store as stores;
 use envoy_idempotency::store::client::{self, Batch, Nonce, Reply};
-use envoy_idempotency::worker::{self, Action, Gauge, RequestBody, ResponseBody, Side, Stream};
+use envoy_idempotency::worker::{self, Action, Gauge, Host, RequestBody, ResponseBody, Side, Stream};
 
 use crate::coverage::Coverage;
 use crate::embedded::Memory;
@@ -35,14 +35,14 @@ use envoy::Afterwards;
 const TICK_MS: u64 = 100;
 /// How long a response whose body Envoy does not show is held at most.
 const HIDDEN_MS: u64 = 10_500;
-/// How long what another worker owes is remembered at least.
-const OWED_MS: u64 = 10_000;
 /// The longest pause of the outbox.
 pub const BACKOFF_MS: u64 = 5_000;
 /// A body that a crowded worker does not hold back.
 pub const LARGE_BODY: usize = 17 << 10;
 /// The largest body the policy allows, either way.
 pub const MAX_BODY: usize = 18 << 10;
+/// The tenant of those who only have a worker hear from the store.
+const KNOCKS: u8 = 9;
 /// A larger one.
 pub const TOO_LARGE_BODY: usize = 19 << 10;
 
@@ -74,6 +74,8 @@ pub struct Request {
     pub excused_ms: u64,
     owner: Owner,
     place: Option<(usize, u32)>,
+    /// Which of its gateway's workers it is for, where that matters.
+    is_for: Option<usize>,
     /// The worker it came to.
     was_at: Option<usize>,
     is_held: bool,
@@ -249,6 +251,8 @@ struct Worker {
     /// None during a callback of it.
     worker: Option<Box<worker::Worker<Memory>>>,
     node: usize,
+    /// Which VM of its node it is in: another configuration comes to the same one.
+    vm: usize,
     policy: Rc<Policy>,
     is_alive: bool,
     paused_until: u64,
@@ -295,6 +299,8 @@ struct Node {
     hides_bodies: bool,
     /// What an embedded store is kept in.
     memory: Option<Memory>,
+    /// What the workers of each of its VMs share, whatever configuration they have.
+    pools: Vec<stores::Pool>,
 }
 
 /// A call on its way.
@@ -375,8 +381,6 @@ pub struct World {
     is_bodiless: bool,
     /// Owners whose claim was granted and not withdrawn.
     granted: HashSet<Owner>,
-    /// When a worker that drained gave up what it could not finish, last.
-    gave_up_ms: Option<u64>,
     is_wild: bool,
 }
 
@@ -426,7 +430,6 @@ impl World {
             afterwards: VecDeque::new(),
             is_bodiless,
             granted: HashSet::new(),
-            gave_up_ms: None,
             is_wild,
             plan,
         };
@@ -504,9 +507,26 @@ impl World {
         self.plan.leases_ms[0].max(self.plan.leases_ms[1]) + BACKOFF_MS + calls
     }
 
-    /// Until when the workers of an Envoy remember what another of them owed when it gave up.
-    pub fn remembers_until(&self) -> u64 {
-        self.gave_up_ms.map_or(0, |at| at + OWED_MS.max(self.plan.leases_ms[0]).max(self.plan.leases_ms[1]))
+    /// How long after the last fault every call that it struck has failed, and no breaker is open any more.
+    pub fn heals_ms(&self) -> u64 {
+        self.plan.limits.timeout_ms + self.plan.limits.breaker_open_ms + 5 * TICK_MS
+    }
+
+    /// Has every worker that serves hear from the store, by one request about an operation of its own.
+    pub fn knock(&mut self) {
+        let places =
+            self.nodes.iter().enumerate().flat_map(|(node, it)| (0..it.workers.len()).map(move |at| (node, at)));
+        for (number, (node, at)) in places.collect::<Vec<_>>().into_iter().enumerate() {
+            let who = Client { tenant: KNOCKS, key: number as u8, payload: 1, start_ms: 0, tries: 1, insists: false };
+            let request = self.send(&format!("knock {number}"), usize::MAX, who, node);
+            self.requests[request].is_for = Some(at);
+        }
+    }
+
+    /// What the workers that serve have not told the store.
+    pub fn owed_by_serving(&self) -> usize {
+        let serving = self.nodes.iter().flat_map(|node| &node.workers).map(|worker| &self.workers[*worker]);
+        serving.map(|worker| worker.filter().store().client().map_or(0, client::Client::owed)).sum()
     }
 
     pub fn is_idle(&self) -> bool {
@@ -558,6 +578,7 @@ impl World {
             excused_ms: 0,
             owner,
             place: None,
+            is_for: None,
             was_at: None,
             is_held: false,
             edits: Vec::new(),
@@ -620,6 +641,7 @@ impl World {
             self.store.losses.push(self.now);
         }
         self.nodes[node].workers.clear();
+        self.nodes[node].pools.clear();
         self.nodes[node].down_until = self.now + down_ms;
         self.after(down_ms, Happening::Restarts { node });
     }
@@ -631,7 +653,7 @@ impl World {
         self.end_workers(node, |other| other == worker);
         let policy = Rc::clone(&self.workers[worker].policy);
         self.nodes[node].workers.remove(0);
-        self.start_worker(node, policy);
+        self.start_worker(node, self.workers[worker].vm, policy);
     }
 
     fn end_workers(&mut self, node: usize, is_ended: impl Fn(usize) -> bool) {
@@ -687,20 +709,33 @@ impl World {
             return;
         }
         self.workers[number].is_draining = true;
+        self.hands_over(number);
         if self.call_root(number, |worker, envoy| worker.drain(envoy)) {
-            self.goes(number);
+            self.workers[number].is_alive = false;
         }
     }
 
-    /// A root that has drained is gone; what it had under way then is lost.
-    fn goes(&mut self, number: usize) {
-        let worker = &mut self.workers[number];
-        worker.is_alive = false;
-        if !worker.filter().is_idle() {
-            let node = worker.node;
+    /// What a worker that drains owes passes to the one that serves in its VM.
+    fn hands_over(&mut self, number: usize) {
+        let (node, vm) = (self.workers[number].node, self.workers[number].vm);
+        let heir = self.nodes[node].workers.iter().copied().find(|heir| self.workers[*heir].vm == vm);
+        if let Some(heir) = heir.filter(|_| self.workers[number].is_draining) {
+            let handed_over = self.call_root(number, |worker, _| worker.hand_over());
+            self.call_root(heir, |worker, envoy| worker.inherit(handed_over, envoy.now_ms()));
+        }
+    }
+
+    /// A worker has given up a part of what it owed.
+    fn gives_up(&mut self, number: usize, given_up: &GivenUp) {
+        if given_up.why == WhyGivenUp::Drained {
+            let node = self.workers[number].node;
             self.say(|_| format!("g{} gives up what it could not finish", node + 1));
-            self.lose_requests(node, |other| other == number);
-            self.gave_up_ms = Some(self.now);
+            if given_up.completions > 0 {
+                self.broken_bounds.push("a success was given up though another worker serves".to_owned());
+            }
+            // A claim of which nobody withdraws the late tries any more.
+            let was_here = self.requests.iter().filter(|request| request.was_at == Some(number));
+            self.orphans.extend(was_here.map(|request| (request.tenant, request.key)));
         }
     }
 
@@ -717,15 +752,18 @@ impl World {
         let may_hide = self.is_wild && self.plan.faults.has(Fault::BodiesHidden);
         let hides_bodies = may_hide && self.hides.chance(200);
         self.nodes[node].hides_bodies = hides_bodies;
-        for _ in 0..self.plan.workers {
-            self.start_worker(node, Rc::clone(&self.policies[policy]));
+        self.nodes[node].pools.resize_with(self.plan.workers, stores::Pool::default);
+        for vm in 0..self.plan.workers {
+            self.start_worker(node, vm, Rc::clone(&self.policies[policy]));
         }
     }
 
-    fn start_worker(&mut self, node: usize, policy: Rc<Policy>) {
+    fn start_worker(&mut self, node: usize, vm: usize, policy: Rc<Policy>) {
+        let Node { memory, pools, .. } = &self.nodes[node];
         let worker = Worker {
-            worker: Some(Box::new(filter(&self.plan, &policy, self.nodes[node].memory.as_ref()))),
+            worker: Some(Box::new(filter(&self.plan, &policy, memory.as_ref(), &pools[vm]))),
             node,
+            vm,
             policy,
             is_alive: true,
             paused_until: 0,
@@ -862,7 +900,8 @@ impl World {
             return;
         }
         let workers = &self.nodes[node].workers;
-        let Some(worker) = workers.get(self.tokens.next() as usize % workers.len().max(1)).copied() else {
+        let place = self.requests[request].is_for.unwrap_or_else(|| self.tokens.next() as usize % workers.len().max(1));
+        let Some(worker) = workers.get(place).copied() else {
             return self.breaks(request);
         };
         if self.now < self.workers[worker].paused_until {
@@ -1034,8 +1073,9 @@ impl World {
 
     fn tick(&mut self, worker: usize) {
         self.workers[worker].ticks = false;
+        self.hands_over(worker);
         if self.call_root(worker, |worker, envoy| worker.on_tick(envoy)) {
-            self.goes(worker);
+            self.workers[worker].is_alive = false;
         }
         let contended = self.nodes[self.workers[worker].node].memory.as_ref().map_or(0, Memory::contended);
         (0..contended).for_each(|_| self.coverage.injected(Fault::CellsContended));
@@ -1902,10 +1942,10 @@ fn body(payload: u8) -> Vec<u8> {
 }
 
 /// A worker, as the shell makes it.
-fn filter(plan: &Plan, policy: &Policy, memory: Option<&Memory>) -> worker::Worker<Memory> {
+fn filter(plan: &Plan, policy: &Policy, memory: Option<&Memory>, pool: &stores::Pool) -> worker::Worker<Memory> {
     let table = plan.embedded.zip(memory).map(|(max_bytes, memory)| memory.table(max_bytes));
     let cache = memory.filter(|_| plan.embedded.is_none()).map(Memory::cache);
-    let remote = || stores::Store::Remote(Box::new(client::Client::new(plan.limits)), cache);
+    let remote = || stores::Store::Remote(Box::new(client::Client::sharing(plan.limits, pool)), cache);
     worker::Worker::new(table.map_or_else(remote, stores::Store::Embedded), policy.lease_ms)
 }
 

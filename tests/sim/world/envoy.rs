@@ -178,7 +178,11 @@ impl Host for Envoy<'_> {
 
     fn set_store_bytes(&mut self, _bytes: u64) {}
 
-    fn log(&mut self, _remark: &Remark) {}
+    fn log(&mut self, remark: &Remark) {
+        if let Remark::GaveUp(given_up) = remark {
+            self.world.gives_up(self.worker, given_up);
+        }
+    }
 
     fn note_caller(&mut self, _rule: &str) {}
 
