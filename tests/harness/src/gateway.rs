@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream as Probe};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
@@ -200,9 +200,10 @@ impl Gateway {
         for change in options.changes {
             change(&mut tree);
         }
-        let needs_filter =
-            hcm(&mut tree)["http_filters"].as_array().is_some_and(|all| all.iter().any(|f| f["name"] == FILTER));
-        if needs_filter && !filter_wasm().is_file() {
+        let own = hcm(&mut tree)["http_filters"].as_array().and_then(|all| all.iter().find(|f| f["name"] == FILTER));
+        let own = own.map(|filter| filter["typed_config"]["config"].clone());
+        keep_as(&mut tree, own.as_ref());
+        if own.is_some() && !filter_wasm().is_file() {
             return Err(format!(
                 "The filter is not at {}: `make build` makes it, and `make test` before the tests.",
                 filter_wasm().display()
@@ -341,6 +342,29 @@ impl Gateway {
         if counters()[0] > before[0] { Ok(()) } else { Err(self.log().split_off(logged)) }
     }
 
+    /// Takes the listener out while Envoy runs, and returns when it has drained; needs [`Options::lds`].
+    #[track_caller]
+    pub fn remove_listener(&self) {
+        self.list(false);
+        let listeners = || self.stat("listener_manager.total_listeners_active");
+        let draining = || self.stat("listener_manager.total_listeners_draining");
+        wait_until("the listener has gone", PATIENCE, || listeners() == 0 && draining() == 0);
+    }
+
+    /// Puts the listener back after [`remove_listener`](Gateway::remove_listener), and returns when it serves.
+    #[track_caller]
+    pub fn restore_listener(&self) {
+        self.list(true);
+        wait_until("the listener is back", PATIENCE, || Probe::connect(self.addr).is_ok());
+    }
+
+    #[track_caller]
+    fn list(&self, is_listed: bool) {
+        let mut lds = self.lds_file();
+        lds.is_listed = is_listed;
+        lds.write().unwrap_or_else(|message| panic!("{message}"));
+    }
+
     /// Ends Envoy with SIGKILL, as a crash would.
     pub fn kill(&self) {
         self.process.kill();
@@ -455,11 +479,22 @@ pub fn repository() -> PathBuf {
     root.canonicalize().unwrap_or(root)
 }
 
+/// Has the service that keeps the records run what the filter runs, as the file's alias does; without a filter there is
+/// none.
+fn keep_as(tree: &mut Value, own: Option<&Value>) {
+    let Some(extensions) = tree["bootstrap_extensions"].as_array_mut() else { return };
+    extensions.retain(|extension| own.is_some() || extension["name"] != KEEPER);
+    for keeper in extensions.iter_mut().filter(|extension| extension["name"] == KEEPER) {
+        keeper["typed_config"]["config"] = own.cloned().unwrap_or_default();
+    }
+}
+
 /// The listener as a file that Envoy watches.
 #[derive(Debug)]
 struct Lds {
     folder: PathBuf,
     listener: Value,
+    is_listed: bool,
     as_struct: bool,
     version: u32,
 }
@@ -477,14 +512,15 @@ impl Lds {
             "resource_api_version": "V3",
             "path_config_source": { "path": folder.join("lds.json"), "watched_directory": { "path": &folder } },
         });
-        let mut lds = Lds { folder, listener, as_struct, version: 0 };
+        let mut lds = Lds { folder, listener, is_listed: true, as_struct, version: 0 };
         lds.write()?;
         Ok(lds)
     }
 
     fn write(&mut self) -> Result<(), String> {
         self.version += 1;
-        let response = json!({ "version_info": self.version.to_string(), "resources": [&self.listener] });
+        let resources: &[&Value] = if self.is_listed { &[&self.listener] } else { &[] };
+        let response = json!({ "version_info": self.version.to_string(), "resources": resources });
         // Envoy must never see half a file: write beside it, then rename. It watches for the rename, so the first
         // name must lie in another folder.
         let draft = self.folder.with_extension("json");
@@ -577,6 +613,7 @@ fn write(file: &Path, tree: &Value) -> Result<(), String> {
 const LOCAL: &str = "local.yaml";
 const REDIS: &str = "redis.yaml";
 const FILTER: &str = "idempotency";
+const KEEPER: &str = "envoy.bootstrap.wasm";
 const ACCESS_LOG: &str = "access.log";
 const ADMIN_ADDRESS: &str = "admin.addr";
 /// Accepted first, then the two ways to be refused: by its content, and as a file that makes no sense.
