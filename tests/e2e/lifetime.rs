@@ -1,12 +1,12 @@
-//! What becomes of the embedded store's records when listeners come and go.
+//! What becomes of records when listeners come and go, and when one process takes over from another.
 //!
-//! Its one rule: every test starts an Envoy of its own, whose only listener with the filter comes by LDS.
+//! Its one rule: every test starts an Envoy of its own, with a single listener that has the filter.
 //! It does not know what is in a policy.
 
-use harness::{PATIENCE, World, wait_until};
+use harness::{PATIENCE, Redis, SharedWorld, World, wait_until};
 use serde_json::json;
 
-use crate::check::{executed, is_refusal, replays};
+use crate::check::{executed, is_refusal, refused, replays, said};
 use crate::worlds::start;
 
 #[test]
@@ -94,6 +94,54 @@ fn the_service_counts_nothing_and_adds_nothing_to_the_gauges() {
     assert_eq!((stat("store_bytes"), stat("executed_total"), stat("running")), (bytes, executions, 0));
     let log = world.gateway.log();
     assert!(!log.lines().any(|line| line.contains("idempotency: ")), "{log}");
+}
+
+#[test]
+fn the_process_of_a_hot_restart_knows_nothing_of_what_the_embedded_store_of_the_old_one_holds() {
+    let mut world = World::with(json!({}), |options| options.hot_restart());
+    let pay = world.post("/pay").key("k").body("ten");
+    let before = pay.send();
+    executed(&before, 1);
+    let running = world.post("/running").key("k");
+    let mut at_the_old = start(&world, &running, "ten", "hot restart");
+
+    world.gateway.hot_restart();
+    // For a moment both processes take connections.
+    let mut in_a_row = 0;
+    wait_until("the new process answers", PATIENCE, || {
+        in_a_row = if pay.send().body == before.body { 0 } else { in_a_row + 1 };
+        in_a_row == 20
+    });
+
+    // Both processes execute, each as its first attempt.
+    let mut at_the_new = start(&world, &running, "ten", "hot restart");
+    world.ledger.open("hot restart");
+    executed(&at_the_old.response(), 1);
+    executed(&at_the_new.response(), 1);
+    assert_eq!((world.ledger.entries_for("/pay").len(), world.ledger.entries_for("/running").len()), (2, 2));
+}
+
+#[test]
+fn the_process_of_a_hot_restart_finds_in_redis_what_the_old_one_stored_and_runs() {
+    let mut world = SharedWorld::with(Redis::start(), &[json!({})], |options| options.hot_restart());
+    let pay = world.post("/pay").key("k").body("ten");
+    let first = pay.send();
+    assert!(said(&first).starts_with("executed;stored=?1;attempt=1;"), "{first:?}");
+    let running = world.post("/running").key("k");
+    let mut at_the_old = running.clone().header("x-test-hold", "hot restart").body("ten").open();
+    at_the_old.write("ten");
+    world.ledger.wait_for(2);
+
+    world.gateways[0].hot_restart();
+
+    // For a moment both processes take connections.
+    for _ in 0..20 {
+        replays(&pay.send(), &first);
+        refused(&running.clone().body("ten").send(), 429, "in-flight", Some("1"));
+    }
+    world.ledger.open("hot restart");
+    let first = at_the_old.response();
+    replays(&running.body("ten").send(), &first);
 }
 
 /// Takes the listener away and returns when its workers' VMs have gone too.

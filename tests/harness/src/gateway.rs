@@ -28,6 +28,7 @@ pub struct Options {
     configuration: Option<Value>,
     as_struct: bool,
     lds: bool,
+    hot_restart: bool,
     concurrency: u32,
     drain_time_s: u32,
     port: Option<u16>,
@@ -58,6 +59,7 @@ impl Options {
             configuration: None,
             as_struct: false,
             lds: false,
+            hot_restart: false,
             concurrency: 2,
             drain_time_s: 1,
             port: None,
@@ -84,6 +86,12 @@ impl Options {
     /// Delivers the first listener through a watched file, so that it can be updated while Envoy runs.
     pub fn lds(mut self) -> Options {
         self.lds = true;
+        self
+    }
+
+    /// Lets a second process take over: [`Gateway::hot_restart`].
+    pub fn hot_restart(mut self) -> Options {
+        self.hot_restart = true;
         self
     }
 
@@ -158,6 +166,8 @@ pub struct Gateway {
     addr: SocketAddr,
     admin: SocketAddr,
     process: Process,
+    /// Those that a later process has taken over from.
+    parents: Vec<Process>,
     command: CommandLine,
     lds: Option<Mutex<Lds>>,
     // Dropped after the process has ended.
@@ -233,16 +243,22 @@ impl Gateway {
                 // Otherwise the access log appears after ten seconds.
                 "--file-flush-interval-msec".to_owned(),
                 "20".to_owned(),
-                // Any number of Envoys run beside each other.
-                "--disable-hot-restart".to_owned(),
             ],
+            // Any number of Envoys run beside each other.
+            restart: match options.hot_restart {
+                true => ["--use-dynamic-base-id", "--base-id-path", &base_id_file(folder.path()).to_string_lossy()]
+                    .map(str::to_owned)
+                    .into(),
+                false => vec!["--disable-hot-restart".to_owned()],
+            },
             env: options.env,
         };
         if !command.binary.is_file() {
             return Err(format!("Envoy is not at {}: `make test` fetches it.", command.binary.display()));
         }
         let (process, admin) = launch(&command, folder.path(), lds.is_some())?;
-        Ok(Gateway { addr: port.addr(), admin, process, command, lds: lds.map(Mutex::new), _port: port, folder })
+        let (addr, lds) = (port.addr(), lds.map(Mutex::new));
+        Ok(Gateway { addr, admin, process, parents: Vec::new(), command, lds, _port: port, folder })
     }
 
     /// Where it serves HTTP/1.1 and HTTP/2.
@@ -395,6 +411,20 @@ impl Gateway {
         self.admin = admin;
     }
 
+    /// Starts a second process that takes the listeners over, and returns when it serves; needs
+    /// [`Options::hot_restart`]. The first one lives on for what it has under way.
+    #[track_caller]
+    pub fn hot_restart(&mut self) {
+        let id = fs::read_to_string(base_id_file(self.folder.path())).expect("Envoy has written its base id");
+        let epoch = self.parents.len() + 1;
+        self.command.restart =
+            ["--base-id", id.trim(), "--restart-epoch", &epoch.to_string()].map(str::to_owned).into();
+        let (process, admin) =
+            launch(&self.command, self.folder.path(), self.lds.is_some()).unwrap_or_else(|message| panic!("{message}"));
+        self.parents.push(std::mem::replace(&mut self.process, process));
+        self.admin = admin;
+    }
+
     #[track_caller]
     fn lds_file(&self) -> std::sync::MutexGuard<'_, Lds> {
         let lds = self.lds.as_ref().expect("A gateway can only be updated when it was started with Options::lds.");
@@ -535,6 +565,8 @@ impl Lds {
 struct CommandLine {
     binary: PathBuf,
     arguments: Vec<String>,
+    /// What it says of hot restarts.
+    restart: Vec<String>,
     env: Vec<(String, String)>,
 }
 
@@ -544,7 +576,11 @@ fn launch(command_line: &CommandLine, folder: &Path, lds: bool) -> Result<(Proce
     // From an earlier start, if there is one.
     let _ = fs::remove_file(&address_file);
     let mut command = Command::new(&command_line.binary);
-    command.args(&command_line.arguments).envs(command_line.env.iter().cloned()).current_dir(folder);
+    command
+        .args(&command_line.arguments)
+        .args(&command_line.restart)
+        .envs(command_line.env.iter().cloned())
+        .current_dir(folder);
     let process = Process::start("Envoy", command, &folder.join("envoy.log"))
         .map_err(|error| format!("Envoy ({}) cannot be started: {error}.", command_line.binary.display()))?;
 
@@ -567,6 +603,11 @@ fn launch(command_line: &CommandLine, folder: &Path, lds: bool) -> Result<(Proce
         Ok(admin) => Ok((process, admin)),
         Err(message) => Err(message),
     }
+}
+
+/// Where Envoy writes under which number its processes find each other.
+fn base_id_file(folder: &Path) -> PathBuf {
+    folder.join("base-id")
 }
 
 fn stat(admin: SocketAddr, name: &str) -> Result<u64, String> {
