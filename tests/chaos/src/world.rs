@@ -145,7 +145,7 @@ fn start_gateway(upstream: &Upstream, through: SocketAddr, store: SocketAddr) ->
     Gateway::start(options.mutate(move |tree| change(tree, http2, &socket)))
 }
 
-/// The rules of [`Kind`](crate::history::Kind).
+/// The rules of each [`Kind`].
 pub fn document() -> Value {
     let rule = |path: &str, policy: Value| json!({ "match": { "methods": ["POST"], "path": { "prefix": path } }, "policy": policy });
     json!({
