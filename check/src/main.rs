@@ -12,6 +12,7 @@ mod injectors;
 mod input;
 mod issuers;
 mod istio;
+mod keeper;
 mod metadata;
 mod mutations;
 mod places;

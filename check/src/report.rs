@@ -12,6 +12,7 @@ use serde_json::{Map, Value};
 
 use crate::credentials::{self, Findings};
 use crate::input::Input;
+use crate::keeper;
 use crate::places::Found;
 use crate::surroundings;
 use crate::words::{self, Line};
@@ -43,6 +44,9 @@ pub fn write(file: &str, found: &[Found<'_>], input: &Input) -> (String, bool) {
                     text.push_str(
                         "The file does not tell where the filter stands, so its surroundings were not checked.\n",
                     );
+                }
+                if let Some(advice) = keeper::advice(found, &config, input.trees()) {
+                    text.push_str(&format!("{advice}\n"));
                 }
                 let around = surroundings::warnings(found, &config, input.trees());
                 let Findings { errors, warnings } = credentials::findings(found, &config, &document, input.trees());

@@ -10,6 +10,7 @@ use envoy_idempotency::config::{Config, Execution, Mode, OnInFlight, Policy, Rul
 use serde_json::Value;
 
 use crate::istio;
+use crate::keeper;
 use crate::places::{Carrier, Chain, Found, typed};
 use crate::shielding;
 use crate::world::{World, duration, list, named_clusters, whole};
@@ -32,6 +33,7 @@ pub fn warnings(found: &Found<'_>, config: &Config, trees: &[Value]) -> Vec<Stri
         Carrier::EnvoyFilter(name) => warnings.extend(istio::patch_warnings(name, &limits, trees)),
         Carrier::Unknown | Carrier::WasmPlugin(_) => {}
     }
+    warnings.extend(keeper::warning(found, config, trees));
     if let Store::Redis(redis) = &config.store {
         warnings.extend(world.missing("store.cluster", &redis.cluster));
     }

@@ -51,6 +51,8 @@ mod istio;
 mod keys;
 /// Configurations that are refused, taken, and replaced while requests run.
 mod lifecycle;
+/// What becomes of the embedded store's records when listeners come and go.
+mod lifetime;
 /// The status look-up.
 mod look_up;
 /// Methods, conditions, representations: what a request asks for besides its body.

@@ -18,6 +18,7 @@ mod identity;
 mod injectors;
 mod inputs;
 mod istio;
+mod keeper;
 mod mutations;
 mod running;
 mod shielding;

@@ -38,6 +38,7 @@ pub fn judge(history: &History) -> Vec<Violation> {
         }
         court.executions(story, &mut say);
         court.completed(story, &mut say);
+        court.remembered(story, &mut say);
     }
     wrong
 }
@@ -329,6 +330,28 @@ impl<'a> Court<'a> {
         }
     }
 
+    /// A success that a living gateway knows lands when the store is back, and where the policy holds no execution can
+    /// stand in its way.
+    fn remembered(&self, story: &Story<'_>, say: &mut impl FnMut(u64, String)) {
+        for asked in story.asked.iter().filter(|asked| asked.name.kind == Kind::Hold) {
+            let End::Answer(answer) = &asked.end else { continue };
+            let own = self.executed.get(&asked.id).filter(|own| answer.execution == Some(own.n) && is_success(own));
+            let Some(own) = own.filter(|_| answer.token() == "executed") else { continue };
+            let landed_us = asked.done_us + LANDS_WITHIN_US;
+            let lands = Span { from_us: asked.sent_us, to_us: landed_us };
+            if self.history.excuses.forgets.iter().any(|forgets| forgets.meets(lands)) {
+                continue;
+            }
+            for later in story.asked.iter().filter(|later| later.sent_us > landed_us) {
+                let End::Answer(told) = &later.end else { continue };
+                if told.refusal() == Some("outcome-unknown") && !self.is_lost(own, asked.sent_us, later.done_us) {
+                    let said = format!("request {} was told {:?}", later.id, told.line);
+                    say(later.done_us, format!("a gateway knew the outcome of execution {}, and then {said}", own.n));
+                }
+            }
+        }
+    }
+
     /// Whether the store may have lost what it knew of an execution, between two moments.
     fn is_lost(&self, execution: &Execution, from_us: u64, to_us: u64) -> bool {
         let between = Span { from_us, to_us };
@@ -384,6 +407,9 @@ impl<'a> Court<'a> {
         answer.parameter("attempt")?.parse().ok()
     }
 }
+
+/// A gateway tries what it owes at least every five seconds; some tries may meet a fault.
+const LANDS_WITHIN_US: u64 = 20_000_000;
 
 /// Whether an answer is what the ledger says that an execution was answered with, byte for byte.
 fn is_answer_of(answer: &Answer, execution: &Execution) -> bool {

@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use harness::Fault;
 
-use crate::history::Sent;
+use crate::history::{Kind, Sent};
 use crate::scene::{BRIEFLY, PAST_A_LEASE, Scene};
 use crate::traffic::HangUp;
-use crate::upstream::Mood;
+use crate::upstream::{Mood, Refusal};
 
 /// One way to break things.
 pub struct Class {
@@ -42,6 +42,10 @@ pub enum Promise {
 
 const fn row(name: &'static str, promise: Promise, inject: fn(&mut Scene<'_>)) -> Class {
     Class { name, promise, inject }
+}
+
+fn refusing(refusal: Refusal) -> Mood {
+    Mood { refusal: Some(refusal), ..Mood::default() }
 }
 
 /// All of them.
@@ -94,6 +98,7 @@ pub const CLASSES: &[Class] = &[
     row("envoy sleep", Promise::Order, |s| s.stop_gateway(PAST_A_LEASE)),
     row("envoy sleep in call", Promise::Order, |s| s.stop_gateway_in_mid_call()),
     row("envoy policy", Promise::NoAnswer, |s| s.update_policy()),
+    row("envoy policy outage", Promise::NoAnswer, |s| s.update_policy_in_outage()),
     row("envoy vm", Promise::NoAnswer, |s| s.update_vm()),
     // Clients.
     row("hang-up head", Promise::Everything, |s| s.hang_up(HangUp::AfterHead)),
@@ -115,4 +120,15 @@ pub const CLASSES: &[Class] = &[
     row("upstream cut inside", Promise::NoAnswer, |s| s.to_upstream_breaking(Fault::CutInside)),
     row("upstream slice", Promise::Everything, |s| s.to_upstream(Fault::Slice)),
     row("upstream blackhole", Promise::Everything, |s| s.to_upstream(Fault::Silence)),
+    // The service behind a Unix domain socket.
+    row("socket slow", Promise::Everything, |s| s.mood_at(Kind::Socket, Mood { delay_ms: 1200, ..Mood::default() })),
+    row("socket resets", Promise::Everything, |s| {
+        s.mood_at(Kind::Socket, Mood { sent: Sent::Nothing, ..Mood::default() })
+    }),
+    row("socket refused", Promise::Everything, |s| s.refuse_socket()),
+    row("socket kill", Promise::NoAnswer, |s| s.kill_upstream_at_work()),
+    // The service on HTTP/2.
+    row("h2 refuses streams", Promise::Everything, |s| s.mood_at(Kind::Http2, refusing(Refusal::Stream))),
+    row("h2 goes away", Promise::Everything, |s| s.mood_at(Kind::Http2, refusing(Refusal::GoAway))),
+    row("h2 resets", Promise::Everything, |s| s.mood_at(Kind::Http2, Mood { sent: Sent::Nothing, ..Mood::default() })),
 ];

@@ -23,27 +23,33 @@ pub struct Name {
 pub enum Kind {
     /// `on_unknown: hold`.
     Hold,
+    /// The defaults, and a service on HTTP/2.
+    Http2,
     /// None: these pass by.
     Plain,
     /// The defaults.
     Retry,
     /// `execution: shielded`.
     Shielded,
+    /// The defaults, and a service behind a Unix domain socket.
+    Socket,
     /// `on_in_flight: wait`.
     Wait,
 }
 
 impl Kind {
     /// All that are protected.
-    pub const PROTECTED: [Kind; 4] = [Kind::Hold, Kind::Retry, Kind::Shielded, Kind::Wait];
+    pub const PROTECTED: [Kind; 6] = [Kind::Hold, Kind::Http2, Kind::Retry, Kind::Shielded, Kind::Socket, Kind::Wait];
 
     /// The path of its requests.
     pub fn path(self) -> &'static str {
         match self {
             Kind::Hold => "/hold/pay",
+            Kind::Http2 => "/h2/pay",
             Kind::Plain => "/plain",
             Kind::Retry => "/retry/pay",
             Kind::Shielded => "/shielded/pay",
+            Kind::Socket => "/socket/pay",
             Kind::Wait => "/wait/pay",
         }
     }
@@ -227,6 +233,8 @@ pub struct Excuses {
     pub breaks: Vec<Span>,
     /// The service, or the network before it, was not well, or a gateway stood still.
     pub troubles: Vec<Span>,
+    /// A gateway, or its VM, ended with all that it knew.
+    pub forgets: Vec<Span>,
     /// Requests may have been long on their way from a gateway to the service.
     pub stalls: Vec<Span>,
 }

@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! traffic ──▶ 2 Envoys ──▶ Interposer ──▶ upstream, which keeps the ledger
-//!                 │
+//!                 ├──▶ its Unix domain socket, and its HTTP/2 port
 //!                 ╰──▶ Interposer ──▶ Webdis ──▶ Redis ──▶ replica
 //!
 //! classes ──▶ scene, which breaks and heals all of them and notes what that may excuse
@@ -20,6 +20,8 @@ pub mod classes;
 pub mod clock;
 /// What clients sent and were told, what the ledger says, and when faults may excuse something.
 pub mod history;
+/// The service's face on HTTP/2.
+pub mod http2;
 /// Numbers from a seed.
 pub mod random;
 /// One world after the other, from the first injection to the judgement.

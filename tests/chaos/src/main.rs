@@ -23,11 +23,11 @@ use chaos::upstream;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
-    if let [what, port, ledger] = arguments.as_slice()
+    if let [what, port, http2, ledger] = arguments.as_slice()
         && what == "upstream"
     {
-        let port = port.parse().expect("the port is a number");
-        upstream::serve(port, Path::new(ledger)).expect("the service runs until it is ended");
+        let [port, http2] = [port, http2].map(|port| port.parse().expect("the port is a number"));
+        upstream::serve(port, http2, Path::new(ledger)).expect("the service runs until it is ended");
         return ExitCode::SUCCESS;
     }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());

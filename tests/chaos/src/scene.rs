@@ -4,13 +4,14 @@
 //! It does not know what comes of it: that is for the checker to say.
 
 use std::collections::HashSet;
+use std::fs;
 use std::time::{Duration, Instant};
 
 use harness::{Fault, Interposer, PATIENCE, Redis, wait_until};
 use serde_json::{Value, json};
 
 use crate::clock::now_us;
-use crate::history::{Excuses, Loss, Lost, Sent, Span};
+use crate::history::{Excuses, Kind, Loss, Lost, Sent, Span};
 use crate::random::Random;
 use crate::traffic::{HangUp, Traffic};
 use crate::upstream::Mood;
@@ -104,6 +105,39 @@ impl<'a> Scene<'a> {
         });
     }
 
+    /// Puts one face of the service in a mood until a request there has met it. Other requests notice nothing.
+    pub fn mood_at(&mut self, kind: Kind, mood: Mood) {
+        let (mark, refusals) = (self.world.upstream.mark(), self.world.upstream.refusals());
+        self.world.upstream.mood(Mood { only: Some(kind), ..mood });
+        self.last(BRIEFLY);
+        wait_until("the mood has met a request", PATIENCE, || match mood.refusal {
+            Some(_) => self.world.upstream.refusals() > refusals,
+            None => self.world.upstream.has_executed_since(mark, kind),
+        });
+        self.world.upstream.mood(Mood::default());
+    }
+
+    /// The service's socket is away for a while, until a gateway has missed it.
+    pub fn refuse_socket(&mut self) {
+        let socket = self.world.upstream.socket();
+        let away = socket.with_extension("away");
+        let name = format!("cluster.{}.upstream_cx_connect_fail", Kind::Socket.path());
+        let missed = || self.world.gateways.iter().map(|gateway| gateway.stat(&name)).sum::<u64>();
+        let before = missed();
+        fs::rename(&socket, &away).expect("the service has a socket");
+        self.last(BRIEFLY);
+        wait_until("a gateway has missed the socket", PATIENCE, || missed() > before);
+        fs::rename(&away, &socket).expect("a socket can be put back");
+    }
+
+    /// The service crashes while it works on a request that came over its socket.
+    pub fn kill_upstream_at_work(&mut self) {
+        let mark = self.world.upstream.mark();
+        self.world.upstream.mood(Mood { only: Some(Kind::Socket), delay_ms: 500, ..Mood::default() });
+        wait_until("the service works", PATIENCE, || self.world.upstream.has_executed_since(mark, Kind::Socket));
+        self.kill_upstream();
+    }
+
     /// The service breaks off in the middle of its answers, and clients may find theirs broken off too.
     pub fn break_off(&mut self) {
         self.breaking(|scene| scene.mood(Mood { sent: Sent::Head, ..Mood::default() }));
@@ -139,7 +173,7 @@ impl<'a> Scene<'a> {
     pub fn kill_gateway(&mut self) {
         let which = self.random.below(2) as usize;
         self.note_reloads();
-        self.breaking(|scene| {
+        self.forgetting(|scene| {
             scene.world.gateways[which].kill();
             scene.world.gateways[which].restart();
         });
@@ -149,7 +183,7 @@ impl<'a> Scene<'a> {
     pub fn end_gateway(&mut self) {
         let which = self.random.below(2) as usize;
         self.note_reloads();
-        self.breaking(|scene| {
+        self.forgetting(|scene| {
             scene.world.gateways[which].stop();
             scene.world.gateways[which].restart();
         });
@@ -189,16 +223,28 @@ impl<'a> Scene<'a> {
         self.replacing(|scene| scene.world.gateways[which].update_plugin_config(&document));
     }
 
+    /// A gateway gets other rules for its filter while the store is away, which comes back when the old rules have gone.
+    pub fn update_policy_in_outage(&mut self) {
+        self.world.to_store.close();
+        // By then outcomes are owed.
+        self.last(BRIEFLY);
+        self.update_policy();
+        self.last(PAST_A_LEASE);
+        self.world.to_store.open();
+    }
+
     /// A gateway gets a new VM, which shares nothing with the old one.
     pub fn update_vm(&mut self) {
         let which = self.random.below(2) as usize;
         self.updates += 1;
         let id = format!("idempotency-{}", self.updates);
-        self.replacing(|scene| {
-            scene.world.gateways[which].update_listener(|listener| {
-                let filters = &mut harness::gateway::hcm_of(listener)["http_filters"];
-                filters[0]["typed_config"]["config"]["vm_config"]["vm_id"] = json!(id);
-            })
+        self.forgetting(|scene| {
+            scene.replacing(|scene| {
+                scene.world.gateways[which].update_listener(|listener| {
+                    let filters = &mut harness::gateway::hcm_of(listener)["http_filters"];
+                    filters[0]["typed_config"]["config"]["vm_config"]["vm_id"] = json!(id);
+                })
+            });
         });
     }
 
@@ -411,6 +457,13 @@ impl<'a> Scene<'a> {
             let counts = text.lines().filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok());
             self.reloads += counts.sum::<u64>();
         }
+    }
+
+    /// While this is done, clients may lose their connections, and a gateway what it knew.
+    fn forgetting(&mut self, act: impl FnOnce(&mut Scene<'a>)) {
+        let from_us = now_us();
+        self.breaking(act);
+        self.excuses.forgets.push(Span { from_us, to_us: now_us() });
     }
 
     /// While this is done, clients may lose their connections.

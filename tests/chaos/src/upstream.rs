@@ -11,11 +11,13 @@
 //! | `x-chaos-delay-ms` | nothing is answered before |
 //! | `x-chaos-size` | the length of the body |
 //!
-//! `PUT /mood` puts it in a mood, which overrules these.
+//! `PUT /mood` puts it in a mood, which overrules these. It has three faces: HTTP/1.1 on a port, the same on a Unix domain
+//! socket, and HTTP/2 on another port, where it notes the streams that it refuses beside the ledger.
 
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -29,17 +31,31 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::clock::now_us;
-use crate::history::{Execution, Sent};
+use crate::history::{Execution, Kind, Sent};
+use crate::http2;
 
 /// How the service feels, until it is told otherwise or dies.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Mood {
+    /// Only towards requests of this kind, otherwise towards all.
+    pub only: Option<Kind>,
+    /// Refuses every other stream on HTTP/2.
+    pub refusal: Option<Refusal>,
     /// Answers everything with this status.
     pub status: Option<u16>,
     /// Takes so much longer.
     pub delay_ms: u64,
     /// Breaks off here.
     pub sent: Sent,
+}
+
+/// How a stream is refused that has not run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// By RST_STREAM with REFUSED_STREAM.
+    Stream,
+    /// By a GOAWAY whose last stream is the one before it.
+    GoAway,
 }
 
 /// The body that execution `n` is answered with.
@@ -55,6 +71,7 @@ pub struct Upstream {
     process: Process,
     // Dropped after the process has ended.
     port: Port,
+    http2: Port,
     folder: TempDir,
 }
 
@@ -62,9 +79,9 @@ impl Upstream {
     /// Starts it with an empty ledger and returns when it answers.
     pub fn start() -> Upstream {
         let folder = TempDir::with_prefix("envoy-idempotency-upstream-").expect("there is room for a ledger");
-        let port = Port::unshared();
-        let process = launch(&port, &folder);
-        Upstream { process, port, folder }
+        let (port, http2) = (Port::unshared(), Port::unshared());
+        let process = launch(&port, &http2, &folder);
+        Upstream { process, port, http2, folder }
     }
 
     /// Where it listens.
@@ -72,10 +89,24 @@ impl Upstream {
         self.port.addr()
     }
 
+    /// Where it listens for HTTP/2.
+    pub fn http2_addr(&self) -> SocketAddr {
+        self.http2.addr()
+    }
+
+    /// Its Unix domain socket.
+    pub fn socket(&self) -> PathBuf {
+        socket_file(&ledger_file(&self.folder))
+    }
+
     /// Changes its mood.
     pub fn mood(&self, mood: Mood) {
-        let body = json!({ "status": mood.status, "delay_ms": mood.delay_ms, "sent": number(mood.sent) }).to_string();
-        Request::new(self.addr(), "PUT", "/mood").body(body).send();
+        let Mood { only, refusal, status, delay_ms, sent } = mood;
+        let refusal = refusal.map(|refusal| refusal == Refusal::GoAway);
+        let body = json!({
+            "only": only.map(Kind::path), "go_away": refusal, "status": status, "delay_ms": delay_ms, "sent": number(sent),
+        });
+        Request::new(self.addr(), "PUT", "/mood").body(body.to_string()).send();
     }
 
     /// Ends it with SIGKILL, as a crash would.
@@ -86,7 +117,7 @@ impl Upstream {
     /// Starts it again with the ledger it has.
     pub fn restart(&mut self) {
         self.process.kill();
-        self.process = launch(&self.port, &self.folder);
+        self.process = launch(&self.port, &self.http2, &self.folder);
     }
 
     /// Stops it in its tracks (SIGSTOP): connections stay, nothing is answered.
@@ -97,6 +128,26 @@ impl Upstream {
     /// Lets it go on after [`freeze`](Upstream::freeze).
     pub fn thaw(&self) {
         self.process.thaw();
+    }
+
+    /// How many streams it has refused.
+    pub fn refusals(&self) -> u64 {
+        fs::metadata(refusals_file(&ledger_file(&self.folder))).map_or(0, |file| file.len())
+    }
+
+    /// How long the ledger is, for [`has_executed_since`](Upstream::has_executed_since).
+    pub fn mark(&self) -> u64 {
+        fs::metadata(ledger_file(&self.folder)).map_or(0, |file| file.len())
+    }
+
+    /// Whether the ledger has had a request of this kind since.
+    pub fn has_executed_since(&self, mark: u64, kind: Kind) -> bool {
+        let mut text = String::new();
+        let read = File::open(ledger_file(&self.folder)).and_then(|mut file| {
+            file.seek(SeekFrom::Start(mark))?;
+            file.read_to_string(&mut text)
+        });
+        read.is_ok() && text.lines().any(|line| line.contains(kind.path()))
     }
 
     /// The ledger so far.
@@ -110,9 +161,19 @@ fn ledger_file(folder: &TempDir) -> PathBuf {
     folder.path().join("ledger")
 }
 
-fn launch(port: &Port, folder: &TempDir) -> Process {
+fn socket_file(ledger: &Path) -> PathBuf {
+    ledger.with_file_name("socket")
+}
+
+/// A byte for each stream that was refused.
+fn refusals_file(ledger: &Path) -> PathBuf {
+    ledger.with_file_name("refusals")
+}
+
+fn launch(port: &Port, http2: &Port, folder: &TempDir) -> Process {
     let mut command = Command::new(std::env::current_exe().expect("this program has a file"));
-    command.arg("upstream").arg(port.number().to_string()).arg(ledger_file(folder));
+    let ports = [port, http2].map(|port| port.number().to_string());
+    command.arg("upstream").args(ports).arg(ledger_file(folder));
     let process = Process::start("The upstream", command, &folder.path().join("log")).expect("it can be started");
     wait_until("the upstream answers", PATIENCE, || {
         Request::new(port.addr(), "PUT", "/mood").body("{}").try_send().is_ok_and(|answer| answer.status == 204)
@@ -121,33 +182,62 @@ fn launch(port: &Port, folder: &TempDir) -> Process {
 }
 
 /// Serves until the process is ended: the other side of [`Upstream`].
-pub fn serve(port: u16, ledger: &Path) -> io::Result<()> {
-    let listener = TcpListener::bind(("127.0.0.1", port))?;
+pub fn serve(port: u16, http2: u16, ledger: &Path) -> io::Result<()> {
+    // An earlier process that was killed has left its socket.
+    let _ = fs::remove_file(socket_file(ledger));
+    let socket = UnixListener::bind(socket_file(ledger))?;
+    let http2 = TcpListener::bind(("127.0.0.1", http2))?;
     let known = fs::read(ledger).unwrap_or_default().iter().filter(|byte| **byte == b'\n').count() as u64;
     let file = File::options().create(true).append(true).open(ledger)?;
-    let book = Arc::new(Mutex::new(Book { file, executions: known, mood: Mood::default() }));
-    for stream in listener.incoming() {
+    let refusals = File::options().create(true).append(true).open(refusals_file(ledger))?;
+    let book = Book { file, refusals, executions: known, streams: 0, mood: Mood::default() };
+    let book = Arc::new(Mutex::new(book));
+    http2::serve(http2, Arc::clone(&book))?;
+    let on_socket = Arc::clone(&book);
+    thread::spawn(move || {
+        for stream in socket.incoming().flatten() {
+            let book = Arc::clone(&on_socket);
+            thread::spawn(move || {
+                let _ = answer_all(&stream, &stream, &book);
+                let _ = stream.shutdown(Shutdown::Both);
+            });
+        }
+    });
+    // What listens last answers for all.
+    for stream in TcpListener::bind(("127.0.0.1", port))?.incoming() {
         let (stream, book) = (stream?, Arc::clone(&book));
         thread::spawn(move || {
             let _ = stream.set_nodelay(true);
             // An error is a peer that went away.
-            let _ = answer_all(&stream, &book);
+            let _ = answer_all(&stream, &stream, &book);
             let _ = stream.shutdown(Shutdown::Both);
         });
     }
     Ok(())
 }
 
-struct Book {
+/// What all faces of the service share.
+pub struct Book {
     file: File,
+    refusals: File,
     executions: u64,
+    streams: u64,
     mood: Mood,
 }
 
+impl Book {
+    /// Whether the mood refuses the stream that comes now; notes it.
+    pub fn refusal(&mut self) -> Option<Refusal> {
+        self.streams += 1;
+        let refusal = self.mood.refusal.filter(|_| self.streams.is_multiple_of(2))?;
+        self.refusals.write_all(b".").expect("there is room for a byte");
+        Some(refusal)
+    }
+}
+
 /// Answers the requests of one connection until it or the mood ends it.
-fn answer_all(stream: &TcpStream, book: &Mutex<Book>) -> io::Result<()> {
-    let mut input = BufReader::new(stream);
-    let mut output = stream;
+fn answer_all(input: impl Read, mut output: impl Write, book: &Mutex<Book>) -> io::Result<()> {
+    let mut input = BufReader::new(input);
     loop {
         let request = Incoming::read(&mut input)?;
         if request.path == "/mood" {
@@ -170,7 +260,7 @@ fn answer_all(stream: &TcpStream, book: &Mutex<Book>) -> io::Result<()> {
 }
 
 /// Enters one execution; returns it, and how long its answer takes.
-fn enter(request: &Incoming, book: &mut Book) -> io::Result<(Execution, u64)> {
+pub fn enter(request: &Incoming, book: &mut Book) -> io::Result<(Execution, u64)> {
     let number = |name: &str| request.header(name).parse().unwrap_or(0);
     let attempt: u64 = number("idempotency-attempt");
     let statuses: Vec<u16> = request.header("x-chaos-statuses").split(',').filter_map(|s| s.parse().ok()).collect();
@@ -178,6 +268,10 @@ fn enter(request: &Incoming, book: &mut Book) -> io::Result<(Execution, u64)> {
     let planned = statuses.get(place).or(statuses.last()).copied().unwrap_or(201);
     book.executions += 1;
     let n = book.executions;
+    let mood = match book.mood.only {
+        Some(kind) if kind.path() != request.path => Mood::default(),
+        _ => book.mood,
+    };
     let size = usize::try_from(number("x-chaos-size")).unwrap_or(0);
     let execution = Execution {
         n,
@@ -189,20 +283,23 @@ fn enter(request: &Incoming, book: &mut Book) -> io::Result<(Execution, u64)> {
         attempt,
         operation: request.header("idempotency-operation").to_owned(),
         at_us: now_us(),
-        status: book.mood.status.unwrap_or(planned),
+        status: mood.status.unwrap_or(planned),
         body_len: body_of(n, size).len(),
-        sent: book.mood.sent,
+        sent: mood.sent,
     };
     // One write, so that a line is there whole or not at all.
     book.file.write_all(write_line(&execution).as_bytes())?;
-    Ok((execution, number("x-chaos-delay-ms") + book.mood.delay_ms))
+    Ok((execution, number("x-chaos-delay-ms") + mood.delay_ms))
 }
 
 /// One request as it came.
-struct Incoming {
-    path: String,
-    headers: Vec<(String, String)>,
-    body: Vec<u8>,
+pub struct Incoming {
+    /// Its path.
+    pub path: String,
+    /// Its fields, their names in lower case.
+    pub headers: Vec<(String, String)>,
+    /// Its body.
+    pub body: Vec<u8>,
 }
 
 impl Incoming {
@@ -266,7 +363,10 @@ fn read_line(line: &str) -> Execution {
 
 fn read_mood(body: &[u8]) -> Mood {
     let value: Value = serde_json::from_slice(body).unwrap_or_default();
+    let path = value["only"].as_str();
     Mood {
+        only: Kind::PROTECTED.into_iter().find(|kind| Some(kind.path()) == path),
+        refusal: value["go_away"].as_bool().map(|goes| if goes { Refusal::GoAway } else { Refusal::Stream }),
         status: value["status"].as_u64().map(|status| status as u16),
         delay_ms: value["delay_ms"].as_u64().unwrap_or(0),
         sent: sent(value["sent"].as_u64().unwrap_or(0)),

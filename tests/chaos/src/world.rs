@@ -6,15 +6,16 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::panic::resume_unwind;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread;
 
-use harness::gateway::{cluster, hcm_of, shipped};
+use harness::gateway::{cluster, hcm_of, set_endpoint, set_pipe, shipped};
 use harness::redis::DURABLE;
 use harness::{Gateway, Interposer, Options, PATIENCE, Redis, Webdis, wait_until};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::history::Kind;
 use crate::upstream::Upstream;
 
 /// How long a claim stands without renewal, in all rules.
@@ -55,7 +56,7 @@ impl World {
         let webdis = Webdis::start(redis[0].addr());
         let to_store = Interposer::start(webdis.addr());
         let to_upstream = Interposer::start(upstream.addr());
-        let start = || start_gateway(to_upstream.addr(), to_store.addr());
+        let start = || start_gateway(&upstream, to_upstream.addr(), to_store.addr());
         // Each compiles the module, which takes a processor a while.
         let gateways = thread::scope(|scope| {
             let starting = [(); 2].map(|()| scope.spawn(start));
@@ -119,7 +120,7 @@ impl World {
     }
 }
 
-fn start_redis(clock: &std::path::Path) -> Redis {
+fn start_redis(clock: &Path) -> Redis {
     let library = faketime().expect("libfaketime is installed (`make test` sees to it)");
     // jemalloc asks for the time before the library is ready to tell it; the allocator of libc does not.
     let preloaded = format!("{}:libc.so.6", library.display());
@@ -138,11 +139,13 @@ fn faketime() -> Option<PathBuf> {
     folders.map(|folder| folder.path().join("faketime/libfaketimeMT.so.1")).find(|file| file.is_file())
 }
 
-fn start_gateway(upstream: SocketAddr, store: SocketAddr) -> Gateway {
-    Gateway::start(Options::redis(upstream, store).configuration(document()).lds().mutate(change))
+fn start_gateway(upstream: &Upstream, through: SocketAddr, store: SocketAddr) -> Gateway {
+    let (http2, socket) = (upstream.http2_addr(), upstream.socket());
+    let options = Options::redis(through, store).configuration(document()).lds();
+    Gateway::start(options.mutate(move |tree| change(tree, http2, &socket)))
 }
 
-/// The rules of [`Kind`](crate::history::Kind).
+/// The rules of each [`Kind`].
 pub fn document() -> Value {
     let rule = |path: &str, policy: Value| json!({ "match": { "methods": ["POST"], "path": { "prefix": path } }, "policy": policy });
     json!({
@@ -158,8 +161,8 @@ pub fn document() -> Value {
     })
 }
 
-/// Adds what `envoy/shielded.yaml` has, and shortens the routes' time-out.
-fn change(tree: &mut Value) {
+/// Adds what `envoy/shielded.yaml` has, and the ways to the other faces of the service, and shortens the routes' time-out.
+fn change(tree: &mut Value, http2: SocketAddr, socket: &Path) {
     let from = shipped("shielded.yaml").expect("the file is shipped");
     tree["bootstrap_extensions"] = from["bootstrap_extensions"].clone();
     for kind in ["listeners", "clusters"] {
@@ -168,9 +171,35 @@ fn change(tree: &mut Value) {
         tree["static_resources"][kind].as_array_mut().expect("it is a list").push(one);
     }
     for listener in tree["static_resources"]["listeners"].as_array_mut().expect("it is a list") {
-        hcm_of(listener)["route_config"]["virtual_hosts"][0]["routes"][0]["route"]["timeout"] = json!(ROUTE_TIMEOUT);
+        let routes = &mut hcm_of(listener)["route_config"]["virtual_hosts"][0]["routes"];
+        routes[0]["route"]["timeout"] = json!(ROUTE_TIMEOUT);
+        let way = |kind: Kind| json!({ "match": { "prefix": kind.path() }, "route": { "cluster": kind.path(), "timeout": ROUTE_TIMEOUT } });
+        routes.as_array_mut().expect("it is a list").splice(0..0, [Kind::Http2, Kind::Socket].map(way));
     }
     // The proxy in between has one thread: nobody is to be refused for it.
     let limits = json!({ "max_connections": 4096, "max_pending_requests": 4096, "max_requests": 4096 });
     cluster(tree, "payments")["circuit_breakers"] = json!({ "thresholds": [limits] });
+    let [mut to_http2, mut to_socket] = [Kind::Http2, Kind::Socket].map(|kind| {
+        let mut one = cluster(tree, "payments").clone();
+        one["name"] = json!(kind.path());
+        one["load_assignment"]["cluster_name"] = json!(kind.path());
+        one
+    });
+    set_endpoint(&mut to_http2, http2);
+    to_http2["typed_extension_protocol_options"] =
+        protocol(json!({ "explicit_http_config": { "http2_protocol_options": {} } }));
+    set_pipe(&mut to_socket, socket);
+    // So that a socket which is away for a moment is missed.
+    to_socket["typed_extension_protocol_options"] = protocol(json!({
+        "explicit_http_config": { "http_protocol_options": {} },
+        "common_http_protocol_options": { "max_requests_per_connection": 3 },
+    }));
+    tree["static_resources"]["clusters"].as_array_mut().expect("it is a list").extend([to_http2, to_socket]);
+}
+
+/// How a cluster speaks to the service.
+fn protocol(mut options: Value) -> Value {
+    let name = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+    options["@type"] = json!(format!("type.googleapis.com/{name}"));
+    json!({ name: options })
 }

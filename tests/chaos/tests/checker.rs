@@ -337,6 +337,38 @@ fn what_was_told_to_be_stored_stays_what_it_is() {
 }
 
 #[test]
+fn a_success_that_a_living_gateway_knows_is_not_unknown_for_ever() {
+    let tale = |later_ms: u64, kind: Kind| {
+        let mut tale = Tale::new();
+        tale.executes(&name(kind, "a"), "p", 1000, 1, 201);
+        last(&mut tale).line = "executed;stored=?0;attempt=1".to_owned();
+        tale.refuses(&name(kind, "a"), "p", 1000 + later_ms, 409, "outcome-unknown");
+        tale
+    };
+    tale(19_000, Kind::Hold).is_fine();
+    tale(30_000, Kind::Hold).shows("a gateway knew the outcome of execution 1");
+    // Another attempt may stand in its way.
+    tale(30_000, Kind::Retry).is_fine();
+    let mut forgets = tale(30_000, Kind::Hold);
+    forgets.history.excuses.forgets.push(Span { from_us: 2000 * MS, to_us: 2010 * MS });
+    forgets.is_fine();
+    let mut lost = tale(30_000, Kind::Hold);
+    lost.loses(25_000, Lost::Everything);
+    lost.is_fine();
+}
+
+#[test]
+fn an_attempt_that_a_stream_reset_has_hidden_is_not_taken_over_at_once() {
+    for kind in [Kind::Http2, Kind::Socket] {
+        let mut tale = Tale::new();
+        tale.executes_unheard(&name(kind, "a"), "p", 0, 1);
+        tale.history.executions[0].sent = Sent::Nothing;
+        tale.executes(&name(kind, "a"), "p", LEASE_MS - 50, 2, 201);
+        tale.shows("within the earlier one's lease");
+    }
+}
+
+#[test]
 fn a_loss_excuses_one_execution_more_of_what_was_recorded_before_it() {
     let twice = |loss_ms: u64, lost: Lost| {
         let mut tale = Tale::new();

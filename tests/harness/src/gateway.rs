@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream as Probe};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
@@ -28,6 +28,7 @@ pub struct Options {
     configuration: Option<Value>,
     as_struct: bool,
     lds: bool,
+    hot_restart: bool,
     concurrency: u32,
     drain_time_s: u32,
     port: Option<u16>,
@@ -58,6 +59,7 @@ impl Options {
             configuration: None,
             as_struct: false,
             lds: false,
+            hot_restart: false,
             concurrency: 2,
             drain_time_s: 1,
             port: None,
@@ -84,6 +86,12 @@ impl Options {
     /// Delivers the first listener through a watched file, so that it can be updated while Envoy runs.
     pub fn lds(mut self) -> Options {
         self.lds = true;
+        self
+    }
+
+    /// Lets a second process take over: [`Gateway::hot_restart`].
+    pub fn hot_restart(mut self) -> Options {
+        self.hot_restart = true;
         self
     }
 
@@ -158,6 +166,8 @@ pub struct Gateway {
     addr: SocketAddr,
     admin: SocketAddr,
     process: Process,
+    /// Those that a later process has taken over from.
+    parents: Vec<Process>,
     command: CommandLine,
     lds: Option<Mutex<Lds>>,
     // Dropped after the process has ended.
@@ -200,9 +210,10 @@ impl Gateway {
         for change in options.changes {
             change(&mut tree);
         }
-        let needs_filter =
-            hcm(&mut tree)["http_filters"].as_array().is_some_and(|all| all.iter().any(|f| f["name"] == FILTER));
-        if needs_filter && !filter_wasm().is_file() {
+        let own = hcm(&mut tree)["http_filters"].as_array().and_then(|all| all.iter().find(|f| f["name"] == FILTER));
+        let own = own.map(|filter| filter["typed_config"]["config"].clone());
+        keep_as(&mut tree, own.as_ref());
+        if own.is_some() && !filter_wasm().is_file() {
             return Err(format!(
                 "The filter is not at {}: `make build` makes it, and `make test` before the tests.",
                 filter_wasm().display()
@@ -232,16 +243,22 @@ impl Gateway {
                 // Otherwise the access log appears after ten seconds.
                 "--file-flush-interval-msec".to_owned(),
                 "20".to_owned(),
-                // Any number of Envoys run beside each other.
-                "--disable-hot-restart".to_owned(),
             ],
+            // Any number of Envoys run beside each other.
+            restart: match options.hot_restart {
+                true => ["--use-dynamic-base-id", "--base-id-path", &base_id_file(folder.path()).to_string_lossy()]
+                    .map(str::to_owned)
+                    .into(),
+                false => vec!["--disable-hot-restart".to_owned()],
+            },
             env: options.env,
         };
         if !command.binary.is_file() {
             return Err(format!("Envoy is not at {}: `make test` fetches it.", command.binary.display()));
         }
         let (process, admin) = launch(&command, folder.path(), lds.is_some())?;
-        Ok(Gateway { addr: port.addr(), admin, process, command, lds: lds.map(Mutex::new), _port: port, folder })
+        let (addr, lds) = (port.addr(), lds.map(Mutex::new));
+        Ok(Gateway { addr, admin, process, parents: Vec::new(), command, lds, _port: port, folder })
     }
 
     /// Where it serves HTTP/1.1 and HTTP/2.
@@ -341,6 +358,29 @@ impl Gateway {
         if counters()[0] > before[0] { Ok(()) } else { Err(self.log().split_off(logged)) }
     }
 
+    /// Takes the listener out while Envoy runs, and returns when it has drained; needs [`Options::lds`].
+    #[track_caller]
+    pub fn remove_listener(&self) {
+        self.list(false);
+        let listeners = || self.stat("listener_manager.total_listeners_active");
+        let draining = || self.stat("listener_manager.total_listeners_draining");
+        wait_until("the listener has gone", PATIENCE, || listeners() == 0 && draining() == 0);
+    }
+
+    /// Puts the listener back after [`remove_listener`](Gateway::remove_listener), and returns when it serves.
+    #[track_caller]
+    pub fn restore_listener(&self) {
+        self.list(true);
+        wait_until("the listener is back", PATIENCE, || Probe::connect(self.addr).is_ok());
+    }
+
+    #[track_caller]
+    fn list(&self, is_listed: bool) {
+        let mut lds = self.lds_file();
+        lds.is_listed = is_listed;
+        lds.write().unwrap_or_else(|message| panic!("{message}"));
+    }
+
     /// Ends Envoy with SIGKILL, as a crash would.
     pub fn kill(&self) {
         self.process.kill();
@@ -368,6 +408,20 @@ impl Gateway {
         let (process, admin) =
             launch(&self.command, self.folder.path(), self.lds.is_some()).unwrap_or_else(|message| panic!("{message}"));
         self.process = process;
+        self.admin = admin;
+    }
+
+    /// Starts a second process that takes the listeners over, and returns when it serves; needs
+    /// [`Options::hot_restart`]. The first one lives on for what it has under way.
+    #[track_caller]
+    pub fn hot_restart(&mut self) {
+        let id = fs::read_to_string(base_id_file(self.folder.path())).expect("Envoy has written its base id");
+        let epoch = self.parents.len() + 1;
+        self.command.restart =
+            ["--base-id", id.trim(), "--restart-epoch", &epoch.to_string()].map(str::to_owned).into();
+        let (process, admin) =
+            launch(&self.command, self.folder.path(), self.lds.is_some()).unwrap_or_else(|message| panic!("{message}"));
+        self.parents.push(std::mem::replace(&mut self.process, process));
         self.admin = admin;
     }
 
@@ -455,11 +509,22 @@ pub fn repository() -> PathBuf {
     root.canonicalize().unwrap_or(root)
 }
 
+/// Has the service that keeps the records run what the filter runs, as the file's alias does; without a filter there is
+/// none.
+fn keep_as(tree: &mut Value, own: Option<&Value>) {
+    let Some(extensions) = tree["bootstrap_extensions"].as_array_mut() else { return };
+    extensions.retain(|extension| own.is_some() || extension["name"] != KEEPER);
+    for keeper in extensions.iter_mut().filter(|extension| extension["name"] == KEEPER) {
+        keeper["typed_config"]["config"] = own.cloned().unwrap_or_default();
+    }
+}
+
 /// The listener as a file that Envoy watches.
 #[derive(Debug)]
 struct Lds {
     folder: PathBuf,
     listener: Value,
+    is_listed: bool,
     as_struct: bool,
     version: u32,
 }
@@ -477,14 +542,15 @@ impl Lds {
             "resource_api_version": "V3",
             "path_config_source": { "path": folder.join("lds.json"), "watched_directory": { "path": &folder } },
         });
-        let mut lds = Lds { folder, listener, as_struct, version: 0 };
+        let mut lds = Lds { folder, listener, is_listed: true, as_struct, version: 0 };
         lds.write()?;
         Ok(lds)
     }
 
     fn write(&mut self) -> Result<(), String> {
         self.version += 1;
-        let response = json!({ "version_info": self.version.to_string(), "resources": [&self.listener] });
+        let resources: &[&Value] = if self.is_listed { &[&self.listener] } else { &[] };
+        let response = json!({ "version_info": self.version.to_string(), "resources": resources });
         // Envoy must never see half a file: write beside it, then rename. It watches for the rename, so the first
         // name must lie in another folder.
         let draft = self.folder.with_extension("json");
@@ -499,6 +565,8 @@ impl Lds {
 struct CommandLine {
     binary: PathBuf,
     arguments: Vec<String>,
+    /// What it says of hot restarts.
+    restart: Vec<String>,
     env: Vec<(String, String)>,
 }
 
@@ -508,7 +576,11 @@ fn launch(command_line: &CommandLine, folder: &Path, lds: bool) -> Result<(Proce
     // From an earlier start, if there is one.
     let _ = fs::remove_file(&address_file);
     let mut command = Command::new(&command_line.binary);
-    command.args(&command_line.arguments).envs(command_line.env.iter().cloned()).current_dir(folder);
+    command
+        .args(&command_line.arguments)
+        .args(&command_line.restart)
+        .envs(command_line.env.iter().cloned())
+        .current_dir(folder);
     let process = Process::start("Envoy", command, &folder.join("envoy.log"))
         .map_err(|error| format!("Envoy ({}) cannot be started: {error}.", command_line.binary.display()))?;
 
@@ -531,6 +603,11 @@ fn launch(command_line: &CommandLine, folder: &Path, lds: bool) -> Result<(Proce
         Ok(admin) => Ok((process, admin)),
         Err(message) => Err(message),
     }
+}
+
+/// Where Envoy writes under which number its processes find each other.
+fn base_id_file(folder: &Path) -> PathBuf {
+    folder.join("base-id")
 }
 
 fn stat(admin: SocketAddr, name: &str) -> Result<u64, String> {
@@ -577,6 +654,7 @@ fn write(file: &Path, tree: &Value) -> Result<(), String> {
 const LOCAL: &str = "local.yaml";
 const REDIS: &str = "redis.yaml";
 const FILTER: &str = "idempotency";
+const KEEPER: &str = "envoy.bootstrap.wasm";
 const ACCESS_LOG: &str = "access.log";
 const ADMIN_ADDRESS: &str = "admin.addr";
 /// Accepted first, then the two ways to be refused: by its content, and as a file that makes no sense.
