@@ -191,6 +191,8 @@ pub enum WhyGivenUp {
     Expired,
     /// More is owed than may be kept.
     NoRoom,
+    /// The call that carries it takes longer than a call may.
+    TooSlow,
 }
 
 /// Why the store could not do what it was asked.

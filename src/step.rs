@@ -79,7 +79,7 @@ pub struct Outgoing {
 pub enum Count {
     /// Requests that went upstream unprotected, by reason.
     Bypassed(Bypass),
-    /// Requests that went upstream under a claim.
+    /// Executions that have ended, of requests that went upstream under a claim.
     Executed,
     /// Answers of the gateway itself.
     Refused(ProblemType),
@@ -240,6 +240,7 @@ impl fmt::Display for Remark {
                     WhyGivenUp::Drained => "their configuration was replaced, and no other takes them to their store",
                     WhyGivenUp::Expired => "their records must have expired",
                     WhyGivenUp::NoRoom => "more is owed than may be kept",
+                    WhyGivenUp::TooSlow => "with them a call takes longer than store.timeout_ms",
                 };
                 write!(
                     f,

@@ -4,8 +4,9 @@
 //! It does not know any transition.
 
 use crate::command::{Command, CommandKind};
-use crate::config::{Fate, Policy};
+use crate::config::{Ending, Fate, Policy};
 use crate::digest::{Digest, hex};
+use crate::evidence::{Origin, Source};
 use crate::fingerprint::Fingerprint;
 use crate::key::{ClientKey, KeyForm, Name, UpstreamKey};
 use crate::message::{Edit, Headers, accepts_coding};
@@ -195,7 +196,26 @@ pub(super) enum Outcome {
     /// It brought nothing to keep.
     Failed {
         fate: Fate,
-        /// Whether Envoy tried more than once, so that what came back says nothing about the other tries.
-        retried: bool,
+        /// How often it went upstream.
+        tries: Tries,
     },
+}
+
+/// How often one attempt went upstream, by Envoy's word.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tries {
+    Never,
+    Once,
+    /// So that what came back says nothing about the other tries.
+    Several,
+}
+
+impl Tries {
+    pub(super) fn of(origin: Origin<'_>) -> Self {
+        match origin.source() {
+            Source::Host(Ending::Unsent) => Tries::Never,
+            _ if origin.retried() => Tries::Several,
+            _ => Tries::Once,
+        }
+    }
 }

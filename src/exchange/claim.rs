@@ -339,8 +339,7 @@ fn forward(cx: &Context<'_>, mut execution: Execution, pending: PendingRequest) 
     edits.push(Edit::Set(OPERATION, execution.request.operation().into_bytes()));
     edits.push(Edit::Set(ATTEMPT, attempt.to_string().into_bytes()));
     edits.extend(execution.request.key_for_upstream().map(|key| Edit::Set(KEY, key)));
-    let mut counts = vec![Count::Executed];
-    counts.extend(execution.doubt.then_some(Count::Takeover));
+    let counts = execution.doubt.then_some(Count::Takeover).into_iter().collect();
     let remark = execution.doubt.then_some(Remark::Takeover(execution.request.name, attempt));
     let step = Step { wake_ms: execution.renew_at_ms, counts, remark, ..Step::default() };
     match pending.outgoing {

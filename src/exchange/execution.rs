@@ -14,7 +14,7 @@ use crate::record::Response;
 use crate::reply::{Reason, Reply};
 use crate::step::{Count, Flow, Remark, Step};
 
-use super::attempt::{Execution, Outcome, Ttl};
+use super::attempt::{Execution, Outcome, Tries, Ttl};
 use super::headers::{kept, passed, removals, reported, steered_fate};
 use super::settlement::{Message, Save, respond};
 use super::{Context, Next, SMALL_BODY, State, hold};
@@ -115,7 +115,7 @@ impl AwaitResponse {
                 let response = kept_response(cx, &self.execution, status, &none, body);
                 Outcome::Completed { status, response, ttl: Ttl::of(cx.policy, &none) }
             }
-            _ => Outcome::Failed { fate, retried: origin.retried() },
+            _ => Outcome::Failed { fate, tries: Tries::of(origin) },
         };
         let (save, mut step) = Save::of(cx, self.execution, outcome);
         if origin.details == b"internal_redirect" {
@@ -130,7 +130,7 @@ impl Shielded {
         match event {
             EventKind::Executed { answer, crowded } => self.executed(cx, answer, crowded),
             EventKind::Closed { .. } if mutant::is(Mutant::ShieldDropped) => {
-                let outcome = Outcome::Failed { fate: Fate::Unknown, retried: false };
+                let outcome = Outcome::Failed { fate: Fate::Unknown, tries: Tries::Once };
                 let (mut save, step) = Save::of(cx, self.execution, outcome);
                 save.is_over = true;
                 (State::Save(save), step)
@@ -160,7 +160,7 @@ impl Shielded {
             Sender::Shielded { cluster, .. } => cluster.clone(),
             Sender::Inline => String::new(),
         };
-        let failed = |fate| Outcome::Failed { fate, retried: false };
+        let failed = |fate, tries| Outcome::Failed { fate, tries };
         let (outcome, reply, given_up, remark) = match answer {
             Executed::Answered { status, headers, body } => {
                 let given_up = given_up(cx.policy, body.len() as u64, crowded);
@@ -173,11 +173,11 @@ impl Shielded {
             }
             Executed::Lost => {
                 let fate = if mutant::is(Mutant::LostAnswerReleased) { Fate::Release } else { Fate::Unknown };
-                (failed(fate), Reply::lost(), None, None)
+                (failed(fate, Tries::Once), Reply::lost(), None, None)
             }
             Executed::Unsent => {
                 let fate = cx.policy.outcomes.of_ending(Ending::Unsent);
-                (failed(fate), Reply::unsent(), None, Some(Remark::NoWay(cluster())))
+                (failed(fate, Tries::Never), Reply::unsent(), None, Some(Remark::NoWay(cluster())))
             }
         };
         let (mut save, step) = Save::of(cx, execution, outcome);
@@ -209,8 +209,8 @@ fn judged(
     let fate = fate(cx.policy, source, status, headers);
     if fate != Fate::Store {
         // Without Envoy's own report neither who has failed is known, nor how often it was tried.
-        let retried = origin.is_none_or(|origin| origin.retried());
-        return (Outcome::Failed { fate, retried }, source);
+        let tries = origin.map_or(Tries::Several, Tries::of);
+        return (Outcome::Failed { fate, tries }, source);
     }
     let body = body.map_or_else(Body::Unavailable, |body| Body::Whole(body.to_vec()));
     let response = kept_response(cx, execution, status, &passed(headers), body);
@@ -279,7 +279,7 @@ impl Execution {
         let policy = cx.policy;
         let fate = fate(policy, Some(origin.source()), status, headers);
         if fate != Fate::Store {
-            let (save, step) = Save::of(cx, self, Outcome::Failed { fate, retried: origin.retried() });
+            let (save, step) = Save::of(cx, self, Outcome::Failed { fate, tries: Tries::of(origin) });
             return save.with_the_hosts_copy(cx, step, headers);
         }
         let ttl = Ttl::of(policy, headers);

@@ -14,7 +14,7 @@ use crate::refusal::ProblemType;
 use crate::reply::{EXPOSE, EXPOSED, ProblemDetails, Reason, Reply, STATUS, StatusLine};
 use crate::step::{Bypass, Count, Flow, Remark, Step};
 
-use super::attempt::{Execution, Injected, Outcome, PendingRequest};
+use super::attempt::{Execution, Injected, Outcome, PendingRequest, Tries};
 use super::headers::{edited, removals, repairs};
 use super::{Context, Next, State, hold};
 
@@ -64,17 +64,18 @@ pub(super) struct Answered {
 impl Save {
     /// Tells the store how an execution ended.
     pub(super) fn of(cx: &Context<'_>, execution: Execution, outcome: Outcome) -> (Self, Step) {
+        let is_unsent = matches!(outcome, Outcome::Failed { tries: Tries::Never, .. });
         let (fate, kind, ttl) = match outcome {
             Outcome::Completed { status, response, ttl } => {
                 let (name, owner) = (&execution.request.name, execution.request.owner);
                 let sealed = response.and_then(|response| cx.secrets.vault.seal(name, owner, &response.encode()));
                 (Fate::Store, CommandKind::Complete { status, response: sealed }, Some(ttl))
             }
-            Outcome::Failed { fate: Fate::Release | Fate::Retry, retried: true }
+            Outcome::Failed { fate: Fate::Release | Fate::Retry, tries: Tries::Several }
             | Outcome::Failed { fate: Fate::Store | Fate::Unknown, .. } => {
                 (Fate::Unknown, CommandKind::MarkUnknown, None)
             }
-            Outcome::Failed { fate: fate @ (Fate::Release | Fate::Retry), retried: false } => {
+            Outcome::Failed { fate: fate @ (Fate::Release | Fate::Retry), .. } => {
                 // This attempt is settled either way; an earlier one in doubt stays so, and the store keeps it.
                 let settled = if execution.doubt { Fate::Unknown } else { fate };
                 (settled, CommandKind::Release { keep_fingerprint: fate == Fate::Retry }, None)
@@ -85,7 +86,8 @@ impl Save {
         if let (Some(ttl), None) = (ttl, execution.request.window_ms) {
             command.ttl_ms = ttl.ms;
         }
-        let counts = ttl.filter(|ttl| ttl.is_capped).map(|_| Count::TtlCapped).into_iter().collect();
+        let executed = (execution.attempt.is_some() && !is_unsent).then_some(Count::Executed);
+        let counts = executed.into_iter().chain(ttl.filter(|ttl| ttl.is_capped).map(|_| Count::TtlCapped)).collect();
         let saved_bytes = match &command.kind {
             CommandKind::Complete { response: Some(response), .. } => response.len() as u64,
             _ => 0,

@@ -386,7 +386,7 @@ impl Client {
             self.outbox.owe_late_tries(&job.command, now_ms);
         }
         match job.asker {
-            Asker::Outbox(id) if !self.outbox.put_off(id, now_ms) => return job.complete(StoreReply::Lost),
+            Asker::Outbox(id) if !self.outbox.put_off(id, failure, now_ms) => return job.complete(StoreReply::Lost),
             Asker::Outbox(_) => {}
             Asker::Exchange(_) if matches!(asked, ReplyKind::Mark | ReplyKind::Settle) => {
                 self.outbox.owe_unheard(Rc::clone(&job.command), now_ms);

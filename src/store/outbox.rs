@@ -7,7 +7,7 @@ use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 
-use crate::command::{Command, CommandKind, GivenUp, StoreReply, WhyGivenUp};
+use crate::command::{Command, CommandKind, Failure, GivenUp, StoreReply, WhyGivenUp};
 use crate::key::Name;
 use crate::mutant::{self, Mutant};
 
@@ -57,6 +57,8 @@ struct Owed {
     until_ms: u64,
     /// Whether a try of it is queued or under way.
     trying: bool,
+    /// How many tries in a row have timed out.
+    timed_out: u8,
 }
 
 /// Why an operation is owed.
@@ -80,6 +82,11 @@ const REMINDERS: usize = 128;
 
 /// The first pause of the outbox; it doubles up to the last.
 const BACKOFF_MS: (u64, u64) = (100, 5_000);
+
+/// After so many tries in a row that timed out, a completion goes without its response, if that is larger than this many
+/// bytes: a call that carries it may never end in time, and a known success must not wait for that.
+const SLOW_TRIES: u8 = 8;
+const SLOW_BODY: usize = 1 << 20;
 
 /// The next recovery counts at once.
 const NO_RECOVERY: (u64, u64) = (0, BACKOFF_MS.0);
@@ -131,11 +138,15 @@ impl Outbox {
     }
 
     /// A try of this brought no answer: it is tried again later. Tells whether it is still owed.
-    pub(super) fn put_off(&mut self, id: u64, now_ms: u64) -> bool {
+    pub(super) fn put_off(&mut self, id: u64, failure: Failure, now_ms: u64) -> bool {
         let Some(owed) = self.owed.get_mut(&id) else { return false };
         owed.trying = false;
         owed.due_ms = now_ms + owed.backoff_ms;
         owed.backoff_ms = (2 * owed.backoff_ms).min(BACKOFF_MS.1);
+        owed.timed_out = if failure == Failure::Timeout { owed.timed_out.saturating_add(1) } else { 0 };
+        if owed.timed_out >= SLOW_TRIES && body_len(&owed.command) > SLOW_BODY {
+            self.strip(id, WhyGivenUp::TooSlow);
+        }
         true
     }
 
@@ -264,7 +275,7 @@ impl Outbox {
             _ => now_ms + life_ms.max(command.lease_ms),
         };
         let id = self.pool.next_id();
-        self.keep(id, Owed { command, cause, due_ms, backoff_ms: BACKOFF_MS.0, until_ms, trying: false });
+        self.keep(id, Owed { command, cause, due_ms, backoff_ms: BACKOFF_MS.0, until_ms, trying: false, timed_out: 0 });
     }
 
     fn keep(&mut self, id: u64, owed: Owed) {
@@ -296,15 +307,7 @@ impl Outbox {
         // Anything else that is not said leaves a claim that lapses; a success would be lost.
         let outcome = || oldest(&|command: &Command| !is_completion(command)).or_else(|| oldest(&|_| true));
         match withdrawn.or_else(|| oldest(&|command| body_len(command) > 0)).or_else(|| may_forget.then(outcome)?) {
-            Some((id, command)) if body_len(&command) > 0 => {
-                let mut bare = Command::clone(&command);
-                if let CommandKind::Complete { response, .. } = &mut bare.kind {
-                    *response = None;
-                }
-                self.change_bytes(self.bytes - body_len(&command));
-                self.owed.entry(id).and_modify(|owed| owed.command = Rc::new(bare));
-                self.given_up(WhyGivenUp::NoRoom).responses += 1;
-            }
+            Some((id, command)) if body_len(&command) > 0 => self.strip(id, WhyGivenUp::NoRoom),
             Some((id, command)) => {
                 self.forget(id);
                 self.note(WhyGivenUp::NoRoom, &command);
@@ -312,6 +315,19 @@ impl Outbox {
             None => return false,
         }
         true
+    }
+
+    /// Takes the response off a completion, which then counts as not replayable.
+    fn strip(&mut self, id: u64, why: WhyGivenUp) {
+        let Some(owed) = self.owed.get_mut(&id) else { return };
+        let mut bare = Command::clone(&owed.command);
+        if let CommandKind::Complete { response, .. } = &mut bare.kind {
+            *response = None;
+        }
+        let bytes = body_len(&owed.command);
+        owed.command = Rc::new(bare);
+        self.change_bytes(self.bytes - bytes);
+        self.given_up(why).responses += 1;
     }
 
     fn note(&mut self, why: WhyGivenUp, command: &Command) {

@@ -193,6 +193,26 @@ fn owes(client: &mut Client, number: u32, bytes: usize, now_ms: u64) {
 }
 
 #[test]
+fn a_large_response_that_never_arrives_in_time_is_given_up_and_its_completion_lands() {
+    for (bytes, failure, is_kept) in
+        [(1 << 20, Failure::Timeout, true), ((1 << 20) + 1, Failure::Timeout, false), (2 << 20, Failure::Transport, true)]
+    {
+        let mut client = Client::new(Limits { max_owed_bytes: 16 << 20, breaker_failures: u32::MAX, ..LIMITS });
+        owes(&mut client, 1, bytes, 0);
+        let tries = (0..60_000).step_by(100).filter_map(|now_ms| {
+            let batch = next(&mut client, now_ms)?;
+            client.replied(batch.id, Reply::Failed(failure), now_ms);
+            batch.tries.into_iter().next().map(|(_, command)| command.kind.clone())
+        });
+        let carried: Vec<bool> =
+            tries.map(|kind| matches!(kind, CommandKind::Complete { response: Some(_), .. })).collect();
+        assert_eq!((carried.first(), carried.last()), (Some(&true), Some(&is_kept)), "{bytes} bytes, {failure:?}");
+        assert!(is_kept || carried.iter().filter(|carries| **carries).count() == 8, "{carried:?}");
+        assert_eq!(client.owed(), 1);
+    }
+}
+
+#[test]
 fn what_is_handed_over_keeps_its_time_its_age_and_its_name() {
     let pool = Pool::default();
     let limits = Limits { max_owed_bytes: 3_000, ..LIMITS };
