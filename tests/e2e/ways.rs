@@ -106,8 +106,7 @@ fn add_ways(tree: &mut Value, [well, refused, silent]: [SocketAddr; 3], tls: Soc
     };
     let file_name = socket.file_name().unwrap().to_str().unwrap();
     let mut clusters = vec![("socket-stale".to_owned(), to_path("stale"))];
-    let others: [(_, _, &dyn Fn(&mut Value)); 2] = [("tls", tls, &over_tls), ("http2", well, &on_http2)];
-    for (way, port, change) in others {
+    let mut add = |way: &str, port, change: &dyn Fn(&mut Value)| {
         let well = with(to_port(port), change);
         clusters.extend([
             (format!("{way}-refused"), with(to_port(refused), change)),
@@ -115,7 +114,9 @@ fn add_ways(tree: &mut Value, [well, refused, silent]: [SocketAddr; 3], tls: Soc
             (format!("{way}-full"), with(well.clone(), &is_full)),
             (way.to_owned(), well),
         ]);
-    }
+    };
+    add("tls", tls, &over_tls);
+    add("http2", well, &on_http2);
     for (way, [well, refused, silent]) in
         [("tcp", [well, refused, silent].map(to_port)), ("socket", [file_name, "absent", "silent"].map(to_path))]
     {

@@ -321,7 +321,10 @@ impl Gateway {
     #[track_caller]
     pub fn wait_for_access_log(&self, text: &str) -> String {
         wait_for(&format!("the access log contains {text:?}"), PATIENCE, || {
-            self.access_log().lines().find(|line| line.contains(text)).map(str::to_owned)
+            // Envoy may have written no more than the beginning of the last one.
+            let log = self.access_log();
+            let mut whole = log.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n'));
+            whole.find(|line| line.contains(text)).map(str::to_owned)
         })
         .unwrap_or_else(|message| panic!("{message}\nIt is:\n{}", self.access_log()))
     }
