@@ -23,7 +23,7 @@ pub struct Outbox {
     bytes: usize,
     /// Up to which of it others have been reminded of.
     reminded: u64,
-    /// Before when a recovery of the store counts for nothing, and the pause after the next one.
+    /// When a recovery of the store makes due what is owed, at the earliest, and the pause after that.
     recovers: (u64, u64),
     /// Once its worker drains: until when it keeps withdrawals, and until when anything.
     drains_until_ms: Option<(u64, u64)>,
@@ -87,6 +87,9 @@ const BACKOFF_MS: (u64, u64) = (100, 5_000);
 /// bytes: a call that carries it may never end in time, and a known success must not wait for that.
 const SLOW_TRIES: u8 = 8;
 const SLOW_BODY: usize = 1 << 20;
+
+/// The longest pause between two recoveries of the store.
+const RECOVERY_MS: u64 = 1_000;
 
 /// The next recovery counts at once.
 const NO_RECOVERY: (u64, u64) = (0, BACKOFF_MS.0);
@@ -153,18 +156,22 @@ impl Outbox {
     /// The store has carried out an operation after others had failed: all that has failed is due at once, and its pauses
     /// begin anew.
     ///
-    /// A store of which a part fails recovers again and again. So recoveries pause as tries do, until nothing is owed.
+    /// A store of which a part fails recovers again and again. So recoveries pause as tries do, until nothing is owed: one
+    /// that comes during a pause counts from its end on.
     pub(super) fn recover(&mut self, now_ms: u64) {
         let (from_ms, pause_ms) = self.recovers;
-        if now_ms < from_ms || self.owed.is_empty() || mutant::is(Mutant::RecoveryIgnored) {
+        if self.owed.is_empty() || mutant::is(Mutant::RecoveryIgnored) {
             return;
         }
-        self.recovers = (now_ms + pause_ms, (2 * pause_ms).min(BACKOFF_MS.1));
+        let recovers_ms = from_ms.max(now_ms);
+        if from_ms <= now_ms {
+            self.recovers = (now_ms + pause_ms, (2 * pause_ms).min(RECOVERY_MS));
+        }
         // What waits for its time without having failed, as a withdrawal that is said once more, goes on waiting.
         let has_failed = |owed: &&mut Owed| owed.cause == Cause::Unheard || owed.backoff_ms > BACKOFF_MS.0;
         for owed in self.owed.values_mut().filter(has_failed) {
-            owed.due_ms = owed.due_ms.min(now_ms);
-            owed.backoff_ms = BACKOFF_MS.0;
+            owed.due_ms = owed.due_ms.min(recovers_ms);
+            owed.backoff_ms = owed.backoff_ms.min(pause_ms);
         }
     }
 

@@ -15,7 +15,7 @@ use envoy_idempotency::record::{Owner, Record};
 use envoy_idempotency::store::cache::Cache;
 use envoy_idempotency::store::client::{Client, Completion, Nonce, Reply};
 use envoy_idempotency::store::local::Cells;
-use envoy_idempotency::store::{Store, model};
+use envoy_idempotency::store::{Pool, Store, model};
 use proptest::prelude::*;
 
 use crate::gateways::{Gateways, LEASE, TTL, deeds};
@@ -305,6 +305,22 @@ fn what_is_owed_is_shown_on_the_other_workers_for_as_long_as_the_store_is_silent
     assert_eq!(shown(2 * MINUTE - 1), 199, "what the store has heard of is shown no more");
     store.tick(2 * MINUTE);
     assert_eq!(shown(2 * MINUTE), 0, "nor what cannot matter any more");
+}
+
+#[test]
+fn what_is_handed_over_is_shown_in_the_cache_of_the_heir() {
+    let (host, larger) = (Host::default(), CacheBounds { max_bytes: 2 * BOUNDS.max_bytes, ..BOUNDS });
+    let store = |bounds, pool: &Pool| {
+        Store::Remote(Box::new(Client::sharing(crate::client::LIMITS, pool)), Some(host.cache(bounds)))
+    };
+    let pool = Pool::default();
+    let (mut old, mut heir) = (store(BOUNDS, &pool), store(larger, &pool));
+    old.ask(1, complete(1, 1, 10), 0);
+    let batch = old.next_batch(0, || Nonce([1; 16])).expect("it waits");
+    old.replied(batch.id, Reply::Failed(Failure::Timeout), 0, |_| false);
+    assert_eq!(host.cache(larger).look(&claim(1, 2), 0), None);
+    heir.inherit(old.hand_over(), 0);
+    assert_eq!(host.cache(larger).look(&claim(1, 2), 0), Some(StoreReply::InFlight { attempt: 1 }));
 }
 
 #[test]

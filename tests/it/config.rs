@@ -223,6 +223,29 @@ fn every_field_of_redis_is_read() {
 }
 
 #[test]
+fn two_documents_have_one_store_where_place_and_credentials_are_the_same() {
+    let store = |more: &str| {
+        let document = format!(r#"{{"store": {{"type": "redis", "cluster": "c", "authority": "c"{more}}}}}"#);
+        match parse(&document).expect("it is right").store {
+            Store::Redis(redis) => redis,
+            Store::Local { .. } => panic!("it is Redis"),
+        }
+    };
+    let own = store("");
+    for same in ["", r#", "timeout_ms": 100"#, r#", "cache": null"#, r#", "batching": false"#] {
+        assert!(own.is_same_store(&store(same)), "{same}");
+    }
+    for other in [r#", "path": "/x""#, r#", "prefix": "x:""#, r#", "authorization": "Basic eA==""#] {
+        assert!(!own.is_same_store(&store(other)), "{other}");
+    }
+    for other in [r#"{"cluster": "d", "authority": "c"}"#, r#"{"cluster": "c", "authority": "d"}"#] {
+        let document = format!(r#"{{"store": {}}}"#, other.replace('{', r#"{"type": "redis", "#));
+        let Store::Redis(other) = parse(&document).expect("it is right").store else { panic!("it is Redis") };
+        assert!(!own.is_same_store(&other), "{document}");
+    }
+}
+
+#[test]
 fn what_redis_leaves_out_of_a_nested_object_has_its_default() {
     for (given, breaker, cache) in [
         (r#""cache": null"#, (5, 1000), None),

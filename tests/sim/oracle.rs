@@ -20,9 +20,9 @@ pub fn judge(plan: &Plan, transcribe: bool) -> (World, Vec<String>) {
     if plan.embedded.is_none() {
         world.run_until(world.calm_from + world.heals_ms());
         world.knock();
-        world.run_until(world.now + 1_000);
+        world.run_until(world.now + 2_000);
         if world.owed_by_serving() > 0 {
-            wrong.push(format!("I9: {} are owed a second after the store has answered", world.owed_by_serving()));
+            wrong.push(format!("I9: {} are owed two seconds after the store has answered", world.owed_by_serving()));
         }
     }
     let calm_for = world.settling_ms() + world.store.set_back_ms();
