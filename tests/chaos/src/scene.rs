@@ -231,6 +231,8 @@ impl<'a> Scene<'a> {
         self.update_policy();
         self.last(PAST_A_LEASE);
         self.world.to_store.open();
+        // Clients that asked in vain all this time settle before the next fault.
+        self.last(2 * PAST_A_LEASE);
     }
 
     /// A gateway gets a new VM, which shares nothing with the old one.
