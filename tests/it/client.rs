@@ -194,9 +194,11 @@ fn owes(client: &mut Client, number: u32, bytes: usize, now_ms: u64) {
 
 #[test]
 fn a_large_response_that_never_arrives_in_time_is_given_up_and_its_completion_lands() {
-    for (bytes, failure, is_kept) in
-        [(1 << 20, Failure::Timeout, true), ((1 << 20) + 1, Failure::Timeout, false), (2 << 20, Failure::Transport, true)]
-    {
+    for (bytes, failure, is_kept) in [
+        (1 << 20, Failure::Timeout, true),
+        ((1 << 20) + 1, Failure::Timeout, false),
+        (2 << 20, Failure::Transport, true),
+    ] {
         let mut client = Client::new(Limits { max_owed_bytes: 16 << 20, breaker_failures: u32::MAX, ..LIMITS });
         owes(&mut client, 1, bytes, 0);
         let tries = (0..60_000).step_by(100).filter_map(|now_ms| {
