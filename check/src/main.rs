@@ -4,6 +4,7 @@
 //! It does not start Envoy, and asks nothing of the network.
 #![expect(clippy::indexing_slicing, reason = "only JSON is indexed, by names: what is not there is null")]
 
+mod breakers;
 mod certificates;
 mod credentials;
 mod deeds;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use envoy_idempotency::config::{Config, Execution, Mode, OnInFlight, Policy, Rule, Store};
 use serde_json::Value;
 
+use crate::breakers;
 use crate::istio;
 use crate::keeper;
 use crate::places::{Carrier, Chain, Found, typed};
@@ -36,6 +37,7 @@ pub fn warnings(found: &Found<'_>, config: &Config, trees: &[Value]) -> Vec<Stri
     warnings.extend(keeper::warning(found, config, trees));
     if let Store::Redis(redis) = &config.store {
         warnings.extend(world.missing("store.cluster", &redis.cluster));
+        warnings.extend(world.cluster(&redis.cluster).and_then(|cluster| breakers::warning(redis, cluster)));
     }
     let mut seen = Vec::new();
     for policy in config.rules.iter().map(|rule| &rule.policy) {
