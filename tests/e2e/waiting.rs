@@ -413,7 +413,9 @@ fn a_trial_holds_nobody_back() {
         let mut first = turn.start(&pay, "trial");
         let sent = Instant::now();
         for duplicate in turn.spread(&pay.clone().body("ten"), 2) {
-            assert_eq!(said(&duplicate.send()), "bypassed;outcome=in-flight;reason=observe");
+            // The service may answer before the store does, and a trial does not wait.
+            let told = duplicate.send();
+            assert!(["bypassed;outcome=in-flight;reason=observe", "bypassed;reason=observe"].contains(&said(&told)));
         }
         assert!(sent.elapsed() < AT_ONCE, "{:?}", sent.elapsed());
         turn.ledger.open("trial");

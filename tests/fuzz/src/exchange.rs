@@ -10,7 +10,7 @@ use envoy_idempotency::event::{Clock, Event, EventKind, Executed};
 use envoy_idempotency::evidence::Origin;
 use envoy_idempotency::exchange::{Exchange, Secrets};
 use envoy_idempotency::key::{KeyForm, UpstreamKey};
-use envoy_idempotency::message::{Headers, RequestHead};
+use envoy_idempotency::message::{Edit, Headers, RequestHead};
 use envoy_idempotency::record::Owner;
 use envoy_idempotency::reply::STATUS;
 use envoy_idempotency::step::{Count, Flow, Step};
@@ -26,6 +26,7 @@ pub fn hold(data: &[u8]) {
         exchange: Exchange::new(Rc::clone(&policy), Rc::new(Secrets::new(&config))),
         policy,
         executed: 0,
+        counted: 0,
         now_ms: 0,
     };
     while !choices.is_over() {
@@ -39,6 +40,8 @@ struct Subject {
     policy: Rc<Policy>,
     /// How often it was let through under a claim.
     executed: u32,
+    /// How often it was counted as an execution.
+    counted: u32,
     now_ms: u64,
 }
 
@@ -124,7 +127,11 @@ impl Subject {
         assert!(before != "done" || (step == nothing && after == "done"), "{step:?} after the end");
         assert!(step.commands.len() <= 1, "{step:?}");
         assert!(step.commands.is_empty() || step.commands.iter().all(|call| call.lease_ms == self.policy.lease_ms));
-        let executes = step.counts.contains(&Count::Executed);
+        let is_numbered = |edit: &Edit| matches!(edit, Edit::Set("idempotency-attempt", _));
+        let executes =
+            step.execute.is_some() || matches!(&step.flow, Flow::Resume(edits) if edits.iter().any(is_numbered));
+        self.counted += u32::from(step.counts.contains(&Count::Executed));
+        assert!(self.counted <= 1 && (self.only_looks() || self.counted <= self.executed), "{step:?}");
         assert!(may_grant || !executes, "{before} executes without a grant: {step:?}");
         self.executed += u32::from(executes);
         assert!(self.executed <= 1, "it executes twice");
