@@ -24,6 +24,13 @@ pub const EXPOSED: &str = "Idempotency-Status, Idempotent-Replayed, Idempotency-
 /// How the response code details of our own answers begin.
 pub const DETAILS: &str = "idempotency_";
 
+/// The details of a stored response that comes again.
+const REPLAY: &str = "idempotency_replay";
+/// The details of a response to a request that the gateway itself had sent.
+const EXECUTED: &str = "idempotency_executed";
+/// The details of an answer to a look-up.
+const LOOK_UP: &str = "idempotency_look_up";
+
 /// An answer of the filter itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reply {
@@ -76,9 +83,15 @@ impl Reply {
         Reply { status, headers, body: body.to_string().into_bytes(), details: code_details }
     }
 
+    /// Whether it is what a service has sent, or tells of it, and comes to the client as it is given: no format of the
+    /// operator's is for it.
+    pub fn is_put_back(&self) -> bool {
+        [REPLAY, EXECUTED, LOOK_UP].contains(&self.details)
+    }
+
     /// What the upstream answered to a request that the gateway itself had sent.
     pub fn passed(status: u16, headers: Headers, body: Vec<u8>) -> Self {
-        Reply { status, headers, body, details: "idempotency_executed" }
+        Reply { status, headers, body, details: EXECUTED }
     }
 
     /// What the client gets where Envoy has no way to send the request, in the words of Envoy.
@@ -112,7 +125,7 @@ impl Reply {
             }
         };
         let headers = [("content-type", "application/json"), ("cache-control", "no-store")].into_iter().collect();
-        Reply { status, headers, body: body.to_string().into_bytes(), details: "idempotency_look_up" }
+        Reply { status, headers, body: body.to_string().into_bytes(), details: LOOK_UP }
     }
 
     /// A look-up that does not say what it looks for: "about:blank" is a problem with no more to it than its status
@@ -122,7 +135,7 @@ impl Reply {
             serde_json::json!({ "type": "about:blank", "title": "Bad Request", "status": 400, "detail": detail });
         let headers = [("content-type", "application/problem+json"), ("cache-control", "no-store")];
         let headers = headers.into_iter().collect();
-        Reply { status: 400, headers, body: body.to_string().into_bytes(), details: "idempotency_look_up" }
+        Reply { status: 400, headers, body: body.to_string().into_bytes(), details: LOOK_UP }
     }
 
     /// The stored response once more. Its body is what was kept: nothing where only the head was.
@@ -131,12 +144,7 @@ impl Reply {
         headers.push(STATUS.as_bytes(), line.to_string().as_bytes());
         headers.push(REPLAYED.as_bytes(), b"true");
         expose(policy, &mut headers);
-        Reply {
-            status: response.status,
-            headers,
-            body: response.body.unwrap_or_default(),
-            details: "idempotency_replay",
-        }
+        Reply { status: response.status, headers, body: response.body.unwrap_or_default(), details: REPLAY }
     }
 }
 

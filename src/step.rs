@@ -4,6 +4,7 @@
 //! It does not know how a step is carried out.
 
 use std::fmt;
+use std::rc::Rc;
 
 use crate::command::{Command, Failure, GivenUp, WhyGivenUp};
 use crate::key::Name;
@@ -51,12 +52,16 @@ pub enum SeenCaller {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Flow {
     /// Send this instead of what the upstream would say, or has said.
-    Answer(Box<Reply>),
+    Answer(Rc<Reply>),
     /// Keep it until a later step lets it go.
     Hold,
     /// Leave it as it is: go on if it is going, stay if it is held.
     #[default]
     Pass,
+    /// Put these bytes in the place of the piece of its body in hand, and let it go.
+    Replace(Vec<u8>),
+    /// Put these fields in the place of all that its head has, and let it go.
+    Restore(Headers),
     /// Change its head so, and let it go.
     Resume(Vec<Edit>),
 }

@@ -3,6 +3,8 @@
 //! Its one rule: a request goes upstream under a claim that cannot have lapsed, or says that it goes without one.
 //! It does not know how an execution ends.
 
+use std::rc::Rc;
+
 use crate::command::{Command, CommandKind, Failure, ReplyKind, StoreReply};
 use crate::config::{Mode, OnCompleted, OnInFlight, OnStoreFailure, OnUnknown, Policy};
 use crate::event::EventKind;
@@ -279,7 +281,7 @@ impl Claim {
                 if let (Flow::Answer(reply), Some(response)) = (&mut step.flow, response)
                     && let Some(location) = response.headers.first("location")
                 {
-                    reply.headers.push(b"location", location);
+                    Rc::make_mut(reply).headers.push(b"location", location);
                 }
                 (state, step)
             }

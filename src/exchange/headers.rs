@@ -6,7 +6,7 @@
 use crate::config::Fate;
 use crate::evidence::{Origin, flags};
 use crate::message::{Edit, Headers, whole_number};
-use crate::reply::{OUR_HEADERS, Reply};
+use crate::reply::OUR_HEADERS;
 
 /// The fencing number, for the upstream.
 pub(super) const ATTEMPT: &str = "idempotency-attempt";
@@ -27,15 +27,6 @@ const REPORT_DETAILS: &str = "x-idempotency-details";
 const REPORT_FLAGS: &str = "x-idempotency-flags";
 const REPORT_OWNER: &str = "x-idempotency-owner";
 const REPORT_SENT: &str = "x-idempotency-sent";
-
-/// Undoes what Envoy does to a local reply: it names a type where a body has none, and drops it where there is no body.
-pub(super) fn repairs(reply: &Reply) -> Vec<Edit> {
-    match (reply.headers.first("content-type"), reply.body.is_empty()) {
-        (Some(content_type), true) => vec![Edit::Set("content-type", content_type.to_vec())],
-        (None, false) => vec![Edit::Remove("content-type")],
-        _ => Vec::new(),
-    }
-}
 
 /// Header fields after these changes.
 pub(super) fn edited(headers: &Headers, edits: &[Edit]) -> Headers {

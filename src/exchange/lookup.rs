@@ -3,6 +3,8 @@
 //! Its one rule: it changes no record, executes nothing, and never reaches the upstream.
 //! It does not know how the operation was found: that is `look_up.rs`.
 
+use std::rc::Rc;
+
 use crate::command::{Command, CommandKind, Failure, ReplyKind, StoreReply};
 use crate::config::Policy;
 use crate::event::EventKind;
@@ -13,7 +15,8 @@ use crate::refusal::ProblemType;
 use crate::reply::{ProblemDetails, Reply};
 use crate::step::{Flow, Step};
 
-use super::settlement::{Answered, done, refuse, refused_by_store};
+use super::answered::Answered;
+use super::settlement::{done, refuse, refused_by_store};
 use super::{Context, Next, SMALL_BODY, State, hold};
 
 /// Awaits the store's word on what is known of an operation.
@@ -59,9 +62,9 @@ impl LookUp {
 fn seen(cx: &Context<'_>, reply: &StoreReply) -> Next {
     match reply {
         StoreReply::Seen(sight) => {
-            let reply = Reply::sight(*sight);
+            let reply = Rc::new(Reply::sight(*sight));
             let answered = Answered::to(&reply);
-            (State::Answered(answered), Step { flow: Flow::Answer(Box::new(reply)), ..Step::default() })
+            (State::Answered(answered), Step { flow: Flow::Answer(reply), ..Step::default() })
         }
         StoreReply::Failed(failure) => refused_by_store(cx, None, *failure),
         _ => refused_by_store(cx, None, Failure::Stale),

@@ -32,7 +32,7 @@
 //! - `response-body`: response body → =, save · tick → =, save · closed → save · unable → save
 //! - `save`: mark reply → =, done, answered · settle reply → =, done, answered
 //! - `unprotected`: response head → done · closed → done
-//! - `answered`: response head → =, done · closed → done
+//! - `answered`: response head → =, done · response body → =, done · closed → done
 //! - `done`: nothing
 
 use std::cell::Cell;
@@ -53,6 +53,8 @@ mod headers;
 
 mod attempt;
 
+mod answered;
+
 mod settlement;
 
 mod lookup;
@@ -64,10 +66,11 @@ mod claim;
 mod admission;
 
 use admission::{Body, Head};
+use answered::Answered;
 use claim::{AwaitClaim, Renewal, Waiting};
 use execution::{AwaitResponse, ResponseBody, Shielded};
 use lookup::LookUp;
-use settlement::{Answered, Save, Unprotected};
+use settlement::{Save, Unprotected};
 
 /// Bodies up to here are held even in a worker that holds too much already: they are most of the traffic, and a few
 /// slow uploads must not shut it out.
@@ -189,7 +192,7 @@ impl Exchange {
             State::Done => (State::Done, Step::default()),
         };
         self.buffered_bytes = match step.flow {
-            Flow::Answer(_) | Flow::Resume(_) => 0,
+            Flow::Answer(_) | Flow::Replace(_) | Flow::Restore(_) | Flow::Resume(_) => 0,
             Flow::Hold | Flow::Pass => cx.buffered_bytes.get(),
         };
         self.state = state;
@@ -301,6 +304,14 @@ impl Exchange {
     /// Whether it wants to see the request's body, or keep it back.
     pub fn awaits_request_body(&self) -> bool {
         matches!(self.state, State::Body(_) | State::LookUp(_))
+    }
+
+    /// Whether it looks at the response's body as it passes.
+    pub fn watches_response_body(&self) -> bool {
+        match &self.state {
+            State::Answered(answered) | State::Save(Save { answered: Some(answered), .. }) => answered.awaits_body(),
+            _ => false,
+        }
     }
 
     /// Whether it wants to see the response's body, or keep it back.

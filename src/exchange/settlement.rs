@@ -4,18 +4,20 @@
 //! the operator prefers otherwise.
 //! It does not know how the outcome came about.
 
+use std::rc::Rc;
+
 use crate::command::{CommandKind, Failure, ReplyKind, StoreReply};
 use crate::config::{Fate, Mode, OnStoreFailure, Save as When};
 use crate::event::EventKind;
-use crate::evidence::Origin;
 use crate::key::KEY;
 use crate::message::{Edit, Headers};
 use crate::refusal::ProblemType;
 use crate::reply::{EXPOSE, EXPOSED, ProblemDetails, Reason, Reply, STATUS, StatusLine};
 use crate::step::{Bypass, Count, Flow, Remark, Step};
 
+use super::answered::Answered;
 use super::attempt::{Execution, Injected, Outcome, PendingRequest, Tries};
-use super::headers::{edited, removals, repairs};
+use super::headers::{edited, removals};
 use super::{Context, Next, State, hold};
 
 /// Awaits the store's reply to a settlement.
@@ -26,8 +28,8 @@ pub(super) struct Save {
     fate: Fate,
     /// The response that waits for it.
     pub(super) pending: Option<PendingReply>,
-    /// Changes to a local reply that is on its way out while the store has not been heard.
-    header_repairs: Vec<Edit>,
+    /// An answer that is on its way out while the store has not been heard.
+    pub(super) answered: Option<Answered>,
     /// Whether the client's stream is over, and there is nothing left to answer.
     pub(super) is_over: bool,
     /// Bytes of the response on its way to the store.
@@ -37,7 +39,7 @@ pub(super) struct Save {
 /// A response on its way to the client once the store has heard of it.
 pub(super) struct PendingReply {
     /// The response, where the gateway itself has it; otherwise the host holds it.
-    reply: Option<Box<Reply>>,
+    reply: Option<Rc<Reply>>,
     message: Message,
 }
 
@@ -54,11 +56,6 @@ pub(super) struct Message {
 pub(super) struct Unprotected {
     pub(super) line: StatusLine,
     pub(super) injected: Option<Injected>,
-}
-
-/// Awaits a local reply on its way out, to undo what the host does to it.
-pub(super) struct Answered {
-    header_repairs: Vec<Edit>,
 }
 
 impl Save {
@@ -92,8 +89,8 @@ impl Save {
             CommandKind::Complete { response: Some(response), .. } => response.len() as u64,
             _ => 0,
         };
-        let (pending, header_repairs) = (None, Vec::new());
-        let save = Save { execution, asked, fate, pending, header_repairs, is_over: false, saved_bytes };
+        let (pending, answered) = (None, None);
+        let save = Save { execution, asked, fate, pending, answered, is_over: false, saved_bytes };
         (save, Step { commands: vec![command], counts, ..Step::default() })
     }
 
@@ -111,7 +108,7 @@ impl Save {
             asked: ReplyKind::Settle,
             fate: Fate::Release,
             pending: None,
-            header_repairs: Vec::new(),
+            answered: None,
             is_over: false,
             saved_bytes: 0,
         };
@@ -151,18 +148,16 @@ impl Save {
         if self.is_over {
             return (State::Save(self), step);
         }
-        let reply = Box::new(reply);
         if cx.policy.save == When::BeforeReply && given_up.is_none() {
             let ttl_ms = step.commands.first().map_or(0, |command| command.ttl_ms);
             let message = Message { removals: Vec::new(), ttl_ms };
-            self.pending = Some(PendingReply { reply: Some(reply), message });
+            self.pending = Some(PendingReply { reply: Some(Rc::new(reply)), message });
             return (State::Save(self), step);
         }
-        self.header_repairs = repairs(&reply);
         let is_open = self.fate == Fate::Store && given_up.is_none();
         let reason = given_up.flatten().filter(|_| self.fate == Fate::Store);
         let line = if is_open { self.execution.line(None, None) } else { self.line(false).because(reason) };
-        let Step { flow, status, .. } = self.handed_on(cx, reply, line);
+        let Step { flow, status, .. } = self.handed_on(cx, Rc::new(reply), line);
         (State::Save(self), Step { flow, status, ..step })
     }
 
@@ -185,9 +180,9 @@ impl Save {
                 let step = respond(cx, self.execution.injected, headers, self.line(false));
                 (State::Save(self), step)
             }
-            EventKind::ResponseHeaders { .. } if self.pending.is_none() && !self.header_repairs.is_empty() => {
-                let flow = Flow::Resume(std::mem::take(&mut self.header_repairs));
-                (State::Save(self), Step { flow, ..Step::default() })
+            event @ (EventKind::ResponseHeaders { .. } | EventKind::ResponseBody { .. }) if self.answered.is_some() => {
+                let step = self.answer_passes(cx, event);
+                (State::Save(self), step)
             }
             EventKind::ResponseBody { held, .. } => match self.pending.take() {
                 Some(pending) if held > cx.policy.max_response_bytes => {
@@ -209,6 +204,16 @@ impl Save {
         }
     }
 
+    /// The answer that has been handed on goes out.
+    fn answer_passes(&mut self, cx: &Context<'_>, event: EventKind<'_>) -> Step {
+        let Some(answered) = self.answered.take() else { return Step::default() };
+        let (state, step) = answered.on(cx, event);
+        if let State::Answered(answered) = state {
+            self.answered = Some(answered);
+        }
+        step
+    }
+
     fn on_settled(mut self, cx: &Context<'_>, reply: &StoreReply) -> Next {
         let (count, remark) = self.settled(reply);
         let counts = count.into_iter().collect();
@@ -221,17 +226,11 @@ impl Save {
                 let line = StatusLine { ttl_s, ..self.line(stored) };
                 match held {
                     None => resume(with_status(cx, self.execution.injected, message.removals, line), line),
-                    Some(held) => {
-                        self.header_repairs = repairs(&held);
-                        self.handed_on(cx, held, line)
-                    }
+                    Some(held) => self.handed_on(cx, held, line),
                 }
             }
         };
-        let state = match self.is_over || self.header_repairs.is_empty() {
-            true => State::Done,
-            false => State::Answered(Answered { header_repairs: self.header_repairs }),
-        };
+        let state = self.answered.filter(|_| !self.is_over).map_or(State::Done, State::Answered);
         (state, Step { counts, remark, ..step })
     }
 
@@ -256,8 +255,11 @@ impl Save {
     }
 
     /// The upstream's answer to a request that the gateway itself had sent, on its way to the client.
-    fn handed_on(&self, cx: &Context<'_>, mut reply: Box<Reply>, line: StatusLine) -> Step {
-        reply.headers = edited(&reply.headers, &with_status(cx, self.execution.injected, Vec::new(), line));
+    fn handed_on(&mut self, cx: &Context<'_>, mut reply: Rc<Reply>, line: StatusLine) -> Step {
+        let edits = with_status(cx, self.execution.injected, Vec::new(), line);
+        let changed = Rc::make_mut(&mut reply);
+        changed.headers = edited(&changed.headers, &edits);
+        self.answered = Some(Answered::to(&reply));
         Step { flow: Flow::Answer(reply), status: Some(line.to_string()), ..Step::default() }
     }
 }
@@ -272,33 +274,6 @@ impl Unprotected {
     }
 }
 
-impl Answered {
-    /// Awaits this reply.
-    pub(super) fn to(reply: &Reply) -> Self {
-        Answered { header_repairs: repairs(reply) }
-    }
-
-    pub(super) fn on(self, cx: &Context<'_>, event: EventKind<'_>) -> Next {
-        match event {
-            EventKind::ResponseHeaders { origin, .. } => self.goes_out(cx, origin),
-            EventKind::Closed { .. } => done(),
-            _ => (State::Answered(self), Step::default()),
-        }
-    }
-
-    fn goes_out(self, cx: &Context<'_>, origin: Origin<'_>) -> Next {
-        if origin.is_request_too_large() {
-            // Envoy's own 413 overtook ours.
-            let reply = Reply::problem(cx.policy, ProblemType::BodyTooLarge, ProblemDetails::default());
-            return (State::Done, Step { flow: Flow::Answer(Box::new(reply)), ..Step::default() });
-        }
-        match self.header_repairs.is_empty() {
-            true => (State::Answered(self), Step::default()),
-            false => (State::Done, Step { flow: Flow::Resume(self.header_repairs), ..Step::default() }),
-        }
-    }
-}
-
 /// Nothing comes after this.
 pub(super) fn done() -> Next {
     (State::Done, Step::default())
@@ -308,7 +283,7 @@ pub(super) fn done() -> Next {
 /// nothing of it is awaited.
 pub(super) fn unless_sent_as_it_is((state, step): Next) -> Next {
     match state {
-        State::Answered(answered) if answered.header_repairs.is_empty() => (State::Done, step),
+        State::Answered(answered) if answered.may_change() => (State::Done, step),
         state => (state, step),
     }
 }
@@ -354,9 +329,10 @@ pub(super) fn refuse(
 pub(super) fn answer(injected: Option<Injected>, mut reply: Reply, count: Count) -> Next {
     let generated_key = injected.and_then(Injected::generated_key);
     generated_key.iter().for_each(|key| reply.headers.push(KEY.as_bytes(), key));
+    let reply = Rc::new(reply);
     let answered = Answered::to(&reply);
     let status = reply.headers.first(STATUS).map(|line| String::from_utf8_lossy(line).into_owned());
-    let flow = Flow::Answer(Box::new(reply));
+    let flow = Flow::Answer(reply);
     (State::Answered(answered), Step { flow, counts: vec![count], status, ..Step::default() })
 }
 

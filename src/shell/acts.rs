@@ -129,6 +129,8 @@ impl Host for Envoy {
                     }
                 }
             }
+            Flow::Restore(headers) => host::set_headers(map(side), &headers),
+            Flow::Replace(body) => host::set_response_body(&body),
             Flow::Answer(reply) => {
                 host::send_local_response(reply.status, &reply.headers, &reply.body, reply.details);
             }

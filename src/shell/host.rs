@@ -125,7 +125,9 @@ unsafe extern "C" {
         headers_len: usize,
         grpc_status: i32,
     ) -> u32;
+    fn proxy_set_buffer_bytes(buffer: u32, start: usize, len: usize, data: *const u8, data_len: usize) -> u32;
     fn proxy_set_effective_context(id: u32) -> u32;
+    fn proxy_set_header_map_pairs(map: u32, data: *const u8, len: usize) -> u32;
     fn proxy_set_property(path: *const u8, path_len: usize, value: *const u8, value_len: usize) -> u32;
     fn proxy_set_shared_data(key: *const u8, key_len: usize, value: *const u8, value_len: usize, cas: u32) -> u32;
     fn proxy_set_tick_period_milliseconds(period: u32) -> u32;
@@ -193,6 +195,19 @@ pub fn remove_header(map: Map, name: &str) {
 pub fn set_header(map: Map, name: &str, value: &[u8]) {
     // SAFETY: the host reads as many bytes as we say are there.
     unsafe { proxy_replace_header_map_value(map as u32, name.as_ptr(), name.len(), value.as_ptr(), value.len()) };
+}
+
+/// Puts these fields in the place of all that a header map has.
+pub fn set_headers(map: Map, headers: &Headers) {
+    let pairs = encode_pairs(headers);
+    // SAFETY: the host reads as many bytes as we say are there.
+    unsafe { proxy_set_header_map_pairs(map as u32, pairs.as_ptr(), pairs.len()) };
+}
+
+/// Puts these bytes in the place of the piece of a response's body in hand.
+pub fn set_response_body(bytes: &[u8]) {
+    // SAFETY: the host reads as many bytes as we say are there, and stops where its own end.
+    unsafe { proxy_set_buffer_bytes(Buffer::ResponseBody as u32, 0, usize::MAX, bytes.as_ptr(), bytes.len()) };
 }
 
 /// Part of a buffer; empty where the host has none in this callback.

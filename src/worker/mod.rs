@@ -230,7 +230,7 @@ impl<C: Cells> Worker<C> {
         for act in acts {
             if let Act::Flow { flow, .. } = &act {
                 action = match flow {
-                    Flow::Pass | Flow::Resume(_) => Action::Continue,
+                    Flow::Pass | Flow::Replace(_) | Flow::Restore(_) | Flow::Resume(_) => Action::Continue,
                     Flow::Hold | Flow::Answer(_) => Action::Pause,
                 };
             }

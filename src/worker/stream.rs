@@ -116,6 +116,11 @@ impl<C: Cells> Worker<C> {
     /// More of a response's body has come, or its end.
     pub fn on_response_body<H: Host>(&mut self, host: &mut H, stream: &mut Stream, body: ResponseBody<'_>) -> Action {
         let ResponseBody { size, end, whole } = body;
+        // An answer of the filter's own, which nothing holds.
+        if self.exchange(stream.id).is_some_and(Exchange::watches_response_body) {
+            let kind = EventKind::ResponseBody { held: size as u64, whole, crowded: false, end };
+            return self.feed_body(host, stream, kind, size);
+        }
         if !self.exchange(stream.id).is_some_and(Exchange::awaits_response_body) {
             if stream.buffered_bytes == 0 && !self.has_deferred(stream.id) {
                 return Action::Continue;

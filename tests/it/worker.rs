@@ -849,6 +849,7 @@ impl Host for Recorder {
     fn apply_flow(&mut self, _side: Side, flow: Flow) {
         let id = self.touched();
         match flow {
+            Flow::Replace(_) | Flow::Restore(_) => self.acts.push(format!("restore {id}")),
             Flow::Answer(_) => {
                 self.acts.push(format!("answer {id}"));
                 self.answered.push(id);

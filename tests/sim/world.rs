@@ -1678,9 +1678,9 @@ impl World {
         self.closes(request, worker, stream, details);
     }
 
-    fn own_answer(&mut self, worker: usize, stream: u32, reply: Own) {
+    fn own_answer(&mut self, worker: usize, stream: u32, reply: &Own) {
         let Some(request) = self.workers[worker].request(stream) else { return };
-        let Own { status, headers, body, details } = reply;
+        let Own { status, headers, body, details } = reply.clone();
         if STEERING.iter().chain(&ACCOUNT).any(|name| headers.has(name)) {
             self.broken_bounds.push("a client was told what is for the gateway alone".to_owned());
         }

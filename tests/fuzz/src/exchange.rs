@@ -146,7 +146,7 @@ impl Subject {
                 assert!(reply.headers.all(STATUS).count() <= 1, "{reply:?}");
             }
             Flow::Hold => assert!(!self.only_looks(), "held in {:?}", self.policy.mode),
-            Flow::Resume(_) | Flow::Pass => {}
+            Flow::Replace(_) | Flow::Restore(_) | Flow::Resume(_) | Flow::Pass => {}
         }
     }
 

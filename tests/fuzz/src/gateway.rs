@@ -341,6 +341,7 @@ impl World {
         let at = usize::from(side == Side::Response);
         match flow {
             Flow::Pass => panic!("that is no act"),
+            Flow::Replace(_) | Flow::Restore(_) => panic!("an answer is restored that came by as it was given"),
             Flow::Hold => stream.held[at] = true,
             Flow::Answer(reply) => {
                 assert!(stream.held[0] || stream.held[1] || !stream.is_sent || stream.is_shielded, "two answers");

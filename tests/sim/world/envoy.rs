@@ -3,6 +3,8 @@
 //! Its one rule: as in Envoy, a message goes on or is answered only once the callback is over, and whatever follows from
 //! that comes to a worker at rest.
 
+use std::rc::Rc;
+
 use envoy_idempotency::config::Mode;
 use envoy_idempotency::step::{Count, Flow, Outgoing, Remark};
 use envoy_idempotency::store::client::Batch;
@@ -13,7 +15,7 @@ use crate::embedded::Memory;
 
 /// What Envoy does once a callback is over.
 pub enum Afterwards {
-    Answers { stream: u32, reply: Box<envoy_idempotency::reply::Reply> },
+    Answers { stream: u32, reply: Rc<envoy_idempotency::reply::Reply> },
     Continues { stream: u32, side: Side },
 }
 
@@ -73,7 +75,7 @@ impl World {
     fn finish_call(&mut self, worker: usize) {
         while let Some((worker, afterwards)) = self.afterwards.pop_front() {
             match afterwards {
-                Afterwards::Answers { stream, reply } => self.own_answer(worker, stream, *reply),
+                Afterwards::Answers { stream, reply } => self.own_answer(worker, stream, &reply),
                 Afterwards::Continues { stream, side } => self.continues(worker, stream, side),
             }
         }
@@ -114,6 +116,9 @@ impl Host for Envoy<'_> {
         let stream = self.entered.unwrap_or_default();
         match (side, flow) {
             (_, Flow::Pass | Flow::Hold) => {}
+            (_, Flow::Replace(_) | Flow::Restore(_)) => {
+                self.world.broken_bounds.push("an answer was restored that came by as it was given".to_owned());
+            }
             (Side::Request, Flow::Resume(edits)) => self.world.requests[request].edits.extend(edits),
             (Side::Response, Flow::Resume(edits)) => {
                 let Some(incoming) = &mut self.world.requests[request].incoming else { return };

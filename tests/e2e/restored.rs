@@ -1,0 +1,157 @@
+//! Replays, shielded answers and look-ups on a gateway that works on every local reply.
+//!
+//! Its one rule: what the first client got at this filter's place is what every retry gets, whatever Envoy and the filters
+//! behind do to an answer of this filter's own.
+//! It does not know what filters in front do.
+
+use std::sync::LazyLock;
+
+use harness::gateway::hcm;
+use harness::ledger::{base64, body_of_size};
+use harness::{Gateway, Ledger, Options, Request, World};
+use serde_json::{Value, json};
+
+use crate::check::{executed, replays, said, shown};
+use crate::worlds::{Shared, rule};
+
+/// `envoy/shielded.yaml`, whose connection manager writes local replies anew, whose routes add fields on three levels, and
+/// where two filters behind add a field and wrap bodies.
+fn world() -> Shared {
+    static WORLD: LazyLock<World> = LazyLock::new(|| {
+        let ledger = Ledger::start();
+        let shielded = json!({ "kind": "shielded", "cluster": "shielded" });
+        let options = Options::file("shielded.yaml", ledger.addr()).configuration(json!({
+            "status_path": "/look-up",
+            "policy": { "ttl_s": 1800, "outcomes": { "402": "store" }, "execution": { "kind": "inline" } },
+            "rules": [
+                rule("/shielded/after/", json!({ "execution": shielded, "save": "after_reply" })),
+                rule("/shielded/", json!({ "execution": shielded })),
+                rule("/", json!({})),
+            ],
+        }));
+        World { gateway: Gateway::start(options.mutate(meddle)), ledger }
+    });
+    Shared::new(&WORLD)
+}
+
+fn meddle(tree: &mut Value) {
+    let added = |name: &str, value: &str| json!({ "header": { "key": name, "value": value } });
+    let connection_manager = hcm(tree);
+    connection_manager["local_reply_config"] = json!({
+        "mappers": [{
+            "filter": { "status_code_filter": { "comparison": { "op": "GE", "value": { "default_value": 400, "runtime_key": "no" } } } },
+            "status_code": 503,
+            "body": { "inline_string": "sorry" },
+            "headers_to_add": [added("x-local", "1")],
+        }],
+        "body_format": { "json_format": { "wrapped": "%LOCAL_REPLY_BODY%" } },
+    });
+    let routes = &mut connection_manager["route_config"];
+    routes["response_headers_to_add"] = json!([added("strict-transport-security", "max-age=1")]);
+    let host = &mut routes["virtual_hosts"][0];
+    host["response_headers_to_add"] = json!([added("access-control-allow-origin", "https://shop.example.com")]);
+    host["routes"][0]["response_headers_to_add"] = json!([added("x-route-added", "yes")]);
+    let filters = connection_manager["http_filters"].as_array_mut().unwrap();
+    let router = filters.len() - 1;
+    filters.splice(router..router, [
+        json!({
+            "name": "envoy.filters.http.header_mutation",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.filters.http.header_mutation.v3.HeaderMutation",
+                "mutations": { "response_mutations": [{
+                    "append": { "header": { "key": "x-frame-options", "value": "DENY" }, "append_action": "APPEND_IF_EXISTS_OR_ADD" },
+                }] },
+            },
+        }),
+        json!({
+            "name": "envoy.filters.http.lua",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua",
+                "default_source_code": { "inline_string": WRAPPER },
+            },
+        }),
+    ]);
+}
+
+/// Puts every body into an envelope.
+const WRAPPER: &str = r#"
+function envoy_on_response(handle)
+  local body = handle:body()
+  if body then
+    local size = body:setBytes('{"data":' .. body:getBytes(0, body:length()) .. '}')
+    handle:headers():replace("content-length", size)
+  end
+end
+"#;
+
+/// What makes a case of a request.
+type Change = fn(Request) -> Request;
+
+const CASES: [(&str, Change); 7] = [
+    ("json", |pay| pay),
+    ("402", |pay| pay.header("x-test-status", "402")),
+    ("binary", |pay| pay.header("x-test-body-base64", base64([0, 255, 10, 13, 200]))),
+    ("200-kb", |pay| pay.header("x-test-body-size", "200000")),
+    ("empty", |pay| pay.header("x-test-body-base64", base64(""))),
+    ("204", |pay| pay.header("x-test-status", "204")),
+    ("many", |pay| pay.header("x-test-header", "link: <a>; rel=next").header("x-test-header", "link: <b>; rel=prev")),
+];
+
+#[test]
+fn a_replay_is_what_the_first_client_got() {
+    let world = world();
+    for (name, change) in CASES {
+        let pay = change(world.post(&format!("/restored/{name}")).key("k")).body("ten");
+        let first = pay.send();
+        executed(&first, 1);
+        for field in ["strict-transport-security", "access-control-allow-origin", "x-route-added", "x-frame-options"] {
+            assert_eq!(first.headers(field).len(), 1, "{name}: {field}: {}", shown(&first));
+        }
+        replays(&pay.send(), &first);
+        replays(&pay.send_h2(), &first);
+        assert_eq!(world.ledger.entries_for(pay.path()).len(), 1);
+    }
+}
+
+#[test]
+fn a_shielded_answer_is_what_the_service_has_sent_and_its_replay_too() {
+    let world = world();
+    for prefix in ["/shielded/restored", "/shielded/after"] {
+        for (name, change) in CASES {
+            let pay = change(world.post(&format!("{prefix}/{name}")).key("k")).body("ten");
+            let first = pay.send();
+            let status = match name {
+                "402" => 402,
+                "204" => 204,
+                _ => 201,
+            };
+            assert_eq!(first.status, status, "{name}: {}", shown(&first));
+            assert!(said(&first).starts_with("executed;"), "{name}: {}", shown(&first));
+            let wanted = match name {
+                "binary" => vec![0, 255, 10, 13, 200],
+                "200-kb" => body_of_size(200_000),
+                "empty" | "204" => Vec::new(),
+                _ => first.body.clone(),
+            };
+            assert!(first.body == wanted && !first.text().contains("data"), "{name}: {}", shown(&first));
+            assert_eq!(first.header("x-local"), None, "{name}");
+            let again = crate::shielded::answered(&pay);
+            assert!(said(&again).starts_with("replayed;attempt=1;"), "{name}: {}", shown(&again));
+            assert!((again.status, &again.body) == (first.status, &first.body), "{name}: {}", shown(&again));
+            assert_eq!(again.headers("link"), first.headers("link"), "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_look_up_is_what_the_filter_says_and_a_refusal_is_the_operators_to_write() {
+    let world = world();
+    let pay = world.post("/restored/looked").key("k").body("ten");
+    executed(&pay.send(), 1);
+    let look = world.request("GET", "/look-up?method=POST&path=/restored/looked").key("k").send();
+    assert_eq!((look.status, look.header("content-type")), (200, Some("application/json")), "{}", shown(&look));
+    assert_eq!(look.json()["state"], json!("completed"));
+    let other = pay.body("twenty").send();
+    assert_eq!((other.status, other.header("x-local")), (503, Some("1")), "{}", shown(&other));
+    assert!(said(&other).ends_with("reason=mismatch"), "{}", shown(&other));
+}
