@@ -6,6 +6,8 @@
 /// One safety rule, not kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mutant {
+    /// An answer of the gateway's own is left as others have changed it.
+    AnswerLeftChanged,
     /// A completed record is replaced by a later completion.
     CompletedReplaced,
     /// Owed operations write although the record they are about has expired.
@@ -50,7 +52,8 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 20] = [
+    pub const ALL: [Mutant; 21] = [
+        Mutant::AnswerLeftChanged,
         Mutant::CompletedReplaced,
         Mutant::DeadlineIgnored,
         Mutant::DoubtForgotten,

@@ -10,6 +10,7 @@ use crate::random::Random;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Fault {
+    AnswerMeddled,
     AnswersAnother,
     BodiesHidden,
     CallDelayed,
@@ -57,7 +58,8 @@ pub enum Fault {
 }
 
 impl Fault {
-    pub const ALL: [Fault; 44] = [
+    pub const ALL: [Fault; 45] = [
+        Fault::AnswerMeddled,
         Fault::AnswersAnother,
         Fault::BodiesHidden,
         Fault::CallDelayed,
@@ -156,7 +158,7 @@ impl Fault {
 
     /// Those that came to the plan later, and have dice of their own, so that the seeds of before stay what they were.
     fn came_later(self) -> bool {
-        matches!(self, Fault::UpstreamTrickles)
+        matches!(self, Fault::AnswerMeddled | Fault::UpstreamTrickles)
     }
 
     /// After these the store has forgotten what it had acknowledged.

@@ -247,6 +247,13 @@ struct Incoming {
     has_begun: bool,
 }
 
+/// An answer of a gateway's own on its way to the client.
+#[derive(Default)]
+struct Passing {
+    headers: Headers,
+    body: Vec<u8>,
+}
+
 struct Worker {
     /// None during a callback of it.
     worker: Option<Box<worker::Worker<Memory>>>,
@@ -375,6 +382,8 @@ pub struct World {
     hides: Random,
     /// Who looks first.
     looks: Random,
+    /// Answers of the gateways' own, while Envoy and its filters work on them, by worker and stream.
+    passing: HashMap<(usize, u32), Passing>,
     /// What Envoy does once the callback under way is over.
     afterwards: VecDeque<(usize, Afterwards)>,
     /// The first payload is an empty body.
@@ -427,6 +436,7 @@ impl World {
             turns: Random::new(plan.seed, 10),
             hides,
             looks,
+            passing: HashMap::new(),
             afterwards: VecDeque::new(),
             is_bodiless,
             granted: HashSet::new(),
@@ -1684,8 +1694,31 @@ impl World {
         if STEERING.iter().chain(&ACCOUNT).any(|name| headers.has(name)) {
             self.broken_bounds.push("a client was told what is for the gateway alone".to_owned());
         }
+        let seen = match reply.is_put_back() && self.strikes(Fault::AnswerMeddled, 500) {
+            true => Own {
+                status: 503,
+                headers: headers.iter().chain([(b"x-meddled".as_slice(), b"1".as_slice())]).collect(),
+                body: [b"{", body.as_slice(), b"}"].concat(),
+                details,
+            },
+            false => reply.clone(),
+        };
+        let passing = Passing { headers: seen.headers.clone(), body: seen.body.clone() };
+        self.passing.insert((worker, stream), passing);
         let origin = Origin { details: details.as_bytes(), attempts: Some(0), ..Origin::default() };
-        self.head_of_response(request, (worker, stream), &headers, status, origin, false);
+        let end = seen.body.is_empty();
+        self.head_of_response(request, (worker, stream), &seen.headers, seen.status, origin, end);
+        if !end {
+            self.call_stream(worker, stream, |worker, envoy, stream| {
+                let whole = || seen.body.clone();
+                worker.on_response_body(envoy, stream, ResponseBody { size: seen.body.len(), end: true, whole: &whole })
+            });
+        }
+        let passing = self.passing.remove(&(worker, stream)).unwrap_or_default();
+        let told: Headers = passing.headers.iter().filter(|(name, _)| !FRAMING.contains(name)).collect();
+        if (&told, &passing.body) != (&headers, &body) {
+            self.broken_bounds.push("I2: an answer of the gateway's own came changed".to_owned());
+        }
         self.hears(request, Answer { status, headers, body });
         self.closes(request, worker, stream, details);
     }
@@ -1869,6 +1902,8 @@ const ACCOUNT: [&str; 5] = [
     "x-idempotency-sent",
     "x-idempotency-owner",
 ];
+/// What Envoy has beside the fields of an answer.
+const FRAMING: [&[u8]; 2] = [b":status", b"content-length"];
 /// What only the upstream may tell the gateway.
 const STEERING: [&str; 2] = ["idempotency-store", "idempotency-ttl"];
 

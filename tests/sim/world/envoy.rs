@@ -10,7 +10,7 @@ use envoy_idempotency::step::{Count, Flow, Outgoing, Remark};
 use envoy_idempotency::store::client::Batch;
 use envoy_idempotency::worker::{Action, Gauge, Host, Side, Stream, Worker};
 
-use super::{Happening, World, edited};
+use super::{Happening, Passing, World, edited};
 use crate::embedded::Memory;
 
 /// What Envoy does once a callback is over.
@@ -93,6 +93,11 @@ impl Envoy<'_> {
         }
         request
     }
+
+    /// The answer of the gateway's own that goes out on this stream.
+    fn passing(&mut self, stream: u32) -> &mut Passing {
+        self.world.passing.entry((self.worker, stream)).or_default()
+    }
 }
 
 impl Host for Envoy<'_> {
@@ -116,9 +121,8 @@ impl Host for Envoy<'_> {
         let stream = self.entered.unwrap_or_default();
         match (side, flow) {
             (_, Flow::Pass | Flow::Hold) => {}
-            (_, Flow::Replace(_) | Flow::Restore(_)) => {
-                self.world.broken_bounds.push("an answer was restored that came by as it was given".to_owned());
-            }
+            (_, Flow::Restore(headers)) => self.passing(stream).headers = headers,
+            (_, Flow::Replace(body)) => self.passing(stream).body = body,
             (Side::Request, Flow::Resume(edits)) => self.world.requests[request].edits.extend(edits),
             (Side::Response, Flow::Resume(edits)) => {
                 let Some(incoming) = &mut self.world.requests[request].incoming else { return };
