@@ -33,7 +33,9 @@ pub enum Source {
     Upstream,
     /// This filter.
     Own,
-    /// A route or another filter, in the upstream's place.
+    /// The route itself, before any attempt.
+    Route,
+    /// Another filter, in the upstream's place.
     Local {
         /// Whether an upstream may have been asked before.
         attempted: bool,
@@ -118,6 +120,7 @@ impl Origin<'_> {
         match said.map(|(_, word)| *word).find(|word| self.bears_out(*word)) {
             Some(Word::Unsent(_) | Word::Refused(_)) => Source::Host(Ending::Unsent),
             Some(Word::Ended(ending)) => Source::Host(ending),
+            Some(Word::Route) if self.attempts == Some(0) => Source::Route,
             Some(Word::Route) => local,
             None if self.owner.is_some_and(|owner| owner != ROUTER) => local,
             None => Source::Unclear,

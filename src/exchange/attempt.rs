@@ -213,7 +213,7 @@ pub(super) enum Tries {
 impl Tries {
     pub(super) fn of(origin: Origin<'_>) -> Self {
         match origin.source() {
-            Source::Host(Ending::Unsent) => Tries::Never,
+            Source::Host(Ending::Unsent) | Source::Route => Tries::Never,
             _ if origin.retried() => Tries::Several,
             _ => Tries::Once,
         }

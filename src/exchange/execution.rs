@@ -15,7 +15,7 @@ use crate::reply::{Reason, Reply};
 use crate::step::{Count, Flow, Remark, Step};
 
 use super::attempt::{Execution, Outcome, Tries, Ttl};
-use super::headers::{kept, passed, removals, reported, steered_fate};
+use super::headers::{Steering, kept, passed, removals, reported, steering};
 use super::settlement::{Message, Save, respond};
 use super::{Context, Next, SMALL_BODY, State, hold};
 
@@ -49,9 +49,16 @@ enum Body {
 
 /// What becomes of the key, by who answered and what. None made it where no account came with the answer.
 fn fate(policy: &Policy, source: Option<Source>, status: u16, headers: &Headers) -> Fate {
-    let by_status = || steered_fate(headers).unwrap_or_else(|| policy.outcomes.of_status(status));
+    let by_status = || match steering(headers) {
+        Steering::Fate(fate) => fate,
+        Steering::None => policy.outcomes.of_status(status),
+        Steering::Unreadable => in_doubt(policy.outcomes.of_status(status)),
+    };
     match source {
         Some(Source::Host(ending)) => policy.outcomes.of_ending(ending),
+        // The client is sent elsewhere, and nothing was done: there the same key is not to meet this answer.
+        Some(Source::Route) if status / 100 == 3 => policy.outcomes.of_ending(Ending::Unsent),
+        Some(Source::Route) => by_status(),
         // Another filter of this kind, further on, answered in the upstream's place.
         Some(Source::Own | Source::Unclear) => Fate::Unknown,
         None if status >= 400 => Fate::Unknown,
@@ -104,7 +111,7 @@ impl AwaitResponse {
         let fate = match (origin.source(), status) {
             (Source::Host(ending), _) => cx.policy.outcomes.of_ending(ending),
             // Another filter answered while the upstream's response passed it, and Envoy sent that past this one.
-            (Source::Local { .. }, Some(status)) => in_doubt(cx.policy.outcomes.of_status(status)),
+            (Source::Local { .. } | Source::Route, Some(status)) => in_doubt(cx.policy.outcomes.of_status(status)),
             // There was an answer, and it passed this filter by.
             _ => Fate::Unknown,
         };

@@ -69,14 +69,26 @@ pub(super) fn passed(headers: &Headers) -> Headers {
     headers.iter().filter(|(name, _)| goes_on(name)).collect()
 }
 
-/// The upstream's own word on the fate of the key; anything but one known word is no word.
-pub(super) fn steered_fate(headers: &Headers) -> Option<Fate> {
-    match single(headers, STEER_FATE)? {
-        b"store" => Some(Fate::Store),
-        b"release" => Some(Fate::Release),
-        b"retry" => Some(Fate::Retry),
-        b"unknown" => Some(Fate::Unknown),
-        _ => None,
+/// The upstream's own word on the fate of the key.
+pub(super) enum Steering {
+    /// It says nothing.
+    None,
+    /// One word, in any case, however often it is said.
+    Fate(Fate),
+    /// Something else, or more than one word: something is to become of the key that its status does not tell.
+    Unreadable,
+}
+
+/// Reads what the upstream says of the key.
+pub(super) fn steering(headers: &Headers) -> Steering {
+    let mut words = headers.all(STEER_FATE).flat_map(|line| line.split(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
+    let Some(word) = words.next() else { return Steering::None };
+    let fates =
+        [("store", Fate::Store), ("release", Fate::Release), ("retry", Fate::Retry), ("unknown", Fate::Unknown)];
+    let fate = fates.iter().find(|(name, _)| word.eq_ignore_ascii_case(name.as_bytes())).map(|(_, fate)| *fate);
+    match fate {
+        Some(fate) if words.all(|other| other.eq_ignore_ascii_case(word)) => Steering::Fate(fate),
+        _ => Steering::Unreadable,
     }
 }
 

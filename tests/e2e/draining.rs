@@ -6,6 +6,7 @@
 use std::time::{Duration, Instant};
 
 use envoy_idempotency::record::State;
+use harness::gateway::plugin;
 use harness::{Fault, Gateway, PATIENCE, Redis, SharedWorld, wait_until};
 use serde_json::{Value, json};
 
@@ -203,4 +204,59 @@ fn twenty_reloads_that_change_the_prefix_in_an_outage_share_one_bound_of_bytes()
     assert!((25..=33).contains(&whole), "{whole} responses of half a megabyte were kept within 16 MiB");
     let log = world.gateways[0].log();
     assert!(log.lines().filter(|line| line.contains("gave up")).all(|line| line.contains("[warning]")), "{log}");
+}
+
+/// Has each worker keep a root of the filter's own configuration, whatever becomes of listeners.
+fn kept_by_a_service(tree: &mut Value) {
+    let config = plugin(tree).clone();
+    let service = json!({
+        "name": "envoy.bootstrap.wasm",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.wasm.v3.WasmService",
+            "singleton": false,
+            "config": config,
+        },
+    });
+    match tree["bootstrap_extensions"].as_array_mut() {
+        Some(all) => all.push(service),
+        None => tree["bootstrap_extensions"] = json!([service]),
+    }
+}
+
+#[test]
+fn what_is_owed_survives_the_last_listener_where_a_service_keeps_it() {
+    let document = document("idem:");
+    let world = SharedWorld::with(Redis::start(), &[document.clone(), document], |options| {
+        options.lds().concurrency(1).mutate(kept_by_a_service)
+    });
+    let pay = owes(&world, "/draining/last-listener");
+    world.gateways[0].remove_listener();
+    outlast(&world.gateways[0]);
+    world.interposer.open();
+    world.gateways[0].restore_listener();
+    replayed(&pay);
+    replayed(&pay.clone().to(world.other()));
+    assert_eq!(world.ledger.entries_for(pay.path()).len(), 1);
+    is_over(&world.gateways[0]);
+}
+
+#[test]
+fn what_the_gateway_itself_executes_outlasts_the_last_listener_where_a_service_keeps_it() {
+    let execution = json!({ "kind": "shielded", "cluster": "shielded" });
+    let document = json!({ "policy": { "lease_ms": 1000, "ttl_s": 1800, "execution": execution } });
+    let world =
+        shielded::world(|options| options.lds().concurrency(1).configuration(document).mutate(kept_by_a_service));
+    let pay = world.post("/draining/shielded-last").key("k");
+    let client = start(&world, &pay, "ten", "last");
+    hang_up(&world, client, pay.path());
+    world.gateway.remove_listener();
+    outlast(&world.gateway);
+    world.gateway.restore_listener();
+    let pay = pay.body("ten");
+    refused(&pay.send(), 429, "in-flight", Some("1"));
+    world.ledger.open("last");
+    let answer = answered(&pay);
+    assert!(said(&answer).starts_with("replayed;attempt=1;") && answer.status == 201, "{}", shown(&answer));
+    assert_eq!(world.ledger.entries_for(pay.path()).len(), 1);
+    is_over(&world.gateway);
 }

@@ -16,7 +16,7 @@ fn records_stay_while_the_last_listener_is_away() {
     let first = pay.send();
     executed(&first, 1);
 
-    remove_listener(&world);
+    world.gateway.remove_listener();
     world.gateway.restore_listener();
 
     replays(&pay.send(), &first);
@@ -33,7 +33,7 @@ fn without_the_service_that_keeps_them_records_go_with_the_last_listener() {
     let pay = world.post("/pay").key("k").body("ten");
     executed(&pay.send(), 1);
 
-    remove_listener(&world);
+    world.gateway.remove_listener();
     wait_until("no VM is left", PATIENCE, || vms(&world) == 0);
     world.gateway.restore_listener();
 
@@ -47,7 +47,7 @@ fn a_request_that_goes_with_its_listener_is_unknown_when_the_listener_is_back() 
     let pay = world.post("/cut").key("k");
     let _cut = start(&world, &pay, "ten", "never");
 
-    remove_listener(&world);
+    world.gateway.remove_listener();
     world.gateway.restore_listener();
 
     let pay = pay.body("ten");
@@ -68,7 +68,7 @@ fn what_expires_while_the_listener_is_away_is_forgotten() {
     assert_eq!(world.post("/pay").key("k").body("ten").send().status, 201);
     wait_until("the gauge tells of the record", PATIENCE, || bytes() > 0);
 
-    remove_listener(&world);
+    world.gateway.remove_listener();
 
     wait_until("the table is empty", PATIENCE, || bytes() == 0);
     assert!(vms(&world) > 0, "the gauge is gone and says nothing");
@@ -87,7 +87,7 @@ fn the_service_counts_nothing_and_adds_nothing_to_the_gauges() {
     wait_until("the gauge tells of the response", PATIENCE, || stat("store_bytes") > 70_000);
     let (bytes, executions) = (stat("store_bytes"), stat("executed_total"));
 
-    remove_listener(&world);
+    world.gateway.remove_listener();
     world.gateway.restore_listener();
 
     assert_eq!(executions, 1);
@@ -142,15 +142,6 @@ fn the_process_of_a_hot_restart_finds_in_redis_what_the_old_one_stored_and_runs(
     world.ledger.open("hot restart");
     let first = at_the_old.response();
     replays(&running.body("ten").send(), &first);
-}
-
-/// Takes the listener away and returns when its workers' VMs have gone too.
-#[track_caller]
-fn remove_listener(world: &World) {
-    let before = vms(world);
-    world.gateway.remove_listener();
-    // The harness runs two workers.
-    wait_until("the workers' VMs have gone", PATIENCE, || vms(world) + 2 <= before);
 }
 
 /// How many VMs Envoy has.

@@ -230,6 +230,13 @@ fn the_service_can_overrule_per_response() {
     refused(&again, 409, "outcome-unknown", again.header("retry-after"));
     assert!(again.header("retry-after").is_some());
 
+    // What cannot be read frees nothing: the status would say that it failed.
+    for (n, word) in ["maybe", "unknown, retry", "release~store", "Unknown, UNKNOWN"].into_iter().enumerate() {
+        let failing = world.post(&format!("/outcomes/unreadable-{n}")).key("k").header("x-test-status", "500");
+        let failed = failing.header("x-test-header", format!("Idempotency-Store: {word}")).body("ten").send();
+        unsteered(&failed, 500, 1, "unknown");
+    }
+
     let (nonsense, _) = steered("201", "maybe");
     let first = nonsense.send();
     executed(&first, 1);

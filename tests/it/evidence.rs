@@ -81,7 +81,7 @@ fn a_filter_behind_is_known_by_its_name_and_not_by_its_words() {
     // Words of Envoy's own that promise nothing count whoever has them: they leave the key in doubt.
     assert_eq!(by("mine", "response_timeout", Some(0)), Source::Host(Ending::Timeout));
     // The router, called otherwise in the chain.
-    assert_eq!(by("way-out", "direct_response", Some(0)), Source::Local { attempted: false });
+    assert_eq!(by("way-out", "direct_response", Some(0)), Source::Route);
     assert_eq!(
         Origin { owner: Some(b"way-out"), ..said("cluster_not_found", "NC") }.source(),
         Source::Host(Ending::Unsent)

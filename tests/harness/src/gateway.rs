@@ -364,10 +364,11 @@ impl Gateway {
     /// Takes the listener out while Envoy runs, and returns when it has drained; needs [`Options::lds`].
     #[track_caller]
     pub fn remove_listener(&self) {
-        self.list(false);
         let listeners = || self.stat("listener_manager.total_listeners_active");
         let draining = || self.stat("listener_manager.total_listeners_draining");
-        wait_until("the listener has gone", PATIENCE, || listeners() == 0 && draining() == 0);
+        let before = listeners();
+        self.list(false);
+        wait_until("the listener has gone", PATIENCE, || listeners() < before && draining() == 0);
     }
 
     /// Puts the listener back after [`remove_listener`](Gateway::remove_listener), and returns when it serves.
