@@ -6,8 +6,8 @@
 
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -91,7 +91,8 @@ fn large_responses(size: usize, policy: &Value, line: &str) {
             .collect();
         wait_until("all of them run", PATIENCE, || service.waiting.load(Ordering::SeqCst) == COUNT);
         world.redis.freeze();
-        service.may_answer.store(true, Ordering::SeqCst);
+        *service.may_answer.0.lock().unwrap() = true;
+        service.may_answer.1.notify_all();
         for client in clients {
             let answer = client.join().unwrap();
             assert_eq!((answer.status, answer.body.len()), (201, size), "{}", shown(&answer));
@@ -121,7 +122,7 @@ fn of_vms(gateway: &Gateway) -> u64 {
 struct Service {
     addr: SocketAddr,
     waiting: Arc<AtomicUsize>,
-    may_answer: Arc<AtomicBool>,
+    may_answer: Arc<(Mutex<bool>, Condvar)>,
 }
 
 impl Service {
@@ -129,7 +130,7 @@ impl Service {
     fn start(size: usize) -> Service {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let addr = listener.local_addr().unwrap();
-        let (waiting, may_answer) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+        let (waiting, may_answer) = (Arc::new(AtomicUsize::new(0)), Arc::new((Mutex::new(false), Condvar::new())));
         let (asked, let_go) = (Arc::clone(&waiting), Arc::clone(&may_answer));
         thread::spawn(move || {
             let body = Arc::new(vec![b'x'; size]);
@@ -138,9 +139,7 @@ impl Service {
                 thread::spawn(move || {
                     read_to(&mut stream, b"\r\n\r\nten");
                     asked.fetch_add(1, Ordering::SeqCst);
-                    while !let_go.load(Ordering::SeqCst) {
-                        thread::sleep(Duration::from_millis(5));
-                    }
+                    drop(let_go.1.wait_while(let_go.0.lock().unwrap(), |may_answer| !*may_answer).unwrap());
                     let head = format!("HTTP/1.1 201 Created\r\nconnection: close\r\ncontent-length: {size}\r\n\r\n");
                     // A peer that has gone shows in what its client got.
                     let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&body));
