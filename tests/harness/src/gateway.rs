@@ -32,7 +32,6 @@ pub struct Options {
     concurrency: u32,
     drain_time_s: u32,
     port: Option<u16>,
-    admin_port: u16,
     log_level: String,
     env: Vec<(String, String)>,
     changes: Vec<Change>,
@@ -63,7 +62,6 @@ impl Options {
             concurrency: 2,
             drain_time_s: 1,
             port: None,
-            admin_port: 0,
             log_level: "info".to_owned(),
             env: Vec::new(),
             changes: Vec::new(),
@@ -110,12 +108,6 @@ impl Options {
     /// Listens on this port instead of a free one.
     pub fn port(mut self, port: u16) -> Options {
         self.port = Some(port);
-        self
-    }
-
-    /// The admin interface on this port instead of a free one.
-    pub fn admin_port(mut self, port: u16) -> Options {
-        self.admin_port = port;
         self
     }
 
@@ -190,13 +182,9 @@ impl Gateway {
             Some(number) => Port::take(number)?,
             None => Port::reserve(),
         };
-        if options.admin_port != 0 {
-            drop(Port::take(options.admin_port)?);
-        }
-
         let mut tree = shipped(options.file)?;
         listener(&mut tree)["address"]["socket_address"]["port_value"] = json!(port.number());
-        tree["admin"]["address"]["socket_address"]["port_value"] = json!(options.admin_port);
+        tree["admin"]["address"]["socket_address"]["port_value"] = json!(0);
         set_endpoint(cluster(&mut tree, "payments"), options.upstream);
         hcm(&mut tree)["access_log"][0]["name"] = json!("envoy.access_loggers.file");
         let access_log = &mut hcm(&mut tree)["access_log"][0]["typed_config"];

@@ -3,8 +3,8 @@
 //! One rule: it checks what it prints, and says in one sentence what was wrong.
 //! It does not know how the filter does it.
 //!
-//! With `ONCE=1` it takes free ports and ends after the transcript; otherwise it serves on 127.0.0.1:10000 until
-//! Ctrl-C. With `STORE=redis` there are two Envoys that share one Redis, and the repeat goes through the other one.
+//! With `ONCE=1` it takes free ports and ends after the transcript; otherwise it serves on 127.0.0.1:10000, or on `PORT`,
+//! until Ctrl-C. With `STORE=redis` there are two Envoys that share one Redis, and the repeat goes through the other one.
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -69,13 +69,17 @@ impl Stage {
             }
             false => None,
         };
+        let port = match std::env::var("PORT") {
+            Ok(port) => port.parse().map_err(|_| format!("PORT is {port:?}; it must be a number up to 65534."))?,
+            Err(_) => PORT,
+        };
         let gateway = |number| {
             let mut options = match &store {
                 Some((webdis, _)) => Options::redis(ledger.addr(), webdis.addr()),
                 None => Options::new(ledger.addr()),
             };
             if !once {
-                options = options.port(PORT + number).admin_port(ADMIN_PORT + number);
+                options = options.port(port + number);
             }
             Gateway::try_start(options)
         };
@@ -270,7 +274,6 @@ impl Interrupts {
 }
 
 const PORT: u16 = 10_000;
-const ADMIN_PORT: u16 = 9_901;
 const KEY: &str = "order-1001";
 const BODY: &str = r#"{"amount":4200,"currency":"EUR"}"#;
 const OTHER_BODY: &str = r#"{"amount":9900,"currency":"EUR"}"#;
