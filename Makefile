@@ -8,6 +8,8 @@ ENVOYS := 1.36.4 1.37.0 1.38.2 1.39.3 1.40.0
 ENVOY_BIN ?= $(CURDIR)/.cache/envoy-$(ENVOY)/envoy
 PEER ?= 1.2.2
 PEER_BIN ?= $(CURDIR)/.cache/idempotent-proxy-server-$(PEER)/bin/idempotent-proxy-server
+CARGO_DENY := 0.20.2
+CARGO_DENY_BIN := $(CURDIR)/.cache/cargo-deny-$(CARGO_DENY)/bin/cargo-deny
 CARGO_FUZZ ?= 0.13.2
 CARGO_FUZZ_BIN := $(CURDIR)/.cache/cargo-fuzz-$(CARGO_FUZZ)/bin/cargo-fuzz
 HAS_NIGHTLY := rustup toolchain list | grep -q '^nightly'
@@ -25,7 +27,7 @@ SERVED := e2e short gateway ledger store
 export ENVOY_BIN FILTER_WASM PEER_BIN PORT
 
 .DEFAULT_GOAL := help
-.PHONY: help run ready port-free check-config test matrix fuzz build lint bench soak sim chaos clean wasm-target build-tools bench-tools store-tools chaos-tools
+.PHONY: help run ready port-free check-config test matrix fuzz build lint advisories bench soak sim chaos clean wasm-target build-tools bench-tools store-tools chaos-tools
 
 help: ## Prints this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -90,11 +92,16 @@ $(FILTER_WASM): $(RAW_WASM) tests/e2e/wasm_exports.txt $(MAKEFILE_LIST)
 	@mv $@.part $@
 	@cd $(@D) && sha256sum $(@F) > $(@F).sha256
 
-lint: wasm-target ## Checks format, lints (native and wasm32) and documentation; warnings are errors.
+lint: ready wasm-target ## Checks format, lints (native and wasm32), documentation and dependencies; warnings are errors.
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- --deny warnings
 	cargo clippy --locked --package envoy-idempotency --target wasm32-wasip1 -- --deny warnings
 	RUSTDOCFLAGS=-Dwarnings cargo doc --locked --workspace --no-deps --document-private-items
+	@$(MAKE) --silent --no-print-directory $(CARGO_DENY_BIN)
+	@$(CARGO_DENY_BIN) --log-level error check bans licenses sources
+
+advisories: $(CARGO_DENY_BIN) ## Asks RustSec for known weaknesses of dependencies; wants github.com.
+	$(CARGO_DENY_BIN) check advisories
 
 sim: ## Simulates SEEDS runs of adversity (20000), shows that each broken safety rule is noticed, and what was covered.
 	SEEDS=$(or $(SEEDS),20000) cargo test --locked --release --features mutants --test sim -- --nocapture --test-threads 1
@@ -127,6 +134,9 @@ $(CURDIR)/.cache/envoy-%/envoy:
 # The proxy that `make bench` measures the filter against, as crates.io carries it.
 $(PEER_BIN):
 	cargo install --locked idempotent-proxy-server --version $(PEER) --root .cache/idempotent-proxy-server-$(PEER)
+
+$(CARGO_DENY_BIN):
+	cargo install --locked cargo-deny --version $(CARGO_DENY) --root .cache/cargo-deny-$(CARGO_DENY)
 
 $(CARGO_FUZZ_BIN):
 	cargo install --locked cargo-fuzz --version $(CARGO_FUZZ) --root .cache/cargo-fuzz-$(CARGO_FUZZ)
