@@ -1,4 +1,6 @@
 //! Claims, their leases, and who takes over.
+//!
+//! Its one rule: each is a script and its whole transcript; `mod.rs` says how a script is written.
 
 use expect_test::expect;
 

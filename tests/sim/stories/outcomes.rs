@@ -1,4 +1,6 @@
 //! What becomes of the key when an execution has ended.
+//!
+//! Its one rule: each is a script and its whole transcript; `mod.rs` says how a script is written.
 
 use expect_test::expect;
 

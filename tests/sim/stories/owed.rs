@@ -1,4 +1,6 @@
 //! What a gateway owes a store that is away, crashes, or forgets.
+//!
+//! Its one rule: each is a script and its whole transcript; `mod.rs` says how a script is written.
 
 use expect_test::expect;
 

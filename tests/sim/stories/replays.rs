@@ -1,4 +1,6 @@
 //! What a retry, another payload and a look-up get of an operation that has run.
+//!
+//! Its one rule: each is a script and its whole transcript; `mod.rs` says how a script is written.
 
 use expect_test::expect;
 

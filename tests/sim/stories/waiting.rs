@@ -1,4 +1,6 @@
 //! Duplicates that wait.
+//!
+//! Its one rule: each is a script and its whole transcript; `mod.rs` says how a script is written.
 
 use expect_test::expect;
 

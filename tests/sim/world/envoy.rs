@@ -10,7 +10,8 @@ use envoy_idempotency::step::{Count, Flow, Outgoing, Remark};
 use envoy_idempotency::store::client::Batch;
 use envoy_idempotency::worker::{Action, Gauge, Host, Side, Stream, Worker};
 
-use super::{Happening, Passing, World, edited};
+use super::gateways::edited;
+use super::{Happening, Passing, World};
 use crate::embedded::Memory;
 
 /// What Envoy does once a callback is over.
