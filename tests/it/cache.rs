@@ -3,8 +3,7 @@
 //! Its one rule: the cache is told what the store said, in the order the store said it, and is then asked as a claim is.
 //! It does not know how the store is asked; its cells behave as Envoy's do.
 
-use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use envoy_idempotency::command::{Command, CommandKind, Failure, StoreReply};
@@ -16,6 +15,7 @@ use envoy_idempotency::store::cache::Cache;
 use envoy_idempotency::store::client::{Client, Completion, Nonce, Reply};
 use envoy_idempotency::store::local::Cells;
 use envoy_idempotency::store::{Pool, Store, model};
+use host_model::{Fault, SharedData};
 use proptest::prelude::*;
 
 use crate::gateways::{Gateways, LEASE, TTL, deeds};
@@ -27,8 +27,8 @@ proptest! {
     /// pairs that share a cell.
     #[test]
     fn whatever_it_answers_the_store_would_answer_too(deeds in deeds(5, 40), late_ms in 0..LEASE / 2) {
-        let host = Host::default();
-        let workers = [host.cache(BOUNDS), host.cache(BOUNDS)];
+        let host = SharedData::default();
+        let workers = [open(&host, BOUNDS), open(&host, BOUNDS)];
         let (mut gateways, mut now_ms) = (Gateways::default(), late_ms);
         let (mut records, mut completed) = (BTreeMap::<Name, Record>::new(), BTreeSet::new());
         for (turn, deed) in deeds.iter().enumerate() {
@@ -74,7 +74,7 @@ proptest! {
 
 #[test]
 fn an_answer_that_was_overtaken_by_the_settlement_changes_nothing() {
-    let cache = Host::default().cache(BOUNDS);
+    let cache = open(&SharedData::default(), BOUNDS);
     let renewal = call(1, 1, CommandKind::Renew);
     learn(&cache, &claim(1, 1), 0, &granted(1), 0);
     learn(&cache, &complete(1, 1, 10), 40, &StoreReply::Settled, 50);
@@ -87,7 +87,7 @@ fn an_answer_that_was_overtaken_by_the_settlement_changes_nothing() {
 
 #[test]
 fn a_completion_that_only_the_outbox_still_waits_for_is_asked_of_the_store() {
-    let cache = Host::default().cache(BOUNDS);
+    let cache = open(&SharedData::default(), BOUNDS);
     learn(&cache, &complete(1, 1, 10), 0, &StoreReply::Failed(Failure::Timeout), 50);
     let call = Rc::new(complete(1, 1, 10));
     cache.learn(&Completion { exchange: None, command: call, asked_ms: 200, verdict: StoreReply::Settled }, 200);
@@ -96,7 +96,7 @@ fn a_completion_that_only_the_outbox_still_waits_for_is_asked_of_the_store() {
 
 #[test]
 fn a_record_that_is_older_than_the_clock_keeps_its_age() {
-    let cache = Host::default().cache(BOUNDS);
+    let cache = open(&SharedData::default(), BOUNDS);
     let old = StoreReply::Completed { attempt: 1, status: Some(200), response: None, age_ms: 3_600_000, ttl_ms: 500 };
     learn(&cache, &claim(1, 1), 10, &old, 15);
     let verdict = cache.look(&claim(1, 2), 20);
@@ -105,7 +105,7 @@ fn a_record_that_is_older_than_the_clock_keeps_its_age() {
 
 #[test]
 fn a_response_over_the_bound_is_not_kept_however_small() {
-    let cache = Host::default().cache(CacheBounds { max_entry_bytes: 9, ..BOUNDS });
+    let cache = open(&SharedData::default(), CacheBounds { max_entry_bytes: 9, ..BOUNDS });
     learn(&cache, &complete(1, 1, 9), 0, &StoreReply::Settled, 0);
     learn(&cache, &complete(2, 1, 10), 0, &StoreReply::Settled, 0);
     assert!(matches!(cache.look(&claim(1, 2), 1), Some(StoreReply::Completed { .. })));
@@ -115,7 +115,7 @@ fn a_response_over_the_bound_is_not_kept_however_small() {
 #[test]
 fn a_completed_record_small_or_large_is_remembered_as_it_was_stored() {
     for size in [0, 1, 800, 900, 1000, 5000, 16_384] {
-        let cache = Host::default().cache(BOUNDS);
+        let cache = open(&SharedData::default(), BOUNDS);
         learn(&cache, &complete(1, 1, size), 0, &StoreReply::Settled, 10);
         let replay = StoreReply::Completed {
             attempt: 1,
@@ -136,7 +136,7 @@ fn a_completed_record_small_or_large_is_remembered_as_it_was_stored() {
 
 #[test]
 fn a_completed_record_without_a_response_is_remembered_too() {
-    let cache = Host::default().cache(BOUNDS);
+    let cache = open(&SharedData::default(), BOUNDS);
     let bare = CommandKind::Complete { status: 200, response: None };
     learn(&cache, &call(1, 1, bare), 0, &StoreReply::Settled, 0);
     let wanted = StoreReply::Completed { attempt: 1, status: Some(200), response: None, age_ms: 0, ttl_ms: TTL };
@@ -146,7 +146,7 @@ fn a_completed_record_without_a_response_is_remembered_too() {
 #[test]
 fn what_a_claim_was_told_of_another_gateways_record_is_remembered_with_its_age() {
     for size in [10, 5000] {
-        let cache = Host::default().cache(BOUNDS);
+        let cache = open(&SharedData::default(), BOUNDS);
         let told = |age_ms, ttl_ms| StoreReply::Completed {
             attempt: 3,
             status: Some(202),
@@ -163,18 +163,18 @@ fn what_a_claim_was_told_of_another_gateways_record_is_remembered_with_its_age()
 
 #[test]
 fn what_is_over_max_entry_bytes_is_not_remembered() {
-    let host = Host::default();
-    let cache = host.cache(CacheBounds { max_entry_bytes: 4000, ..BOUNDS });
+    let host = SharedData::default();
+    let cache = open(&host, CacheBounds { max_entry_bytes: 4000, ..BOUNDS });
     learn(&cache, &complete(1, 1, 4000), 0, &StoreReply::Settled, 0);
     assert!(cache.look(&claim(1, 2), 0).is_some());
     learn(&cache, &complete(2, 1, 4200), 0, &StoreReply::Settled, 0);
     assert_eq!(cache.look(&claim(2, 2), 0), None);
-    assert!(host.longest() < 32 + 128 + 4100, "a cell holds {} bytes", host.longest());
+    assert!(longest(&host) < 32 + 128 + 4100, "a cell holds {} bytes", longest(&host));
 }
 
 #[test]
 fn what_became_too_large_is_not_answered_from_what_was_there_before() {
-    let cache = Host::default().cache(CacheBounds { max_entry_bytes: 4000, ..BOUNDS });
+    let cache = open(&SharedData::default(), CacheBounds { max_entry_bytes: 4000, ..BOUNDS });
     for size in [10, 3000] {
         learn(&cache, &complete(1, 1, size), 0, &StoreReply::Settled, 0);
         learn(&cache, &claim(1, 2), TTL, &granted(1), TTL);
@@ -185,7 +185,7 @@ fn what_became_too_large_is_not_answered_from_what_was_there_before() {
 
 #[test]
 fn a_running_claim_refuses_duplicates_until_its_lease_is_over_counted_from_when_it_was_asked_for() {
-    let cache = Host::default().cache(BOUNDS);
+    let cache = open(&SharedData::default(), BOUNDS);
     learn(&cache, &claim(1, 1), 1000, &granted(4), 1070);
     for now_ms in [1070, 1000 + LEASE - 1] {
         assert_eq!(cache.look(&claim(1, 2), now_ms), Some(StoreReply::InFlight { attempt: 4 }));
@@ -202,7 +202,7 @@ fn a_running_claim_refuses_duplicates_until_its_lease_is_over_counted_from_when_
 
 #[test]
 fn a_renewal_lengthens_the_mark() {
-    let cache = Host::default().cache(BOUNDS);
+    let cache = open(&SharedData::default(), BOUNDS);
     learn(&cache, &claim(1, 1), 0, &granted(1), 0);
     learn(&cache, &call(1, 1, CommandKind::Renew), 60, &StoreReply::Renewed { expires_ms: 0 }, 70);
     assert_eq!(cache.look(&claim(1, 2), 60 + LEASE - 1), Some(StoreReply::InFlight { attempt: 1 }));
@@ -221,7 +221,7 @@ fn whoever_ends_without_a_success_or_has_lost_is_forgotten() {
         (CommandKind::Complete { status: 201, response: None }, StoreReply::Lost),
         (CommandKind::Complete { status: 201, response: Some(vec![7; 5000]) }, StoreReply::Lost),
     ] {
-        let cache = Host::default().cache(BOUNDS);
+        let cache = open(&SharedData::default(), BOUNDS);
         learn(&cache, &claim(1, 1), 0, &granted(1), 0);
         assert_eq!(cache.look(&claim(1, 2), 0), Some(StoreReply::InFlight { attempt: 1 }));
         learn(&cache, &call(1, 1, operation.clone()), 0, &verdict, 0);
@@ -234,7 +234,7 @@ fn what_a_claim_was_refused_with_is_not_remembered() {
     let unknown = StoreReply::Unknown { attempt: 1, wait_ms: 10 };
     let failed = StoreReply::Failed(Failure::Timeout);
     for verdict in [StoreReply::InFlight { attempt: 1 }, StoreReply::Mismatch, unknown, StoreReply::Stale, failed] {
-        let cache = Host::default().cache(BOUNDS);
+        let cache = open(&SharedData::default(), BOUNDS);
         learn(&cache, &claim(1, 1), 0, &verdict, 0);
         assert_eq!(cache.look(&claim(1, 2), 0), None, "{verdict:?}");
     }
@@ -242,7 +242,7 @@ fn what_a_claim_was_refused_with_is_not_remembered() {
 
 #[test]
 fn a_renewal_that_brought_no_answer_leaves_the_mark_as_it_was() {
-    let cache = Host::default().cache(BOUNDS);
+    let cache = open(&SharedData::default(), BOUNDS);
     learn(&cache, &claim(1, 1), 0, &granted(1), 0);
     learn(&cache, &call(1, 1, CommandKind::Renew), 60, &StoreReply::Failed(Failure::Timeout), 70);
     assert_eq!(cache.look(&claim(1, 2), LEASE - 1), Some(StoreReply::InFlight { attempt: 1 }));
@@ -260,7 +260,7 @@ fn while_the_store_must_still_hear_of_an_end_its_name_is_shown_as_running() {
         (1, CommandKind::MarkUnknown),
         (0, CommandKind::MarkUnknown),
     ] {
-        let cache = Host::default().cache(BOUNDS);
+        let cache = open(&SharedData::default(), BOUNDS);
         let ended = Command { attempt, ..call(1, 1, operation) };
         let withdrawn = call(1, 3, CommandKind::Withdraw);
         learn(&cache, &ended, 0, &StoreReply::Failed(Failure::Transport), 500);
@@ -273,7 +273,7 @@ fn while_the_store_must_still_hear_of_an_end_its_name_is_shown_as_running() {
         let is_shown = cache.look(&claim(1, 2), 600);
         assert!(!matches!(is_shown, Some(StoreReply::InFlight { .. })), "{ended:?}: {is_shown:?}");
     }
-    let cache = Host::default().cache(BOUNDS);
+    let cache = open(&SharedData::default(), BOUNDS);
     let withdrawn = call(1, 1, CommandKind::Withdraw);
     learn(&cache, &withdrawn, 0, &StoreReply::Failed(Failure::Timeout), 0);
     assert_eq!(cache.look(&claim(1, 2), 0), None, "nothing ran under a claim that was withdrawn");
@@ -282,11 +282,11 @@ fn while_the_store_must_still_hear_of_an_end_its_name_is_shown_as_running() {
 #[test]
 fn what_is_owed_is_shown_on_the_other_workers_for_as_long_as_the_store_is_silent() {
     const MINUTE: u64 = 60_000;
-    let (host, bounds) = (Host::default(), CacheBounds { ttl_ms: 1000, ..BOUNDS });
+    let (host, bounds) = (SharedData::default(), CacheBounds { ttl_ms: 1000, ..BOUNDS });
     let mut limits = crate::client::LIMITS;
     (limits.breaker_failures, limits.breaker_open_ms) = (1, MINUTE);
-    let mut store = Store::Remote(Box::new(Client::new(limits)), Some(host.cache(bounds)));
-    let other = host.cache(bounds);
+    let mut store = Store::Remote(Box::new(Client::new(limits)), Some(open(&host, bounds)));
+    let other = open(&host, bounds);
     let owes = |number: u8| Command { ttl_ms: 2 * MINUTE, ..complete(number, 1, 10) };
     for number in 0..200 {
         store.ask(number.into(), owes(number), 0);
@@ -309,24 +309,24 @@ fn what_is_owed_is_shown_on_the_other_workers_for_as_long_as_the_store_is_silent
 
 #[test]
 fn what_is_handed_over_is_shown_in_the_cache_of_the_heir() {
-    let (host, larger) = (Host::default(), CacheBounds { max_bytes: 2 * BOUNDS.max_bytes, ..BOUNDS });
+    let (host, larger) = (SharedData::default(), CacheBounds { max_bytes: 2 * BOUNDS.max_bytes, ..BOUNDS });
     let store = |bounds, pool: &Pool| {
-        Store::Remote(Box::new(Client::sharing(crate::client::LIMITS, pool)), Some(host.cache(bounds)))
+        Store::Remote(Box::new(Client::sharing(crate::client::LIMITS, pool)), Some(open(&host, bounds)))
     };
     let pool = Pool::default();
     let (mut old, mut heir) = (store(BOUNDS, &pool), store(larger, &pool));
     old.ask(1, complete(1, 1, 10), 0);
     let batch = old.next_batch(0, || Nonce([1; 16])).expect("it waits");
     old.replied(batch.id, Reply::Failed(Failure::Timeout), 0, |_| false);
-    assert_eq!(host.cache(larger).look(&claim(1, 2), 0), None);
+    assert_eq!(open(&host, larger).look(&claim(1, 2), 0), None);
     heir.inherit(old.hand_over(), 0);
-    assert_eq!(host.cache(larger).look(&claim(1, 2), 0), Some(StoreReply::InFlight { attempt: 1 }));
+    assert_eq!(open(&host, larger).look(&claim(1, 2), 0), Some(StoreReply::InFlight { attempt: 1 }));
 }
 
 #[test]
 fn what_is_owed_does_not_hide_what_another_worker_knows_to_have_completed() {
-    let (host, owed) = (Host::default(), complete(1, 1, 10));
-    let [cache, other] = [host.cache(BOUNDS), host.cache(BOUNDS)];
+    let (host, owed) = (SharedData::default(), complete(1, 1, 10));
+    let [cache, other] = [open(&host, BOUNDS), open(&host, BOUNDS)];
     let completed = StoreReply::Completed { attempt: 2, status: Some(201), response: None, age_ms: 0, ttl_ms: TTL };
     learn(&cache, &owed, 0, &StoreReply::Failed(Failure::Timeout), 0);
     learn(&other, &claim(1, 2), 1, &completed, 1);
@@ -338,7 +338,7 @@ fn what_is_owed_does_not_hide_what_another_worker_knows_to_have_completed() {
 
 #[test]
 fn an_entry_counts_no_longer_than_its_ttl() {
-    let cache = Host::default().cache(CacheBounds { ttl_ms: 100, ..BOUNDS });
+    let cache = open(&SharedData::default(), CacheBounds { ttl_ms: 100, ..BOUNDS });
     for size in [10, 5000] {
         learn(&cache, &complete(1, 1, size), 0, &StoreReply::Settled, 0);
         assert!(cache.look(&claim(1, 2), 99).is_some());
@@ -349,7 +349,7 @@ fn an_entry_counts_no_longer_than_its_ttl() {
 #[test]
 fn two_names_in_one_cell_forget_each_other_and_are_never_confused() {
     for (mine, its) in [(10, 10), (10, 5000), (5000, 10), (5000, 5000)] {
-        let cache = Host::default().cache(BOUNDS);
+        let cache = open(&SharedData::default(), BOUNDS);
         let [first, second] = [colliding(1), colliding(2)];
         learn(&cache, &Command { name: first, ..complete(1, 1, mine) }, 0, &StoreReply::Settled, 0);
         assert!(cache.look(&Command { name: first, ..claim(1, 2) }, 0).is_some());
@@ -366,8 +366,8 @@ fn two_names_in_one_cell_forget_each_other_and_are_never_confused() {
 
 #[test]
 fn another_plugin_another_store_and_other_bounds_are_other_caches() {
-    let host = Host::default();
-    let told = |cache: &Cache<Host>| cache.look(&claim(1, 2), 0).is_some();
+    let host = SharedData::default();
+    let told = |cache: &Cache<SharedData>| cache.look(&claim(1, 2), 0).is_some();
     let cache = |plugin: &[u8], store, bounds| Cache::new(host.clone(), plugin, store, bounds);
     learn(&cache(b"a", "webdis / idem:", BOUNDS), &complete(1, 1, 10), 0, &StoreReply::Settled, 0);
     assert!(told(&cache(b"a", "webdis / idem:", BOUNDS)), "another worker, or the same filter configured again");
@@ -381,8 +381,8 @@ fn another_plugin_another_store_and_other_bounds_are_other_caches() {
 #[test]
 fn cells_that_are_broken_cut_or_refused_are_as_if_nothing_was_there() {
     for size in [10, 5000] {
-        let host = Host::default();
-        let cache = host.cache(BOUNDS);
+        let host = SharedData::default();
+        let cache = open(&host, BOUNDS);
         learn(&cache, &complete(1, 1, size), 0, &StoreReply::Settled, 0);
         let whole = host.cells();
         let replay = cache.look(&claim(1, 2), 0).unwrap();
@@ -401,10 +401,10 @@ fn cells_that_are_broken_cut_or_refused_are_as_if_nothing_was_there() {
             host.write(key, value);
         }
         assert_eq!(cache.look(&claim(1, 2), 0), Some(replay));
-        host.refuse(true);
+        host.meddle(|_| Some(Fault::Refused));
         assert_eq!(cache.look(&claim(1, 2), 0), None);
         learn(&cache, &complete(2, 1, size), 0, &StoreReply::Settled, 0);
-        host.refuse(false);
+        host.leave();
         assert_eq!(cache.look(&claim(2, 2), 0), None, "it was not written");
     }
 }
@@ -412,9 +412,9 @@ fn cells_that_are_broken_cut_or_refused_are_as_if_nothing_was_there() {
 #[test]
 fn all_cells_together_stay_within_max_bytes() {
     for max_entry_bytes in [1, 900, 16_384, 131_072] {
-        let host = Host::default();
+        let host = SharedData::default();
         let bounds = CacheBounds { max_bytes: 1 << 20, max_entry_bytes, ttl_ms: 60_000 };
-        let cache = host.cache(bounds);
+        let cache = open(&host, bounds);
         for number in 0..600_u64 {
             let mut name = Name([0; 32]);
             name.0[24..].copy_from_slice(&number.to_le_bytes());
@@ -422,7 +422,7 @@ fn all_cells_together_stay_within_max_bytes() {
                 learn(&cache, &Command { name, ..complete(0, 1, size) }, 0, &StoreReply::Settled, 0);
             }
         }
-        assert!(host.bytes() <= 1 << 20, "{} bytes of cells with entries of {max_entry_bytes}", host.bytes());
+        assert!(bytes(&host) <= 1 << 20, "{} bytes of cells with entries of {max_entry_bytes}", bytes(&host));
     }
 }
 
@@ -468,59 +468,14 @@ fn colliding(number: u8) -> Name {
     name
 }
 
-/// Cells as Envoy has them, of which the cache only reads and writes whole ones.
-#[derive(Clone, Default)]
-struct Host(Rc<Inside>);
-
-#[derive(Default)]
-struct Inside {
-    cells: RefCell<HashMap<Vec<u8>, Vec<u8>>>,
-    refuses: Cell<bool>,
+fn open(host: &SharedData, bounds: CacheBounds) -> Cache<SharedData> {
+    Cache::new(host.clone(), b"plugin", "webdis / idem:", bounds)
 }
 
-impl Host {
-    fn cache(&self, bounds: CacheBounds) -> Cache<Host> {
-        Cache::new(self.clone(), b"plugin", "webdis / idem:", bounds)
-    }
-
-    fn cells(&self) -> HashMap<Vec<u8>, Vec<u8>> {
-        self.0.cells.borrow().clone()
-    }
-
-    fn write(&self, key: &[u8], value: &[u8]) {
-        self.0.cells.borrow_mut().insert(key.to_vec(), value.to_vec());
-    }
-
-    fn refuse(&self, refuses: bool) {
-        self.0.refuses.set(refuses);
-    }
-
-    fn longest(&self) -> usize {
-        self.0.cells.borrow().values().map(Vec::len).max().unwrap_or(0)
-    }
-
-    fn bytes(&self) -> usize {
-        self.0.cells.borrow().values().map(Vec::len).sum()
-    }
+fn longest(host: &SharedData) -> usize {
+    host.cells().values().map(Vec::len).max().unwrap_or(0)
 }
 
-impl Cells for Host {
-    fn get(&self, key: &[u8]) -> Result<Option<(Vec<u8>, u32)>, Failure> {
-        if self.0.refuses.get() {
-            return Err(Failure::Host);
-        }
-        Ok(self.0.cells.borrow().get(key).map(|value| (value.clone(), 1)))
-    }
-
-    fn swap(&self, _key: &[u8], _value: &[u8], _version: Option<u32>) -> Result<bool, Failure> {
-        panic!("the cache never compares versions");
-    }
-
-    fn put(&self, key: &[u8], value: &[u8]) -> Result<(), Failure> {
-        if self.0.refuses.get() {
-            return Err(Failure::Host);
-        }
-        self.write(key, value);
-        Ok(())
-    }
+fn bytes(host: &SharedData) -> usize {
+    host.cells().values().map(Vec::len).sum()
 }

@@ -12,7 +12,6 @@ mod crowds;
 mod embedded;
 mod oracle;
 mod plan;
-mod random;
 mod seeds;
 mod store;
 mod stories;

@@ -3,8 +3,7 @@
 //! Its one rule: a plan follows from its seed alone, and any part of it can be left out without changing the rest.
 
 use envoy_idempotency::store::client::Limits;
-
-use crate::random::Random;
+use host_model::Random;
 
 /// One kind of adversity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -263,9 +262,9 @@ impl Plan {
     }
 
     pub fn new(seed: u64) -> Plan {
-        let mut random = Random::new(seed, 1);
-        let embedded = random.chance(150).then(|| random.pick(&[4 << 10, 64 << 10, 1 << 20]));
-        let share = random.pick(&[150, 300, 500, 800]);
+        let mut random = Random::of(seed, 1);
+        let embedded = random.chance(150).then(|| *random.pick(&[4 << 10, 64 << 10, 1 << 20]));
+        let share = *random.pick(&[150, 300, 500, 800]);
         let mut faults = Faults::NONE;
         let is_first = |fault: &Fault| !fault.is_of_shielding() && !fault.came_later();
         for fault in Fault::ALL.into_iter().filter(is_first) {
@@ -275,25 +274,25 @@ impl Plan {
                 faults = faults.with(fault);
             }
         }
-        let lease = random.pick(&[1000, 1000, 1500, 3000]);
+        let lease = *random.pick(&[1000, 1000, 1500, 3000]);
         let limits = Limits {
             attempts: random.between(1, 3) as u32,
-            timeout_ms: random.pick(&[50, 100, 250, 400]),
+            timeout_ms: *random.pick(&[50, 100, 250, 400]),
             max_calls: random.between(1, 2) as usize,
-            max_batch: random.pick(&[1, 2, 8, 64]),
-            max_batch_bytes: random.pick(&[256, 4096]),
-            max_queued: random.pick(&[2, 16, 1000]),
-            max_owed_bytes: if embedded.is_some() { 1 << 20 } else { random.pick(&[700, 1 << 20, 1 << 20, 1 << 20]) },
-            breaker_failures: random.pick(&[2, 5, 1000]),
-            breaker_open_ms: random.pick(&[200, 1000]),
+            max_batch: *random.pick(&[1, 2, 8, 64]),
+            max_batch_bytes: *random.pick(&[256, 4096]),
+            max_queued: *random.pick(&[2, 16, 1000]),
+            max_owed_bytes: if embedded.is_some() { 1 << 20 } else { *random.pick(&[700, 1 << 20, 1 << 20, 1 << 20]) },
+            breaker_failures: *random.pick(&[2, 5, 1000]),
+            breaker_open_ms: *random.pick(&[200, 1000]),
         };
         // What is held for no reason shows only for as long as the record lives; what comes too late, once it is gone.
         let holds = random.chance(400);
-        let ttl_s = random.pick(if holds { &[4, 60, 60, 60] } else { &[4, 4, 10, 60] }).max(lease / 1000 + 1);
+        let ttl_s = (*random.pick(if holds { &[4, 60, 60, 60] } else { &[4, 4, 10, 60] })).max(lease / 1000 + 1);
         let (tenants, keys) = (random.between(1, 2) as u8, random.between(1, 4) as u8);
-        let span_ms = random.pick(&[5_000, 15_000, 30_000]);
-        let (mut clients, mut waits) = (Random::new(seed, 2), Random::new(seed, 7));
-        let mut shields = Random::new(seed, 9);
+        let span_ms = *random.pick(&[5_000, 15_000, 30_000]);
+        let (mut clients, mut waits) = (Random::of(seed, 2), Random::of(seed, 7));
+        let mut shields = Random::of(seed, 9);
         let is_shielded = shields.chance(250);
         for fault in Fault::ALL.into_iter().filter(|fault| fault.is_of_shielding()) {
             if shields.chance(share) && is_shielded {
@@ -301,13 +300,13 @@ impl Plan {
             }
         }
         let shielding = Shielding {
-            fields: shields.pick(&[5, 5, 5, 5, 5, 4, 3, 0]),
-            timeout_ms: shields.pick(&[lease / 2, 2 * lease, 30_000, 30_000]),
+            fields: *shields.pick(&[5, 5, 5, 5, 5, 4, 3, 0]),
+            timeout_ms: *shields.pick(&[lease / 2, 2 * lease, 30_000, 30_000]),
         };
         let clients = (0..random.between(14, 30)).map(|_| Client {
             tenant: clients.between(1, tenants.into()) as u8,
             key: clients.between(1, keys.into()) as u8,
-            payload: if clients.chance(750) { 1 } else { clients.pick(&[2, 2, 2, 2, LARGE, TOO_LARGE]) },
+            payload: if clients.chance(750) { 1 } else { *clients.pick(&[2, 2, 2, 2, LARGE, TOO_LARGE]) },
             start_ms: clients.between(0, span_ms),
             tries: clients.between(1, 6),
             insists: clients.chance(500),
@@ -319,7 +318,7 @@ impl Plan {
             2 => [false, true],
             _ => [false, false],
         };
-        let mut later = Random::new(seed, 12);
+        let mut later = Random::of(seed, 12);
         for fault in Fault::ALL.into_iter().filter(|fault| fault.came_later()) {
             if later.chance(share) {
                 faults = faults.with(fault);
@@ -328,8 +327,8 @@ impl Plan {
         Plan {
             seed,
             faults,
-            strikes: random.pick(&[20, 60, 150]),
-            calm_ms: random.pick(&[700, 2000, 6000]),
+            strikes: *random.pick(&[20, 60, 150]),
+            calm_ms: *random.pick(&[700, 2000, 6000]),
             // A table is its gateway's own: another would be another world.
             gateways: if embedded.is_some() { 1 } else { random.between(1, 3) as usize },
             workers: random.between(1, 2 + u64::from(embedded.is_some())) as usize,
@@ -344,7 +343,7 @@ impl Plan {
             bypasses: random.chance(500),
             observes,
             embedded,
-            leases_ms: [lease, random.pick(&[lease, 2 * lease])],
+            leases_ms: [lease, *random.pick(&[lease, 2 * lease])],
             ttl_s: ttl_s.max(2 * lease / 1000 + 1),
             limits,
             clients,

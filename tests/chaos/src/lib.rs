@@ -23,7 +23,6 @@ pub mod history;
 /// The service's face on HTTP/2.
 pub mod http2;
 /// Numbers from a seed.
-pub mod random;
 /// One world after the other, from the first injection to the judgement.
 pub mod run;
 /// One world under load, and the hands that break it.

@@ -16,10 +16,10 @@ use std::process::ExitCode;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use chaos::classes::{CLASSES, Class};
-use chaos::random::Random;
 use chaos::run::{BOUND, run};
 use chaos::table::{Table, tell};
 use chaos::upstream;
+use host_model::Random;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();

@@ -13,10 +13,10 @@ use crate::checker::{Violation, judge};
 use crate::classes::{Class, Promise};
 use crate::clock::now_us;
 use crate::history::{Excuses, History, Span};
-use crate::random::Random;
 use crate::scene::Scene;
 use crate::traffic::{Notes, Traffic};
 use crate::world::{LEASE_MS, World};
+use host_model::Random;
 
 /// Everybody is answered within this time: a wait of two seconds, a time-out of the service in one attempt and the next,
 /// the store's tries before and after each, a gateway or store that stands still for longer than a lease, and what a

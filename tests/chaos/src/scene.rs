@@ -12,10 +12,10 @@ use serde_json::{Value, json};
 
 use crate::clock::now_us;
 use crate::history::{Excuses, Kind, Loss, Lost, Sent, Span};
-use crate::random::Random;
 use crate::traffic::{HangUp, Traffic};
 use crate::upstream::Mood;
 use crate::world::{LEASE_MS, World, document};
+use host_model::Random;
 
 /// How long a fault lasts that only has to meet some requests.
 pub const BRIEFLY: Duration = Duration::from_millis(150);

@@ -14,7 +14,7 @@ use harness::{Request, Response};
 
 use crate::clock::now_us;
 use crate::history::{Answer, Asked, End, Kind, Name};
-use crate::random::Random;
+use host_model::Random;
 
 /// How many clients ask at once.
 const CLIENTS: u64 = 16;

@@ -22,9 +22,9 @@ use envoy_idempotency::store::client::{Batch, Client, Limits, Reply};
 use envoy_idempotency::store::local::Table;
 use envoy_idempotency::store::{Store, model};
 use envoy_idempotency::worker::{Action, Gauge, Host, RequestBody, ResponseBody, Side, Stream as Callbacks, Worker};
+use host_model::SharedData;
 
 use crate::choices::Choices;
-use crate::memory::Memory;
 
 /// Takes a configuration, and what host, clients, service and store do.
 pub fn hold(data: &[u8]) {
@@ -38,7 +38,7 @@ pub fn hold(data: &[u8]) {
 
 struct World {
     /// None during a callback.
-    worker: Option<Box<Worker<Memory>>>,
+    worker: Option<Box<Worker<SharedData>>>,
     /// Whether the root is to be called.
     is_woken: bool,
     /// What the host was told of each gauge.
@@ -103,7 +103,7 @@ struct Stream {
 impl World {
     fn new(document: &str) -> World {
         let config = Config::parse(document.as_bytes(), &|_| None).expect("the document is right");
-        let memory = Memory::default();
+        let memory = SharedData::default();
         let store = match &config.store {
             Where::Local { max_bytes } => {
                 Store::Embedded(Table::open(memory, b"plugin", *max_bytes, 7).expect("memory refuses nothing"))
@@ -273,14 +273,14 @@ impl World {
         }
     }
 
-    fn call_root<R>(&mut self, call: impl FnOnce(&mut Worker<Memory>, &mut Envoy<'_>) -> R) -> R {
+    fn call_root<R>(&mut self, call: impl FnOnce(&mut Worker<SharedData>, &mut Envoy<'_>) -> R) -> R {
         self.call(None, call)
     }
 
     fn call_stream(
         &mut self,
         id: u32,
-        call: impl FnOnce(&mut Worker<Memory>, &mut Envoy<'_>, &mut Callbacks) -> Action,
+        call: impl FnOnce(&mut Worker<SharedData>, &mut Envoy<'_>, &mut Callbacks) -> Action,
     ) -> Action {
         let mut callbacks = self.stream(id).callbacks.take().expect("no callback of it is under way");
         let action = match callbacks.is_over() {
@@ -291,7 +291,7 @@ impl World {
         action
     }
 
-    fn call<R>(&mut self, entered: Option<u32>, call: impl FnOnce(&mut Worker<Memory>, &mut Envoy<'_>) -> R) -> R {
+    fn call<R>(&mut self, entered: Option<u32>, call: impl FnOnce(&mut Worker<SharedData>, &mut Envoy<'_>) -> R) -> R {
         let mut worker = self.worker.take().expect("no callback is under way");
         let result = call(&mut worker, &mut Envoy { world: self, entered });
         self.worker = Some(worker);
@@ -450,7 +450,7 @@ impl World {
         assert!(self.gauges.values().all(|told| *told == 0), "the gauges stay at {:?}", self.gauges);
     }
 
-    fn worker(&self) -> &Worker<Memory> {
+    fn worker(&self) -> &Worker<SharedData> {
         self.worker.as_ref().expect("no callback is under way")
     }
 

@@ -27,8 +27,6 @@ pub mod reply;
 pub mod exchange;
 
 /// Cells that live as long as their owner.
-mod memory;
-
 /// A worker between a host that keeps the rules and a store that answers as it likes.
 pub mod gateway;
 

@@ -9,10 +9,10 @@ use envoy_idempotency::config::Mode;
 use envoy_idempotency::step::{Count, Flow, Outgoing, Remark};
 use envoy_idempotency::store::client::Batch;
 use envoy_idempotency::worker::{Action, Gauge, Host, Side, Stream, Worker};
+use host_model::SharedData;
 
 use super::gateways::edited;
 use super::{Happening, Passing, World};
-use crate::embedded::Memory;
 
 /// What Envoy does once a callback is over.
 pub enum Afterwards {
@@ -33,7 +33,7 @@ impl World {
     pub(super) fn call_root<R>(
         &mut self,
         worker: usize,
-        call: impl FnOnce(&mut Worker<Memory>, &mut Envoy<'_>) -> R,
+        call: impl FnOnce(&mut Worker<SharedData>, &mut Envoy<'_>) -> R,
     ) -> R {
         let result = self.call(worker, None, call);
         self.finish_call(worker);
@@ -45,7 +45,7 @@ impl World {
         &mut self,
         worker: usize,
         stream: u32,
-        call: impl FnOnce(&mut Worker<Memory>, &mut Envoy<'_>, &mut Stream) -> Action,
+        call: impl FnOnce(&mut Worker<SharedData>, &mut Envoy<'_>, &mut Stream) -> Action,
     ) -> Action {
         let Some(open) = self.workers[worker].streams.get_mut(&stream) else { return Action::Continue };
         let mut callbacks = std::mem::replace(&mut open.callbacks, Stream::new(stream));
@@ -64,7 +64,7 @@ impl World {
         &mut self,
         number: usize,
         entered: Option<u32>,
-        call: impl FnOnce(&mut Worker<Memory>, &mut Envoy<'_>) -> R,
+        call: impl FnOnce(&mut Worker<SharedData>, &mut Envoy<'_>) -> R,
     ) -> R {
         let mut worker = self.workers[number].worker.take().expect("no callback comes from within another");
         let result = call(&mut worker, &mut Envoy { world: self, worker: number, entered });

@@ -16,6 +16,7 @@ use envoy_idempotency::reply::Reply as Own;
 use envoy_idempotency::store as stores;
 use envoy_idempotency::store::client;
 use envoy_idempotency::worker::{self, Action, Host as _, RequestBody, ResponseBody, Side, Stream};
+use host_model::{Random, SharedData};
 
 use super::clients::name;
 use super::upstream::{ACCOUNT, STEERING};
@@ -24,7 +25,6 @@ use super::{
 };
 use crate::embedded::Memory;
 use crate::plan::{Fault, Plan, Shielding};
-use crate::random::Random;
 
 impl World {
     /// What the workers that serve have not told the store.
@@ -582,7 +582,7 @@ pub(super) fn filter(
     policy: &Policy,
     memory: Option<&Memory>,
     pool: &stores::Pool,
-) -> worker::Worker<Memory> {
+) -> worker::Worker<SharedData> {
     let table = plan.embedded.zip(memory).map(|(max_bytes, memory)| memory.table(max_bytes));
     let cache = memory.filter(|_| plan.embedded.is_none()).map(Memory::cache);
     let remote = || stores::Store::Remote(Box::new(client::Client::sharing(plan.limits, pool)), cache);
@@ -590,7 +590,7 @@ pub(super) fn filter(
 }
 
 pub(super) fn memory(plan: &Plan) -> Option<Memory> {
-    let contention = plan.faults.has(Fault::CellsContended).then(|| Random::new(plan.seed, 8));
+    let contention = plan.faults.has(Fault::CellsContended).then(|| Random::of(plan.seed, 8));
     (plan.embedded.is_some() || plan.remembers()).then(|| Memory::new(contention))
 }
 

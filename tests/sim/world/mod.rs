@@ -25,11 +25,11 @@ use envoy_idempotency::record::Owner;
 use envoy_idempotency::store as stores;
 use envoy_idempotency::store::client::{Batch, Nonce, Reply};
 use envoy_idempotency::worker::{self, Gauge, Stream};
+use host_model::{Random, SharedData};
 
 use crate::coverage::Coverage;
 use crate::embedded::Memory;
 use crate::plan::{Fault, Plan};
-use crate::random::Random;
 use crate::store::Store;
 use clients::{head, name};
 use envoy::Afterwards;
@@ -260,7 +260,7 @@ struct Passing {
 
 struct Worker {
     /// None during a callback of it.
-    worker: Option<Box<worker::Worker<Memory>>>,
+    worker: Option<Box<worker::Worker<SharedData>>>,
     node: usize,
     /// Which VM of its node it is in: another configuration comes to the same one.
     vm: usize,
@@ -292,7 +292,7 @@ struct Open {
 }
 
 impl Worker {
-    fn filter(&self) -> &worker::Worker<Memory> {
+    fn filter(&self) -> &worker::Worker<SharedData> {
         self.worker.as_ref().expect("it is not in a callback")
     }
 
@@ -399,8 +399,8 @@ pub struct World {
 impl World {
     pub fn new(plan: Plan, is_wild: bool) -> World {
         let policies = [0, 1].map(|which| policy(&plan, which));
-        let mut fate = Random::new(plan.seed, 5);
-        let (mut hides, looks) = (Random::new(plan.seed, 11), Random::new(plan.seed, 13));
+        let mut fate = Random::of(plan.seed, 5);
+        let (mut hides, looks) = (Random::of(plan.seed, 11), Random::of(plan.seed, 13));
         let is_bodiless = is_wild && plan.faults.has(Fault::BodiesHidden) && hides.chance(300);
         let nodes = (0..plan.gateways).map(|_| {
             let clock_offset = if is_wild { fate.between(0, 10_000_000) } else { 0 };
@@ -432,11 +432,11 @@ impl World {
             pending_tries: 0,
             crossed: None,
             by_owner: HashMap::new(),
-            net: Random::new(plan.seed, 3),
-            up: Random::new(plan.seed, 4),
+            net: Random::of(plan.seed, 3),
+            up: Random::of(plan.seed, 4),
             fate,
-            tokens: Random::new(plan.seed, 6),
-            turns: Random::new(plan.seed, 10),
+            tokens: Random::of(plan.seed, 6),
+            turns: Random::of(plan.seed, 10),
             hides,
             looks,
             passing: HashMap::new(),
@@ -622,7 +622,7 @@ impl World {
         if enabled.is_empty() {
             return;
         }
-        let fault = self.fate.pick(&enabled);
+        let fault = *self.fate.pick(&enabled);
         self.coverage.injected(fault);
         let node = self.fate.between(0, self.nodes.len() as u64 - 1) as usize;
         let lease = self.plan.leases_ms[0];

@@ -235,12 +235,12 @@ impl World {
         };
         let mut treatment = Treatment::new(end, work_ms);
         if self.strikes(Fault::UpstreamSteers, 250) {
-            let fate = self.up.pick(&[None, Some("store"), Some("release"), Some("retry"), Some("unknown")]);
+            let fate = *self.up.pick(&[None, Some("store"), Some("release"), Some("retry"), Some("unknown")]);
             let ttl_s = self.up.chance(500).then(|| self.up.between(1, 30));
             treatment.steering = Steering { fate, ttl_s };
         }
         if self.strikes(Fault::UpstreamSaysMuch, 150) {
-            treatment.size = self.up.pick(&[LARGE_BODY, TOO_LARGE_BODY]);
+            treatment.size = *self.up.pick(&[LARGE_BODY, TOO_LARGE_BODY]);
             treatment.is_announced = self.up.chance(500);
         }
         treatment
