@@ -10,6 +10,8 @@ PEER ?= 1.2.2
 PEER_BIN ?= $(CURDIR)/.cache/idempotent-proxy-server-$(PEER)/bin/idempotent-proxy-server
 CARGO_DENY := 0.20.2
 CARGO_DENY_BIN := $(CURDIR)/.cache/cargo-deny-$(CARGO_DENY)/bin/cargo-deny
+MDBOOK := 0.5.4
+MDBOOK_BIN := $(CURDIR)/.cache/mdbook-$(MDBOOK)/bin/mdbook
 CARGO_FUZZ ?= 0.13.2
 CARGO_FUZZ_BIN := $(CURDIR)/.cache/cargo-fuzz-$(CARGO_FUZZ)/bin/cargo-fuzz
 HAS_NIGHTLY := rustup toolchain list | grep -q '^nightly'
@@ -27,7 +29,7 @@ SERVED := e2e short gateway ledger store
 export ENVOY_BIN FILTER_WASM PEER_BIN PORT
 
 .DEFAULT_GOAL := help
-.PHONY: help run ready port-free check-config test matrix fuzz build lint advisories bench soak sim chaos clean wasm-target build-tools bench-tools store-tools chaos-tools
+.PHONY: help run ready port-free check-config test matrix fuzz build lint advisories book bench soak sim chaos clean wasm-target build-tools bench-tools store-tools chaos-tools
 
 help: ## Prints this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -100,6 +102,9 @@ lint: ready wasm-target ## Checks format, lints (native and wasm32), documentati
 	@$(MAKE) --silent --no-print-directory $(CARGO_DENY_BIN)
 	@$(CARGO_DENY_BIN) --log-level error check bans licenses sources
 
+book: $(MDBOOK_BIN) ## Makes a book of the documents, target/book/index.html; `make test` checks their links.
+	$(MDBOOK_BIN) build
+
 advisories: $(CARGO_DENY_BIN) ## Asks RustSec for known weaknesses of dependencies; wants github.com.
 	$(CARGO_DENY_BIN) check advisories
 
@@ -137,6 +142,9 @@ $(PEER_BIN):
 
 $(CARGO_DENY_BIN):
 	cargo install --locked cargo-deny --version $(CARGO_DENY) --root .cache/cargo-deny-$(CARGO_DENY)
+
+$(MDBOOK_BIN):
+	cargo install --locked mdbook --version $(MDBOOK) --root .cache/mdbook-$(MDBOOK)
 
 $(CARGO_FUZZ_BIN):
 	cargo install --locked cargo-fuzz --version $(CARGO_FUZZ) --root .cache/cargo-fuzz-$(CARGO_FUZZ)

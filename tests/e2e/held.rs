@@ -152,7 +152,7 @@ impl Service {
 
 const COUNT: usize = 24;
 const WORKERS: u64 = 2;
-/// README, "Memory": bodies that a worker holds …
+/// docs/performance.md, "Memory": bodies that a worker holds …
 const HELD_MAX: u64 = 64 << 20;
 /// … and "several times the largest response".
 const LARGEST_FACTOR: u64 = 8;

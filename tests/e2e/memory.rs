@@ -19,7 +19,7 @@ use crate::worlds::start;
 
 /// Bound of the table.
 const MAX_BYTES: u64 = 16 << 20;
-/// README, "Memory": what a table costs in memory of Envoy is at most `max_bytes` × this …
+/// docs/performance.md, "Memory": what a table costs in memory of Envoy is at most `max_bytes` × this …
 const RSS_FACTOR: u64 = 3;
 /// … and this, for the VMs, connections and buffers that a flood brings with it.
 const RSS_CONSTANT: u64 = 32 << 20;

@@ -11,7 +11,7 @@ use std::sync::LazyLock;
 
 use boon::{Compiler, SchemaIndex, Schemas};
 use envoy_idempotency::config::{Config, ConfigError};
-use harness::gateway::shipped;
+use harness::gateway::{shipped, yaml};
 use serde_json::{Map, Value, json};
 
 #[test]
@@ -42,26 +42,30 @@ fn it_accepts_every_configuration_that_is_shipped() {
 #[test]
 fn it_accepts_every_example_of_the_documents() {
     let mut count = 0;
-    let documents = fs::read_dir(root().join("docs")).unwrap().map(|entry| entry.unwrap().path());
+    let folders = ["docs", "docs/deploy"].map(|folder| fs::read_dir(root().join(folder)).unwrap());
+    let documents = folders.into_iter().flatten().map(|entry| entry.unwrap().path());
     for file in documents.chain([root().join("README.md")]).filter(|file| file.extension().is_some_and(|it| it == "md"))
     {
         let text = fs::read_to_string(&file).unwrap();
         for block in text.split("```").skip(1).step_by(2) {
             let (language, block) = block.split_once('\n').unwrap();
             let example = match language {
-                "json" => block,
-                "yaml" => block.split_once("value: |").map_or("", |(_, value)| value),
-                _ => "",
+                "json" => block.to_owned(),
+                "yaml" if block.contains("google.protobuf.Struct") => {
+                    yaml(block).unwrap()["configuration"]["value"].to_string()
+                }
+                "yaml" => block.split_once("value: |").map_or_else(String::new, |(_, value)| value.to_owned()),
+                _ => String::new(),
             };
             // What is no document of ours, such as the configuration of Webdis, has none of its members.
-            let members = serde_json::from_str::<Map<String, Value>>(example).unwrap_or_default();
+            let members = serde_json::from_str::<Map<String, Value>>(&example).unwrap_or_default();
             if members.keys().any(|name| SCHEMA["properties"].get(name).is_some()) {
                 count += 1;
-                accepts(example, &file.display().to_string());
+                accepts(&example, &file.display().to_string());
             }
         }
     }
-    assert!(count >= 2, "only {count} examples were found");
+    assert!(count >= 3, "only {count} examples were found");
 }
 
 #[test]

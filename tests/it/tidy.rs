@@ -86,23 +86,66 @@ fn no_file_is_too_long_to_be_read_in_one_go() {
 }
 
 #[test]
-fn every_path_that_the_documents_name_exists() {
-    for document in ["ARCHITECTURE.md", "README.md", "CONTRIBUTING.md", "docs/redis.md"] {
-        let text = read(&root().join(document));
-        for path in text.split('`').skip(1).step_by(2).filter(|word| word.contains('/') && !word.contains(' ')) {
+fn every_path_and_link_of_the_documents_leads_somewhere() {
+    let mut count = 0;
+    for document in documents() {
+        let (text, folder, shown) = (read(&document), document.parent().unwrap(), document.display());
+        for path in text.split('`').skip(1).step_by(2).filter(|word| word.contains('/') && !word.contains([' ', '*'])) {
             let is_path = ["check/", "docs/", "src/", "tests/", "envoy/"].iter().any(|folder| path.starts_with(folder));
-            assert!(!is_path || root().join(path).exists(), "{document} names {path}, which does not exist");
+            assert!(!is_path || root().join(path).exists(), "{shown} names {path}, which does not exist");
+        }
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            if link.starts_with("http") || link.contains(' ') {
+                continue;
+            }
+            count += 1;
+            let (path, anchor) = link.split_once('#').map_or((link, None), |(path, anchor)| (path, Some(anchor)));
+            let target = if path.is_empty() { document.clone() } else { folder.join(path) };
+            assert!(target.exists(), "{shown} links to {link}, which does not exist");
+            if let Some(anchor) = anchor {
+                assert!(
+                    anchors(&read(&target)).any(|known| known == anchor),
+                    "{shown} links to {link}: no such heading"
+                );
+            }
         }
     }
+    let book = read(&root().join("docs/SUMMARY.md"));
+    for page in documents().iter().filter_map(|page| page.strip_prefix(root().join("docs")).ok()) {
+        let is_listed = page.ends_with("SUMMARY.md") || book.contains(&format!("({})", page.display()));
+        assert!(is_listed, "docs/SUMMARY.md does not list {}", page.display());
+    }
+    assert!(count > 60, "only {count} links were found");
+}
+
+/// What a heading is called in a link: its words in lower case, with dashes between.
+fn anchors(text: &str) -> impl Iterator<Item = String> {
+    text.lines().filter(|line| line.starts_with('#')).map(|line| {
+        let words = line.trim_start_matches('#').trim().to_lowercase();
+        words
+            .chars()
+            .filter(|c| c.is_alphanumeric() || " -_".contains(*c))
+            .map(|c| if c == ' ' { '-' } else { c })
+            .collect()
+    })
 }
 
 #[test]
-fn the_readme_lists_every_envoy_that_is_tested() {
+fn the_readme_is_one_page() {
+    let lines = read(&root().join("README.md")).lines().count();
+    assert!(lines <= 150, "README.md has {lines} lines");
+}
+
+#[test]
+fn the_documents_list_every_envoy_that_is_tested() {
     let makefile = read(&root().join("Makefile"));
     let tested = makefile.lines().find_map(|line| line.strip_prefix("ENVOYS := ")).expect("the Makefile has ENVOYS");
     let rows: String = tested.split(' ').map(|version| format!("| {version} | all pass |\n")).collect();
     let table = format!("| Envoy | tests on it |\n|---|---|\n{rows}\n");
-    assert!(read(&root().join("README.md")).contains(&table), "README.md does not show\n{table}");
+    assert!(
+        read(&root().join("docs/compatibility.md")).contains(&table),
+        "docs/compatibility.md does not show\n{table}"
+    );
 }
 
 #[test]
@@ -157,21 +200,21 @@ fn the_readme_shows_the_filter_as_it_is_shipped() {
 }
 
 #[test]
-fn the_readme_shows_the_store_as_it_is_shipped() {
-    let (readme, shipped) = (read(&root().join("README.md")), read(&root().join("envoy/redis.yaml")));
-    let (_, section) = readme.split_once("\n### On Redis\n").unwrap();
-    let (section, _) = section.split_once("\n### ").unwrap();
+fn the_documents_show_the_store_as_it_is_shipped() {
+    let (page, shipped) = (read(&root().join("docs/redis.md")), read(&root().join("envoy/redis.yaml")));
+    let (_, section) = page.split_once("\n## What to add\n").unwrap();
+    let (section, _) = section.split_once("\n## ").unwrap();
     let lines: Vec<_> = section.split("```").skip(1).step_by(2).flat_map(|block| block.lines().skip(1)).collect();
     assert!(lines.len() > 10);
     for line in lines {
         let is_shipped = shipped.lines().any(|shipped| shipped.trim() == line.trim());
-        assert!(is_shipped, "README.md shows {line:?}, which envoy/redis.yaml does not have");
+        assert!(is_shipped, "docs/redis.md shows {line:?}, which envoy/redis.yaml does not have");
     }
 }
 
 #[test]
-fn the_readme_lists_every_field_of_the_configuration() {
-    let readme = read(&root().join("README.md"));
+fn the_documents_list_every_field_of_the_configuration() {
+    let page = read(&root().join("docs/configuration.md"));
     let document = read(&root().join("src/config/document.rs"));
     let reads = ["read(\"", "nested(\"", "required(\""];
     let fields = reads.iter().flat_map(|read| document.split(read).skip(1)).filter_map(|rest| rest.split('"').next());
@@ -179,28 +222,26 @@ fn the_readme_lists_every_field_of_the_configuration() {
     for field in fields {
         count += 1;
         let shown = [format!("`{field}`"), format!("`{field}."), format!(".{field}`"), format!("\"{field}\"")];
-        assert!(shown.iter().any(|text| readme.contains(text)), "README.md does not show the field {field}");
+        assert!(shown.iter().any(|text| page.contains(text)), "docs/configuration.md does not show the field {field}");
     }
     assert!(count > 30, "only {count} fields were found in document.rs");
 }
 
 #[test]
-fn the_readme_lists_every_answer_and_every_counter() {
-    let readme = read(&root().join("README.md"));
+fn the_documents_list_every_answer_and_every_counter() {
+    let answers = read(&root().join("docs/clients.md"));
     for slug in ProblemType::ALL {
-        assert!(readme.contains(&format!("`{}`", slug.as_str())), "README.md does not show {}", slug.as_str());
+        assert!(answers.contains(&format!("`{}`", slug.as_str())), "docs/clients.md does not show {}", slug.as_str());
     }
+    let counters = read(&root().join("docs/operations.md"));
     for count in Count::all() {
         let metric = count.metric(false);
-        let reason = ["refused_", "bypassed_", "store_failures_"].iter().find_map(|kind| metric.split_once(kind));
-        let shown = match reason {
-            // Slugs are shown with dashes, in the table of answers.
-            Some((_, reason)) => reason.trim_end_matches("_total").to_owned(),
-            None => metric.clone(),
-        };
-        let found =
-            readme.contains(&format!("`{shown}`")) || readme.contains(&format!("`{}`", shown.replace('_', "-")));
-        assert!(found, "README.md does not show {metric}");
+        if metric.contains("refused_") {
+            continue;
+        }
+        let reason = ["bypassed_", "store_failures_"].iter().find_map(|kind| metric.split_once(kind));
+        let shown = reason.map_or(metric.as_str(), |(_, reason)| reason.trim_end_matches("_total"));
+        assert!(counters.contains(&format!("`{shown}`")), "docs/operations.md does not show {metric}");
     }
 }
 
@@ -222,6 +263,13 @@ fn nothing_is_left_over() {
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Every document that users and developers read.
+fn documents() -> Vec<PathBuf> {
+    let folders = [root().to_owned(), root().join("docs"), root().join("docs/deploy")];
+    let entries = folders.iter().flat_map(|folder| fs::read_dir(folder).unwrap()).map(|entry| entry.unwrap().path());
+    entries.filter(|path| path.extension().is_some_and(|extension| extension == "md")).collect()
 }
 
 fn read(path: &Path) -> String {

@@ -216,11 +216,9 @@ fn properties(schema: &Value, found: &mut BTreeSet<String>) {
 }
 
 #[test]
-fn the_readme_shows_what_the_program_says() {
-    let readme = fs::read_to_string(root().join("README.md")).unwrap();
-    let (_, section) = readme.split_once("\n### Check a configuration before you load it\n").unwrap();
-    let (section, _) = section.split_once("\n## ").unwrap();
-    let blocks: Vec<_> = section.split("```").skip(1).step_by(2).collect();
+fn the_documents_show_what_the_program_says() {
+    let page = fs::read_to_string(root().join("docs/check-config.md")).unwrap();
+    let blocks: Vec<_> = page.split("```").skip(1).step_by(2).collect();
     assert_eq!(blocks.len(), 2);
     for block in blocks {
         let (command, shown) = block.strip_prefix("console\n$ ").unwrap().split_once('\n').unwrap();

@@ -30,13 +30,13 @@ const TTL_S: u64 = 15;
 const TABLE_BYTES: u64 = 32 << 20;
 /// `store.cache.max_bytes` of the other.
 const CACHE_BYTES: u64 = 16 << 20;
-/// README, "Memory": a table takes at most this many times its bytes …
+/// docs/performance.md, "Memory": a table takes at most this many times its bytes …
 const TABLE_FACTOR: u64 = 3;
 /// … a worker keeps so much of what it owes a store …
 const OWED_BYTES: u64 = 16 << 20;
 /// … and a gateway under load takes this for its VMs, connections and buffers.
 const LOAD_BYTES: u64 = 32 << 20;
-/// README, "On Redis": 400 bytes for each key, and less than a kilobyte for a response of this size.
+/// docs/redis.md: 400 bytes for each key, and less than a kilobyte for a response of this size.
 const RECORD_BYTES: u64 = 400 + 1024;
 /// How long Redis may take to drop what has expired.
 const EXPIRY_LAG_S: u64 = 5;

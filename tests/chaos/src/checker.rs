@@ -1,6 +1,6 @@
 //! The judge: what the product promises, held against the ledger and what clients were told.
 //!
-//! One rule: a fault excuses only what README says it leaves of the promise, only between events it lies between, and a
+//! One rule: a fault excuses only what docs/guarantees.md says it leaves of the promise, only between events it lies between, and a
 //! loss of records only one more execution of a name each.
 //! It does not know which class a fault belongs to.
 

@@ -1,7 +1,7 @@
 //! The operator's document, as text and as a `Struct`.
 //!
 //! Its one rule: an accepted document is accepted again in every form that means the same, and what comes of it is within
-//! the bounds that README states.
+//! the bounds that docs/configuration.md states.
 
 use envoy_idempotency::config::{Config, ConfigError, Store};
 use envoy_idempotency::key::ClientKey;
@@ -38,7 +38,7 @@ fn names_its_place(complaint: &str) {
     assert!(!why.is_empty() && !complaint.chars().any(char::is_control), "not one line: {complaint:?}");
 }
 
-/// README, "Configure".
+/// docs/configuration.md.
 fn is_within_bounds(config: &Config) {
     assert!(!config.rules.is_empty());
     for rule in &config.rules {

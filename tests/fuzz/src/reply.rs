@@ -62,7 +62,7 @@ fn only_its_own_answer_is_a_grant(reply: Reply, body: &[u8]) {
         let is_granted = matches!(told.verdict, StoreReply::Granted { .. });
         assert!(!is_granted || body.windows(17).any(|part| part == answered), "granted by {body:?}");
     }
-    // Whoever has not been told yet is told within the bound of README: tries, and the waits before them.
+    // Whoever has not been told yet is told within the bound of docs/redis.md: tries, and the waits before them.
     for now_ms in (0..=2_000).step_by(50) {
         told.extend(client.tick(now_ms));
         while client.next_batch(now_ms, || nonce(&mut drawn)).is_some() {}

@@ -434,7 +434,12 @@ impl fmt::Debug for Gateway {
 pub fn shipped(file: &str) -> Result<Value, String> {
     let file = repository().join("envoy").join(file);
     let text = fs::read_to_string(&file).map_err(|error| format!("{} cannot be read: {error}.", file.display()))?;
-    serde_saphyr::from_str(&text).map_err(|error| format!("{} is not YAML: {error}", file.display()))
+    yaml(&text).map_err(|error| format!("{} is not YAML: {error}", file.display()))
+}
+
+/// What a YAML document says.
+pub fn yaml(text: &str) -> Result<Value, String> {
+    serde_saphyr::from_str(text).map_err(|error| error.to_string())
 }
 
 /// The listener of a tree.
