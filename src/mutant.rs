@@ -18,7 +18,7 @@ pub enum Mutant {
     GhostGranted,
     /// The key goes upstream in the form in which this try brought it.
     KeyFormForgotten,
-    /// Leases are judged by the clock of whoever asks.
+    /// Leases are judged by the clock of the worker that asks.
     LeaseByAskersClock,
     /// A request of the gateway's own counts as not executed where its answer got lost.
     LostAnswerReleased,
@@ -30,7 +30,7 @@ pub enum Mutant {
     OutboxDiesWithLease,
     /// What a plugin owes that is replaced goes with it, one lease later.
     OwedNotHandedOver,
-    /// A record changes for whoever asks.
+    /// A record changes for any owner that asks.
     OwnerIgnored,
     /// What is owed waits for its pause though the store is back.
     RecoveryIgnored,

@@ -63,7 +63,7 @@ pub enum State {
         /// When the claim lapses.
         lease_end_ms: u64,
     },
-    /// Somebody may have executed.
+    /// An owner may have executed.
     Unknown {
         /// Of the payload that may have been executed.
         fingerprint: Fingerprint,
@@ -74,7 +74,7 @@ pub enum State {
     },
 }
 
-/// What a record shows to somebody who only looks.
+/// What a record shows to a look-up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sight {
     /// The last that was granted.
@@ -94,7 +94,7 @@ pub enum Standing {
     Open,
     /// It is executed.
     Running,
-    /// Somebody may have executed it.
+    /// An owner may have executed it.
     Unknown,
 }
 
@@ -244,8 +244,8 @@ impl Response {
     /// Reads the wire form.
     ///
     /// # Errors
-    /// The bytes are not exactly one response of a known version, or no upstream can have sent what they say: whoever
-    /// may write to the store shall not split answers.
+    /// The bytes are not exactly one response of a known version, or no upstream can have sent what they say:
+    /// a program that may write to the store shall not split answers.
     pub fn decode(bytes: &[u8]) -> Result<Self, Corrupt> {
         let mut input = Input(bytes);
         if input.byte()? != FORMAT {

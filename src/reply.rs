@@ -109,7 +109,7 @@ impl Reply {
         Reply::passed(status, headers, text.into())
     }
 
-    /// What is known of an operation, for somebody who only looks: `{"state", "attempt", "status", "ttl"}`.
+    /// What is known of an operation, for a look-up: `{"state", "attempt", "status", "ttl"}`.
     pub fn sight(sight: Option<Sight>) -> Self {
         let (status, body) = match sight {
             None => (404, serde_json::json!({ "state": "absent" })),

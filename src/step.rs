@@ -1,6 +1,6 @@
 //! Everything the machine can ask for.
 //!
-//! Its one rule: a step is a value; whoever obeys it decides nothing.
+//! Its one rule: a step is a value; what carries it out decides nothing.
 //! It does not know how a step is carried out.
 
 use std::fmt;
@@ -224,7 +224,7 @@ impl Remark {
         matches!(self, Remark::NoWay(_) | Remark::Reentered(_) | Remark::StoreFailed(_))
     }
 
-    /// Whether somebody should look at it.
+    /// Whether an operator should look at it.
     pub fn is_warning(&self) -> bool {
         !matches!(self, Remark::Takeover(..) | Remark::Unknown(..) | Remark::BodyDropped(..))
     }

@@ -1,4 +1,4 @@
-//! What is told about a file, place by place.
+//! What the checker says about a file, place by place.
 //!
 //! Its one rule: every error and warning has the place in the file in front.
 //! It does not judge anything.

@@ -1,6 +1,6 @@
 //! A configuration in words that an operator understands at the worst hour.
 //!
-//! Its one rule: what is told is what the parser made of the document, so defaults and merged policies are in it;
+//! Its one rule: what it says is what the parser made of the document, so defaults and merged policies are in it;
 //! secrets are never looked at, only where they come from.
 //! It does not know what stands around the filter.
 

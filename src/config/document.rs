@@ -177,7 +177,7 @@ fn refuse_contradictory_injection(at: &Place<'_>, policy: &Policy) -> Read<()> {
             .member("required")
             .error("must not be true where key.inject makes the key that a request does not have")),
         Inject::Uuid if keeps && key.sources.len() > 1 => Err(inject
-            .error("must not be \"uuid\" with several key.sources: the client could not say the key it is told again")),
+            .error("must not be \"uuid\" with several key.sources: the client could not repeat the key that it gets")),
         Inject::Content { .. } if !keeps => {
             Err(inject.error("must not be \"content\" with mode \"inject\", which has no store to find it in"))
         }

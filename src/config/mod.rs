@@ -233,7 +233,7 @@ pub enum Inject {
     },
     /// None.
     Off,
-    /// A random one, which the client is told.
+    /// A random one, which the gateway gives to the client.
     Uuid,
 }
 

@@ -58,7 +58,7 @@ pub enum Metric {
     Counter = 0,
     /// Goes up and down.
     Gauge = 1,
-    /// Is told one value after another.
+    /// Takes one value after another.
     Histogram = 2,
 }
 

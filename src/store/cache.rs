@@ -7,7 +7,7 @@
 //! # The shape
 //!
 //! Cells are never deleted, so there are two fixed sets of them, each taking half of the bytes: *small* ones, and
-//! *large* ones for what does not fit there. A name has one cell of each, and takes it from whoever had it.
+//! *large* ones for what does not fit there. A name has one cell of each, and takes it from the name that had it.
 
 use std::rc::Rc;
 
@@ -101,14 +101,14 @@ impl<C: Cells> Cache<C> {
             }
             (CommandKind::Claim { .. } | CommandKind::Look | CommandKind::Poll { .. }, _) => {}
             (CommandKind::Renew, StoreReply::Failed(_)) => {}
-            // It stands for nothing that ran: whether its claim was granted the store tells whoever asks next.
+            // It stands for nothing that ran: whether its claim was granted the store tells the next that asks.
             (_, StoreReply::Failed(_)) if command.is_withdrawal() => {}
             (_, StoreReply::Failed(_)) => self.owe(command, now_ms),
             (_, _) => self.set(SMALL, &command.name, &FORGOTTEN),
         }
     }
 
-    /// Is told what the store must still hear of, because nothing else is said of it while the store is silent.
+    /// Takes in what the store must still hear of, because nothing else is said of it while the store is silent.
     pub fn remind(&self, owed: &[Rc<Command>], now_ms: u64) {
         owed.iter().for_each(|command| self.owe(command, now_ms + EPOCH_MS));
     }

@@ -29,7 +29,7 @@ end
 
 local function parse(data)
   local r, at, some, format, kind, flags = {}, nil, nil, nil, nil, nil
-  -- What is of another format or kind may be longer or shorter, so it is told before anything else is read.
+  -- What is of another format or kind may be longer or shorter, so this comes before anything else is read.
   format, kind, at = struct.unpack('BB', data)
   check(format == FORMAT and kind == KIND)
   r.state, flags, r.attempt, r.expires, at = struct.unpack('<BBI4I8', data, at)
@@ -93,7 +93,7 @@ local function is_released()
   return false
 end
 
--- Running or unknown, and of whoever asks.
+-- Running or unknown, and of the owner that asks.
 local function is_own()
   return (record.state == RUNNING or record.state == UNKNOWN) and record.owner == op.owner
 end

@@ -150,7 +150,7 @@ fn while_the_claim_is_in_flight_nobody_executes_for_a_client_that_has_gone() {
 }
 
 #[test]
-fn whoever_goes_while_it_waits_is_forgotten() {
+fn a_waiter_whose_client_goes_is_forgotten() {
     in_every_way(|world, way, execution| {
         let path = format!("/{execution}/wait-{way:?}");
         let mut first = crate::redis::held(world, &world.post(&path).key("k"), &path);

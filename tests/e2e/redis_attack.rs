@@ -16,7 +16,7 @@ use crate::check::{executed, not_stored, refused, replays, said, shown};
 use crate::redis::{PATIENT_MS, held};
 
 #[test]
-fn whoever_broke_off_while_its_claim_was_slow_may_come_back() {
+fn a_client_that_broke_off_while_its_claim_was_slow_may_come_back() {
     let world = SharedWorld::alone(json!({ "store": { "timeout_ms": PATIENT_MS }, "policy": { "ttl_s": 1800 } }));
     // From here on Redis keeps the script.
     executed(&world.post("/broken-off/before").key("k").body("ten").send(), 1);

@@ -128,7 +128,7 @@ fn bodies_made_to_be_slow_to_read_are_read_at_once() {
 }
 
 #[test]
-fn an_unsigned_token_is_believed_so_somebody_must_check_it_before() {
+fn an_unsigned_token_is_believed_so_a_filter_in_front_must_check_it() {
     let world = World::start(json!({ "policy": { "scope": { "caller": [{ "jwt_claim": "sub" }] } } }));
     let unpadded = |text: &str| base64(text).trim_end_matches('=').to_owned();
     let token = |header: &str, claims: &str| format!("Bearer {}.{}.forged", unpadded(header), unpadded(claims));

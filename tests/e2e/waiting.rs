@@ -251,7 +251,7 @@ fn after_a_first_attempt_that_failed_one_of_those_that_wait_takes_over() {
 }
 
 #[test]
-fn whoever_has_seen_two_attempts_fail_waits_no_longer() {
+fn a_waiter_that_has_seen_two_attempts_fail_is_refused() {
     with_both_stores(|turn| {
         for (path, status, outcome) in [("/wait/failing", 503, "retry"), ("/wait/refusing", 422, "released")] {
             let pay = turn.post(path).header("x-test-status", status.to_string());
@@ -273,7 +273,7 @@ fn whoever_has_seen_two_attempts_fail_waits_no_longer() {
 }
 
 #[test]
-fn whoever_takes_over_brings_the_whole_of_its_request() {
+fn a_waiter_that_takes_over_brings_the_whole_of_its_request() {
     with_both_stores(|turn| {
         let pay = turn.post("/wait/whole").header("x-test-first-status", "503,201").header("x-trace", "a");
         let large = pay.chunked(body_of_size(100_000).chunks(9_999)).header("content-type", "application/json");
@@ -298,7 +298,7 @@ fn whoever_takes_over_brings_the_whole_of_its_request() {
 }
 
 #[test]
-fn whoever_has_waited_enough_is_refused() {
+fn a_waiter_is_refused_at_its_deadline() {
     with_both_stores(|turn| {
         let pay = turn.post("/brief/deadline");
         let mut first = turn.start(&pay, "deadline");
@@ -360,7 +360,7 @@ fn an_unknown_outcome_is_told_at_once() {
 }
 
 #[test]
-fn whoever_waits_hears_of_a_conflict_what_anybody_would() {
+fn a_waiter_gets_a_conflict_as_any_duplicate_does() {
     with_both_stores(|turn| {
         let pay = turn.post("/conflict/done").header("x-test-status", "202");
         let mut first = turn.start(&pay, "conflict");

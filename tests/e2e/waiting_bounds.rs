@@ -88,7 +88,7 @@ fn a_worker_that_is_full_refuses_at_once_and_serves_on() {
 }
 
 #[test]
-fn whoever_waits_in_the_worker_that_runs_the_first_hears_at_once_of_its_end() {
+fn a_waiter_in_the_worker_that_runs_the_first_hears_at_once_of_its_end() {
     let turn = one_worker();
     let pays: Vec<_> = (0..20).map(|n| turn.post(&format!("/wait/near-{n}"))).collect();
     let operations = || turn.gateways[0].stat("wasmcustom.idempotency_store_operations_total");

@@ -15,7 +15,7 @@ use crate::waiting::{AT_ONCE, Turn, embedded, told_unknown, with_both_stores};
 type Leave = fn(&Turn, &str);
 
 #[test]
-fn whoever_hangs_up_is_forgotten() {
+fn a_waiter_that_hangs_up_is_forgotten() {
     let ways: [(&str, Leave); 4] = [
         ("/wait/closes", |turn, path| turn.wait_behind(&turn.post(path), 4).into_iter().for_each(drop)),
         ("/wait/resets", |turn, path| turn.wait_behind(&turn.post(path), 4).into_iter().for_each(Connection::reset)),
@@ -46,7 +46,7 @@ fn whoever_hangs_up_is_forgotten() {
 }
 
 #[test]
-fn whoever_stays_is_answered_where_others_have_gone() {
+fn a_waiter_that_stays_is_answered_where_others_have_gone() {
     with_both_stores(|turn| {
         let pay = turn.post("/wait/some-go");
         let mut first = turn.start(&pay, "some-go");

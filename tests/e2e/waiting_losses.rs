@@ -153,7 +153,7 @@ fn those_who_wait_hear_that_the_gateway_of_the_first_has_died() {
 }
 
 #[test]
-fn whoever_hangs_up_while_it_asks_executes_nothing() {
+fn a_waiter_that_hangs_up_while_it_asks_executes_nothing() {
     let mut document = document(json!({}));
     document["store"] = json!({ "timeout_ms": PATIENT_MS });
     let world = SharedWorld::start(document);

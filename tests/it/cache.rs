@@ -210,7 +210,7 @@ fn a_renewal_lengthens_the_mark() {
 }
 
 #[test]
-fn whoever_ends_without_a_success_or_has_lost_is_forgotten() {
+fn an_owner_that_ends_without_a_success_or_has_lost_is_forgotten() {
     for (operation, verdict) in [
         (CommandKind::Release { keep_fingerprint: false }, StoreReply::Settled),
         (CommandKind::Release { keep_fingerprint: true }, StoreReply::Settled),

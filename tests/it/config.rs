@@ -993,7 +993,7 @@ const MISTAKES: &[(&str, &str)] = &[
     ),
     (
         r#"{"policy": {"key": {"sources": [{"query": "a"}, {"query": "b"}], "inject": {"kind": "uuid"}}}}"#,
-        r#"/policy/key/inject: must not be "uuid" with several key.sources: the client could not say the key it is told again"#,
+        r#"/policy/key/inject: must not be "uuid" with several key.sources: the client could not repeat the key that it gets"#,
     ),
     (
         r#"{"policy": {"mode": "inject", "key": {"inject": {"kind": "content"}}}}"#,

@@ -149,6 +149,20 @@ fn the_documents_list_every_envoy_that_is_tested() {
 }
 
 #[test]
+fn what_users_and_developers_read_names_the_actor() {
+    let words = ["whoever", "somebody", "is told", "nothing comes of"];
+    let sources = ["src", "check/src"].into_iter().flat_map(sources);
+    for file in
+        sources.chain(documents()).chain([root().join("docs/config.schema.json"), root().join("src/store/redis.lua")])
+    {
+        let text = read(&file).to_lowercase();
+        for word in words {
+            assert!(!text.contains(word), "{} says {word:?}", file.display());
+        }
+    }
+}
+
+#[test]
 fn make_test_runs_every_suite() {
     let makefile = read(&root().join("Makefile"));
     let lists = ["NATIVE := ", "SERVED := "].map(|list| makefile.lines().find_map(|line| line.strip_prefix(list)));

@@ -228,7 +228,7 @@ fn what_cannot_be_checked_is_said_in_one_line() {
 }
 
 #[test]
-fn a_wasm_filter_of_somebody_else_is_left_alone() {
+fn another_wasm_filter_is_left_alone() {
     let run = check_changed("local.yaml", |tree| {
         *plugin(tree) = json!({ "name": "waf", "vm_config": { "code": { "local": { "filename": "waf.wasm" } } } });
     });

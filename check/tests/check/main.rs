@@ -172,7 +172,7 @@ fn every_field_is_told() {
         let mut without = document.clone();
         let (above, name) = pointer.rsplit_once('/').unwrap();
         without.pointer_mut(above).unwrap().as_object_mut().unwrap().remove(name);
-        assert_ne!(check(&without.to_string()).out, whole.out, "nothing is told of {pointer}");
+        assert_ne!(check(&without.to_string()).out, whole.out, "nothing is said of {pointer}");
         told.insert(name.to_owned());
     }
     let schema = fs::read_to_string(root().join("docs/config.schema.json")).unwrap();

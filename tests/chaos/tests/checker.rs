@@ -299,7 +299,7 @@ fn an_answer_that_never_came_is_noticed_unless_connections_were_broken() {
 }
 
 #[test]
-fn whoever_passes_by_and_is_not_served_is_noticed_unless_the_service_had_troubles() {
+fn an_unprotected_request_that_is_not_served_is_noticed_unless_the_service_had_troubles() {
     let passer_by = Name { key: String::new(), ..name(Kind::Plain, "a") };
     let mut tale = Tale::new();
     tale.executes(&passer_by, "p", 0, 0, 201);

@@ -19,8 +19,8 @@
 //! | an expired key is new, and its second generation has an answer of its own | `e2e::black_box::stores::the_next_generation_of_a_key_keeps_its_own_answer` |
 //! | a stale lock is stolen, also by a caller with the same time-out | `e2e::unknown::a_client_that_hangs_up_leaves_an_unknown_outcome`, `e2e::redis_losses::what_a_killed_gateway_had_under_way_is_unknown` |
 //! | who comes while it runs waits and gets the answer; of 20 threads one acquires | `e2e::waiting::of_100_that_wait_one_executes_and_all_get_its_answer` |
-//! | who has waited for its time-out is told so | `e2e::waiting::whoever_has_waited_enough_is_refused` |
-//! | also where others acquire and release the key without end | `e2e::black_box::stores::whoever_waits_among_requests_that_all_fail_is_answered_in_time` |
+//! | who has waited for its time-out is told so | `e2e::waiting::a_waiter_is_refused_at_its_deadline` |
+//! | also where others acquire and release the key without end | `e2e::black_box::stores::a_waiter_among_requests_that_all_fail_is_answered_in_time` |
 //! | an extended lock is not stolen | `e2e::unknown::a_lease_is_renewed_while_the_service_works`, `e2e::redis::a_request_that_runs_here_is_in_flight_there` |
 //! | extending what is unknown, completed or failed changes nothing | `it::model::nobody_but_the_owner_marks_renews_or_frees`, `it::model::ghosts_of_a_released_claim_are_refused_whatever_the_state_was` |
 //! | completing what does not exist | `e2e::black_box::stores::a_success_whose_record_got_lost_makes_it_again` |
@@ -77,7 +77,7 @@ fn the_next_generation_of_a_key_keeps_its_own_answer() {
 }
 
 #[test]
-fn whoever_waits_among_requests_that_all_fail_is_answered_in_time() {
+fn a_waiter_among_requests_that_all_fail_is_answered_in_time() {
     on_both_stores(|stand| {
         let pay = |n| stand.post(n, "/contended/pay").key("k").body("ten");
         let (over, failures) = (AtomicBool::new(false), AtomicBool::new(false));

@@ -7,7 +7,7 @@ use expect_test::expect;
 use super::check;
 
 #[test]
-fn whoever_waits_gets_the_answer_of_the_attempt_that_runs() {
+fn a_duplicate_that_waits_gets_the_answer_of_the_attempt_that_runs() {
     check(
         "policy: wait 10s
          upstream: 201 after 300ms
@@ -101,7 +101,7 @@ fn after_an_attempt_that_failed_one_of_those_who_wait_takes_over_and_the_others_
 }
 
 #[test]
-fn whoever_has_seen_two_attempts_fail_is_refused() {
+fn a_waiter_is_refused_after_two_attempts_ended_without_a_replayable_response() {
     check(
         "policy: wait 10s
          upstream: 503 after 300ms
@@ -149,7 +149,7 @@ fn whoever_has_seen_two_attempts_fail_is_refused() {
 }
 
 #[test]
-fn whoever_has_waited_enough_is_refused_and_the_answer_is_stored_all_the_same() {
+fn a_waiter_is_refused_at_its_deadline_and_the_answer_is_stored_all_the_same() {
     check(
         "policy: wait 300ms
          upstream: 201 after 900ms
@@ -238,7 +238,7 @@ fn an_unknown_outcome_is_told_at_once_to_all_who_wait() {
 }
 
 #[test]
-fn whoever_hangs_up_while_it_waits_is_forgotten() {
+fn a_waiter_that_hangs_up_is_forgotten() {
     check(
         "policy: wait 10s
          upstream: 503 after 300ms
@@ -278,7 +278,7 @@ fn whoever_hangs_up_while_it_waits_is_forgotten() {
 }
 
 #[test]
-fn whoever_hangs_up_while_it_asks_again_executes_nothing() {
+fn a_waiter_that_hangs_up_while_it_asks_again_executes_nothing() {
     check(
         "policy: wait 10s
          upstream: 503 after 100ms
