@@ -107,8 +107,13 @@ fn single<'a>(headers: &'a Headers, name: &'a str) -> Option<&'a [u8]> {
 
 /// Removals of what only the gateway may say, and of what was said to it alone.
 pub(super) fn removals(headers: &Headers) -> Vec<Edit> {
-    let ours = OUR_HEADERS.into_iter().chain([STEER_FATE, STEER_TTL]);
-    ours.filter(|name| headers.has(name)).map(Edit::Remove).collect()
+    let ours = OUR_HEADERS.into_iter().filter(|name| headers.has(name)).map(Edit::Remove);
+    ours.chain(steering_removals(headers)).collect()
+}
+
+/// Removals of what the upstream has said to the gateway alone.
+pub(super) fn steering_removals(headers: &Headers) -> Vec<Edit> {
+    [STEER_FATE, STEER_TTL].into_iter().filter(|name| headers.has(name)).map(Edit::Remove).collect()
 }
 
 /// The fields that are worth repeating: end-to-end ones that are not about this one delivery.

@@ -17,7 +17,7 @@ use crate::step::{Bypass, Count, Flow, Remark, Step};
 
 use super::answered::Answered;
 use super::attempt::{Execution, Injected, Outcome, PendingRequest, Tries};
-use super::headers::{edited, removals};
+use super::headers::{edited, removals, steering_removals};
 use super::{Context, Next, State, hold};
 
 /// Awaits the store's reply to a settlement.
@@ -267,10 +267,20 @@ impl Save {
 impl Unprotected {
     pub(super) fn on(self, cx: &Context<'_>, event: EventKind<'_>) -> Next {
         match event {
-            EventKind::ResponseHeaders { headers, .. } => (State::Done, respond(cx, self.injected, headers, self.line)),
+            EventKind::ResponseHeaders { headers, .. } => (State::Done, self.beside_theirs(cx, headers)),
             EventKind::Closed { .. } => done(),
             _ => (State::Unprotected(self), Step::default()),
         }
+    }
+
+    /// Nothing was done for the request: what the service, or another filter of this kind, says of its keys stays, and
+    /// ours is added only where it says nothing.
+    fn beside_theirs(&self, cx: &Context<'_>, headers: &Headers) -> Step {
+        let mut edits = with_status(cx, self.injected, steering_removals(headers), self.line);
+        edits.retain(|edit| !matches!(edit, Edit::Set(name, _) if headers.has(name)));
+        let theirs = headers.first(STATUS).map(|line| String::from_utf8_lossy(line).into_owned());
+        let status = theirs.unwrap_or_else(|| self.line.to_string());
+        Step { flow: Flow::Resume(edits), status: Some(status), ..Step::default() }
     }
 }
 

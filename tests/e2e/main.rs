@@ -125,3 +125,5 @@ mod waiting_losses;
 mod waiting_updates;
 /// Each way to a service: TCP, TLS, a Unix domain socket, HTTP/2.
 mod ways;
+/// Whose an answer's idempotency fields are.
+mod whose;

@@ -650,7 +650,7 @@ fn write(file: &Path, tree: &Value) -> Result<(), String> {
 
 const LOCAL: &str = "local.yaml";
 const REDIS: &str = "redis.yaml";
-const FILTER: &str = "idempotency";
+pub const FILTER: &str = "idempotency";
 const KEEPER: &str = "envoy.bootstrap.wasm";
 const ACCESS_LOG: &str = "access.log";
 const ADMIN_ADDRESS: &str = "admin.addr";
