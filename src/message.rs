@@ -13,6 +13,16 @@ pub struct Headers {
     ends: Vec<(usize, usize)>,
 }
 
+/// Lines of a header map that a module may hand to the host; a larger map is an empty one there (proxy-wasm's
+/// `PROXY_WASM_HOST_PAIRS_MAX_COUNT`).
+const MAP_LINES: usize = 1024;
+/// Bytes of one (`PROXY_WASM_HOST_PAIRS_MAX_BYTES`).
+const MAP_BYTES: usize = 1 << 20;
+/// Lines of ours that may come on top.
+const OUR_LINES: usize = 16;
+/// Bytes of them.
+const OUR_BYTES: usize = 4096;
+
 impl Headers {
     /// No fields yet, with room for `fields` fields of `bytes` bytes in all.
     pub fn with_capacity(fields: usize, bytes: usize) -> Self {
@@ -51,6 +61,12 @@ impl Headers {
     /// Only the lines with this (lower-case) name.
     pub fn only(&self, name: &str) -> Headers {
         self.iter().filter(|(n, _)| *n == name.as_bytes()).collect()
+    }
+
+    /// Whether the host takes these fields as one map, with a few lines of ours beside them.
+    pub fn fit_a_map(&self) -> bool {
+        let lengths_and_ends = 10 * self.ends.len();
+        self.ends.len() + OUR_LINES <= MAP_LINES && self.bytes.len() + lengths_and_ends + OUR_BYTES <= MAP_BYTES
     }
 
     /// Whether a line with this (lower-case) name is there.

@@ -298,7 +298,7 @@ fn outgoing(policy: &Policy, head: &RequestHead) -> Option<Box<Outgoing>> {
     let is_text =
         head.headers.iter().all(|(name, value)| [name, value].iter().all(|text| str::from_utf8(text).is_ok()));
     let is_sent = |name: &[u8]| !is_about_the_connection(name) && name != b"expect" && name != b":scheme";
-    (is_text && policy.mode == Mode::Enforce).then(|| {
+    (is_text && head.headers.fit_a_map() && policy.mode == Mode::Enforce).then(|| {
         let headers = head.headers.iter().filter(|(name, _)| is_sent(name)).collect();
         Box::new(Outgoing { cluster: cluster.clone(), timeout_ms: *timeout_ms, headers, body: Vec::new() })
     })

@@ -170,13 +170,17 @@ impl Shielded {
         let failed = |fate, tries| Outcome::Failed { fate, tries };
         let (outcome, reply, given_up, remark) = match answer {
             Executed::Answered { status, headers, body } => {
-                let given_up = given_up(cx.policy, body.len() as u64, crowded);
+                let headers_given_up = (!headers.fit_a_map()).then_some(Some(Reason::TooLarge));
+                let given_up = headers_given_up.or_else(|| given_up(cx.policy, body.len() as u64, crowded));
                 let (outcome, source) = judged(cx, &execution, status, headers, given_up.map_or(Ok(body), Err));
                 let remark = match (given_up, &outcome) {
                     (Some(_), Outcome::Completed { .. }) => Some(Remark::BodyDropped(execution.request.name)),
                     _ => (source == Some(Source::Own)).then(|| Remark::Reentered(cluster())),
                 };
-                (outcome, Reply::passed(status, passed(headers), body.to_vec()), given_up, remark)
+                let passed = || Reply::passed(status, passed(headers), body.to_vec());
+                // What the host takes no more lines of cannot be handed on.
+                let reply = headers_given_up.map_or_else(passed, |_| Reply::lost());
+                (outcome, reply, given_up, remark)
             }
             Executed::Lost => {
                 let fate = if mutant::is(Mutant::LostAnswerReleased) { Fate::Release } else { Fate::Unknown };
@@ -291,12 +295,13 @@ impl Execution {
         }
         let ttl = Ttl::of(policy, headers);
         let endless = headers.first("content-type").is_some_and(|value| media_type(value) == b"text/event-stream");
-        let too_large = content_length(headers).is_some_and(|length| length > policy.max_response_bytes);
+        let is_long = content_length(headers).is_some_and(|length| length > policy.max_response_bytes);
+        let too_large = is_long || !headers.fit_a_map();
         let body = match end {
             // A trial holds nothing back, so it has no body to keep.
             _ if policy.mode == Mode::Observe => Body::Unavailable(None),
+            _ if too_large => Body::Unavailable(Some(Reason::TooLarge)),
             true => Body::Whole(Vec::new()),
-            false if too_large => Body::Unavailable(Some(Reason::TooLarge)),
             false if endless => Body::Unavailable(None),
             false => {
                 // One that comes late still has some time.

@@ -93,6 +93,8 @@ mod redis_losses;
 mod redis_secrets;
 /// First execution and replay.
 mod replay;
+/// Answers of odd shapes, as they come first and as they come again.
+mod representations;
 /// Replays, shielded answers and look-ups on a gateway that works on every local reply.
 mod restored;
 /// Duplicates that come while the first request runs, alone and in crowds.

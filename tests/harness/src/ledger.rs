@@ -19,6 +19,7 @@
 //! | `x-test-delay-body-ms: 200` | the head at once, the body after |
 //! | `x-test-hold: name` | nothing is answered before the test calls [`Ledger::open`] with the name |
 //! | `x-test-header: name: value` | a header to add, any bytes, repeatable; the first of a name replaces a default one, an empty value takes the default away |
+//! | `x-test-lines: 1100` | that many lines `x-line: 0`, `x-line: 1` … |
 //! | `x-test-body-base64: aGk=` | the body |
 //! | `x-test-body-size: 70000` | the body is [`body_of_size`] |
 //! | `x-test-chunked: 1` | the length is not declared and the body comes in pieces |
@@ -500,6 +501,9 @@ impl Answer {
                 }
             }
             headers.append(name, value);
+        }
+        for line in 0..number("x-test-lines")?.unwrap_or(0) {
+            headers.append("x-line", line.into());
         }
 
         Ok(Answer {
