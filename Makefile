@@ -1,6 +1,8 @@
 # The only door: everything one does with this repository is a target here.
 
 ENVOY ?= 1.40.0
+# The other one of `make test-all`.
+SECOND ?= 1.36.4
 # Where `make run` serves.
 PORT ?= 10000
 # Those that `make matrix` runs.
@@ -29,7 +31,7 @@ SERVED := e2e short gateway ledger store
 export ENVOY_BIN FILTER_WASM PEER_BIN PORT
 
 .DEFAULT_GOAL := help
-.PHONY: help run ready port-free check-config test matrix fuzz build lint advisories book bench soak sim chaos clean wasm-target build-tools bench-tools store-tools chaos-tools
+.PHONY: help run ready port-free check-config test test-all matrix fuzz build lint advisories book bench soak sim chaos clean wasm-target build-tools bench-tools store-tools chaos-tools
 
 help: ## Prints this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,6 +50,9 @@ test: ready $(ENVOY_BIN) ## Runs every test, those on real Envoy too, and fuzzes
 	cargo test --locked --workspace $(SERVED:%=--test %)
 	@if $(HAS_NIGHTLY) && command -v c++ >/dev/null; then $(MAKE) --no-print-directory fuzz SECONDS=20 SEED=1; \
 	else echo "Nothing was fuzzed: that wants Rust's nightly toolchain and a C++ compiler."; fi
+
+test-all: test ## Everything of `make test`, and the tests on real Envoy once more on SECOND (1.36.4).
+	@$(MAKE) --no-print-directory matrix ENVOYS=$(SECOND)
 
 matrix: build store-tools $(ENVOYS:%=$(CURDIR)/.cache/envoy-%/envoy) ## Runs the tests on real Envoy with each version in ENVOYS and prints which pass.
 	cargo test --locked --test e2e --no-run

@@ -18,7 +18,7 @@ use crate::requirements::{self, Provider};
 use crate::running;
 use crate::scope::{Enforced, Manner, Reading, Spot, enforced};
 use crate::sources;
-use crate::surroundings::{kind, name};
+use crate::surroundings::{self, kind, name};
 use crate::tokens;
 use crate::told::{rules_named, say};
 use crate::verification;
@@ -74,7 +74,8 @@ fn of_chain(chain: Chain<'_>, rules: &[Enforced<'_>], world: &World<'_>) -> Find
     warnings.extend(certificates::warnings(chain, rules));
     warnings.extend(running::warnings(chain, rules));
     let certificates = certificates::errors(chain, rules);
-    Findings { errors: [losses.told(), certificates, running::errors(chain, rules, world)].concat(), warnings }
+    let order = surroundings::order_errors(chain);
+    Findings { errors: [losses.told(), certificates, running::errors(chain, rules, world), order].concat(), warnings }
 }
 
 /// What is done to a request on this way before the filter sees it.

@@ -91,6 +91,21 @@ pub fn too_late(kind: &str, name: &str) -> Option<String> {
     (kind == "router").then(|| format!("stands after {name}, with which the chain ends: it is never reached"))
 }
 
+/// The errors that an answer of a filter behind never comes by.
+pub fn order_errors(chain: Chain<'_>) -> Vec<String> {
+    let filters = list(&chain.manager["http_filters"]).iter().skip(chain.index + 1);
+    let custom = filters.filter(|filter| kind(filter) == "custom_response");
+    custom
+        .map(|filter| {
+            format!(
+                "stands before {}: an answer that it gives while a response passes goes round this filter, which \
+                 cannot know then what the service has said: the outcome is unknown; put it after",
+                name(filter)
+            )
+        })
+        .collect()
+}
+
 /// The warning that the filter stands before one of this kind.
 pub fn too_early(kind: &str, name: &str) -> Option<String> {
     let why = match kind {
@@ -98,6 +113,11 @@ pub fn too_early(kind: &str, name: &str) -> Option<String> {
             "no filter has verified yet who is asking, so a stored response may go to a client that only says so"
         }
         kind if RATE_LIMITS.contains(&kind) => "what the filter answers is not limited",
+        "compressor" => "what it encodes is kept so, and a retry that does not take that encoding gets not-replayable",
+        "ext_proc" => {
+            "an answer that its service gives while a response passes goes round this filter, and the outcome is unknown"
+        }
+        "cors" => "the filter's refusals reach no browser, and a replay names the origin of the first page",
         _ => return None,
     };
     Some(format!("stands before {name}: {why}; put it after"))

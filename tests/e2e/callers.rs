@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use sha2::Sha256;
 
 use crate::check::{executed, refused, replays, said};
-use crate::neighbours::{kept_apart, never_mixed};
+use crate::verifiers::{kept_apart, never_mixed};
 use crate::worlds::{self, Shared};
 
 const SECRET: &[u8] = b"a secret that only the issuer and the gateway know";

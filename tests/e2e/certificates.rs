@@ -11,7 +11,7 @@ use harness::{Port, Request, World};
 use serde_json::{Value, json};
 
 use crate::check::{executed, refused};
-use crate::neighbours::{kept_apart, never_mixed, says_once_that_no_caller_was_seen};
+use crate::verifiers::{kept_apart, never_mixed, says_once_that_no_caller_was_seen};
 use crate::worlds::rule;
 
 macro_rules! pem {

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::LazyLock;
 
 use harness::gateway::{cluster, hcm, hcm_of, repository, set_endpoint, set_pipe};
-use harness::{Ledger, Options, Port, Request, Trouble, Troublemaker, Veto, World};
+use harness::{Ledger, Options, Port, Processor, Request, Trouble, Troublemaker, World};
 use serde_json::{Value, json};
 
 use crate::check::{executed, is_refusal, not_stored, refused, replays, said, shown};
@@ -95,13 +95,13 @@ const EXECUTIONS: [&str; 2] = ["inline", "shielded"];
 /// What lives as long as the gateway.
 struct Stage {
     world: World,
-    _others: (Port, std::net::TcpListener, Vec<Troublemaker>, Veto),
+    _others: (Port, std::net::TcpListener, Vec<Troublemaker>, Processor),
 }
 
 /// `envoy/shielded.yaml`, where everything under `/inline/` runs inline, with the ways of [`CASES`].
 fn world() -> Shared {
     static STAGE: LazyLock<Stage> = LazyLock::new(|| {
-        let (ledger, refused, veto) = (Ledger::start_with_socket(), Port::reserve(), Veto::start());
+        let (ledger, refused, veto) = (Ledger::start_with_socket(), Port::reserve(), Processor::start());
         let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let troubles = [
             ("closes", Trouble::ClosesAtOnce),

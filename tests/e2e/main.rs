@@ -61,12 +61,8 @@ mod meaning;
 mod memory;
 /// What the module imports, and its size.
 mod module;
-/// What stands in front of the filter on other people's gateways.
+/// This filter among others, each as it comes.
 mod neighbours;
-/// Two verified subjects behind jwt_authn, in each of its settings.
-mod neighbours_jwt;
-/// People who log in at oauth2.
-mod neighbours_oauth2;
 /// Metrics, access log, log.
 mod observability;
 /// What becomes of the key, by what came back.
@@ -113,6 +109,12 @@ mod signatures;
 mod threats;
 /// Outcomes nobody knows, and the attempts that follow them.
 mod unknown;
+/// Filters in front that verify who is asking.
+mod verifiers;
+/// Two verified subjects behind jwt_authn, in each of its settings.
+mod verifiers_jwt;
+/// People who log in at oauth2.
+mod verifiers_oauth2;
 /// Duplicates that wait for the attempt that runs.
 mod waiting;
 /// How many duplicates may wait.

@@ -166,3 +166,56 @@ fn compressing(place: usize) -> World {
         })
     })
 }
+
+/// `envoy/local.yaml` with `custom_response` in front, which has this action for 402 and 422.
+fn answering(action: Value) -> World {
+    World::with(json!({ "policy": { "outcomes": { "402": "store" } } }), |options: Options| {
+        options.mutate(move |tree| {
+            let input =
+                json!({ "@type": "type.googleapis.com/envoy.type.matcher.v3.HttpResponseStatusCodeMatchInput" });
+            let matched = |status: &str| {
+                json!({
+                    "predicate": { "single_predicate": {
+                        "input": { "name": "status", "typed_config": input }, "value_match": { "exact": status },
+                    } },
+                    "on_match": { "action": { "name": "action", "typed_config": action } },
+                })
+            };
+            let matchers = [matched("402"), matched("422")];
+            let filter = json!({
+                "name": "envoy.filters.http.custom_response",
+                "typed_config": {
+                    "@type": "type.googleapis.com/envoy.extensions.filters.http.custom_response.v3.CustomResponse",
+                    "custom_response_matcher": { "matcher_list": { "matchers": matchers } },
+                },
+            });
+            hcm(tree)["http_filters"].as_array_mut().unwrap().insert(0, filter);
+        })
+    })
+}
+
+#[test]
+fn behind_custom_response_what_the_service_has_said_decides_and_clients_get_the_page() {
+    const POLICIES: &str = "type.googleapis.com/envoy.extensions.http.custom_response";
+    let page = json!({
+        "@type": format!("{POLICIES}.local_response_policy.v3.LocalResponsePolicy"),
+        "body": { "inline_string": "a page" },
+    });
+    let elsewhere = json!({
+        "@type": format!("{POLICIES}.redirect_policy.v3.RedirectPolicy"),
+        "uri": "http://shop.example.com/page",
+    });
+    for (name, action) in [("page", page), ("elsewhere", elsewhere)] {
+        let world = answering(action);
+        let refused = world.post("/refused").key("k").header("x-test-first-status", "422,201").body("ten");
+        let first = refused.send();
+        assert!(said(&first).is_empty() && first.status != 201, "{name}: {}", shown(&first));
+        // The service refused, so the key is free.
+        executed(&refused.send(), 2);
+
+        let kept = world.post("/kept").key("k").header("x-test-status", "402").body("ten");
+        let (first, again) = (kept.send(), kept.send());
+        assert_eq!(again.status, first.status, "{name}: {}", shown(&again));
+        assert_eq!(world.ledger.entries_for("/kept").len(), 1, "{name}");
+    }
+}

@@ -155,3 +155,32 @@ fn a_look_up_is_what_the_filter_says_and_a_refusal_is_the_operators_to_write() {
     assert_eq!((other.status, other.header("x-local")), (503, Some("1")), "{}", shown(&other));
     assert!(said(&other).ends_with("reason=mismatch"), "{}", shown(&other));
 }
+
+#[test]
+fn what_a_filter_behind_has_emptied_or_cut_short_comes_whole() {
+    for (name, bytes) in [("emptied", r#""""#), ("cut-short", "body:getBytes(0, 3)")] {
+        let script = format!(
+            "function envoy_on_response(handle)\n local body = handle:body()\n if body then\n  local size = \
+             body:setBytes({bytes})\n  handle:headers():replace('content-length', size)\n end\nend"
+        );
+        let world = World::with(json!({ "rules": [rule("/", json!({}))] }), |options| {
+            options.mutate(move |tree| {
+                let filters = hcm(tree)["http_filters"].as_array_mut().unwrap();
+                let lua = json!({
+                    "@type": "type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua",
+                    "default_source_code": { "inline_string": script },
+                });
+                filters.insert(filters.len() - 1, json!({ "name": "lua", "typed_config": lua }));
+            })
+        });
+        let pay = world.post(&format!("/restored/{name}")).key("k").header("x-test-body-size", "5000").body("ten");
+        let first = pay.send();
+        executed(&first, 1);
+        // What the first client got at this filter's place is what the filter behind had left of it.
+        let left = if name == "emptied" { 0 } else { 3 };
+        assert_eq!(first.body.len(), left, "{}", shown(&first));
+        replays(&pay.send(), &first);
+        let refusal = pay.body("twenty").send();
+        assert!(said(&refusal).ends_with("reason=mismatch") && refusal.body.len() == left, "{}", shown(&refusal));
+    }
+}

@@ -10,7 +10,7 @@ use harness::{Request, World};
 use serde_json::{Value, json};
 
 use crate::check::{executed, refused, replays, said};
-use crate::neighbours::{kept_apart, never_mixed};
+use crate::verifiers::{kept_apart, never_mixed};
 use crate::worlds::{Shared, plain, rule, rules};
 
 /// What a rule can say of the scope, each under a path of its own, at a gateway that believes the proxy before it.

@@ -7,7 +7,7 @@
 use harness::{Request, World};
 
 use crate::check::{executed, replays, said, shown};
-use crate::neighbours::{by_default, by_rules, kept_apart, never_mixed, unprotected};
+use crate::verifiers::{by_default, by_rules, kept_apart, never_mixed, unprotected};
 
 /// Refuses a wrong signature with 403.
 pub const VERIFIER: &str = r#"

@@ -20,6 +20,7 @@ mod inputs;
 mod istio;
 mod keeper;
 mod mutations;
+mod neighbours;
 mod running;
 mod shielding;
 mod surroundings;

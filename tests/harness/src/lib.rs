@@ -35,12 +35,13 @@ pub mod gateway;
 mod http2;
 pub mod interposer;
 pub mod ledger;
+pub mod neighbours;
 pub mod ports;
 pub mod process;
+pub mod processor;
 pub mod redis;
 pub mod resp;
 pub mod troublemaker;
-pub mod veto;
 pub mod wait;
 pub mod webdis;
 
@@ -49,10 +50,10 @@ pub use gateway::{Gateway, Options};
 pub use interposer::{Fault, Interposer};
 pub use ledger::{Entry, Ledger};
 pub use ports::Port;
+pub use processor::Processor;
 pub use redis::{Redis, RedisCluster};
 pub use resp::Reply;
 pub use troublemaker::{Trouble, Troublemaker};
-pub use veto::Veto;
 pub use wait::{PATIENCE, wait_for, wait_until};
 pub use webdis::Webdis;
 

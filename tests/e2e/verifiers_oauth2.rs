@@ -8,7 +8,7 @@ use harness::{Request, World};
 use serde_json::{Value, json};
 
 use crate::check::{said, shown};
-use crate::neighbours::{by_default, by_rules, kept_apart, never_mixed, saw_no_token};
+use crate::verifiers::{by_default, by_rules, kept_apart, never_mixed, saw_no_token};
 
 /// The filter on its own paths; with `forward` it shows the token upstream, which it does not do as it comes.
 pub fn config(name: &str, forward: bool) -> Value {

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use crate::check::{refused, replays, said, shown};
 use crate::worlds::{Shared, add_routes};
-use crate::{callers, neighbours_jwt, neighbours_oauth2, signatures};
+use crate::{callers, signatures, verifiers_jwt, verifiers_oauth2};
 
 /// Every neighbour in front of a filter with `{}`: the first segment of a path chooses the neighbour.
 pub fn by_default() -> Shared {
@@ -66,8 +66,8 @@ pub fn stand(tree: &mut Value) {
     set_endpoint(&mut helpers, *HELPERS);
     let resources = &mut tree["static_resources"];
     resources["clusters"].as_array_mut().expect("clusters is a list").push(helpers);
-    resources["secrets"] = neighbours_oauth2::secrets();
-    let mut filters = vec![neighbours_jwt::filter(&neighbours_jwt::providers())];
+    resources["secrets"] = verifiers_oauth2::secrets();
+    let mut filters = vec![verifiers_jwt::filter(&verifiers_jwt::providers())];
     for (name, kind, mut config) in neighbours() {
         config["@type"] = json!(format!("type.googleapis.com/envoy.extensions.filters.http.{kind}"));
         filters.push(json!({ "name": name, "disabled": true, "typed_config": config }));
@@ -118,8 +118,8 @@ fn neighbours() -> Vec<(&'static str, &'static str, Value)> {
             "header_mutation.v3.HeaderMutation",
             json!({ "mutations": { "request_mutations": [{ "remove": "authorization" }] } }),
         ),
-        ("oauth2", "oauth2.v3.OAuth2", neighbours_oauth2::config("oauth2", false)),
-        ("oauth2-forwarding", "oauth2.v3.OAuth2", neighbours_oauth2::config("oauth2-forwarding", true)),
+        ("oauth2", "oauth2.v3.OAuth2", verifiers_oauth2::config("oauth2", false)),
+        ("oauth2-forwarding", "oauth2.v3.OAuth2", verifiers_oauth2::config("oauth2-forwarding", true)),
         ("verifier", "lua.v3.Lua", lua(signatures::VERIFIER)),
     ]
 }
@@ -137,7 +137,7 @@ end
 const SHA_OF_SECRET: &str = "{SHA}5en6G6MezRroT3XKqkdPOmY/BfQ=";
 
 /// Where the neighbours ask: the keys of the issuer, the tokens of oauth2, and who may do what.
-static HELPERS: LazyLock<SocketAddr> = LazyLock::new(|| {
+pub static HELPERS: LazyLock<SocketAddr> = LazyLock::new(|| {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free loopback port");
     let addr = listener.local_addr().expect("a bound listener has an address");
     thread::spawn(move || {
@@ -166,7 +166,7 @@ fn help(mut stream: TcpStream) -> std::io::Result<()> {
     let target = request.split(' ').nth(1).unwrap_or_default().to_owned();
     let (more, body) = match target.split('/').nth(1) {
         Some("keys") => (String::new(), callers::key_set().to_string()),
-        Some("tokens") => (String::new(), neighbours_oauth2::tokens(&request)),
+        Some("tokens") => (String::new(), verifiers_oauth2::tokens(&request)),
         _ => {
             let user = field(&request, "authorization").and_then(|token| token.strip_prefix("Bearer "));
             let user = user.and_then(|token| token.split('-').next()).unwrap_or_default();
@@ -370,6 +370,6 @@ fn gateways_on_one_redis_keep_apart_what_a_swap_leaves_and_mix_nothing_without()
     kept_apart(&world.ledger, with_one_token(&pay("/none/share/apart")).map(at_both));
     never_mixed(&world.ledger, with_one_token(&pay("/lua/claim/mixed")).map(at_both).as_flattened());
     never_mixed(&world.ledger, with_one_token(&pay("/header-mutation/user/mixed")).map(at_both).as_flattened());
-    neighbours_jwt::on_redis(&world);
+    verifiers_jwt::on_redis(&world);
     assert_eq!(world.stat("store_failures_transport_total"), 0);
 }

@@ -1,7 +1,7 @@
-//! A service for Envoy's `ext_proc` that vetoes: it answers the first thing it is asked with a response of its own.
+//! A service for Envoy's `ext_proc`: it lets everything pass, or vetoes the first thing it is asked about.
 //!
-//! One rule: which phase is asked about is the filter's to say, and the status is what `x-veto` in the call says.
-//! It does not know what the message says that it vetoes.
+//! One rule: which phase is asked about is the filter's to say, and `x-veto` in the call is the status of a veto.
+//! It does not know what the messages say.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::thread::{self, JoinHandle};
@@ -13,15 +13,15 @@ use tokio::sync::oneshot;
 
 /// A running one.
 #[derive(Debug)]
-pub struct Veto {
+pub struct Processor {
     addr: SocketAddr,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Veto {
+impl Processor {
     /// Starts it on a free port.
-    pub fn start() -> Veto {
+    pub fn start() -> Processor {
         let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free loopback port");
         listener.set_nonblocking(true).expect("a listener can be made non-blocking");
         let addr = listener.local_addr().expect("a bound listener has an address");
@@ -35,7 +35,7 @@ impl Veto {
                 }
             });
         });
-        Veto { addr, stop: Some(stop), thread: Some(thread) }
+        Processor { addr, stop: Some(stop), thread: Some(thread) }
     }
 
     /// Where it listens, for HTTP/2.
@@ -44,7 +44,7 @@ impl Veto {
     }
 }
 
-impl Drop for Veto {
+impl Drop for Processor {
     fn drop(&mut self) {
         drop(self.stop.take());
         // A panic in there has already been printed.
@@ -65,22 +65,42 @@ async fn serve(stream: TcpStream) -> Result<(), h2::Error> {
     let mut connection = h2::server::handshake(stream).await?;
     while let Some(call) = connection.accept().await {
         let (request, respond) = call?;
-        tokio::spawn(veto(request, respond));
+        tokio::spawn(process(request, respond));
     }
     Ok(())
 }
 
-async fn veto(request: http::Request<h2::RecvStream>, mut respond: SendResponse<Bytes>) -> Result<(), h2::Error> {
-    let status = request.headers().get("x-veto").and_then(|value| value.to_str().ok()?.parse().ok()).unwrap_or(403);
+async fn process(request: http::Request<h2::RecvStream>, mut respond: SendResponse<Bytes>) -> Result<(), h2::Error> {
+    let veto = request.headers().get("x-veto").and_then(|value| value.to_str().ok()?.parse().ok());
     let mut body = request.into_body();
-    if body.data().await.transpose()?.is_none() {
-        return Ok(());
-    }
     let head = http::Response::builder().header("content-type", "application/grpc").body(());
     let mut stream = respond.send_response(head.expect("it is a right head"), false)?;
-    stream.send_data(immediate_response(status), false)?;
-    let trailers = [(http::HeaderName::from_static("grpc-status"), http::HeaderValue::from_static("0"))];
-    stream.send_trailers(trailers.into_iter().collect())
+    let mut come = Vec::new();
+    while let Some(piece) = body.data().await.transpose()? {
+        body.flow_control().release_capacity(piece.len())?;
+        come.extend_from_slice(&piece);
+        while let Some(message) = take_message(&mut come) {
+            if let Some(status) = veto {
+                stream.send_data(immediate_response(status), false)?;
+                return stream.send_trailers(trailers());
+            }
+            // A phase's answer has the number before that of its question; empty, it changes nothing.
+            let question = message.first().map_or(0, |tag| tag >> 3);
+            stream.send_data(Bytes::from(vec![0, 0, 0, 0, 2, (question - 1) << 3 | 2, 0]), false)?;
+        }
+    }
+    stream.send_trailers(trailers())
+}
+
+/// The first whole message of a gRPC stream, without its frame.
+fn take_message(come: &mut Vec<u8>) -> Option<Vec<u8>> {
+    let (frame, _) = come.split_first_chunk::<5>()?;
+    let length = u32::from_be_bytes([frame[1], frame[2], frame[3], frame[4]]) as usize;
+    (come.len() >= 5 + length).then(|| come.drain(..5 + length).skip(5).collect())
+}
+
+fn trailers() -> http::HeaderMap {
+    [(http::HeaderName::from_static("grpc-status"), http::HeaderValue::from_static("0"))].into_iter().collect()
 }
 
 /// `ProcessingResponse { immediate_response: { status: { code }, body: "no" } }`, in a frame of gRPC.

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::callers::{ISSUER, bearer, key_set, token};
 use crate::check::{executed, refused, replays, said, shown};
-use crate::neighbours::{
+use crate::verifiers::{
     by_default, by_rules, kept_apart, never_mixed, saw_no_token, says_once_that_no_caller_was_seen, unprotected,
 };
 
