@@ -158,7 +158,7 @@ $(CARGO_FUZZ_BIN):
 ready:
 	@command -v cargo > /dev/null || { echo "Rust is missing: install it from https://rustup.rs, then run this again." >&2; exit 1; }
 	@command -v python3 > /dev/null || { echo "Python 3 is missing: install it with its pip, then run this again." >&2; exit 1; }
-	@cargo fetch --locked --quiet 2> /dev/null || { echo "The crates that Cargo.lock names cannot be fetched: is this machine offline? 'cargo fetch' says more." >&2; exit 1; }
+	@cargo fetch --locked --quiet 2> /dev/null || { echo "The crates that Cargo.lock names cannot be had: is this machine offline, or Cargo.lock not up to date? 'cargo fetch --locked' says more." >&2; exit 1; }
 
 port-free:
 	@[ -n "$(filter-out 0,$(ONCE))" ] || python3 -c 'import socket; socket.create_server(("127.0.0.1", $(PORT)))' 2> /dev/null || \

@@ -295,10 +295,8 @@ fn is_grpc(media_type: &[u8]) -> bool {
 /// What the gateway itself will send, where the operator wants that and all of it can be sent.
 fn outgoing(policy: &Policy, head: &RequestHead) -> Option<Box<Outgoing>> {
     let Sender::Shielded { cluster, timeout_ms } = &policy.execution else { return None };
-    let is_text =
-        head.headers.iter().all(|(name, value)| [name, value].iter().all(|text| str::from_utf8(text).is_ok()));
     let is_sent = |name: &[u8]| !is_about_the_connection(name) && name != b"expect" && name != b":scheme";
-    (is_text && head.headers.fit_a_map() && policy.mode == Mode::Enforce).then(|| {
+    (head.headers.fit_a_map() && policy.mode == Mode::Enforce).then(|| {
         let headers = head.headers.iter().filter(|(name, _)| is_sent(name)).collect();
         Box::new(Outgoing { cluster: cluster.clone(), timeout_ms: *timeout_ms, headers, body: Vec::new() })
     })

@@ -151,9 +151,7 @@ impl Host for Envoy {
 
     fn execute(&mut self, _exchange: u32, outgoing: Outgoing) -> Option<u32> {
         let Outgoing { cluster, timeout_ms, headers, body } = outgoing;
-        let text = |bytes| std::str::from_utf8(bytes).unwrap_or_default();
-        let headers = headers.iter().map(|(name, value)| (text(name), text(value))).collect();
-        host::http_call(&cluster, headers, &body, timeout_ms)
+        host::http_call(&cluster, &headers, &body, timeout_ms)
     }
 
     fn send(&mut self, batch: Batch) -> bool {

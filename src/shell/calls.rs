@@ -5,6 +5,7 @@
 
 use crate::command::{Failure, RedisError};
 use crate::config::Redis;
+use crate::message::Headers;
 use crate::shell::host::{self, Buffer, Map, Metric};
 use crate::store::client::{Batch, Reply};
 use crate::store::webdis::{self, Answer, Named};
@@ -60,10 +61,11 @@ impl Calls {
     fn send_as(&mut self, batch: Batch, named: Named) -> bool {
         let Redis { cluster, authority, path, authorization, prefix, timeout_ms, .. } = &self.redis;
         let put = webdis::put(path, prefix, &batch, named);
-        let mut headers = vec![(":method", "PUT"), (":path", put.path.as_str()), (":authority", authority)];
-        headers.extend(authorization.as_deref().map(|value| ("authorization", value)));
+        let mut headers: Headers =
+            [(":method", "PUT"), (":path", put.path.as_str()), (":authority", authority)].into_iter().collect();
+        authorization.iter().for_each(|value| headers.push(b"authorization", value.as_bytes()));
         let at_us = host::monotonic_us();
-        let Some(token) = host::http_call(cluster, headers, &put.body, *timeout_ms) else { return false };
+        let Some(token) = host::http_call(cluster, &headers, &put.body, *timeout_ms) else { return false };
         self.under_way.push(Sent { token, batch, named, at_us });
         true
     }

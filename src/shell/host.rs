@@ -5,7 +5,6 @@
 #![expect(unsafe_code, reason = "the host's functions are foreign, and hand over memory that they had us allocate")]
 
 use std::ptr::null_mut;
-use std::time::Duration;
 
 use crate::command::Failure;
 use crate::message::Headers;
@@ -102,6 +101,18 @@ unsafe extern "C" {
         data: *mut *mut u8,
         size: *mut usize,
         cas: *mut u32,
+    ) -> u32;
+    fn proxy_http_call(
+        cluster: *const u8,
+        cluster_len: usize,
+        headers: *const u8,
+        headers_len: usize,
+        body: *const u8,
+        body_len: usize,
+        trailers: *const u8,
+        trailers_len: usize,
+        timeout_ms: u32,
+        token: *mut u32,
     ) -> u32;
     fn proxy_increment_metric(id: u32, offset: i64) -> u32;
     fn proxy_log(level: u32, text: *const u8, len: usize) -> u32;
@@ -302,10 +313,27 @@ pub fn record_metric(id: u32, value: u64) {
 }
 
 /// Sends an HTTP request and gives its token; none where the host refuses, because the cluster is unknown or empty.
-/// Legal in the root's callbacks: from anywhere else the SDK would look for the caller when the response comes.
-pub fn http_call(cluster: &str, headers: Vec<(&str, &str)>, body: &[u8], timeout_ms: u64) -> Option<u32> {
-    let timeout = Duration::from_millis(timeout_ms);
-    proxy_wasm::hostcalls::dispatch_http_call(cluster, headers, Some(body), Vec::new(), timeout).ok()
+/// It belongs to the root, whatever callback makes it.
+pub fn http_call(cluster: &str, headers: &Headers, body: &[u8], timeout_ms: u64) -> Option<u32> {
+    let (pairs, no_trailers) = (encode_pairs(headers), encode_pairs(&Headers::default()));
+    let timeout_ms = timeout_ms.try_into().unwrap_or(u32::MAX);
+    let mut token = 0;
+    // SAFETY: the host reads as many bytes as we say are there, and writes one u32 where we point.
+    let status = unsafe {
+        proxy_http_call(
+            cluster.as_ptr(),
+            cluster.len(),
+            pairs.as_ptr(),
+            pairs.len(),
+            body.as_ptr(),
+            body.len(),
+            no_trailers.as_ptr(),
+            no_trailers.len(),
+            timeout_ms,
+            &raw mut token,
+        )
+    };
+    (status == OK).then_some(token)
 }
 
 /// By which a stream has its root called: a queue that wakes the root which registered its name last.
@@ -382,7 +410,7 @@ fn take(call: impl FnOnce(*mut *mut u8, *mut usize) -> u32) -> Option<Vec<u8>> {
     if status != OK || data.is_null() {
         return None;
     }
-    // SAFETY: the SDK's `proxy_on_memory_allocate` made this block with exactly this size as a boxed slice and gave it
+    // SAFETY: `proxy_on_memory_allocate` made this block with exactly this size as a boxed slice and gave it
     // away; the host wrote all of it.
     Some(unsafe { Vec::from_raw_parts(data, size, size) })
 }

@@ -17,10 +17,4 @@ mod stream;
 
 mod root;
 
-mod entry {
-    use proxy_wasm::traits::RootContext;
-
-    proxy_wasm::main! {{
-        proxy_wasm::set_root_context(|id| -> Box<dyn RootContext> { Box::new(super::root::Root::new(id)) });
-    }}
-}
+mod entry;

@@ -5,8 +5,6 @@
 
 use std::rc::Rc;
 
-use proxy_wasm::types::Action;
-
 use crate::command::Failure;
 use crate::config::{Config, Store as StoreConfig};
 use crate::digest::Digest;
@@ -132,15 +130,5 @@ fn warn_once(config: &Config, identity: &[u8; 32]) {
     let first: Result<bool, Failure> = SharedData.swap(identity, b"", None);
     if first.unwrap_or(true) {
         config.warnings.iter().for_each(|warning| host::log(Level::Warn, &format!("idempotency: {warning}")));
-    }
-}
-
-/// The SDK's word for whether the message in hand goes on.
-impl From<worker::Action> for Action {
-    fn from(action: worker::Action) -> Self {
-        match action {
-            worker::Action::Continue => Action::Continue,
-            worker::Action::Pause => Action::Pause,
-        }
     }
 }

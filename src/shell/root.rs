@@ -6,9 +6,6 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use proxy_wasm::traits::{Context, HttpContext, RootContext};
-use proxy_wasm::types::ContextType;
-
 use crate::event::Executed;
 use crate::shell::heirs;
 use crate::shell::host::{self, Buffer, Level, Map};
@@ -18,7 +15,7 @@ use crate::shell::stream::HttpStream;
 /// How often the root looks at what is due.
 const TICK_MS: u32 = 100;
 
-/// The plugin in one worker, as the SDK has it.
+/// The plugin in one worker.
 pub struct Root {
     id: u32,
     plugin: Option<Rc<RefCell<Plugin>>>,
@@ -29,17 +26,22 @@ impl Root {
     pub fn new(id: u32) -> Self {
         Root { id, plugin: None }
     }
-}
 
-impl Context for Root {
-    fn on_done(&mut self) -> bool {
+    /// A stream of this plugin.
+    pub fn stream(&self, id: u32) -> HttpStream {
+        HttpStream::new(id, self.plugin.clone())
+    }
+
+    /// The plugin is to go; tells whether it may at once.
+    pub fn on_done(&mut self) -> bool {
         let Some(plugin) = &self.plugin else { return true };
         let plugin = &mut *plugin.borrow_mut();
         heirs::hand_over(plugin);
         plugin.worker.drain(&mut plugin.envoy)
     }
 
-    fn on_http_call_response(&mut self, token: u32, headers: usize, body_size: usize, _trailers: usize) {
+    /// A call of this plugin has ended; without header fields it has failed.
+    pub fn on_http_call_response(&mut self, token: u32, headers: usize, body_size: usize) {
         let Some(plugin) = &self.plugin else { return };
         let Plugin { worker, envoy, .. } = &mut *plugin.borrow_mut();
         let responded = headers > 0;
@@ -55,10 +57,9 @@ impl Context for Root {
             worker.on_store_reply(envoy, batch, reply);
         }
     }
-}
 
-impl RootContext for Root {
-    fn on_configure(&mut self, size: usize) -> bool {
+    /// Reads the configuration; tells whether it is right.
+    pub fn on_configure(&mut self, size: usize) -> bool {
         match Plugin::configure(&host::buffer(Buffer::PluginConfiguration, 0, size)) {
             Ok(plugin) => {
                 let plugin = Rc::new(RefCell::new(plugin));
@@ -74,7 +75,8 @@ impl RootContext for Root {
         }
     }
 
-    fn on_tick(&mut self) {
+    /// Looks at what is due.
+    pub fn on_tick(&mut self) {
         let Some(plugin) = &self.plugin else { return };
         let may_go = {
             let plugin = &mut *plugin.borrow_mut();
@@ -90,18 +92,11 @@ impl RootContext for Root {
         }
     }
 
-    fn on_queue_ready(&mut self, _queue: u32) {
+    /// A stream has woken the root.
+    pub fn on_queue_ready(&mut self) {
         if let Some(plugin) = &self.plugin {
             let Plugin { worker, envoy, .. } = &mut *plugin.borrow_mut();
             worker.on_wake(envoy);
         }
-    }
-
-    fn get_type(&self) -> Option<ContextType> {
-        Some(ContextType::HttpContext)
-    }
-
-    fn create_http_context(&self, id: u32) -> Option<Box<dyn HttpContext>> {
-        Some(Box::new(HttpStream::new(id, self.plugin.clone())))
     }
 }

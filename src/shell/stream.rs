@@ -6,17 +6,14 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use proxy_wasm::traits::{Context, HttpContext};
-use proxy_wasm::types::Action;
-
 use crate::event::EventKind;
 use crate::evidence::{Origin, VIA_UPSTREAM};
 use crate::reply::DETAILS;
 use crate::shell::host::{self, Buffer, Map};
 use crate::shell::plugin::{Plugin, status};
-use crate::worker::{self, RequestBody, ResponseBody, Stream};
+use crate::worker::{Action, RequestBody, ResponseBody, Stream};
 
-/// One HTTP stream, as the SDK has it.
+/// One HTTP stream.
 pub struct HttpStream {
     stream: Stream,
     /// None once the exchange is over, where no rule has matched, and where the root is not configured.
@@ -30,11 +27,11 @@ impl HttpStream {
     }
 
     /// Once the exchange is over, the callbacks that are left cost nothing.
-    fn answer(&mut self, action: worker::Action) -> Action {
+    fn answer(&mut self, action: Action) -> Action {
         if self.stream.is_over() {
             self.plugin = None;
         }
-        action.into()
+        action
     }
 
     fn request_body(&mut self, size: usize, end: bool, trailers: bool) -> Action {
@@ -57,22 +54,18 @@ impl HttpStream {
         };
         self.answer(action)
     }
-}
 
-impl Context for HttpStream {
     /// The stream ends. Envoy asks every context this; `on_log` would tell no more, and be one more callback.
-    fn on_done(&mut self) -> bool {
-        let Some(plugin) = self.plugin.take() else { return true };
+    pub fn on_done(&mut self) {
+        let Some(plugin) = self.plugin.take() else { return };
         let account = Account::read();
         let status = if account.is_certain() { None } else { host::number(&["response", "code"]) };
         let Plugin { worker, envoy, .. } = &mut *plugin.borrow_mut();
         worker.stream_ends(envoy, &self.stream, account.origin(), status.and_then(|code| code.try_into().ok()));
-        true
     }
-}
 
-impl HttpContext for HttpStream {
-    fn on_http_request_headers(&mut self, _count: usize, end: bool) -> Action {
+    /// The head of the request.
+    pub fn on_request_headers(&mut self, end: bool) -> Action {
         let Some(plugin) = &self.plugin else { return Action::Continue };
         let action = plugin.borrow_mut().begin(&mut self.stream, end);
         let Some(action) = action else {
@@ -82,15 +75,18 @@ impl HttpContext for HttpStream {
         self.answer(action)
     }
 
-    fn on_http_request_body(&mut self, size: usize, end: bool) -> Action {
+    /// A piece of the request's body, behind those that are held.
+    pub fn on_request_body(&mut self, size: usize, end: bool) -> Action {
         self.request_body(size, end, false)
     }
 
-    fn on_http_request_trailers(&mut self, _count: usize) -> Action {
+    /// The end of a request with trailers.
+    pub fn on_request_trailers(&mut self) -> Action {
         self.request_body(self.stream.buffered_bytes(), true, true)
     }
 
-    fn on_http_response_headers(&mut self, _count: usize, end: bool) -> Action {
+    /// The head of the response.
+    pub fn on_response_headers(&mut self, end: bool) -> Action {
         let Some(plugin) = &self.plugin else { return Action::Continue };
         let headers = host::headers(Map::Response);
         let account = Account::read();
@@ -107,11 +103,13 @@ impl HttpContext for HttpStream {
         self.answer(action)
     }
 
-    fn on_http_response_body(&mut self, size: usize, end: bool) -> Action {
+    /// A piece of the response's body, behind those that are held.
+    pub fn on_response_body(&mut self, size: usize, end: bool) -> Action {
         self.response_body(size, end)
     }
 
-    fn on_http_response_trailers(&mut self, _count: usize) -> Action {
+    /// The end of a response with trailers.
+    pub fn on_response_trailers(&mut self) -> Action {
         self.response_body(self.stream.buffered_bytes(), true)
     }
 }

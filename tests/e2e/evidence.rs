@@ -433,9 +433,7 @@ fn fate(pay: &Request) -> &'static str {
 fn versions(world: &World) -> (Vec<String>, String) {
     let makefile = fs::read_to_string(repository().join("Makefile")).unwrap();
     let all = makefile.lines().find_map(|line| line.strip_prefix("ENVOYS := ")).unwrap();
-    let info: Value = serde_json::from_str(&world.gateway.admin("/server_info")).unwrap();
-    let running = info["version"].as_str().unwrap().split('/').nth(1).unwrap().to_owned();
-    (all.split(' ').map(str::to_owned).collect(), running)
+    (all.split(' ').map(str::to_owned).collect(), world.gateway.version())
 }
 
 /// The cells of each row, by case and by version of Envoy.

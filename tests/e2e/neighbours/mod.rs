@@ -40,9 +40,13 @@ fn all(tries: &[(Way, usize)]) {
     assert!(failed.is_empty(), "{} of {} are wrong:\n{}", failed.len(), tries.len(), failed.join("\n"));
 }
 
-/// Two filters between which Envoy itself now and then loses the body of an answer, without this filter too: the one
+/// Whether Envoy itself now and then loses the body of an answer between these two, without this filter too: the one
 /// behind still holds the body when the one in front lets the head go, and Envoy takes the answer for whole.
-const ENVOYS_OWN: (&str, &str) = ("ext_proc", "bandwidth_limit");
+fn is_envoys_own(front: &str, behind: &str, version: &str) -> bool {
+    let holds_heads = ["ext_proc", "lua_that_pauses", "lua_that_reads", "lua_that_wraps"].contains(&front);
+    let is_old = version < "1.40";
+    (front, behind) == ("ext_proc", "bandwidth_limit") || behind == "file_system_buffer" && holds_heads && is_old
+}
 
 #[test]
 fn each_neighbour_alone_leaves_the_promise_as_its_row_says() {
@@ -57,13 +61,14 @@ fn each_neighbour_alone_leaves_the_promise_as_its_row_says() {
 fn one_neighbour_in_front_and_one_behind_leave_the_promise() {
     let fronts: Vec<_> = table().iter().filter(|row| row.front.truth == Truth::Holds).collect();
     let behinds: Vec<_> = table().iter().filter(|row| row.behind.truth == Truth::Holds).collect();
+    let version = world().gateway.version();
     let mut tries = Vec::new();
     let mut pairs = 0;
     for front in &fronts {
         for behind in &behinds {
             let credentials = [front.credential, behind.credential].into_iter().flatten().collect::<Vec<_>>();
             let do_differ = matches!(credentials[..], [one, other] if one != other);
-            if do_differ || (front.name, behind.name) == ENVOYS_OWN {
+            if do_differ || is_envoys_own(front.name, behind.name, &version) {
                 continue;
             }
             pairs += 1;

@@ -287,6 +287,12 @@ impl Gateway {
         wait_until(&format!("{name} is at least {value}"), PATIENCE, || self.stat(name) >= value);
     }
 
+    /// The version of Envoy, such as `1.40.0`.
+    pub fn version(&self) -> String {
+        let info: Value = serde_json::from_str(&self.admin("/server_info")).expect("Envoy's account of itself is JSON");
+        info["version"].as_str().and_then(|text| text.split('/').nth(1)).expect("it has a version").to_owned()
+    }
+
     /// Everything Envoy has logged.
     pub fn log(&self) -> String {
         self.process.log()
