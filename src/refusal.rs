@@ -12,6 +12,8 @@ pub enum ProblemType {
     BodyTooLarge,
     /// The caller cannot be told and must be.
     CallerMissing,
+    /// The client waits for a `100 Continue` that only the service could send.
+    ExpectationFailed,
     /// Another attempt with this key is running.
     InFlight,
     /// The key is not a key.
@@ -47,10 +49,11 @@ pub struct Row {
 
 impl ProblemType {
     /// All of them, in the order of their declaration.
-    pub const ALL: [ProblemType; 10] = [
+    pub const ALL: [ProblemType; 11] = [
         ProblemType::AlreadyCompleted,
         ProblemType::BodyTooLarge,
         ProblemType::CallerMissing,
+        ProblemType::ExpectationFailed,
         ProblemType::InFlight,
         ProblemType::KeyInvalid,
         ProblemType::KeyMissing,
@@ -71,6 +74,7 @@ impl ProblemType {
             ProblemType::AlreadyCompleted => &ALREADY_COMPLETED,
             ProblemType::BodyTooLarge => &BODY_TOO_LARGE,
             ProblemType::CallerMissing => &CALLER_MISSING,
+            ProblemType::ExpectationFailed => &EXPECTATION_FAILED,
             ProblemType::InFlight => &IN_FLIGHT,
             ProblemType::KeyInvalid => &KEY_INVALID,
             ProblemType::KeyMissing => &KEY_MISSING,
@@ -108,6 +112,18 @@ const CALLER_MISSING: Row = Row {
     detail: "The request was not executed: an Idempotency-Key is only taken from a caller who shows a \
              credential.",
     code_details: "idempotency_caller_missing",
+};
+
+/// "A proxy MUST, upon receiving ... a 100-continue expectation ..., either: send an immediate final status code ...; or
+/// forward the request" (RFC 9110, section 10.1.1), and this gateway does not forward before the body has come.
+const EXPECTATION_FAILED: Row = Row {
+    slug: "expectation-failed",
+    classic: 417,
+    ietf: 417,
+    title: "Expectation cannot be met",
+    detail: "The request was not executed: this gateway reads the whole of it before the service is asked, and so \
+             cannot wait for the service's 100 Continue. Send it again without Expect.",
+    code_details: "idempotency_expectation_failed",
 };
 
 const IN_FLIGHT: Row = Row {

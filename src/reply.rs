@@ -183,6 +183,8 @@ pub enum Token {
 /// Why a request went upstream unprotected, or was not kept for replay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reason {
+    /// A filter in front has made a gRPC call of it.
+    Grpc,
     /// The key is one of the gateway's own making.
     Injected,
     /// The body that would hold its key cannot be read.
@@ -203,6 +205,7 @@ impl Reason {
     /// As it stands in `Idempotency-Status`.
     pub fn as_str(self) -> &'static str {
         match self {
+            Reason::Grpc => "grpc",
             Reason::Injected => "injected",
             Reason::KeyUnreadable => "key-unreadable",
             Reason::NoCaller => "no-caller",

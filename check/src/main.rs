@@ -6,6 +6,7 @@
 
 mod breakers;
 mod certificates;
+mod clients;
 mod credentials;
 mod deeds;
 mod identity;

@@ -10,6 +10,7 @@ use envoy_idempotency::config::{Config, Execution, Mode, OnInFlight, Policy, Rul
 use serde_json::Value;
 
 use crate::breakers;
+use crate::clients;
 use crate::istio;
 use crate::keeper;
 use crate::places::{Carrier, Chain, Found, typed};
@@ -30,6 +31,7 @@ pub fn warnings(found: &Found<'_>, config: &Config, trees: &[Value]) -> Vec<Stri
             warnings.extend(order_warnings(chain));
             warnings.extend(buffer_warnings(chain, &limits, &world));
             warnings.extend(time_out_warnings(chain, &limits));
+            warnings.extend(clients::warnings(chain, config));
         }
         Carrier::EnvoyFilter(name) => warnings.extend(istio::patch_warnings(name, &limits, trees)),
         Carrier::Unknown | Carrier::WasmPlugin(_) => {}
@@ -88,7 +90,12 @@ fn order_warnings(chain: Chain<'_>) -> Vec<String> {
 
 /// The warning that the filter stands behind one of this kind.
 pub fn too_late(kind: &str, name: &str) -> Option<String> {
-    (kind == "router").then(|| format!("stands after {name}, with which the chain ends: it is never reached"))
+    let why = match kind {
+        "router" => return Some(format!("stands after {name}, with which the chain ends: it is never reached")),
+        "grpc_json_transcoder" => "what it makes gRPC calls of passes unprotected, with reason=grpc",
+        _ => return None,
+    };
+    Some(format!("stands after {name}: {why}; put it before"))
 }
 
 /// The errors that an answer of a filter behind never comes by.

@@ -231,6 +231,8 @@ fn executions(policy: &Policy, status: &dyn Fn(ProblemType) -> String) -> Vec<Li
             OnTooLarge::Bypass => format!("{larger} runs unprotected, and Idempotency-Status says so"),
         },
     ));
+    let waits = "a client that waits for 100 Continue, where Envoy leaves that to the service, is refused";
+    lines.push(("100 Continue", format!("{waits}: {}", status(ProblemType::ExpectationFailed))));
     lines.push(("outcomes", outcomes(&policy.outcomes)));
     lines.push((
         "executed by",

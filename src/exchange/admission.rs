@@ -23,6 +23,9 @@ use super::headers::{OURS_ALONE, is_about_the_connection};
 use super::settlement::{Unprotected, bypass, done, refuse, respond, store_failed};
 use super::{Context, Next, SMALL_BODY, State, hold};
 
+/// What a transcoder in front notes of a request that it has made a gRPC call of.
+const TRANSCODED: &str = "x-envoy-original-method";
+
 /// Awaits the request's head.
 pub(super) struct Head;
 
@@ -117,7 +120,13 @@ fn begin(
     let forged = OURS_ALONE.into_iter().filter(|name| head.headers.has(name)).map(Edit::Remove).collect();
     if let Some(bypass) = never_protected(head) {
         let counts = vec![Count::Bypassed(bypass)];
-        return (State::Done, Step { flow: Flow::Resume(forged), counts, ..Step::default() });
+        // A client that did not call by gRPC has to hear that a filter in front has made a call of its request.
+        let state = if bypass == Bypass::Grpc && head.headers.has(TRANSCODED) {
+            State::Unprotected(Unprotected { line: StatusLine::bypassed(Reason::Grpc), injected: None })
+        } else {
+            State::Done
+        };
+        return (state, Step { flow: Flow::Resume(forged), counts, ..Step::default() });
     }
     let mut pending = PendingRequest { forged, ..PendingRequest::default() };
     let identity = if policy.is_named_by_body() && !end {
@@ -138,6 +147,10 @@ fn begin(
     let body = Body { pending, identity, payload };
     let (state, mut step) = match end {
         true => claim(cx, body, attribute),
+        // The service would have to say 100, and it does not see the request before its body has come.
+        false if policy.mode == Mode::Enforce && awaits_100(head) => {
+            return refuse(cx, body.pending.injected, ProblemType::ExpectationFailed, ProblemDetails::default());
+        }
         false => (State::Body(body), hold()),
     };
     step.counts.extend(is_unshielded.then_some(Count::Unshielded));
@@ -283,6 +296,12 @@ fn never_protected(head: &RequestHead) -> Option<Bypass> {
     } else {
         None
     }
+}
+
+/// Whether the client sends its body only once it is asked for it. Envoy asks by itself and takes the field away, unless
+/// `proxy_100_continue` leaves that to the service.
+fn awaits_100(head: &RequestHead) -> bool {
+    head.headers.all("expect").any(|value| value.eq_ignore_ascii_case(b"100-continue"))
 }
 
 /// gRPC and gRPC-Web say how a call ended behind its body.

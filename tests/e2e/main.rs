@@ -29,6 +29,8 @@ mod bytes;
 mod callers;
 /// Callers with client certificates.
 mod certificates;
+/// Requests that do not look as they began.
+mod chains;
 /// Configurations that are replaced while something runs or is owed.
 mod draining;
 /// What Envoy says of each way in which a request can fail, and what the filter makes of it.

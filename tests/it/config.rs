@@ -1299,7 +1299,7 @@ const MISTAKES: &[(&str, &str)] = &[
     (r#"{"policy": {"statuses": {"base": "rfc"}}}"#, r#"/policy/statuses/base: must be "classic" or "ietf", is "rfc""#),
     (
         r#"{"policy": {"statuses": {"missmatch": 409}}}"#,
-        r#"/policy/statuses/missmatch: is not a known field; known here: base, already-completed, body-too-large, caller-missing, in-flight, key-invalid, key-missing, mismatch, not-replayable, outcome-unknown, store-unavailable"#,
+        r#"/policy/statuses/missmatch: is not a known field; known here: base, already-completed, body-too-large, caller-missing, expectation-failed, in-flight, key-invalid, key-missing, mismatch, not-replayable, outcome-unknown, store-unavailable"#,
     ),
     (r#"{"policy": {"statuses": {"mismatch": 399}}}"#, r#"/policy/statuses/mismatch: must be at least 400, is 399"#),
     (r#"{"policy": {"statuses": {"mismatch": 600}}}"#, r#"/policy/statuses/mismatch: must be at most 599, is 600"#),
@@ -1340,7 +1340,7 @@ const MISTAKES: &[(&str, &str)] = &[
     ),
     (
         r#"{"rules": [{"policy": {"statuses": {"missmatch": null}}}]}"#,
-        r#"/rules/0/policy/statuses/missmatch: is not a known field; known here: base, already-completed, body-too-large, caller-missing, in-flight, key-invalid, key-missing, mismatch, not-replayable, outcome-unknown, store-unavailable"#,
+        r#"/rules/0/policy/statuses/missmatch: is not a known field; known here: base, already-completed, body-too-large, caller-missing, expectation-failed, in-flight, key-invalid, key-missing, mismatch, not-replayable, outcome-unknown, store-unavailable"#,
     ),
     (
         r#"{"policy": {"lease_ms": 10}, "rules": [{"policy": {"lease_ms": 20}}]}"#,

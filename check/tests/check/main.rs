@@ -11,6 +11,7 @@
 
 mod callers;
 mod certificates;
+mod clients;
 mod credentials;
 mod doubts;
 mod hops;

@@ -188,11 +188,12 @@ pub fn neighbours() -> Vec<Neighbour> {
         "file_system_buffer.v3.FileSystemBufferFilterConfig",
         json!({ "manager_config": { "thread_pool": { "thread_count": 1 } } }),
     );
-    let transcoder = neighbour(
+    let mut transcoder = neighbour(
         "grpc_json_transcoder",
         "grpc_json_transcoder.v3.GrpcJsonTranscoder",
         json!({ "proto_descriptor_bin": crate::ledger::base64(descriptor()), "services": ["shop.Payments"], "auto_mapping": true }),
     );
+    transcoder.front = holds("what it makes gRPC calls of passes unprotected");
     let mut answers = lua("lua_that_answers", ANSWERS);
     answers.front = place(Truth::Answers(201), UNSEEN);
     answers.behind = Place { truth: Truth::WorksItself, told: None };

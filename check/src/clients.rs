@@ -1,0 +1,52 @@
+//! Settings of a connection manager because of which clients would not get what they wait for.
+//!
+//! Its one rule: a warning names the setting and what to add or take out.
+//! It does not know the order of filters.
+
+use envoy_idempotency::config::Config;
+use envoy_idempotency::reply::EXPOSED;
+use serde_json::Value;
+
+use crate::places::{Chain, typed};
+use crate::surroundings::{kind, name};
+use crate::world::collect;
+
+/// The warnings about `proxy_100_continue`, and about a list of headers for browsers that hides ours.
+pub fn warnings(chain: Chain<'_>, config: &Config) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if chain.manager["proxy_100_continue"] == true {
+        warnings.push(
+            "proxy_100_continue leaves it to the service to say 100, and the filter holds a request until its body has \
+             come: a client that waits for 100 Continue is refused (417 expectation-failed)"
+                .to_owned(),
+        );
+    }
+    if config.rules.iter().any(|rule| rule.policy.expose_cors) {
+        warnings.extend(chain.before().iter().filter(|filter| kind(filter) == "cors").filter_map(|filter| {
+            let missing = hidden(chain.manager);
+            (!missing.is_empty()).then(|| {
+                format!(
+                    "{} writes expose_headers over what expose_cors lists: add {} there",
+                    name(filter),
+                    missing.join(", ")
+                )
+            })
+        }));
+    }
+    warnings
+}
+
+/// Our headers that some `expose_headers` of the routes does not list.
+fn hidden(manager: &Value) -> Vec<&'static str> {
+    let is_policy = |node: &Value| {
+        let is_typed = typed(node).is_some_and(|(name, _)| name.ends_with("cors.v3.CorsPolicy"));
+        is_typed && node["expose_headers"].is_string()
+    };
+    let mut policies = Vec::new();
+    collect(&manager["route_config"], &is_policy, &mut policies);
+    let lists = |policy: &Value, wanted: &str| {
+        let listed = policy["expose_headers"].as_str().unwrap_or_default();
+        listed.split(',').any(|name| name.trim() == "*" || name.trim().eq_ignore_ascii_case(wanted))
+    };
+    EXPOSED.split(", ").filter(|wanted| policies.iter().any(|policy| !lists(policy, wanted))).collect()
+}
