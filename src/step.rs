@@ -102,6 +102,8 @@ pub enum Count {
     StoreCall,
     /// Operations asked of the store.
     StoreOperation,
+    /// Requests that another hop has claimed in the same store.
+    SecondHop,
     /// Executions whose outcome was stored.
     Stored,
     /// Requests that run inline because what is in them cannot be sent by the gateway itself.
@@ -146,6 +148,7 @@ impl Count {
             Count::ReplayedCached,
             Count::Retryable,
             Count::StoreCall,
+            Count::SecondHop,
             Count::StoreOperation,
             Count::Stored,
             Count::Takeover,
@@ -175,6 +178,7 @@ impl Count {
             Count::StoreFailed(failure) => format!("store_failures_{}", failure.as_str()),
             Count::StoreCall => "store_calls".to_owned(),
             Count::StoreOperation => "store_operations".to_owned(),
+            Count::SecondHop => "second_hop".to_owned(),
             Count::Stored => "stored".to_owned(),
             Count::Takeover => "takeover".to_owned(),
             Count::TtlCapped => "ttl_capped".to_owned(),
@@ -210,6 +214,8 @@ pub enum Remark {
     RanTooLong(Name),
     /// A request of the gateway's own met this filter again.
     Reentered(String),
+    /// A request was claimed in the same store by the hop before.
+    SecondHop(Name),
     /// The store failed.
     StoreFailed(Failure),
     /// A claim was granted over an attempt whose outcome is unknown.
@@ -221,7 +227,7 @@ pub enum Remark {
 impl Remark {
     /// Whether every request would say the same.
     pub fn is_repeated(&self) -> bool {
-        matches!(self, Remark::NoWay(_) | Remark::Reentered(_) | Remark::StoreFailed(_))
+        matches!(self, Remark::NoWay(_) | Remark::Reentered(_) | Remark::SecondHop(_) | Remark::StoreFailed(_))
     }
 
     /// Whether an operator should look at it.
@@ -289,6 +295,12 @@ impl fmt::Display for Remark {
                 f,
                 "the internal listener behind the cluster {cluster:?} of `execution` runs this filter too, which refuses what \
                  is to be executed: take the filter off that listener"
+            ),
+            Remark::SecondHop(name) => write!(
+                f,
+                "operation {} has come through another hop that has claimed it in this very store, so it never runs: give \
+                 the two a store.prefix (Redis), or a plugin name (embedded), of their own",
+                name.short()
             ),
             Remark::StoreFailed(Failure::MissingFlag) => f.write_str(
                 "Envoy has not shown the body of a message that is held back: unless it is only slow, set \

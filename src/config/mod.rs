@@ -29,6 +29,9 @@ pub use walk::ConfigError;
 
 use crate::json::Pointer;
 
+/// A claim counts as fresh until this part of its lease is left; then it is renewed before anything is forwarded on it.
+pub const LEASE_MARGIN: u64 = 5;
+
 /// The whole document.
 #[derive(Clone, Debug)]
 pub struct Config {

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::text::{is_visible, plain, visible};
 use super::walk::{DAY_S, Fields, GIB, MIB, Place, Read, flag};
-use super::{Breaker, CacheBounds, Config, EncryptionKey, Redis, Store};
+use super::{Breaker, CacheBounds, Config, EncryptionKey, LEASE_MARGIN, Mode, Redis, Rule, Store};
 
 /// Reads a variable of the VM's environment.
 type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
@@ -151,6 +151,23 @@ pub(super) fn refuse_bodies_that_never_fit(store: &Place<'_>, config: &Config) -
             "carries responses of at most {REDIS_RESPONSE_MAX} bytes in Redis, and max_response_bytes is {largest}"
         ))),
         _ => Ok(()),
+    }
+}
+
+/// A store that takes up to its time-out for every answer must still grant claims that are fresh.
+pub(super) fn refuse_claims_that_are_never_fresh(store: &Place<'_>, config: &Config) -> Read<()> {
+    let Store::Redis(redis) = &config.store else { return Ok(()) };
+    let claiming = config.rules.iter().filter(|rule| matches!(rule.policy.mode, Mode::Enforce | Mode::Observe));
+    let shortest = claiming.min_by_key(|rule| rule.policy.lease_ms);
+    let most = |rule: &Rule| rule.policy.lease_ms - rule.policy.lease_ms / LEASE_MARGIN;
+    match shortest.filter(|rule| redis.timeout_ms >= most(rule)) {
+        None => Ok(()),
+        Some(rule) => Err(store.member("timeout_ms").error(format_args!(
+            "must be below {}, which is four fifths of lease_ms of rule {}, is {}: a claim that comes later is never fresh",
+            most(rule),
+            rule.name,
+            redis.timeout_ms
+        ))),
     }
 }
 

@@ -19,7 +19,7 @@ use crate::step::{Bypass, Count, Flow, Outgoing, SeenCaller, Step};
 
 use super::attempt::{ClaimRequest, Injected, PendingRequest};
 use super::claim::{AwaitClaim, Claim};
-use super::headers::{OURS_ALONE, is_about_the_connection};
+use super::headers::{OPERATION, OURS_ALONE, is_about_the_connection};
 use super::settlement::{Unprotected, bypass, done, refuse, respond, store_failed};
 use super::{Context, Next, SMALL_BODY, State, hold};
 
@@ -128,7 +128,8 @@ fn begin(
         };
         return (state, Step { flow: Flow::Resume(forged), counts, ..Step::default() });
     }
-    let mut pending = PendingRequest { forged, ..PendingRequest::default() };
+    let said_operation = head.headers.first(OPERATION).map(<[u8]>::to_vec);
+    let mut pending = PendingRequest { forged, said_operation, ..PendingRequest::default() };
     let identity = if policy.is_named_by_body() && !end {
         Identity::Unnamed { head: Box::new(head.clone()), owner, fresh }
     } else {

@@ -21,6 +21,8 @@ use super::headers::steered_ttl_s;
 pub(super) struct PendingRequest {
     /// Removals of what a client must not tell the upstream in the gateway's name.
     pub(super) forged: Vec<Edit>,
+    /// Which operation it is by the word of the hop before, if that is one.
+    pub(super) said_operation: Option<Vec<u8>>,
     /// The key that the gateway has made, where the client brought none.
     pub(super) injected: Option<Injected>,
     /// What the gateway itself will send; none where the client's own stream goes on.

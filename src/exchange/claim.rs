@@ -6,7 +6,7 @@
 use std::rc::Rc;
 
 use crate::command::{Command, CommandKind, Failure, ReplyKind, StoreReply};
-use crate::config::{Mode, OnCompleted, OnInFlight, OnStoreFailure, OnUnknown, Policy};
+use crate::config::{LEASE_MARGIN, Mode, OnCompleted, OnInFlight, OnStoreFailure, OnUnknown, Policy};
 use crate::event::EventKind;
 use crate::fingerprint::Fingerprint;
 use crate::key::KEY;
@@ -25,8 +25,6 @@ use super::settlement::{
 };
 use super::{Context, Next, State, hold};
 
-/// A claim counts as fresh until this part of its lease is left.
-const LEASE_MARGIN: u64 = 5;
 /// How long a duplicate that waits lets pass before it asks again: first, and at most.
 const FIRST_PAUSE_MS: u64 = 50;
 const LAST_PAUSE_MS: u64 = 500;
@@ -83,6 +81,7 @@ impl AwaitClaim {
             EventKind::StoreAnswered { asked: ReplyKind::Claim, verdict, may_wait } => {
                 let AwaitClaim { claim, waiter } = self;
                 unless_sent_as_it_is(match verdict {
+                    StoreReply::InFlight { attempt } if claim.is_second_hop() => claim.already_claimed(cx, attempt),
                     StoreReply::InFlight { attempt } => claim.stood_in_the_way(cx, waiter, attempt, may_wait),
                     StoreReply::Failed(failure) if waiter.is_some() => claim.poll_failed(cx, failure),
                     reply => claim.on_claim_reply(cx, reply),
@@ -229,6 +228,20 @@ impl Claim {
             | StoreReply::Settled
             | StoreReply::Stale => store_failed(cx, self.pending, Failure::Stale),
         }
+    }
+
+    /// Whether the request has come through another hop that has claimed it under the same name. A client can forge this,
+    /// and gets no more by it than the refusal of a duplicate.
+    fn is_second_hop(&self) -> bool {
+        self.pending.said_operation.as_deref().is_some_and(|said| said == self.request.operation().as_bytes())
+    }
+
+    /// The hop before has claimed this very request in the same store: here it can never run.
+    fn already_claimed(self, cx: &Context<'_>, attempt: u32) -> Next {
+        let remark = Some(Remark::SecondHop(self.request.name));
+        let (state, mut step) = in_flight(cx, self.pending.injected, attempt);
+        step.counts.push(Count::SecondHop);
+        (state, Step { remark, ..step })
     }
 
     /// Another attempt runs: wait for its end, or be refused.

@@ -3,12 +3,13 @@
 //! Its one rule: a request that is not protected says so, and one that cannot be held is refused and not left waiting.
 //! It does not know neighbours that leave requests as they are: that is `neighbours`.
 
-use harness::gateway::hcm;
+use harness::gateway::{FILTER, cluster, hcm, listener, set_endpoint};
 use harness::neighbours::neighbours;
-use harness::{Options, Request, World};
+use harness::{Options, Port, Request, World};
 use serde_json::{Value, json};
 
 use crate::check::{executed, refused, replays, said, shown};
+use crate::worlds::start;
 
 /// `envoy/local.yaml` with this neighbour at this place among the filters.
 fn beside(name: &'static str, place: usize, document: Value) -> World {
@@ -62,4 +63,70 @@ fn a_client_that_waits_for_100_where_envoy_leaves_that_to_the_service_is_refused
     // What is not to be held goes on, and the service says 100.
     let keyless = world.post("/expect/keyless").body("ten").expect_continue().send();
     assert_eq!(said(&keyless), "bypassed;reason=no-key", "{}", shown(&keyless));
+}
+
+/// The filter twice in one chain, with one `vm_id` and one name.
+fn twice() -> World {
+    World::with(json!({}), |options: Options| {
+        options.mutate(|tree| {
+            let filters = hcm(tree)["http_filters"].as_array_mut().unwrap();
+            let mut outer = filters.iter().find(|filter| filter["name"] == FILTER).unwrap().clone();
+            outer["name"] = json!("outer");
+            filters.insert(0, outer);
+        })
+    })
+}
+
+/// Two listeners, of which the first leads to the second, with one `vm_id` and one name.
+fn one_behind_the_other() -> (World, Port) {
+    let port = Port::reserve();
+    let number = port.number();
+    let world = World::with(json!({}), |options: Options| {
+        options.mutate(move |tree| {
+            let mut inner = listener(tree).clone();
+            inner["name"] = json!("inner");
+            inner["address"]["socket_address"]["port_value"] = json!(number);
+            let mut way = cluster(tree, "payments").clone();
+            way["name"] = json!("inner");
+            way["load_assignment"]["cluster_name"] = json!("inner");
+            set_endpoint(&mut way, ([127, 0, 0, 1], number).into());
+            hcm(tree)["route_config"]["virtual_hosts"][0]["routes"][0]["route"]["cluster"] = json!("inner");
+            let resources = &mut tree["static_resources"];
+            resources["listeners"].as_array_mut().unwrap().push(inner);
+            resources["clusters"].as_array_mut().unwrap().push(way);
+        })
+    });
+    (world, port)
+}
+
+#[test]
+fn of_two_hops_that_share_records_the_second_says_why_nothing_runs() {
+    let (listeners, _port) = one_behind_the_other();
+    for (world, name) in [(twice(), "chain"), (listeners, "listeners")] {
+        let answer = world.post("/hops").key("k").body("ten").send();
+        assert!(answer.status >= 400, "{name}: {}", shown(&answer));
+        assert_eq!(world.ledger.entries().len(), 0, "{name}");
+        world.gateway.wait_for_stat("wasmcustom.idempotency_second_hop_total", 1);
+        world.gateway.wait_for_log("has come through another hop that has claimed it in this very store");
+    }
+}
+
+#[test]
+fn a_client_that_forges_what_another_hop_would_say_gets_what_it_would_get_without() {
+    let world = World::start(json!({}));
+    let pay = world.post("/forged-hop").key("k").body("ten");
+    executed(&pay.send(), 1);
+    let operation = world.ledger.entries()[0].operation.clone().unwrap();
+    let forged =
+        |request: Request| request.header("idempotency-operation", &operation).header("idempotency-attempt", "1");
+    // What has run is replayed, another's key is another's, and a duplicate of what runs is refused as any is.
+    assert!(said(&forged(pay.clone()).send()).starts_with("replayed;"));
+    executed(&forged(pay.clone().caller("Bearer bob")).send(), 1);
+    let mut running = start(&world, &world.post("/forged-hop/running").key("k"), "ten", "go");
+    let operation = world.ledger.entries_for("/forged-hop/running")[0].operation.clone().unwrap();
+    let duplicate = world.post("/forged-hop/running").key("k").header("idempotency-operation", &operation).body("ten");
+    refused(&duplicate.send(), 429, "in-flight", Some("1"));
+    world.ledger.open("go");
+    executed(&running.response(), 1);
+    assert_eq!(world.ledger.entries().len(), 3);
 }

@@ -1069,6 +1069,10 @@ const MISTAKES: &[(&str, &str)] = &[
     (r#"{"policy": {"execution": {"kind": "shielded"}}}"#, r#"/policy/execution: must have cluster"#),
     (r#"{"policy": {"execution": {"cluster": "c"}}}"#, r#"/policy/execution: must have kind"#),
     (
+        r#"{"store": {"type": "redis", "cluster": "c", "timeout_ms": 1000}, "policy": {"lease_ms": 1000}}"#,
+        r#"/store/timeout_ms: must be below 800, which is four fifths of lease_ms of rule default, is 1000: a claim that comes later is never fresh"#,
+    ),
+    (
         r#"{"policy": {"execution": {"kind": "shielded", "cluster": "c", "timeout_ms": 9}}}"#,
         r#"/policy/execution/timeout_ms: must be at least 10, is 9"#,
     ),
