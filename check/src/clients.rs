@@ -1,4 +1,5 @@
-//! Settings of a connection manager because of which clients would not get what they wait for.
+//! Settings of a connection manager because of which clients would not get what they wait for, or could say to a service
+//! what only the gateway may.
 //!
 //! Its one rule: a warning names the setting and what to add or take out.
 //! It does not know the order of filters.
@@ -11,7 +12,7 @@ use crate::places::{Chain, typed};
 use crate::surroundings::{kind, name};
 use crate::world::collect;
 
-/// The warnings about `proxy_100_continue`, and about a list of headers for browsers that hides ours.
+/// The warnings about `proxy_100_continue`, what clients can forge, and a list of headers for browsers that hides ours.
 pub fn warnings(chain: Chain<'_>, config: &Config) -> Vec<String> {
     let mut warnings = Vec::new();
     if chain.manager["proxy_100_continue"] == true {
@@ -20,6 +21,14 @@ pub fn warnings(chain: Chain<'_>, config: &Config) -> Vec<String> {
              come: a client that waits for 100 Continue is refused (417 expectation-failed)"
                 .to_owned(),
         );
+    }
+    let is_internal = chain.listener.is_some_and(|listener| !listener["internal_listener"].is_null());
+    if !is_internal && !ONLY_OURS.iter().all(|name| is_stripped(chain.manager, name)) {
+        warnings.push(format!(
+            "no early_header_mutation of the connection manager removes {}: of requests that no rule is about, or whose rule \
+             is off or observes, a client can say them to the service (envoy/local.yaml has it)",
+            ONLY_OURS.join(", ")
+        ));
     }
     if config.rules.iter().any(|rule| rule.policy.expose_cors) {
         warnings.extend(chain.before().iter().filter(|filter| kind(filter) == "cors").filter_map(|filter| {
@@ -34,6 +43,16 @@ pub fn warnings(chain: Chain<'_>, config: &Config) -> Vec<String> {
         }));
     }
     warnings
+}
+
+/// What only the gateway may say to a service.
+const ONLY_OURS: [&str; 3] = ["idempotency-operation", "idempotency-attempt", "idempotency-fence"];
+
+fn is_stripped(manager: &Value, name: &str) -> bool {
+    let removes = |node: &Value| node["remove"].as_str().is_some_and(|removed| removed.eq_ignore_ascii_case(name));
+    let mut found = Vec::new();
+    collect(&manager["early_header_mutation_extensions"], &removes, &mut found);
+    !found.is_empty()
 }
 
 /// Our headers that some `expose_headers` of the routes does not list.

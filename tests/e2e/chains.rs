@@ -3,9 +3,9 @@
 //! Its one rule: a request that is not protected says so, and one that cannot be held is refused and not left waiting.
 //! It does not know neighbours that leave requests as they are: that is `neighbours`.
 
-use harness::gateway::{FILTER, cluster, hcm, listener, set_endpoint};
+use harness::gateway::{FILTER, cluster, hcm, hcm_of, listener, set_endpoint};
 use harness::neighbours::neighbours;
-use harness::{Options, Port, Request, World};
+use harness::{Gateway, Ledger, Options, Port, Request, World};
 use serde_json::{Value, json};
 
 use crate::check::{executed, refused, replays, said, shown};
@@ -85,6 +85,8 @@ fn one_behind_the_other() -> (World, Port) {
         options.mutate(move |tree| {
             let mut inner = listener(tree).clone();
             inner["name"] = json!("inner");
+            // Otherwise the second does not see what the first has said.
+            hcm_of(&mut inner).as_object_mut().unwrap().remove("early_header_mutation_extensions");
             inner["address"]["socket_address"]["port_value"] = json!(number);
             let mut way = cluster(tree, "payments").clone();
             way["name"] = json!("inner");
@@ -113,7 +115,7 @@ fn of_two_hops_that_share_records_the_second_says_why_nothing_runs() {
 
 #[test]
 fn a_client_that_forges_what_another_hop_would_say_gets_what_it_would_get_without() {
-    let world = World::start(json!({}));
+    let world = World::with(json!({}), |options: Options| options.mutate(leave_to_the_filter));
     let pay = world.post("/forged-hop").key("k").body("ten");
     executed(&pay.send(), 1);
     let operation = world.ledger.entries()[0].operation.clone().unwrap();
@@ -129,4 +131,48 @@ fn a_client_that_forges_what_another_hop_would_say_gets_what_it_would_get_withou
     world.ledger.open("go");
     executed(&running.response(), 1);
     assert_eq!(world.ledger.entries().len(), 3);
+}
+
+/// Takes away what the shipped files do before the filter.
+pub fn leave_to_the_filter(tree: &mut Value) {
+    hcm(tree).as_object_mut().unwrap().remove("early_header_mutation_extensions").expect("the file has it");
+}
+
+#[test]
+fn what_only_the_gateway_may_say_comes_from_no_client_by_any_shipped_file() {
+    let forged = ["idempotency-operation", "idempotency-attempt", "idempotency-fence", "idempotency_attempt"];
+    let nowhere = Port::reserve();
+    for file in ["local.yaml", "redis.yaml", "shielded.yaml"] {
+        let ledger = Ledger::start();
+        let store = nowhere.addr();
+        let options = Options::file(file, ledger.addr()).mutate(move |tree| {
+            let clusters = tree["static_resources"]["clusters"].as_array_mut().unwrap();
+            let stores =
+                clusters.iter_mut().filter(|cluster| cluster["name"] != "payments" && cluster["name"] != "shielded");
+            stores.for_each(|cluster| set_endpoint(cluster, store));
+        });
+        let gateway = Gateway::start(options);
+        let requests = [
+            gateway.request("GET", "/by-no-rule").key("k"),
+            gateway.request("DELETE", "/by-no-rule").key("k"),
+            gateway.post("/no-key").body("ten"),
+        ];
+        for request in &requests {
+            forged.iter().fold(request.clone(), |request, name| request.header(name, "forged")).send();
+        }
+        for entry in ledger.wait_for(requests.len()) {
+            let said: Vec<_> = forged.iter().filter(|name| entry.header(name).is_some()).collect();
+            assert!(said.is_empty(), "{file}: {} {} says {said:?}", entry.method, entry.path);
+        }
+    }
+}
+
+#[test]
+fn what_only_the_gateway_may_say_comes_through_a_rule_that_is_off_unless_the_listener_strips_it() {
+    let document = json!({ "policy": { "mode": "off" } });
+    let open = World::with(document.clone(), |options: Options| options.mutate(leave_to_the_filter));
+    for (world, comes) in [(World::start(document), false), (open, true)] {
+        world.post("/off").key("k").header("idempotency-attempt", "7").body("ten").send();
+        assert_eq!(world.ledger.entries()[0].header("idempotency-attempt").is_some(), comes);
+    }
 }

@@ -7,8 +7,10 @@ use std::collections::HashSet;
 use std::time::Instant;
 
 use harness::ledger::sha256_hex;
-use harness::{Entry, PATIENCE, Request, Response, wait_until};
+use harness::{Entry, PATIENCE, Request, Response, World, wait_until};
+use serde_json::json;
 
+use crate::chains::leave_to_the_filter;
 use crate::check::{executed, parameter, replays, said, shown};
 use crate::worlds::{plain, troubled};
 
@@ -63,7 +65,7 @@ fn every_operation_has_a_name_of_its_own() {
 
 #[test]
 fn what_only_the_gateway_may_say_upstream_is_taken_from_clients() {
-    let world = plain();
+    let world = World::with(json!({}), |options| options.mutate(leave_to_the_filter));
     let forge = |request: Request| {
         request
             .header("Idempotency-Operation", "forged")

@@ -13,6 +13,17 @@ fn proxy_100_continue_is_warned_of() {
 }
 
 #[test]
+fn what_a_client_can_say_in_the_gateways_name_is_warned_of() {
+    let run = check_changed("local.yaml", |tree| {
+        manager(tree).as_object_mut().unwrap().remove("early_header_mutation_extensions");
+    });
+    let why = "no early_header_mutation of the connection manager removes idempotency-operation, idempotency-attempt, \
+               idempotency-fence: of requests that no rule is about, or whose rule is off or observes, a client can say them to \
+               the service (envoy/local.yaml has it)";
+    assert_eq!(run.warnings(), [why]);
+}
+
+#[test]
 fn a_list_of_cors_that_hides_our_headers_is_warned_of_with_what_to_add() {
     let with = |listed: &str, document: &str| {
         check_changed("local.yaml", |tree| {

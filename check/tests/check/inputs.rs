@@ -120,7 +120,9 @@ fn fields_may_be_spelt_as_protobuf_writes_them() {
     let listener = json!([{
         "name": "gateway",
         "perConnectionBufferLimitBytes": "1572863",
-        "filterChains": [{ "filters": [{ "typedConfig": { "httpFilters": [{ "name": "mine", "typedConfig": {
+        "filterChains": [{ "filters": [{ "typedConfig": { "earlyHeaderMutationExtensions": [{ "typedConfig": { "mutations": [
+            { "remove": "Idempotency-Operation" }, { "remove": "Idempotency-Attempt" }, { "remove": "Idempotency-Fence" },
+        ] } }], "httpFilters": [{ "name": "mine", "typedConfig": {
             "@type": "type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm",
             "config": {
                 "rootId": "idempotency", "allowOnHeadersStopIteration": true,
