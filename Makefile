@@ -31,7 +31,7 @@ SERVED := e2e short gateway ledger store
 export ENVOY_BIN FILTER_WASM PEER_BIN PORT
 
 .DEFAULT_GOAL := help
-.PHONY: help run ready port-free check-config test test-all matrix fuzz build lint advisories book bench soak sim chaos clean wasm-target build-tools bench-tools store-tools chaos-tools
+.PHONY: help run ready port-free check-config test test-all matrix fuzz build lint advisories book bench hostile soak sim chaos clean wasm-target build-tools bench-tools store-tools chaos-tools
 
 help: ## Prints this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -122,6 +122,9 @@ chaos: build $(ENVOY_BIN) store-tools chaos-tools ## Breaks two gateways, Redis,
 bench: build bench-tools $(ENVOY_BIN) $(if $(BEFORE),,$(PEER_BIN)) ## Measures throughput and latency on real Envoy (ONLY=bc: two scenarios of eight; BEFORE=older.wasm: against that build of the filter).
 	$(if $(BEFORE),,cargo build --locked --release --target wasm32-wasip1 --package empty-filter --package holding-filter)
 	cargo run --locked --release --package bench
+
+hostile: build $(ENVOY_BIN) ## Measures what hostile JSON bodies cost a worker, against the same bytes.
+	cargo run --locked --release --package bench -- hostile
 
 soak: build bench-tools $(ENVOY_BIN) ## Keeps two gateways under mixed load for MINUTES (10), and fails if memory grows beyond what is configured.
 	MINUTES=$(MINUTES) cargo run --locked --release --package bench -- soak

@@ -127,7 +127,7 @@ impl Payload {
         match self.form {
             Form::Bytes | Form::Off => {}
             Form::Json(ignored) => match canonical(&body, &ignored) {
-                Some(canonical) => digest.part("json", canonical.as_bytes()),
+                Some(canonical) => digest.part("json", &canonical),
                 None => {
                     digest.open_tail("body");
                     digest.feed(&body);
@@ -140,7 +140,7 @@ impl Payload {
 }
 
 /// What a body says as JSON; nothing where it says nothing, or something that not every reader understands alike.
-fn canonical(body: &[u8], ignored: &[Pointer]) -> Option<String> {
+fn canonical(body: &[u8], ignored: &[Pointer]) -> Option<Vec<u8>> {
     let mut value = json::parse(body).ok().filter(|_| json::is_exact(body))?;
     ignored.iter().for_each(|place| place.remove_from(&mut value));
     Some(json::canonical(&value))

@@ -3,9 +3,12 @@
 //! Its one rule: an object that has a member twice is not read, because nobody knows which of the two counts.
 //! It does not know what any member means.
 
+use std::borrow::Cow;
 use std::fmt;
 
+use serde_core::Serialize;
 use serde_core::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde_json::map::Entry;
 use serde_json::{Map, Value};
 
 /// Where in a document a value stands, as a chain up to the root; shown as a JSON Pointer (RFC 6901).
@@ -50,44 +53,60 @@ pub fn parse(text: &[u8]) -> serde_json::Result<Value> {
 }
 
 /// The canonical form of a value (RFC 8785).
-pub fn canonical(value: &Value) -> String {
-    let mut out = String::new();
+pub fn canonical(value: &Value) -> Vec<u8> {
+    let mut out = Vec::new();
     write(value, &mut out);
     out
 }
 
-fn write(value: &Value, out: &mut String) {
+fn write(value: &Value, out: &mut Vec<u8>) {
     match value {
         Value::Array(items) => {
             for (index, item) in items.iter().enumerate() {
-                out.push(if index == 0 { '[' } else { ',' });
+                out.push(if index == 0 { b'[' } else { b',' });
                 write(item, out);
             }
-            out.push_str(if items.is_empty() { "[]" } else { "]" });
+            out.extend_from_slice(if items.is_empty() { b"[]" } else { b"]" });
         }
         Value::Object(members) => {
-            let mut names: Vec<&String> = members.keys().collect();
-            // "sorting is based on the UTF-16 code unit" (section 3.2.3), which puts U+FB33 behind U+1F600.
-            names.sort_unstable_by(|a, b| a.encode_utf16().cmp(b.encode_utf16()));
-            for (index, name) in names.iter().enumerate() {
-                out.push(if index == 0 { '{' } else { ',' });
-                // serde_json writes strings as section 3.2.2.2 wants them.
-                out.push_str(&Value::from(name.as_str()).to_string());
-                out.push(':');
-                members.get(*name).into_iter().for_each(|value| write(value, out));
+            let mut members: Vec<_> = members.iter().collect();
+            // They come in the order of their bytes; "sorting is based on the UTF-16 code unit" (section 3.2.3), which puts
+            // U+FB33 behind U+1F600.
+            if !members.iter().all(|(name, _)| name.is_ascii()) {
+                members.sort_unstable_by(|(a, _), (b, _)| a.encode_utf16().cmp(b.encode_utf16()));
             }
-            out.push_str(if names.is_empty() { "{}" } else { "}" });
+            for (index, (name, value)) in members.iter().enumerate() {
+                out.push(if index == 0 { b'{' } else { b',' });
+                text(name.as_str(), out);
+                out.push(b':');
+                write(value, out);
+            }
+            out.extend_from_slice(if members.is_empty() { b"{}" } else { b"}" });
         }
-        Value::Number(number) => out.push_str(&ecmascript(&number.to_string())),
-        plain => out.push_str(&plain.to_string()),
+        Value::Number(number) => out.extend_from_slice(ecmascript(&number.to_string()).as_bytes()),
+        plain => text(plain, out),
     }
+}
+
+/// serde_json writes strings as section 3.2.2.2 wants them; into memory it does not fail.
+fn text(plain: impl Serialize, out: &mut Vec<u8>) {
+    let _ = serde_json::to_writer(out, &plain);
 }
 
 /// A number in the shortest digits that tell its double from all others, laid out as ECMAScript has it
 /// (Number::toString, which section 3.2.2.3 refers to).
-fn ecmascript(shortest: &str) -> String {
+fn ecmascript(shortest: &str) -> Cow<'_, str> {
+    // Both lay it out alike with a large power, and without one, but for the point of a whole double.
+    match shortest.split_once('e').map(|(_, power)| power.parse::<i64>().unwrap_or(0)) {
+        None => {
+            let text = shortest.strip_suffix(".0").unwrap_or(shortest);
+            return Cow::Borrowed(if text == "-0" { "0" } else { text });
+        }
+        Some(21.. | ..-6) => return Cow::Borrowed(shortest),
+        Some(_) => {}
+    }
     let Some((digits, power)) = decimal(shortest).filter(|(digits, _)| !digits.is_empty()) else {
-        return "0".to_owned();
+        return Cow::Borrowed("0");
     };
     let sign = if shortest.starts_with('-') { "-" } else { "" };
     let count = digits.len() as i64;
@@ -104,7 +123,7 @@ fn ecmascript(shortest: &str) -> String {
             format!("{first}{dot}{rest}e{:+}", point - 1)
         }
     };
-    format!("{sign}{text}")
+    Cow::Owned(format!("{sign}{text}"))
 }
 
 /// Whether every number of a JSON text stays the number it is when it is read as a double and written again.
@@ -112,12 +131,24 @@ fn ecmascript(shortest: &str) -> String {
 /// serde_json may read a number of 16 digits and more, or one far from 1, as a neighbour of its double: then it counts
 /// as changed too.
 pub fn is_exact(text: &[u8]) -> bool {
-    numbers(text).all(|number| {
+    numbers(text).filter(|number| !is_short(number)).all(|number| {
         let double = parse(number).ok().and_then(|number| number.as_f64());
         let written = double.map(|double| Value::from(double).to_string());
-        written
-            .is_some_and(|written| std::str::from_utf8(number).is_ok_and(|number| decimal(number) == decimal(&written)))
+        let tells = |written: String| {
+            written.as_bytes() == number
+                || std::str::from_utf8(number).is_ok_and(|number| decimal(number) == decimal(&written))
+        };
+        written.is_some_and(tells)
     })
+}
+
+/// Whether a number has so few digits, and is so near to 1, that its double is known to tell it: 15 digits go into a double
+/// and come out of it, and up to ten to the 22nd a double is that power itself, so that reading rounds once.
+fn is_short(number: &[u8]) -> bool {
+    number.len() <= 16
+        && number.iter().filter(|byte| byte.is_ascii_digit()).count() <= 15
+        && !number.contains(&b'e')
+        && !number.contains(&b'E')
 }
 
 /// A place in JSON bodies (RFC 6901), never the whole of one.
@@ -184,18 +215,23 @@ fn numbers(text: &[u8]) -> impl Iterator<Item = &[u8]> {
 
 /// A JSON number as its significant digits and the power of ten they are multiplied with, without its sign; zero has
 /// no digits.
-fn decimal(number: &str) -> Option<(String, i64)> {
+fn decimal(number: &str) -> Option<(Cow<'_, str>, i64)> {
     let text = number.trim_start_matches('-');
     let (mantissa, power) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
     let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
-    let digits = [whole, fraction].concat();
-    let significant = digits.trim_start_matches('0').trim_end_matches('0');
+    let significant = match (whole.trim_start_matches('0'), fraction.trim_end_matches('0')) {
+        (whole, "") => Cow::Borrowed(whole.trim_end_matches('0')),
+        ("", fraction) => Cow::Borrowed(fraction.trim_start_matches('0')),
+        (whole, fraction) => Cow::Owned([whole, fraction].concat()),
+    };
     if significant.is_empty() {
-        return Some((String::new(), 0));
+        return Some((Cow::Borrowed(""), 0));
     }
-    let zeros = digits.len() - digits.trim_end_matches('0').len();
-    let power = power.parse::<i64>().ok()?.checked_add(zeros as i64 - fraction.len() as i64)?;
-    Some((significant.to_owned(), power))
+    let zeros = match fraction.trim_end_matches('0') {
+        "" => (whole.len() - whole.trim_end_matches('0').len()) as i64,
+        fraction => -(fraction.len() as i64),
+    };
+    Some((significant, power.parse::<i64>().ok()?.checked_add(zeros)?))
 }
 
 /// Reads any value in which no object has a member twice; serde_json itself would keep the last in silence.
@@ -251,12 +287,16 @@ impl<'de> Visitor<'de> for Unrepeated<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut source: A) -> Result<Value, A::Error> {
         let mut members = Map::new();
         while let Some(name) = source.next_key::<String>()? {
-            let place = Path::Member(&self.0, &name);
-            if members.contains_key(&name) {
-                return Err(A::Error::custom(format_args!("{place}: is given a second time")));
+            match members.entry(name) {
+                Entry::Occupied(member) => {
+                    let place = Path::Member(&self.0, member.key());
+                    return Err(A::Error::custom(format_args!("{place}: is given a second time")));
+                }
+                Entry::Vacant(member) => {
+                    let value = source.next_value_seed(Unrepeated(Path::Member(&self.0, member.key())))?;
+                    member.insert(value);
+                }
             }
-            let value = source.next_value_seed(Unrepeated(place))?;
-            members.insert(name, value);
         }
         Ok(Value::Object(members))
     }

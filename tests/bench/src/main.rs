@@ -1,4 +1,5 @@
-//! What `make bench` runs: what the filter costs on real Envoy; with the argument `soak`, what `make soak` does.
+//! What `make bench` runs: what the filter costs on real Envoy; with the argument `soak` or `hostile`, what `make soak`
+//! and `make hostile` run.
 //!
 //! One rule: speed is a ratio within one run, against a reference that is named. Figures of two runs, or of two machines,
 //! are not compared. A missed target is said, not punished; a wrong answer ends the run.
@@ -29,6 +30,7 @@ use std::process::ExitCode;
 use harness::gateway::filter_wasm;
 use serde_json::{Value, json};
 
+mod hostile;
 mod machine;
 mod nginx;
 mod pair;
@@ -46,8 +48,12 @@ use pair::Pair;
 use rounds::{Course, Entrant, Failure};
 
 fn main() -> ExitCode {
-    let is_soak = std::env::args().nth(1).is_some_and(|argument| argument == "soak");
-    match if is_soak { number("MINUTES", 10).and_then(soak::run) } else { run() } {
+    let ran = match std::env::args().nth(1).as_deref() {
+        Some("soak") => number("MINUTES", 10).and_then(soak::run),
+        Some("hostile") => hostile::run(),
+        _ => run(),
+    };
+    match ran {
         Ok(()) => ExitCode::SUCCESS,
         Err(complaint) => {
             eprintln!("\n{complaint}");
