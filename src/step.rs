@@ -246,19 +246,7 @@ impl fmt::Display for Remark {
                     name.short()
                 )
             }
-            Remark::GaveUp(GivenUp { why, completions, responses, others }) => {
-                let why = match why {
-                    WhyGivenUp::Drained => "their configuration was replaced, and no other takes them to their store",
-                    WhyGivenUp::Expired => "their records must have expired",
-                    WhyGivenUp::NoRoom => "more is owed than may be kept",
-                    WhyGivenUp::TooSlow => "with them a call takes longer than store.timeout_ms",
-                };
-                write!(
-                    f,
-                    "gave up {completions} completions, {responses} responses and {others} other operations that the store has \
-                     not heard of: {why}"
-                )
-            }
+            Remark::GaveUp(given_up) => gave_up(f, given_up),
             Remark::InternalRedirect(name) => write!(
                 f,
                 "operation {} met an internal redirect, which this filter does not support: its outcome is unknown; \
@@ -315,4 +303,20 @@ impl fmt::Display for Remark {
             }
         }
     }
+}
+
+/// What was given up, and why.
+fn gave_up(f: &mut fmt::Formatter<'_>, given_up: &GivenUp) -> fmt::Result {
+    let GivenUp { why, completions, responses, others } = given_up;
+    let why = match why {
+        WhyGivenUp::Drained => "their configuration was replaced, and no other takes them to their store",
+        WhyGivenUp::Expired => "their records must have expired",
+        WhyGivenUp::NoRoom => "more is owed than may be kept",
+        WhyGivenUp::TooSlow => "with them a call takes longer than store.timeout_ms",
+    };
+    write!(
+        f,
+        "gave up {completions} completions, {responses} responses and {others} other operations that the store has not heard \
+         of: {why}"
+    )
 }

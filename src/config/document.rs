@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::identity::{fingerprint, key, scope};
 use super::outcomes::{outcomes, statuses};
 use super::rules::Match;
-use super::store::{refuse_bodies_that_never_fit, refuse_claims_that_are_never_fresh, secrets, store};
+use super::store::{refuse_bodies_that_never_fit, secrets, store, warn_of_claims_that_come_too_late};
 use super::text::{path, plain, visible};
 use super::walk::{ConfigError, DAY_MS, DAY_S, MIB, Place, Read, flag, merge, parse_text};
 use super::{
@@ -50,7 +50,7 @@ impl Config {
             Ok(Config { store, hash_key, encryption, rules, status_path, problem_base, warnings: Vec::new() })
         })?;
         refuse_bodies_that_never_fit(&root.member("store"), &config)?;
-        refuse_claims_that_are_never_fresh(&root.member("store"), &config)?;
+        warn_of_claims_that_come_too_late(&root.member("store"), &config);
         if matches!(config.store, Store::Redis(_)) && config.encryption.is_empty() {
             root.member("store").warn("keeps responses in Redis in clear; give secrets.encryption");
         }

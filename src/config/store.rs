@@ -154,20 +154,18 @@ pub(super) fn refuse_bodies_that_never_fit(store: &Place<'_>, config: &Config) -
     }
 }
 
-/// A store that takes up to its time-out for every answer must still grant claims that are fresh.
-pub(super) fn refuse_claims_that_are_never_fresh(store: &Place<'_>, config: &Config) -> Read<()> {
-    let Store::Redis(redis) = &config.store else { return Ok(()) };
+/// A store that takes nearly its time-out for every answer grants no claim that is still fresh.
+pub(super) fn warn_of_claims_that_come_too_late(store: &Place<'_>, config: &Config) {
+    let Store::Redis(redis) = &config.store else { return };
     let claiming = config.rules.iter().filter(|rule| matches!(rule.policy.mode, Mode::Enforce | Mode::Observe));
-    let shortest = claiming.min_by_key(|rule| rule.policy.lease_ms);
     let most = |rule: &Rule| rule.policy.lease_ms - rule.policy.lease_ms / LEASE_MARGIN;
-    match shortest.filter(|rule| redis.timeout_ms >= most(rule)) {
-        None => Ok(()),
-        Some(rule) => Err(store.member("timeout_ms").error(format_args!(
-            "must be below {}, which is four fifths of lease_ms of rule {}, is {}: a claim that comes later is never fresh",
-            most(rule),
-            rule.name,
-            redis.timeout_ms
-        ))),
+    let shortest = claiming.min_by_key(|rule| rule.policy.lease_ms);
+    if let Some(rule) = shortest.filter(|rule| redis.timeout_ms >= most(rule)) {
+        let (ms, most, name) = (redis.timeout_ms, most(rule), &rule.name);
+        store.member("timeout_ms").warn(&format!(
+            "is {ms}, and should be below {most}, four fifths of lease_ms of rule {name}: a claim that comes later is never \
+             fresh, so with a slow store nothing runs"
+        ));
     }
 }
 

@@ -6,12 +6,14 @@
 use harness::{PATIENCE, World, wait_until};
 use serde_json::json;
 
+use crate::chains::leave_to_the_filter;
 use crate::check::{executed, not_stored, refused, replays, said};
 use crate::worlds::{plain, rules, start};
 
 #[test]
 fn observe_changes_nothing_but_the_status_line() {
-    let world = rules();
+    let document = json!({ "policy": { "mode": "observe" } });
+    let world = World::with(document, |options| options.mutate(leave_to_the_filter));
     let pay = world
         .post("/observe/pay")
         .key("k")

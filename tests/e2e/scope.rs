@@ -9,6 +9,7 @@ use harness::gateway::hcm;
 use harness::{Request, World};
 use serde_json::{Value, json};
 
+use crate::chains::leave_to_the_filter;
 use crate::check::{executed, refused, replays, said};
 use crate::verifiers::{kept_apart, never_mixed};
 use crate::worlds::{Shared, plain, rule, rules};
@@ -140,7 +141,7 @@ fn a_scope_without_parts_tells_no_caller() {
 
 #[test]
 fn a_get_is_untouched() {
-    let world = plain();
+    let world = World::with(json!({}), |options| options.mutate(leave_to_the_filter));
     untouched(world.request("GET", "/scope/get"), |path| world.ledger.entries_for(path).len());
     let entry = world.ledger.entries_for("/scope/get").remove(0);
     assert_eq!((entry.key.as_deref(), entry.operation.as_deref(), entry.attempt), (Some("k"), Some("theirs"), Some(7)));
@@ -155,7 +156,8 @@ fn a_route_without_a_rule_is_untouched() {
 
 #[test]
 fn mode_off_is_untouched() {
-    let world = rules();
+    let document = json!({ "policy": { "mode": "off" } });
+    let world = World::with(document, |options| options.mutate(leave_to_the_filter));
     untouched(world.post("/off/pay").body("ten"), |path| world.ledger.entries_for(path).len());
     let entry = world.ledger.entries_for("/off/pay").remove(0);
     assert_eq!((entry.key.as_deref(), entry.operation.as_deref(), entry.attempt), (Some("k"), Some("theirs"), Some(7)));

@@ -329,7 +329,6 @@ const BEYOND: &[&str] = &[
     "must be less than ttl_s",
     "must exceed lease_ms",
     "must be at least max_response_bytes",
-    "which is four fifths of lease_ms",
     "carries responses of at most",
     "must be at most an eighth of max_bytes",
     "is the id of another key too",
