@@ -4,7 +4,7 @@
 //! Its one rule: a warning names the setting and what to add or take out.
 //! It does not know the order of filters.
 
-use envoy_idempotency::config::Config;
+use envoy_idempotency::config::{Config, Execution, Inject, Mode, Part, Policy};
 use envoy_idempotency::reply::EXPOSED;
 use serde_json::Value;
 
@@ -30,6 +30,13 @@ pub fn warnings(chain: Chain<'_>, config: &Config) -> Vec<String> {
             ONLY_OURS.join(", ")
         ));
     }
+    for rule in config.rules.iter().filter(|rule| is_clicked(&rule.policy)) {
+        warnings.push(format!(
+            "rule {} takes its key from a form or from the content, as browsers send it, and runs inline: a second click aborts \
+             the first request, whose outcome is then unknown; set execution to shielded",
+            rule.name
+        ));
+    }
     if config.rules.iter().any(|rule| rule.policy.expose_cors) {
         warnings.extend(chain.before().iter().filter(|filter| kind(filter) == "cors").filter_map(|filter| {
             let missing = hidden(chain.manager);
@@ -43,6 +50,15 @@ pub fn warnings(chain: Chain<'_>, config: &Config) -> Vec<String> {
         }));
     }
     warnings
+}
+
+/// Whether a browser's clicks are what the rule is for, and a click that is aborted loses its outcome.
+fn is_clicked(policy: &Policy) -> bool {
+    fn is_of_form(part: &Part) -> bool {
+        matches!(part, Part::Form(_)) || matches!(part, Part::Any(parts) if parts.iter().any(is_of_form))
+    }
+    let by_browser = policy.key.sources.iter().any(is_of_form) || matches!(policy.key.inject, Inject::Content { .. });
+    by_browser && policy.mode == Mode::Enforce && policy.execution == Execution::Inline
 }
 
 /// What only the gateway may say to a service.

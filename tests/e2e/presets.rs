@@ -4,7 +4,7 @@
 //! It does not know what the fields mean.
 
 use harness::gateway::shipped;
-use harness::{Gateway, Ledger, Options, World, send_all};
+use harness::{Gateway, Ledger, Options, Request, Response, World, send_all};
 use serde_json::{Value, json};
 
 use crate::check::{executed, not_stored, refused, replays, said};
@@ -63,7 +63,7 @@ fn payments_are_kept_for_the_subject_held_when_in_doubt_and_survive_their_client
 
 #[test]
 fn a_form_posted_twice_gets_the_page_of_the_first() {
-    let world = world("form-post", "local.yaml");
+    let world = world("form-post", "shielded.yaml");
     let post = |token: &str, sid: &str| {
         let request = world.post("/checkout/pay").header("content-type", "application/x-www-form-urlencoded");
         request.header("cookie", format!("theme=dark; sid={sid}")).body(format!("amount=10&checkout_token={token}"))
@@ -72,6 +72,12 @@ fn a_form_posted_twice_gets_the_page_of_the_first() {
     let pages = send_all(&clicks);
     assert_eq!(world.ledger.entries_for("/checkout/pay").len(), 1);
     assert!(pages.iter().all(|page| (page.status, &page.body) == (201, &pages[0].body)));
+    // A browser that is clicked again aborts the first navigation before it sends the second.
+    let (click, gate) = (post("t3", "me"), "second-click");
+    drop(start(&world, &click, "amount=10&checkout_token=t3", gate));
+    let page = send_once_it_waits(&world, &click, gate);
+    assert!(said(&page).starts_with("replayed;attempt=1;"), "{}", said(&page));
+    assert_eq!((page.status, world.ledger.entries_for("/checkout/pay").len()), (201, 2));
     let anew = post("t2", "me").send();
     assert!(said(&anew).starts_with("executed;stored=?1;attempt=1;"), "{}", said(&anew));
     let somebody_else = post("t1", "you").send();
@@ -117,16 +123,31 @@ fn an_order_takes_an_article_once() {
 
 #[test]
 fn a_client_without_keys_that_repeats_itself_is_answered_once_executed() {
-    let world = world("legacy", "local.yaml");
+    let world = world("legacy", "shielded.yaml");
     let buy = |body: &str| world.post("/api/orders").header("authorization", "me").body(body);
     let clicks: Vec<_> = (0..4).map(|_| buy("one book")).collect();
     let answers = send_all(&clicks);
     assert!(answers.iter().all(|answer| (answer.status, &answer.body) == (201, &answers[0].body)));
     buy("two books").send();
     assert_eq!(world.ledger.entries_for("/api/orders").len(), 2);
-    // Whoever brings a key is better off.
+    // A browser's second click, which aborts the first.
+    let (click, gate) = (buy("three books"), "third-book");
+    drop(start(&world, &click, "three books", gate));
+    let again = send_once_it_waits(&world, &click, gate);
+    assert!(said(&again).starts_with("replayed;attempt=1;"), "{}", said(&again));
+    assert_eq!(world.ledger.entries_for("/api/orders").len(), 3);
+    // A client that brings a key is better off.
     let keyed = || buy("one book").key("k").send();
     let first = keyed();
     executed(&first, 1);
     replays(&keyed(), &first);
+}
+
+/// Sends a duplicate, opens the gate once it waits, and returns its answer.
+fn send_once_it_waits(world: &World, duplicate: &Request, gate: &str) -> Response {
+    let mut connection = duplicate.open();
+    connection.write(duplicate.body_bytes());
+    world.gateway.wait_for_stat("wasmcustom.idempotency_waiting", 1);
+    world.ledger.open(gate);
+    connection.response()
 }

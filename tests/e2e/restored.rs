@@ -12,10 +12,11 @@ use harness::{Gateway, Ledger, Options, Request, World};
 use serde_json::{Value, json};
 
 use crate::check::{executed, replays, said, shown};
+use crate::neighbours::text;
 use crate::worlds::{Shared, rule};
 
-/// `envoy/shielded.yaml`, whose connection manager writes local replies anew, whose routes add fields on three levels, and
-/// where two filters behind add a field and wrap bodies.
+/// `envoy/shielded.yaml`, whose connection manager writes local replies anew, whose routes add fields on four levels, where
+/// two filters behind add a field and wrap bodies, and one in front compresses.
 fn world() -> Shared {
     static WORLD: LazyLock<World> = LazyLock::new(|| {
         let ledger = Ledger::start();
@@ -51,7 +52,22 @@ fn meddle(tree: &mut Value) {
     let host = &mut routes["virtual_hosts"][0];
     host["response_headers_to_add"] = json!([added("access-control-allow-origin", "https://shop.example.com")]);
     host["routes"][0]["response_headers_to_add"] = json!([added("x-route-added", "yes")]);
+    let weighted = json!({
+        "name": "payments", "weight": 1, "response_headers_to_add": [added("x-cluster-added", "yes")],
+    });
+    host["routes"][0]["route"] = json!({ "weighted_clusters": { "clusters": [weighted] }, "timeout": "30s" });
     let filters = connection_manager["http_filters"].as_array_mut().unwrap();
+    filters.insert(0, json!({
+        "name": "compressor",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.compressor.v3.Compressor",
+            "response_direction_config": { "common_config": { "content_type": ["application/octet-stream"] } },
+            "compressor_library": {
+                "name": "gzip",
+                "typed_config": { "@type": "type.googleapis.com/envoy.extensions.compression.gzip.compressor.v3.Gzip" },
+            },
+        },
+    }));
     let router = filters.len() - 1;
     filters.splice(router..router, [
         json!({
@@ -104,11 +120,24 @@ fn a_replay_is_what_the_first_client_got() {
         let pay = change(world.post(&format!("/restored/{name}")).key("k")).body("ten");
         let first = pay.send();
         executed(&first, 1);
-        for field in ["strict-transport-security", "access-control-allow-origin", "x-route-added", "x-frame-options"] {
+        let fields = [
+            "strict-transport-security",
+            "access-control-allow-origin",
+            "x-route-added",
+            "x-cluster-added",
+            "x-frame-options",
+        ];
+        for field in fields {
             assert_eq!(first.headers(field).len(), 1, "{name}: {field}: {}", shown(&first));
         }
         replays(&pay.send(), &first);
         replays(&pay.send_h2(), &first);
+        // What the compressor in front has packed is the same once it is unpacked.
+        let packed = pay.clone().header("accept-encoding", "gzip").send();
+        let is_packed = packed.header("content-encoding") == Some("gzip");
+        // A `local_reply_config` that gives a 204 a body leaves an empty one behind, which the compressor packs.
+        assert!(is_packed == (name == "200-kb") || name == "204", "{name}: {}", shown(&packed));
+        assert_eq!(text(&packed), String::from_utf8_lossy(&first.body), "{name}");
         assert_eq!(world.ledger.entries_for(pay.path()).len(), 1);
     }
 }

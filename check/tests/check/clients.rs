@@ -24,6 +24,25 @@ fn what_a_client_can_say_in_the_gateways_name_is_warned_of() {
 }
 
 #[test]
+fn clicks_that_run_inline_are_warned_of() {
+    let rule = |policy: &str| format!(r#"{{"rules": [{{"name": "checkout", "match": {{}}, "policy": {policy}}}]}}"#);
+    let why = "rule checkout takes its key from a form or from the content, as browsers send it, and runs inline: a second \
+               click aborts the first request, whose outcome is then unknown; set execution to shielded";
+    for policy in [
+        r#"{"key": {"sources": [{"form": "token"}]}}"#,
+        r#"{"key": {"sources": [{"any": [{"header": "x-key"}, {"form": "token"}]}]}}"#,
+        r#"{"key": {"inject": {"kind": "content"}}}"#,
+    ] {
+        let run = check_changed("local.yaml", |tree| set_document(tree, &rule(policy)));
+        assert!(run.warnings().contains(&why), "{policy}: {}", run.out);
+    }
+    let shielded =
+        r#"{"key": {"sources": [{"form": "token"}]}, "execution": {"kind": "shielded", "cluster": "shielded"}}"#;
+    let run = check_changed("shielded.yaml", |tree| set_document(tree, &rule(shielded)));
+    assert!(!run.warnings().contains(&why), "{}", run.out);
+}
+
+#[test]
 fn a_list_of_cors_that_hides_our_headers_is_warned_of_with_what_to_add() {
     let with = |listed: &str, document: &str| {
         check_changed("local.yaml", |tree| {

@@ -120,7 +120,7 @@ fn lasting(answer: &Response) -> Vec<String> {
 }
 
 /// The body without its encoding.
-fn text(answer: &Response) -> String {
+pub fn text(answer: &Response) -> String {
     let mut text = Vec::new();
     match answer.header("content-encoding") {
         Some("gzip") => drop(GzDecoder::new(answer.body.as_slice()).read_to_end(&mut text)),

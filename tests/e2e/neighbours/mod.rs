@@ -15,6 +15,7 @@ use harness::neighbours::Truth;
 
 use chain::{EXECUTIONS, Way, table, world};
 use exchanges::EXCHANGES;
+pub use exchanges::text;
 
 /// Runs all of these, some at a time, and tells every one that went wrong.
 fn all(tries: &[(Way, usize)]) {

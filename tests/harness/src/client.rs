@@ -230,7 +230,7 @@ impl Request {
     }
 
     /// The body as it goes over the wire, with chunk heads and trailers.
-    fn body_bytes(&self) -> Vec<u8> {
+    pub fn body_bytes(&self) -> Vec<u8> {
         match &self.body {
             Payload::None => Vec::new(),
             Payload::Whole(body) => body.clone(),
