@@ -15,7 +15,7 @@ use crate::evidence::Source;
 use crate::message::{Headers, content_length};
 use crate::mutant::{self, Mutant};
 use crate::refusal::ProblemType;
-use crate::reply::{ProblemDetails, Reply};
+use crate::reply::{ProblemDetails, Reply, STATUS};
 use crate::step::{Flow, Step};
 
 use super::{Context, Next, State};
@@ -46,8 +46,9 @@ impl Answered {
 
     pub(super) fn on(mut self, cx: &Context<'_>, event: EventKind<'_>) -> Next {
         match (event, self.given.clone()) {
-            (EventKind::ResponseHeaders { origin, .. }, _) if origin.is_request_too_large() => {
-                // Envoy's own 413 overtook ours.
+            (EventKind::ResponseHeaders { headers, status, origin, .. }, given)
+                if origin.is_request_too_large() || given.is_none() && is_overtaken(headers, status) =>
+            {
                 let reply = Reply::problem(cx.policy, ProblemType::BodyTooLarge, ProblemDetails::default());
                 let flow = Flow::Answer(Rc::new(reply));
                 (State::Done, Step { flow, ..Step::default() })
@@ -76,6 +77,12 @@ impl Answered {
         self.passed = Some(if is_given { given.len() - left.len() + piece.len() } else { given.len() });
         (!is_given).then(|| left.to_vec())
     }
+}
+
+/// Whether Envoy's own 413 goes out under the name of ours: where both are made in one callback, Envoy before 1.37 sends its
+/// own with the details of the second. Every answer of ours has a status line.
+fn is_overtaken(headers: &Headers, status: u16) -> bool {
+    status == 413 && !headers.has(STATUS)
 }
 
 /// Whether a head is the one that was given. Envoy writes lines of one name as one, and the length beside them.
