@@ -3,12 +3,13 @@
 //! Its one rule: a body streams through, and is kept only where what it says is asked for.
 //! It does not know the key, nor who is asking.
 
+use serde_json::Value;
 use subtle::ConstantTimeEq;
 
-use crate::config::{BodyPart, Policy, Separation};
+use crate::config::{BodyPart, Members, Policy, Separation};
 use crate::digest::{Digest, HashKey};
 use crate::form;
-use crate::json::{self, Pointer};
+use crate::json;
 use crate::key::{self, Name};
 use crate::message::{RequestHead, media_type};
 
@@ -64,8 +65,8 @@ pub struct Payload {
 enum Form {
     /// As it comes.
     Bytes,
-    /// As what it says, without what stands there.
-    Json(Vec<Pointer>),
+    /// As what it says, as far as that counts.
+    Json(Members),
     /// As the pieces between its delimiters, which a client chooses anew for every request.
     Multipart(Vec<u8>),
     /// Not at all.
@@ -96,7 +97,7 @@ impl Payload {
         let form = match (&policy.fingerprint.body, head.headers.first("content-type").and_then(form::boundary)) {
             (BodyPart::Off, _) => Form::Off,
             (_, Some(boundary)) => Form::Multipart(boundary),
-            (BodyPart::Json { ignored }, None) => Form::Json(ignored.clone()),
+            (BodyPart::Json(members), None) => Form::Json(members.clone()),
             (BodyPart::Bytes, None) => Form::Bytes,
         };
         let is_kept = policy.is_named_by_body() || matches!(form, Form::Json(_) | Form::Multipart(_));
@@ -126,8 +127,8 @@ impl Payload {
         let (mut digest, body) = (self.digest, self.kept.unwrap_or_default());
         match self.form {
             Form::Bytes | Form::Off => {}
-            Form::Json(ignored) => match canonical(&body, &ignored) {
-                Some(canonical) => digest.part("json", &canonical),
+            Form::Json(members) => match canonical(&body, &members) {
+                Some(canonical) => digest.part(label(&members), &canonical),
                 None => {
                     digest.open_tail("body");
                     digest.feed(&body);
@@ -140,8 +141,22 @@ impl Payload {
 }
 
 /// What a body says as JSON; nothing where it says nothing, or something that not every reader understands alike.
-fn canonical(body: &[u8], ignored: &[Pointer]) -> Option<Vec<u8>> {
+fn canonical(body: &[u8], members: &Members) -> Option<Vec<u8>> {
     let mut value = json::parse(body).ok().filter(|_| json::is_exact(body))?;
-    ignored.iter().for_each(|place| place.remove_from(&mut value));
+    match members {
+        Members::AllBut(ignored) => ignored.iter().for_each(|place| place.remove_from(&mut value)),
+        Members::Only(only) => {
+            let there = only.iter().filter_map(|place| Some((place.to_string(), place.of(&value)?.clone())));
+            value = Value::Object(there.collect());
+        }
+    }
     Some(json::canonical(&value))
+}
+
+/// What tells a whole body from the members of another.
+fn label(members: &Members) -> &'static str {
+    match members {
+        Members::AllBut(_) => "json",
+        Members::Only(_) => "json members",
+    }
 }

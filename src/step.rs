@@ -86,6 +86,8 @@ pub enum Count {
     Bypassed(Bypass),
     /// Executions that have ended, of requests that went upstream under a claim.
     Executed,
+    /// Responses whose body was to say what becomes of the key, and could not be read.
+    OutcomeUnread,
     /// Answers of the gateway itself.
     Refused(ProblemType),
     /// Executions whose key was released.
@@ -143,6 +145,7 @@ impl Count {
         let bypasses = [Bypass::Connect, Bypass::Grpc, Bypass::Upgrade];
         let plain = [
             Count::Executed,
+            Count::OutcomeUnread,
             Count::Released,
             Count::Replayed,
             Count::ReplayedCached,
@@ -170,6 +173,7 @@ impl Count {
             Count::Bypassed(Bypass::Said(reason)) => format!("bypassed_{}", reason.as_str().replace('-', "_")),
             Count::Bypassed(Bypass::Upgrade) => "bypassed_upgrade".to_owned(),
             Count::Executed => "executed".to_owned(),
+            Count::OutcomeUnread => "outcome_unread".to_owned(),
             Count::Refused(slug) => format!("refused_{}", slug.as_str().replace('-', "_")),
             Count::Released => "released".to_owned(),
             Count::Replayed => "replayed".to_owned(),

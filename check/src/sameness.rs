@@ -5,7 +5,7 @@
 
 use envoy_idempotency::authorization::SCHEMES;
 use envoy_idempotency::caller::is_credential;
-use envoy_idempotency::config::{Anonymous, BodyPart, OnMismatch, Part, Policy, Separation};
+use envoy_idempotency::config::{Anonymous, BodyPart, Members, OnMismatch, Part, Policy, Separation};
 use envoy_idempotency::fingerprint::MEANINGFUL;
 use envoy_idempotency::refusal::ProblemType;
 
@@ -77,8 +77,16 @@ pub fn same(policy: &Policy, status: &dyn Fn(ProblemType) -> String) -> String {
     let mut parts: Vec<_> = compared.into_iter().map(|name| format!("the {name}")).collect();
     match &fingerprint.body {
         BodyPart::Bytes => parts.push("the bytes of the body".to_owned()),
-        BodyPart::Json { ignored } if ignored.is_empty() => parts.push("what the body says as JSON".to_owned()),
-        BodyPart::Json { ignored } => {
+        BodyPart::Json(Members::Only(only)) => {
+            parts.push(format!(
+                "of what the body says as JSON only {}",
+                all(&only.iter().map(ToString::to_string).collect::<Vec<_>>())
+            ));
+        }
+        BodyPart::Json(Members::AllBut(ignored)) if ignored.is_empty() => {
+            parts.push("what the body says as JSON".to_owned())
+        }
+        BodyPart::Json(Members::AllBut(ignored)) => {
             let ignored: Vec<_> = ignored.iter().map(ToString::to_string).collect();
             parts.push(format!("what the body says as JSON (without {})", all(&ignored)));
         }

@@ -6,8 +6,9 @@
 
 use envoy_idempotency::config::{
     Config, Ending, Execution, Fate, Inject, Mode, OnCompleted, OnInFlight, OnStoreFailure, OnTooLarge, OnUnknown,
-    Outcomes, Policy, Save, Store,
+    Outcomes, Policy, Presence, Save, Store,
 };
+use envoy_idempotency::json::Pointer;
 use envoy_idempotency::refusal::ProblemType;
 use serde_json::Value;
 
@@ -306,18 +307,30 @@ fn outcomes(outcomes: &Outcomes) -> String {
         ("never sent", Ending::Unsent),
     ];
     causes.extend(endings.map(|(name, ending)| (name.to_owned(), outcomes.of_ending(ending))));
-    let told = [
-        (Fate::Store, "kept and replayed"),
-        (Fate::Release, "the key is free again"),
-        (Fate::Retry, "the same request may run again at once"),
-        (Fate::Unknown, "may have run, so unknown"),
-    ];
-    let told = told.map(|(fate, meaning)| {
+    let told = MEANINGS.map(|(fate, meaning)| {
         let names: Vec<_> = causes.iter().filter(|(_, it)| *it == fate).map(|(name, _)| name.as_str()).collect();
         if names.is_empty() { String::new() } else { format!("{}: {meaning}", names.join(", ")) }
     });
-    told.into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join("; ")
+    let by_body = outcomes.json.iter().map(|entry| {
+        let is = |(place, presence): &(Pointer, Presence)| match presence {
+            Presence::Absent => format!("{place} is absent"),
+            Presence::Null => format!("{place} is null"),
+            Presence::Present => format!("{place} is present"),
+        };
+        let places: Vec<_> = entry.all.iter().map(is).collect();
+        let meaning = MEANINGS.iter().find(|(fate, _)| *fate == entry.fate).map_or("", |(_, meaning)| *meaning);
+        format!("stored by its status, and in its JSON {}: {meaning}", all(&places))
+    });
+    told.into_iter().filter(|text| !text.is_empty()).chain(by_body).collect::<Vec<_>>().join("; ")
 }
+
+/// What each fate means.
+const MEANINGS: [(Fate, &str); 4] = [
+    (Fate::Store, "kept and replayed"),
+    (Fate::Release, "the key is free again"),
+    (Fate::Retry, "the same request may run again at once"),
+    (Fate::Unknown, "may have run, so unknown"),
+];
 
 /// `a, b or c`.
 pub fn either(words: &[String]) -> String {

@@ -5,10 +5,9 @@
 
 use serde_json::Value;
 
-use super::text::{header_name, is_token, plain};
+use super::text::{header_name, is_token, plain, pointer};
 use super::walk::{DAY_MS, Fields, Place, Read, Reader, flag};
-use super::{Anonymous, BodyPart, FingerprintPolicy, Inject, KeyPolicy, Part, Scope, Separation};
-use crate::json::Pointer;
+use super::{Anonymous, BodyPart, FingerprintPolicy, Inject, KeyPolicy, Members, Part, Scope, Separation};
 
 pub(super) fn key(at: &Place<'_>, value: &Value) -> Read<KeyPolicy> {
     at.object(value, |fields| {
@@ -75,11 +74,6 @@ fn parts(any: Reader<Part>) -> [(&'static str, Reader<Part>); 7] {
         ("path_segment", |at, value| Ok(Part::PathSegment(at.whole(value, 0..=255)? as usize))),
         ("any", any),
     ]
-}
-
-fn pointer(at: &Place<'_>, value: &Value) -> Read<Pointer> {
-    let text = at.text(value, "a JSON Pointer such as /order/id", |text| Pointer::parse(text).is_some())?;
-    Pointer::parse(text).ok_or_else(|| at.wrong("a JSON Pointer", value))
 }
 
 pub(super) fn scope(at: &Place<'_>, value: &Value) -> Read<Scope> {
@@ -205,11 +199,19 @@ fn body_part(at: &Place<'_>, fields: &mut Fields<'_>) -> Read<BodyPart> {
     let kinds = [("bytes", Some(false)), ("json", Some(true)), ("off", None)];
     let kind = fields.read("body", Some(false), |at, value| at.choice(value, &kinds))?;
     let ignored = fields.read("json_ignore", Vec::new(), |at, value| at.list(value, pointer))?;
+    let only = fields.read("json_only", Vec::new(), |at, value| at.filled_list(value, pointer))?;
     match kind {
-        Some(true) => Ok(BodyPart::Json { ignored }),
+        Some(true) if !ignored.is_empty() && !only.is_empty() => {
+            Err(at.member("json_only").error("must not be given together with json_ignore"))
+        }
+        Some(true) if !only.is_empty() => Ok(BodyPart::Json(Members::Only(only))),
+        Some(true) => Ok(BodyPart::Json(Members::AllBut(ignored))),
         // What a patch leaves out is no mistake.
         _ if !ignored.is_empty() && !at.is_patch() => {
             Err(at.member("json_ignore").error("must be empty unless fingerprint.body is \"json\""))
+        }
+        _ if !only.is_empty() && !at.is_patch() => {
+            Err(at.member("json_only").error("must be absent unless fingerprint.body is \"json\""))
         }
         Some(false) => Ok(BodyPart::Bytes),
         None => Ok(BodyPart::Off),

@@ -23,7 +23,7 @@ mod document;
 
 use std::rc::Rc;
 
-pub use outcomes::{Ending, Fate, Outcomes, Statuses};
+pub use outcomes::{Ending, Fate, JsonOutcome, Outcomes, Presence, Statuses};
 pub use rules::{Match, PathMatch, Template};
 pub use walk::ConfigError;
 
@@ -352,12 +352,18 @@ pub enum BodyPart {
     /// Its bytes.
     Bytes,
     /// What it says as JSON.
-    Json {
-        /// `fingerprint.json_ignore`: all but what stands there.
-        ignored: Vec<Pointer>,
-    },
+    Json(Members),
     /// Nothing.
     Off,
+}
+
+/// Which members of a JSON body count.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Members {
+    /// `fingerprint.json_ignore`: all but what stands there.
+    AllBut(Vec<Pointer>),
+    /// `fingerprint.json_only`: what stands there. Never an empty list.
+    Only(Vec<Pointer>),
 }
 
 /// `on_mismatch`.

@@ -5,7 +5,9 @@
 
 use serde_json::{Map, Value};
 
-use super::walk::{Place, Read};
+use super::text::pointer;
+use super::walk::{Fields, Place, Read};
+use crate::json::Pointer;
 use crate::refusal::ProblemType;
 
 /// What becomes of a key when its execution is over.
@@ -43,6 +45,41 @@ pub struct Outcomes {
     pub classes: [Fate; 4],
     /// Fates of the endings, never `Store`: see [`Outcomes::of_ending`] for the order.
     pub endings: [Fate; 4],
+    /// What the body of a JSON response says, tried in order where the status would have it stored.
+    pub json: Vec<JsonOutcome>,
+}
+
+/// One entry of `outcomes.json`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JsonOutcome {
+    /// All must hold; never an empty list.
+    pub all: Vec<(Pointer, Presence)>,
+    /// The fate of the key then.
+    pub fate: Fate,
+}
+
+/// What stands at a place of a JSON body. Of the three one holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence {
+    /// No such member.
+    Absent,
+    /// `null`.
+    Null,
+    /// Anything else.
+    Present,
+}
+
+impl JsonOutcome {
+    fn holds(&self, body: &Value) -> bool {
+        self.all.iter().all(|(place, wanted)| {
+            *wanted
+                == match place.of(body) {
+                    None => Presence::Absent,
+                    Some(Value::Null) => Presence::Null,
+                    Some(_) => Presence::Present,
+                }
+        })
+    }
 }
 
 impl Outcomes {
@@ -55,6 +92,11 @@ impl Outcomes {
             (2, [fate, ..]) | (3, [_, fate, ..]) | (4, [_, _, fate, _]) | (5, [.., fate]) => fate,
             _ => Fate::Unknown,
         }
+    }
+
+    /// The fate of a key by what a response says, where that decides.
+    pub fn of_body(&self, body: &Value) -> Option<Fate> {
+        self.json.iter().find(|entry| entry.holds(body)).map(|entry| entry.fate)
     }
 
     /// The fate of a key whose execution ended so.
@@ -75,6 +117,7 @@ impl Default for Outcomes {
             exact: vec![(502, Fate::Unknown), (504, Fate::Unknown)],
             classes: [Fate::Store, Fate::Store, Fate::Release, Fate::Retry],
             endings: [Fate::Unknown, Fate::Unknown, Fate::Unknown, Fate::Release],
+            json: Vec::new(),
         }
     }
 }
@@ -115,12 +158,17 @@ pub(super) fn outcomes(at: &Place<'_>, value: &Value) -> Read<Outcomes> {
     let [_, not_kept @ ..] = &FATES;
     for (name, value) in at.members(value)? {
         let place = at.member(name);
+        if name == "json" {
+            let is_taken_away = at.is_patch() && value.is_null();
+            outcomes.json = if is_taken_away { Vec::new() } else { place.list(value, json_outcome)? };
+            continue;
+        }
         let class = CLASSES.iter().position(|class| class == name);
         let ending = ENDINGS.iter().position(|ending| ending == name);
         let status = name.parse().ok().filter(|status| (200..=599).contains(status) && name.len() == 3);
         // A name is checked also where a patch takes it away.
         if class.is_none() && ending.is_none() && status.is_none() {
-            let known = [&CLASSES[..], &["200 to 599"], &ENDINGS[..]].concat();
+            let known = [&CLASSES[..], &["200 to 599"], &ENDINGS[..], &["json"]].concat();
             return Err(at.unknown(name, &known));
         }
         if at.is_patch() && value.is_null() {
@@ -141,6 +189,24 @@ pub(super) fn outcomes(at: &Place<'_>, value: &Value) -> Read<Outcomes> {
         }
     }
     Ok(outcomes)
+}
+
+/// Reads `{"pointer", "is", "fate"}` or `{"all": [{"pointer", "is"}, …], "fate"}`.
+fn json_outcome(at: &Place<'_>, value: &Value) -> Read<JsonOutcome> {
+    at.object(value, |fields| {
+        let all = match value.get("all") {
+            Some(_) => {
+                fields.required("all", |at, value| at.filled_list(value, |at, value| at.object(value, condition)))?
+            }
+            None => vec![condition(fields)?],
+        };
+        Ok(JsonOutcome { all, fate: fields.required("fate", |at, value| at.choice(value, &FATES))? })
+    })
+}
+
+fn condition(fields: &mut Fields<'_>) -> Read<(Pointer, Presence)> {
+    let words = [("present", Presence::Present), ("absent", Presence::Absent), ("null", Presence::Null)];
+    Ok((fields.required("pointer", pointer)?, fields.required("is", |at, value| at.choice(value, &words))?))
 }
 
 /// The status is the first of its class; an ending has none.

@@ -8,6 +8,7 @@ use std::ops::RangeInclusive;
 use serde_json::Value;
 
 use super::walk::{Place, Read};
+use crate::json::Pointer;
 
 /// Reads the name of a header, and puts it in lower case as Envoy has it.
 pub(super) fn header_name(at: &Place<'_>, value: &Value) -> Read<String> {
@@ -43,4 +44,10 @@ pub(super) fn visible(at: &Place<'_>, value: &Value, lengths: RangeInclusive<usi
 /// Whether this is a text of so many visible ASCII characters.
 pub(super) fn is_visible(text: &str, lengths: &RangeInclusive<usize>) -> bool {
     lengths.contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+/// Reads a place in a JSON body.
+pub(super) fn pointer(at: &Place<'_>, value: &Value) -> Read<Pointer> {
+    let text = at.text(value, "a JSON Pointer such as /order/id", |text| Pointer::parse(text).is_some())?;
+    Pointer::parse(text).ok_or_else(|| at.wrong("a JSON Pointer", value))
 }

@@ -8,6 +8,7 @@ use crate::command::{CommandKind, Failure, ReplyKind, StoreReply};
 use crate::config::{Ending, Execution as Sender, Fate, Mode, OnCompleted, Policy};
 use crate::event::{EventKind, Executed};
 use crate::evidence::{Origin, Source};
+use crate::json;
 use crate::message::{Headers, content_length, media_type};
 use crate::mutant::{self, Mutant};
 use crate::record::Response;
@@ -37,6 +38,8 @@ pub(super) struct ResponseBody {
     status: u16,
     headers: Headers,
     ttl: Ttl,
+    /// How often Envoy had tried the upstream.
+    tries: Tries,
     /// When what is held is let go, however much of it has come.
     until_ms: u64,
 }
@@ -71,6 +74,21 @@ fn fate(policy: &Policy, source: Option<Source>, status: u16, headers: &Headers)
 fn in_doubt(fate: Fate) -> Fate {
     if fate == Fate::Store { fate } else { Fate::Unknown }
 }
+
+/// What the body of a response says of the key, where its status would have it stored and the service has not said itself;
+/// what cannot be read is an error. No body is one that cannot be had.
+fn fate_by_body(policy: &Policy, headers: &Headers, body: Option<&[u8]>) -> Result<Option<Fate>, Unread> {
+    let kind = headers.first("content-type").map(media_type).unwrap_or_default();
+    let is_json = kind == b"application/json" || kind.ends_with(b"+json");
+    if policy.outcomes.json.is_empty() || !is_json || matches!(steering(headers), Steering::Fate(_)) {
+        return Ok(None);
+    }
+    let body = body.filter(|_| !headers.has("content-encoding")).and_then(|body| json::parse(body).ok());
+    body.map(|body| policy.outcomes.of_body(&body)).ok_or(Unread)
+}
+
+/// A body that was to say what became of the key, and cannot be read.
+struct Unread;
 
 /// What is kept of a response that is for good, whose fields go on to the client as `headers`.
 fn kept_response(
@@ -168,11 +186,14 @@ impl Shielded {
             Sender::Inline => String::new(),
         };
         let failed = |fate, tries| Outcome::Failed { fate, tries };
+        let mut unread = None;
         let (outcome, reply, given_up, remark) = match answer {
             Executed::Answered { status, headers, body } => {
                 let headers_given_up = (!headers.fit_a_map()).then_some(Some(Reason::TooLarge));
                 let given_up = headers_given_up.or_else(|| given_up(cx.policy, body.len() as u64, crowded));
-                let (outcome, source) = judged(cx, &execution, status, headers, given_up.map_or(Ok(body), Err));
+                let (outcome, source, is_unread) =
+                    judged(cx, &execution, status, headers, given_up.map_or(Ok(body), Err));
+                unread = is_unread.then_some(Count::OutcomeUnread);
                 let remark = match (given_up, &outcome) {
                     (Some(_), Outcome::Completed { .. }) => Some(Remark::BodyDropped(execution.request.name)),
                     _ => (source == Some(Source::Own)).then(|| Remark::Reentered(cluster())),
@@ -191,7 +212,8 @@ impl Shielded {
                 (failed(fate, Tries::Never), Reply::unsent(), None, Some(Remark::NoWay(cluster())))
             }
         };
-        let (mut save, step) = Save::of(cx, execution, outcome);
+        let (mut save, mut step) = Save::of(cx, execution, outcome);
+        step.counts.extend(unread);
         save.is_over = is_over;
         save.with_our_copy(cx, Step { remark, ..step }, reply, given_up)
     }
@@ -206,26 +228,29 @@ fn given_up(policy: &Policy, bytes: u64, crowded: bool) -> Option<Option<Reason>
     }
 }
 
-/// What the answer to a request of the gateway's own makes of the key, and who made it. Where its body is given up, why
-/// comes in its place.
+/// What the answer to a request of the gateway's own makes of the key, who made it, and whether its body was to say so and
+/// cannot be read. Where its body is given up, why comes in its place.
 fn judged(
     cx: &Context<'_>,
     execution: &Execution,
     status: u16,
     headers: &Headers,
     body: Result<&[u8], Option<Reason>>,
-) -> (Outcome, Option<Source>) {
+) -> (Outcome, Option<Source>, bool) {
     let origin = reported(headers);
     let source = origin.map(|origin| origin.source());
-    let fate = fate(cx.policy, source, status, headers);
+    let by_status = fate(cx.policy, source, status, headers);
+    let said = if by_status == Fate::Store { fate_by_body(cx.policy, headers, body.ok()) } else { Ok(None) };
+    let is_unread = said.is_err();
+    let fate = said.ok().flatten().unwrap_or(by_status);
     if fate != Fate::Store {
         // Without Envoy's own report neither who has failed is known, nor how often it was tried.
         let tries = origin.map_or(Tries::Several, Tries::of);
-        return (Outcome::Failed { fate, tries }, source);
+        return (Outcome::Failed { fate, tries }, source, is_unread);
     }
     let body = body.map_or_else(Body::Unavailable, |body| Body::Whole(body.to_vec()));
     let response = kept_response(cx, execution, status, &passed(headers), body);
-    (Outcome::Completed { status, response, ttl: Ttl::of(cx.policy, headers) }, source)
+    (Outcome::Completed { status, response, ttl: Ttl::of(cx.policy, headers) }, source, is_unread)
 }
 
 impl ResponseBody {
@@ -273,7 +298,7 @@ impl ResponseBody {
     }
 
     fn complete(self, cx: &Context<'_>, body: Body) -> Next {
-        self.execution.complete(cx, self.status, &self.headers, body, self.ttl)
+        self.execution.complete(cx, self.status, &self.headers, body, self.ttl, self.tries)
     }
 }
 
@@ -307,15 +332,28 @@ impl Execution {
                 // One that comes late still has some time.
                 let until_ms = self.ends_ms(policy).max(cx.now_ms() + policy.lease_ms / 3);
                 let wake_ms = Some(self.renew_at_ms.map_or(until_ms, |renew_at_ms| renew_at_ms.min(until_ms)));
-                let body = ResponseBody { execution: self, status, headers: headers.clone(), ttl, until_ms };
+                let (headers, tries) = (headers.clone(), Tries::of(origin));
+                let body = ResponseBody { execution: self, status, headers, ttl, tries, until_ms };
                 return (State::ResponseBody(body), Step { wake_ms, ..hold() });
             }
         };
-        self.complete(cx, status, headers, body, ttl)
+        self.complete(cx, status, headers, body, ttl, Tries::of(origin))
     }
 
     /// The upstream's answer is for good: hold it until the store has it, or let it go when its body cannot be had.
-    fn complete(self, cx: &Context<'_>, status: u16, headers: &Headers, body: Body, ttl: Ttl) -> Next {
+    fn complete(self, cx: &Context<'_>, status: u16, headers: &Headers, body: Body, ttl: Ttl, tries: Tries) -> Next {
+        let whole = if let Body::Whole(body) = &body { Some(body.as_slice()) } else { None };
+        let said = fate_by_body(cx.policy, headers, whole);
+        if let Ok(Some(fate @ (Fate::Release | Fate::Retry | Fate::Unknown))) = said {
+            let (save, step) = Save::of(cx, self, Outcome::Failed { fate, tries });
+            return save.with_the_hosts_copy(cx, step, headers);
+        }
+        let (state, mut step) = self.stored(cx, status, headers, body, ttl);
+        step.counts.extend(said.is_err().then_some(Count::OutcomeUnread));
+        (state, step)
+    }
+
+    fn stored(self, cx: &Context<'_>, status: u16, headers: &Headers, body: Body, ttl: Ttl) -> Next {
         let given_up = match &body {
             Body::Unavailable(reason) => Some(*reason),
             Body::Whole(_) => None,

@@ -49,6 +49,8 @@ mod hostile;
 mod injected;
 /// `envoy/istio.yaml`, served without Istio.
 mod istio;
+/// Answers whose body says what became of the request.
+mod json_outcomes;
 /// What a client may send as a key, and where it may stand.
 mod keys;
 /// Configurations that are refused, taken, and replaced while requests run.

@@ -7,8 +7,9 @@ use std::cell::RefCell;
 
 use envoy_idempotency::config::{
     Anonymous, BodyPart, Breaker, CacheBounds, Config, ConfigError, EncryptionKey, Ending, Execution, Fate,
-    FingerprintPolicy, Inject, KeyPolicy, Mode, OnCompleted, OnInFlight, OnMismatch, OnStoreFailure, OnTooLarge,
-    OnUnknown, Outcomes, Part, PathMatch, Policy, Redis, Save, Scope, Separation, Statuses, Store, Template,
+    FingerprintPolicy, Inject, KeyPolicy, Members, Mode, OnCompleted, OnInFlight, OnMismatch, OnStoreFailure,
+    OnTooLarge, OnUnknown, Outcomes, Part, PathMatch, Policy, Redis, Save, Scope, Separation, Statuses, Store,
+    Template,
 };
 use envoy_idempotency::json::Pointer;
 use envoy_idempotency::message::{Headers, RequestHead};
@@ -164,7 +165,7 @@ fn keys_callers_and_fingerprints_are_read_from_bodies_tokens_and_the_host() {
         Part::Authorization { header: "authorization".into(), schemes },
     ];
     assert_eq!(policy.scope.caller, callers);
-    assert_eq!(policy.fingerprint.body, BodyPart::Json { ignored: vec![pointer("/sent_at")] });
+    assert_eq!(policy.fingerprint.body, BodyPart::Json(Members::AllBut(vec![pointer("/sent_at")])));
     let inject = |policy| only(&parse(policy).unwrap()).key.inject;
     assert_eq!(inject(r#"{"policy": {"key": {"inject": {"kind": "uuid"}}}}"#), Inject::Uuid);
     let content = Inject::Content { window_ms: 10_000, anonymous: false };
@@ -1004,6 +1005,26 @@ const MISTAKES: &[(&str, &str)] = &[
         r#"/policy/key/inject: must not be "content" with fingerprint.body "off": the body is what tells requests apart"#,
     ),
     (
+        r#"{"policy": {"outcomes": {"json": [{"pointer": "/a", "is": "there", "fate": "release"}]}}}"#,
+        r#"/policy/outcomes/json/0/is: must be "present" or "absent" or "null", is "there""#,
+    ),
+    (
+        r#"{"policy": {"outcomes": {"json": [{"all": [], "fate": "release"}]}}}"#,
+        r#"/policy/outcomes/json/0/all: must not be empty"#,
+    ),
+    (
+        r#"{"policy": {"outcomes": {"json": [{"pointer": "errors", "is": "null", "fate": "retry"}]}}}"#,
+        r#"/policy/outcomes/json/0/pointer: must be a JSON Pointer such as /order/id, is "errors""#,
+    ),
+    (
+        r#"{"policy": {"fingerprint": {"json_only": ["/sent_at"]}}}"#,
+        r#"/policy/fingerprint/json_only: must be absent unless fingerprint.body is "json""#,
+    ),
+    (
+        r#"{"policy": {"fingerprint": {"body": "json", "json_only": ["/a"], "json_ignore": ["/b"]}}}"#,
+        r#"/policy/fingerprint/json_only: must not be given together with json_ignore"#,
+    ),
+    (
         r#"{"policy": {"fingerprint": {"json_ignore": ["/sent_at"]}}}"#,
         r#"/policy/fingerprint/json_ignore: must be empty unless fingerprint.body is "json""#,
     ),
@@ -1256,27 +1277,27 @@ const MISTAKES: &[(&str, &str)] = &[
     (r#"{"policy": {"outcomes": []}}"#, r#"/policy/outcomes: must be an object, is a list"#),
     (
         r#"{"policy": {"outcomes": {"6xx": "store"}}}"#,
-        r#"/policy/outcomes/6xx: is not a known field; known here: 2xx, 3xx, 4xx, 5xx, 200 to 599, disconnect, reset, timeout, unsent"#,
+        r#"/policy/outcomes/6xx: is not a known field; known here: 2xx, 3xx, 4xx, 5xx, 200 to 599, disconnect, reset, timeout, unsent, json"#,
     ),
     (
         r#"{"policy": {"outcomes": {"199": "store"}}}"#,
-        r#"/policy/outcomes/199: is not a known field; known here: 2xx, 3xx, 4xx, 5xx, 200 to 599, disconnect, reset, timeout, unsent"#,
+        r#"/policy/outcomes/199: is not a known field; known here: 2xx, 3xx, 4xx, 5xx, 200 to 599, disconnect, reset, timeout, unsent, json"#,
     ),
     (
         r#"{"policy": {"outcomes": {"600": "store"}}}"#,
-        r#"/policy/outcomes/600: is not a known field; known here: 2xx, 3xx, 4xx, 5xx, 200 to 599, disconnect, reset, timeout, unsent"#,
+        r#"/policy/outcomes/600: is not a known field; known here: 2xx, 3xx, 4xx, 5xx, 200 to 599, disconnect, reset, timeout, unsent, json"#,
     ),
     (
         r#"{"policy": {"outcomes": {"0200": "store"}}}"#,
-        r#"/policy/outcomes/0200: is not a known field; known here: 2xx, 3xx, 4xx, 5xx, 200 to 599, disconnect, reset, timeout, unsent"#,
+        r#"/policy/outcomes/0200: is not a known field; known here: 2xx, 3xx, 4xx, 5xx, 200 to 599, disconnect, reset, timeout, unsent, json"#,
     ),
     (
         r#"{"policy": {"outcomes": {"+20": "store"}}}"#,
-        r#"/policy/outcomes/+20: is not a known field; known here: 2xx, 3xx, 4xx, 5xx, 200 to 599, disconnect, reset, timeout, unsent"#,
+        r#"/policy/outcomes/+20: is not a known field; known here: 2xx, 3xx, 4xx, 5xx, 200 to 599, disconnect, reset, timeout, unsent, json"#,
     ),
     (
         r#"{"policy": {"outcomes": {"2XX": "store"}}}"#,
-        r#"/policy/outcomes/2XX: is not a known field; known here: 2xx, 3xx, 4xx, 5xx, 200 to 599, disconnect, reset, timeout, unsent"#,
+        r#"/policy/outcomes/2XX: is not a known field; known here: 2xx, 3xx, 4xx, 5xx, 200 to 599, disconnect, reset, timeout, unsent, json"#,
     ),
     (
         r#"{"policy": {"outcomes": {"5xx": "keep"}}}"#,
@@ -1336,7 +1357,7 @@ const MISTAKES: &[(&str, &str)] = &[
     ),
     (
         r#"{"rules": [{"policy": {"outcomes": {"6xx": null}}}]}"#,
-        r#"/rules/0/policy/outcomes/6xx: is not a known field; known here: 2xx, 3xx, 4xx, 5xx, 200 to 599, disconnect, reset, timeout, unsent"#,
+        r#"/rules/0/policy/outcomes/6xx: is not a known field; known here: 2xx, 3xx, 4xx, 5xx, 200 to 599, disconnect, reset, timeout, unsent, json"#,
     ),
     (
         r#"{"rules": [{"policy": {"statuses": {"missmatch": null}}}]}"#,

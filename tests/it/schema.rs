@@ -338,6 +338,8 @@ const BEYOND: &[&str] = &[
     "must not be \"content\" with ",
     "must be false unless scope.anonymous is",
     "must be empty unless fingerprint.body is \"json\"",
+    "must be absent unless fingerprint.body is \"json\"",
+    "must not be given together with json_ignore",
 ];
 
 /// Thirty-two bytes in base64: right wherever a variable may stand.
