@@ -43,7 +43,7 @@ use crate::config::{Config, Mode, Policy};
 use crate::digest::HashKey;
 use crate::event::{Clock, Event, EventKind};
 use crate::key::Name;
-use crate::message::Edit;
+use crate::message::{Edit, Headers};
 use crate::record::Owner;
 use crate::reply::{Reason, STATUS, StatusLine};
 use crate::seal::Vault;
@@ -304,6 +304,14 @@ impl Exchange {
     /// Whether it wants to see the request's body, or keep it back.
     pub fn awaits_request_body(&self) -> bool {
         matches!(self.state, State::Body(_) | State::LookUp(_))
+    }
+
+    /// Whether this is the head of an answer that it has given, so that the host need not be asked whose it is.
+    pub fn has_answered(&self, headers: &Headers) -> bool {
+        match &self.state {
+            State::Answered(answered) | State::Save(Save { answered: Some(answered), .. }) => answered.is_of(headers),
+            _ => false,
+        }
     }
 
     /// Whether it looks at the response's body as it passes.

@@ -89,7 +89,11 @@ impl HttpStream {
     pub fn on_response_headers(&mut self, end: bool) -> Action {
         let Some(plugin) = &self.plugin else { return Action::Continue };
         let headers = host::headers(Map::Response);
-        let account = Account::read();
+        let is_ours = headers.as_ref().is_some_and(|headers| {
+            let plugin = plugin.borrow();
+            plugin.worker.exchange(self.stream.id()).is_some_and(|exchange| exchange.has_answered(headers))
+        });
+        let account = if is_ours { Account::of_ours() } else { Account::read() };
         let head = headers.as_ref().map(|headers| EventKind::ResponseHeaders {
             headers,
             status: status(headers).unwrap_or(0),
@@ -123,11 +127,18 @@ struct Account {
 }
 
 impl Account {
+    /// Of an answer that this filter has given.
+    fn of_ours() -> Self {
+        Account { details: DETAILS.into(), attempts: None, flags: 0, owner: None }
+    }
+
     fn read() -> Self {
         let details = host::property(&["response", "code_details"]).unwrap_or_default();
-        let attempts = host::number(&["upstream", "request_attempt_count"]);
-        let mut account = Account { details, attempts, flags: 0, owner: None };
+        let mut account = Account { details, attempts: None, flags: 0, owner: None };
         // Every question to the host costs.
+        if !account.is_ours() {
+            account.attempts = host::number(&["upstream", "request_attempt_count"]);
+        }
         if !account.is_certain() {
             account.flags = host::number(&["response", "flags"]).unwrap_or(0);
             account.owner = host::property(&["filter_state", LOCAL_REPLY_OWNER]);
@@ -137,7 +148,11 @@ impl Account {
 
     /// Whether the details alone tell who has answered.
     fn is_certain(&self) -> bool {
-        self.details == VIA_UPSTREAM || self.details.starts_with(DETAILS.as_bytes())
+        self.details == VIA_UPSTREAM || self.is_ours()
+    }
+
+    fn is_ours(&self) -> bool {
+        self.details.starts_with(DETAILS.as_bytes())
     }
 
     fn origin(&self) -> Origin<'_> {
