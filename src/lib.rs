@@ -64,3 +64,6 @@ pub mod worker;
 
 #[cfg(target_arch = "wasm32")]
 mod shell;
+
+/// The version of the filter.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -18,10 +18,19 @@ use crate::surroundings;
 use crate::words::{self, Line};
 use crate::world::list;
 
-/// The report, and whether there is an error in it.
-pub fn write(file: &str, found: &[Found<'_>], input: &Input) -> (String, bool) {
+/// What was found in a file.
+#[derive(Default)]
+pub struct Verdict {
+    /// The filter would not start, or would not protect what its rules say.
+    pub has_errors: bool,
+    /// Something around it breaks the promise, or may.
+    pub has_warnings: bool,
+}
+
+/// The report, and what it found.
+pub fn write(file: &str, found: &[Found<'_>], input: &Input) -> (String, Verdict) {
     let mut text = String::new();
-    let mut is_wrong = false;
+    let mut verdict = Verdict::default();
     for found in found {
         let place = if found.place.is_empty() { file.to_owned() } else { format!("{file}: {}", found.place) };
         if !text.is_empty() {
@@ -53,7 +62,8 @@ pub fn write(file: &str, found: &[Found<'_>], input: &Input) -> (String, bool) {
                 // The filter loads what protects nothing; before it is loaded that is a mistake.
                 let (grave, risky): (Vec<_>, Vec<_>) =
                     config.warnings.iter().partition(|warning| warning.ends_with(Config::PROTECTS_NOTHING));
-                is_wrong |= !errors.is_empty() || !grave.is_empty();
+                verdict.has_errors |= !errors.is_empty() || !grave.is_empty();
+                verdict.has_warnings |= !risky.is_empty() || !around.is_empty() || !warnings.is_empty();
                 for error in grave.into_iter().chain(&errors) {
                     text.push_str(&format!("{place}: error: {error}\n"));
                 }
@@ -62,12 +72,12 @@ pub fn write(file: &str, found: &[Found<'_>], input: &Input) -> (String, bool) {
                 }
             }
             Err(why) => {
-                is_wrong = true;
+                verdict.has_errors = true;
                 text.push_str(&format!("{place}: error: {why}\n"));
             }
         }
     }
-    (text, is_wrong)
+    (text, verdict)
 }
 
 /// A variable of the VM's environment. What this machine does not have is taken as right, because it is there on the

@@ -176,3 +176,31 @@ fn what_only_the_gateway_may_say_comes_through_a_rule_that_is_off_unless_the_lis
         assert_eq!(world.ledger.entries()[0].header("idempotency-attempt").is_some(), comes);
     }
 }
+
+#[test]
+fn a_path_in_another_spelling_is_protected_as_the_documents_say() {
+    let exact = World::start(json!({ "rules": [
+        { "name": "payments", "match": { "methods": ["POST"], "path": { "exact": "/v1/payments" } } },
+    ] }));
+    let prefix = World::start(json!({ "rules": [
+        { "name": "payments", "match": { "methods": ["POST"], "path": { "prefix": "/v1/payments" } } },
+    ] }));
+    let spellings = [
+        ("/v1/payments", true, true),
+        ("/v1/x/../payments", true, true),
+        ("//v1/payments", true, true),
+        ("/v1/pay%6dents", true, true),
+        ("/v1/payments/", false, true),
+        ("/v1/payments;a=b", false, true),
+        ("/v1/payments%20", false, true),
+        ("/V1/Payments", false, false),
+    ];
+    for (path, by_exact, by_prefix) in spellings {
+        for (world, is_protected) in [(&exact, by_exact), (&prefix, by_prefix)] {
+            let answer = world.post(path).key(path.replace(['/', ';'], "_")).body("ten").send();
+            assert_eq!(said(&answer).starts_with("executed;"), is_protected, "{path}: {}", shown(&answer));
+        }
+    }
+    let escaped = exact.post("/v1%2Fpayments").key("k").body("ten").send();
+    assert_eq!(escaped.status, 400, "{}", shown(&escaped));
+}

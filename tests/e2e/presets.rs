@@ -108,6 +108,33 @@ fn an_event_delivered_twice_is_taken_once_in_both_modes() {
 }
 
 #[test]
+fn an_event_in_both_modes_is_one_where_only_its_source_and_id_count() {
+    let deliver = |world: &World, structured: bool| {
+        let request = world.post("/hooks/orders").anonymous();
+        let event = json!({ "specversion": "1.0", "source": "/shop", "id": "e-1", "data": { "order": 7 } });
+        match structured {
+            true => request.header("content-type", "application/cloudevents+json").body(event.to_string()).send(),
+            false => {
+                let request = request.header("ce-source", "/shop").header("ce-id", "e-1");
+                request.header("content-type", "application/json").body(event["data"].to_string()).send()
+            }
+        }
+    };
+    let shipped = world("webhooks", "local.yaml");
+    assert!(said(&deliver(&shipped, false)).starts_with("executed;"));
+    refused(&deliver(&shipped, true), 409, "mismatch", None);
+
+    let mut preset: Value = serde_json::from_str(document("webhooks").as_str().unwrap()).unwrap();
+    preset["rules"][0]["policy"]["fingerprint"] = json!({ "body": "off", "query": false, "headers": [] });
+    let tolerant = World::start(preset);
+    let first = deliver(&tolerant, false);
+    assert!(said(&first).starts_with("executed;"));
+    let again = deliver(&tolerant, true);
+    assert!(said(&again).starts_with("replayed;"), "{}", said(&again));
+    assert_eq!((again.body, tolerant.ledger.entries().len()), (first.body, 1));
+}
+
+#[test]
 fn an_order_takes_an_article_once() {
     let world = world("order-line", "local.yaml");
     let add = |line: Value| {

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::{Run, check, check_changed, filters, plugin, run, set_document, shipped};
+use crate::{Run, check, check_changed, filters, plugin, run, run_with, set_document, shipped};
 
 #[test]
 fn a_document_by_itself_is_told_in_words() {
@@ -116,6 +116,37 @@ fn listeners_that_are_discovered_are_checked_too() {
 }
 
 #[test]
+fn a_file_may_begin_as_windows_editors_begin_it() {
+    let run = check("\u{feff}{}");
+    assert_eq!((run.code, run.err.as_str()), (0, ""), "{}", run.out);
+}
+
+#[test]
+fn warnings_fail_where_that_is_asked_for_and_every_file_is_checked() {
+    let both = ["envoy/redis.yaml", "envoy/local.yaml"];
+    assert_eq!(run_with(&both).code, 0);
+    let strict = run_with(&["--strict", "envoy/redis.yaml", "envoy/local.yaml"]);
+    assert_eq!((strict.code, strict.err.as_str()), (1, ""));
+    assert!(strict.out.contains("envoy/redis.yaml: listener") && strict.out.contains("envoy/local.yaml: listener"));
+    assert_eq!(run_with(&["--strict", "envoy/local.yaml"]).code, 0);
+    let missing = run_with(&["envoy/absent.yaml", "envoy/local.yaml"]);
+    assert_eq!(missing.code, 2);
+    assert!(missing.err.starts_with("envoy/absent.yaml: cannot be read: ") && missing.out.contains("envoy/local.yaml"));
+}
+
+#[test]
+fn the_program_says_what_it_takes() {
+    let help = run_with(&["--help"]);
+    assert!(help.code == 0 && help.out.contains("check-config [--strict] FILE...") && help.err.is_empty());
+    assert_eq!(run_with(&["--version"]).out, format!("check-config {}\n", envoy_idempotency::VERSION));
+    let unknown = run_with(&["--fast", "envoy/local.yaml"]);
+    assert_eq!(
+        (unknown.code, unknown.err.as_str()),
+        (2, "--fast is no option; known are --strict, --help and --version\n")
+    );
+}
+
+#[test]
 fn fields_may_be_spelt_as_protobuf_writes_them() {
     let listener = json!([{
         "name": "gateway",
@@ -214,7 +245,7 @@ fn no_secret_is_shown() {
 #[test]
 fn what_cannot_be_checked_is_said_in_one_line() {
     for (argument, input, message) in [
-        ("", "", "give one file, or - for standard input: make check-config FILE=envoy/local.yaml"),
+        ("", "", "give a file, or - for standard input: make check-config FILE=envoy/local.yaml"),
         ("envoy/absent.yaml", "", "envoy/absent.yaml: cannot be read: No such file or directory (os error 2)"),
         ("envoy", "", "envoy: cannot be read: Is a directory (os error 21)"),
         ("-", " \n", "standard input: is empty"),

@@ -59,8 +59,16 @@ impl Run {
 }
 
 fn run(argument: &str, input: &str, environment: &[(&str, &str)]) -> Run {
+    run_all(&[argument], input, environment)
+}
+
+fn run_with(arguments: &[&str]) -> Run {
+    run_all(arguments, "", &[])
+}
+
+fn run_all(arguments: &[&str], input: &str, environment: &[(&str, &str)]) -> Run {
     let mut command = Command::new(env!("CARGO_BIN_EXE_check-config"));
-    command.arg(argument).env_clear().envs(environment.iter().copied()).current_dir(root());
+    command.args(arguments).env_clear().envs(environment.iter().copied()).current_dir(root());
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     // A program that does not read its input closes it.
