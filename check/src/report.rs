@@ -36,9 +36,9 @@ pub fn write(file: &str, found: &[Found<'_>], input: &Input) -> (String, Verdict
         if !text.is_empty() {
             text.push('\n');
         }
-        let unset = RefCell::default();
+        let (unset, kept_out) = (RefCell::default(), RefCell::default());
         let parsed = found.document.clone().and_then(|document| {
-            let read = |name: &str| variable(found.plugin.as_ref(), name, &unset);
+            let read = |name: &str| variable(found.plugin.as_ref(), name, &unset, &kept_out);
             let config = Config::parse(document.as_bytes(), &read).map_err(|error| error.to_string())?;
             Ok((config, serde_json::from_str(&document).unwrap_or_else(|_| Map::new().into())))
         });
@@ -73,7 +73,12 @@ pub fn write(file: &str, found: &[Found<'_>], input: &Input) -> (String, Verdict
             }
             Err(why) => {
                 verdict.has_errors = true;
-                text.push_str(&format!("{place}: error: {why}\n"));
+                let names = Vec::from_iter(kept_out.into_inner()).join(", ");
+                let remedy = match names.as_str() {
+                    "" => String::new(),
+                    names => format!("; let it in by vm_config.environment_variables.host_env_keys: [{names}]"),
+                };
+                text.push_str(&format!("{place}: error: {why}{remedy}\n"));
             }
         }
     }
@@ -82,13 +87,19 @@ pub fn write(file: &str, found: &[Found<'_>], input: &Input) -> (String, Verdict
 
 /// A variable of the VM's environment. What this machine does not have is taken as right, because it is there on the
 /// gateway; what the plugin does not let in is not there, as on the gateway.
-fn variable(plugin: Option<&Value>, name: &str, unset: &RefCell<BTreeSet<String>>) -> Option<String> {
+fn variable(
+    plugin: Option<&Value>,
+    name: &str,
+    unset: &RefCell<BTreeSet<String>>,
+    kept_out: &RefCell<BTreeSet<String>>,
+) -> Option<String> {
     if let Some(plugin) = plugin {
         let variables = &plugin["vm_config"]["environment_variables"];
         if let Some(value) = variables["key_values"][name].as_str() {
             return Some(value.to_owned());
         }
         if !list(&variables["host_env_keys"]).iter().any(|key| key == name) {
+            kept_out.borrow_mut().insert(name.to_owned());
             return None;
         }
     }

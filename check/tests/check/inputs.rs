@@ -216,7 +216,7 @@ fn a_variable_that_is_set_here_is_checked_and_not_shown() {
 #[test]
 fn a_variable_that_the_plugin_does_not_let_in_is_missing_there_too() {
     let document = r#"{"secrets": {"hash_key": {"env": "HASH_KEY"}}}"#;
-    let message = "/secrets/hash_key/env: names a variable that the VM's environment does not have\n";
+    let message = "/secrets/hash_key/env: names a variable that the VM's environment does not have; let it in by vm_config.environment_variables.host_env_keys: [HASH_KEY]\n";
     let run = check_changed("local.yaml", |tree| set_document(tree, document));
     assert!(run.code == 1 && run.out.ends_with(message), "{}", run.out);
     for variables in [json!({ "host_env_keys": ["HASH_KEY"] }), json!({ "key_values": { "HASH_KEY": "hunter2" } })] {
