@@ -37,6 +37,8 @@ pub struct Plugin {
     pub worker: Worker<SharedData>,
     /// What carries out the worker's acts.
     pub envoy: Envoy,
+    /// Whether a rule was about the last request.
+    has_matched: bool,
 }
 
 impl Plugin {
@@ -70,7 +72,7 @@ impl Plugin {
         warn_once(&config, &identity);
         let leases = config.rules.iter().map(|rule| rule.policy.lease_ms);
         let worker = Worker::new(store, leases.max().unwrap_or(0));
-        Ok(Plugin { secrets: Rc::new(Secrets::new(&config)), config, worker, envoy })
+        Ok(Plugin { secrets: Rc::new(Secrets::new(&config)), config, worker, envoy, has_matched: false })
     }
 
     /// Whether what this plugin owes its store can as well be said by the other.
@@ -83,20 +85,10 @@ impl Plugin {
 
     /// Begins an exchange if a rule is about this request. Called in request headers, for every request there is.
     pub fn begin(&mut self, stream: &mut Stream, end: bool) -> Option<worker::Action> {
-        let method = host::header(Map::Request, ":method")?;
-        if !self.config.may_match(&method, None) {
-            return None;
-        }
-        if self.config.hinges_on_path(&method) {
-            let target = host::header(Map::Request, ":path")?;
-            if !self.config.may_match(&method, Some(&target)) {
-                return None;
-            }
-        }
-        let head = RequestHead { headers: host::headers(Map::Request)? };
+        let head = if std::mem::take(&mut self.has_matched) { self.head_at_once() } else { self.head_step_by_step() }?;
         let metadata =
             |namespace: &str, key: &str| host::property(&["xds", "route_metadata", "filter_metadata", namespace, key]);
-        let Plugin { config, secrets, worker, envoy } = self;
+        let Plugin { config, secrets, worker, envoy, has_matched } = self;
         let owner = Owner(envoy.draw());
         let exchange = if config.is_look_up(head.method(), Some(head.path())) {
             match look_up::begin(config, secrets, &head, &host::property, &metadata, owner) {
@@ -109,6 +101,7 @@ impl Plugin {
         } else {
             Exchange::new(Rc::clone(&config.rule_for(&head, &metadata)?.policy), Rc::clone(secrets))
         };
+        *has_matched = true;
         let event = EventKind::RequestHeaders {
             head: &head,
             attribute: &host::property,
@@ -117,6 +110,31 @@ impl Plugin {
             end,
         };
         Some(worker.on_request_headers(envoy, stream, exchange, event))
+    }
+}
+
+impl Plugin {
+    /// The head of a request that a rule may be about, asked of the host as far as it is needed: most requests of most
+    /// gateways are not a rule's, and each question costs.
+    fn head_step_by_step(&self) -> Option<RequestHead> {
+        let method = host::header(Map::Request, ":method")?;
+        if !self.config.may_match(&method, None) {
+            return None;
+        }
+        if self.config.hinges_on_path(&method) {
+            let target = host::header(Map::Request, ":path")?;
+            if !self.config.may_match(&method, Some(&target)) {
+                return None;
+            }
+        }
+        Some(RequestHead { headers: host::headers(Map::Request)? })
+    }
+
+    /// The same in one question: where the last request was a rule's, the next is likely to be.
+    fn head_at_once(&self) -> Option<RequestHead> {
+        let head = RequestHead { headers: host::headers(Map::Request)? };
+        let may_match = self.config.may_match(head.method(), head.headers.first(":path"));
+        may_match.then_some(head)
     }
 }
 
