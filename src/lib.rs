@@ -18,6 +18,8 @@
 
 pub mod mutant;
 
+pub mod by_id;
+
 pub mod message;
 
 pub mod json;

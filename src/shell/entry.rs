@@ -6,8 +6,8 @@
 #![expect(unsafe_code, reason = "the host finds callbacks by their names, and has memory allocated here")]
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 
+use crate::by_id::ById;
 use crate::shell::root::Root;
 use crate::shell::stream::HttpStream;
 use crate::worker::Action;
@@ -15,8 +15,8 @@ use crate::worker::Action;
 /// What the host has created and not deleted.
 #[derive(Default)]
 struct Contexts {
-    roots: BTreeMap<u32, Root>,
-    streams: BTreeMap<u32, HttpStream>,
+    roots: ById<Root>,
+    streams: ById<HttpStream>,
 }
 
 thread_local! {

@@ -3,7 +3,7 @@
 //! Its one rule: only a body that comes while its head is held proves that it does; one such body ends the search.
 //! It does not know what becomes of a message whose body is not shown.
 
-use std::collections::HashMap;
+use crate::by_id::ById;
 
 /// How long a held request may wait for its first body callback before Envoy is taken not to show bodies, in a worker
 /// that has never seen one.
@@ -17,7 +17,7 @@ pub struct Bodies {
     /// Whether a body was shown while its head was held.
     are_shown: bool,
     /// By their streams, messages that are held in their heads, until then.
-    unseen: HashMap<u32, Unseen>,
+    unseen: ById<Unseen>,
 }
 
 /// A message that is held in its head.

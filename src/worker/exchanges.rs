@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
+use crate::by_id::ById;
 use crate::command::{Command, ReplyKind, StoreReply};
 use crate::event::{Clock, Event, EventKind};
 use crate::exchange::Exchange;
@@ -67,7 +68,7 @@ impl Act {
 
 /// One worker's exchanges and their store.
 pub struct Exchanges<C> {
-    exchanges: HashMap<u32, Box<Entry>>,
+    exchanges: ById<Box<Entry>>,
     store: Store<C>,
     load: Load,
     /// The duplicates that wait, by the operation that they wait for.
@@ -134,7 +135,7 @@ impl<C: Cells> Exchanges<C> {
     /// None, over this store.
     pub fn new(store: Store<C>) -> Self {
         Exchanges {
-            exchanges: HashMap::new(),
+            exchanges: ById::default(),
             store,
             load: Load::default(),
             waiters: HashMap::new(),

@@ -25,6 +25,7 @@ pub use exchanges::NO_CALLER_QUIET_MS;
 pub use host::{Action, Gauge, Host, Side};
 pub use stream::{RequestBody, ResponseBody, Stream};
 
+use crate::by_id::ById;
 use crate::command::Failure;
 use crate::event::{Clock, Event, EventKind, Executed};
 use crate::exchange::Exchange;
@@ -59,7 +60,7 @@ pub struct Worker<C> {
     /// Requests of the gateway's own that the root's next turn sends, for these exchanges.
     outgoing: Vec<(u32, Box<Outgoing>)>,
     /// The exchanges whose own requests are executing, by the tokens of their calls.
-    executing: HashMap<u32, u32>,
+    executing: ById<u32>,
     /// Whether the root will be called because the worker has asked for it.
     is_root_woken: bool,
     /// How many streams the root may still let go or answer in this turn.
@@ -94,7 +95,7 @@ impl<C: Cells> Worker<C> {
             exchanges: Exchanges::new(store),
             deferred: VecDeque::new(),
             outgoing: Vec::new(),
-            executing: HashMap::new(),
+            executing: ById::default(),
             is_root_woken: false,
             flows_left: FLOWS_AT_ONCE,
             bodies: Bodies::default(),
