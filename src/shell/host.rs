@@ -34,6 +34,8 @@ pub enum Buffer {
     ResponseBody = 1,
     /// Legal in the root's callback about a callout.
     CallResponseBody = 4,
+    /// Legal in the root's callback about a message of a stream.
+    StreamMessage = 5,
     /// Legal in the root's configure callback.
     PluginConfiguration = 7,
 }
@@ -103,6 +105,8 @@ unsafe extern "C" {
         size: *mut usize,
         cas: *mut u32,
     ) -> u32;
+    fn proxy_grpc_cancel(token: u32) -> u32;
+    fn proxy_grpc_send(token: u32, message: *const u8, len: usize, end: u32) -> u32;
     fn proxy_increment_metric(id: u32, offset: i64) -> u32;
     fn proxy_log(level: u32, text: *const u8, len: usize) -> u32;
     fn proxy_register_shared_queue(name: *const u8, name_len: usize, queue: *mut u32) -> u32;
@@ -204,10 +208,10 @@ pub fn set_headers(map: Map, headers: &Headers) {
     unsafe { proxy_set_header_map_pairs(map as u32, pairs.as_ptr(), pairs.len()) };
 }
 
-/// Puts these bytes in the place of the piece of a response's body in hand.
-pub fn set_response_body(bytes: &[u8]) {
+/// Puts these bytes in the place of the first so many of the piece of a body in hand; of all where there are fewer.
+pub fn set_body(buffer: Buffer, replaced: usize, bytes: &[u8]) {
     // SAFETY: the host reads as many bytes as we say are there, and stops where its own end.
-    unsafe { proxy_set_buffer_bytes(Buffer::ResponseBody as u32, 0, usize::MAX, bytes.as_ptr(), bytes.len()) };
+    unsafe { proxy_set_buffer_bytes(buffer as u32, 0, replaced, bytes.as_ptr(), bytes.len()) };
 }
 
 /// Part of a buffer; empty where the host has none in this callback.
@@ -306,6 +310,28 @@ pub fn record_metric(id: u32, value: u64) {
 pub fn http_call(cluster: &str, headers: Vec<(&str, &str)>, body: &[u8], timeout_ms: u64) -> Option<u32> {
     let timeout = Duration::from_millis(timeout_ms);
     proxy_wasm::hostcalls::dispatch_http_call(cluster, headers, Some(body), Vec::new(), timeout).ok()
+}
+
+/// Opens a stream of messages and gives its token; none where the host refuses. Legal in the root's callbacks: the SDK
+/// hands what comes on it to the context in whose callback it was opened.
+pub fn open_stream(cluster: &str) -> Option<u32> {
+    // `GrpcService { envoy_grpc: { cluster_name } }` in protobuf; the configuration keeps each length to one byte.
+    let len = u8::try_from(cluster.len()).ok().filter(|len| *len < 126)?;
+    let service = format!("\n{}\n{}{cluster}", char::from(len + 2), char::from(len));
+    proxy_wasm::hostcalls::open_grpc_stream(&service, "idempotency.Redis", "Commands", Vec::new()).ok()
+}
+
+/// Writes to a stream; tells whether it is there. The host tells of its end only after the callback under way.
+pub fn write_to_stream(token: u32, bytes: &[u8]) -> bool {
+    // SAFETY: the host reads as many bytes as we say are there.
+    unsafe { proxy_grpc_send(token, bytes.as_ptr(), bytes.len(), 0) == OK }
+}
+
+/// Ends a stream, of which nothing more comes then. One that the other side has ended is to be ended as well, in the very
+/// callback that tells so: the host keeps it otherwise, and touches it when the root goes and it is no more.
+pub fn cancel_stream(token: u32) {
+    // SAFETY: no memory is involved.
+    unsafe { proxy_grpc_cancel(token) };
 }
 
 /// By which a stream has its root called: a queue that wakes the root which registered its name last.

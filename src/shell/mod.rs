@@ -7,6 +7,10 @@ mod host;
 
 mod calls;
 
+mod streams;
+
+mod way;
+
 mod acts;
 
 mod plugin;
@@ -14,6 +18,8 @@ mod plugin;
 mod heirs;
 
 mod stream;
+
+mod framing;
 
 mod root;
 

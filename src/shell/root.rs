@@ -9,11 +9,14 @@ use std::rc::Rc;
 use proxy_wasm::traits::{Context, HttpContext, RootContext};
 use proxy_wasm::types::ContextType;
 
+use crate::config::Document;
 use crate::event::Executed;
+use crate::shell::framing::FramedStream;
 use crate::shell::heirs;
 use crate::shell::host::{self, Buffer, Level, Map};
 use crate::shell::plugin::{Plugin, status};
 use crate::shell::stream::HttpStream;
+use crate::shell::streams::Streams;
 
 /// How often the root looks at what is due.
 const TICK_MS: u32 = 100;
@@ -22,12 +25,14 @@ const TICK_MS: u32 = 100;
 pub struct Root {
     id: u32,
     plugin: Option<Rc<RefCell<Plugin>>>,
+    /// Whether it is the other plugin of the module.
+    is_framing: bool,
 }
 
 impl Root {
     /// A root that has not been configured.
     pub fn new(id: u32) -> Self {
-        Root { id, plugin: None }
+        Root { id, plugin: None, is_framing: false }
     }
 }
 
@@ -51,16 +56,42 @@ impl Context for Root {
                 None => Executed::Lost,
             };
             worker.on_executed(envoy, exchange, answer);
-        } else if let Some((batch, reply)) = envoy.call_ended(token, responded, body_size) {
-            worker.on_store_reply(envoy, batch, reply);
+        } else if let Some(heard) = envoy.call_ended(token, responded, body_size) {
+            worker.on_store_heard(envoy, heard);
+        }
+    }
+
+    fn on_grpc_stream_message(&mut self, token: u32, size: usize) {
+        let Some(plugin) = &self.plugin else { return };
+        let Plugin { worker, envoy, .. } = &mut *plugin.borrow_mut();
+        if let Some(received) = envoy.streams().and_then(|streams| streams.received(token, size)) {
+            worker.on_store_heard(envoy, received.heard);
+        }
+    }
+
+    fn on_grpc_stream_close(&mut self, token: u32, _status: u32) {
+        let Some(plugin) = &self.plugin else { return };
+        let Plugin { worker, envoy, .. } = &mut *plugin.borrow_mut();
+        if let Some(heard) = envoy.streams().and_then(|streams| streams.closed(token)) {
+            worker.on_store_heard(envoy, heard);
         }
     }
 }
 
 impl RootContext for Root {
     fn on_configure(&mut self, size: usize) -> bool {
-        match Plugin::configure(&host::buffer(Buffer::PluginConfiguration, 0, size)) {
-            Ok(plugin) => {
+        let document = host::buffer(Buffer::PluginConfiguration, 0, size);
+        let read = Document::parse(&document, &|name| std::env::var(name).ok()).map_err(|error| error.to_string());
+        let configured = read.and_then(|read| match read {
+            Document::Framing => Ok(None),
+            Document::Gateway(config) => Plugin::configure(self.id, *config, &document).map(Some),
+        });
+        match configured {
+            Ok(None) => {
+                self.is_framing = true;
+                true
+            }
+            Ok(Some(plugin)) => {
                 let plugin = Rc::new(RefCell::new(plugin));
                 heirs::note(&plugin);
                 self.plugin = Some(plugin);
@@ -80,6 +111,9 @@ impl RootContext for Root {
             let plugin = &mut *plugin.borrow_mut();
             if plugin.worker.is_draining() {
                 heirs::hand_over(plugin);
+            }
+            for lost in plugin.envoy.streams().map(Streams::tick).unwrap_or_default() {
+                plugin.worker.on_store_heard(&mut plugin.envoy, lost);
             }
             plugin.worker.on_tick(&mut plugin.envoy)
         };
@@ -102,6 +136,9 @@ impl RootContext for Root {
     }
 
     fn create_http_context(&self, id: u32) -> Option<Box<dyn HttpContext>> {
-        Some(Box::new(HttpStream::new(id, self.plugin.clone())))
+        match self.is_framing {
+            true => Some(Box::new(FramedStream::default())),
+            false => Some(Box::new(HttpStream::new(id, self.plugin.clone()))),
+        }
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use harness::gateway::{cluster, set_endpoint};
 use harness::ledger::body_of_size;
-use harness::{Fault, PATIENCE, Redis, Request, SharedWorld, wait_until};
+use harness::{Dialect, Fault, PATIENCE, Redis, Request, SharedWorld, wait_until};
 use serde_json::json;
 
 use crate::check::{executed, not_stored, refused, replays, said, shown};
@@ -48,7 +48,7 @@ fn what_a_root_still_owes_when_it_goes_leaves_the_gauge() {
     not_stored(&running.response(), 201, 1, "completed");
     drop(running);
     wait_until("its outcome is owed", PATIENCE, || world.stat("outbox") == 1);
-    let document = json!({ "store": { "type": "redis", "cluster": "webdis" }, "policy": policy(1500) });
+    let document = json!({ "store": Dialect::chosen().store(), "policy": policy(1500) });
     world.gateways[0].update_plugin_config(&document).unwrap();
     wait_until("nobody owes it any more", PATIENCE, || world.stat("outbox") == 0);
 }

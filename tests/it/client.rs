@@ -10,7 +10,7 @@ use envoy_idempotency::fingerprint::Fingerprint;
 use envoy_idempotency::key::{KeyForm, Name};
 use envoy_idempotency::record::Owner;
 use envoy_idempotency::store::Pool;
-use envoy_idempotency::store::client::{Batch, Client, Completion, Limits, Nonce, Reply};
+use envoy_idempotency::store::client::{Batch, Client, Completion, Lane, Limits, Nonce, Reply};
 
 const CLAIM: CommandKind = CommandKind::Claim { may_retry: true };
 
@@ -27,7 +27,7 @@ fn what_is_owed_after_an_outage_does_not_keep_others_out() {
     assert_eq!(client.submit(100, call(100, CLAIM), 200), None, "the claim waits its turn");
     let mut granted = Vec::new();
     let mut batch = Some(first);
-    while let Some(Batch { id, tries }) = batch {
+    while let Some(Batch { id, tries, .. }) = batch {
         assert!(tries.len() <= LIMITS.max_batch);
         let answers = tries.iter().map(|(nonce, _)| (*nonce, StoreReply::Settled)).collect();
         let told = client.replied(id, Reply::Answers(answers), 200);
@@ -325,13 +325,13 @@ fn a_call_goes_out_beside_another_once_it_carries_as_much_or_the_other_is_late()
     let sizes = |client: &mut Client, now_ms| next(client, now_ms).map(|batch| batch.tries.len());
 
     let mut client = asked(1);
-    assert_eq!((client.may_call(4), sizes(&mut client, 4)), (false, None));
-    assert_eq!((client.may_call(5), sizes(&mut client, 5)), (true, Some(1)));
+    assert_eq!((client.may_call(Lane::Small, 4), sizes(&mut client, 4)), (false, None));
+    assert_eq!((client.may_call(Lane::Small, 5), sizes(&mut client, 5)), (true, Some(1)));
     let mut client = asked(2);
-    assert_eq!((client.may_call(1), sizes(&mut client, 1)), (true, Some(2)));
+    assert_eq!((client.may_call(Lane::Small, 1), sizes(&mut client, 1)), (true, Some(2)));
     let mut client = asked(1);
     assert_eq!(client.replied(1, Reply::Answers(Vec::new()), 1).len(), 2);
-    assert_eq!((client.may_call(1), sizes(&mut client, 1)), (true, Some(1)));
+    assert_eq!((client.may_call(Lane::Small, 1), sizes(&mut client, 1)), (true, Some(1)));
 }
 
 pub const LIMITS: Limits = Limits {
@@ -340,6 +340,7 @@ pub const LIMITS: Limits = Limits {
     max_calls: 1,
     max_batch: 8,
     max_batch_bytes: 1 << 20,
+    large_bytes: None,
     max_queued: 16,
     max_owed_bytes: 1 << 20,
     breaker_failures: 1000,
@@ -364,7 +365,7 @@ fn call(number: u32, operation: CommandKind) -> Rc<Command> {
 }
 
 fn next(client: &mut Client, now_ms: u64) -> Option<Batch> {
-    client.next_batch(now_ms, || Nonce([0; 16]))
+    client.next_batch(Lane::Small, now_ms, || Nonce([0; 16]))
 }
 
 /// Has the next call fail, and counts whom it told.

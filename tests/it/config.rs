@@ -6,9 +6,10 @@
 use std::cell::RefCell;
 
 use envoy_idempotency::config::{
-    Anonymous, BodyPart, Breaker, CacheBounds, Config, ConfigError, EncryptionKey, Ending, Execution, Fate,
-    FingerprintPolicy, Inject, KeyPolicy, Mode, OnCompleted, OnInFlight, OnMismatch, OnStoreFailure, OnTooLarge,
-    OnUnknown, Outcomes, Part, PathMatch, Policy, Redis, Save, Scope, Separation, Statuses, Store, Template,
+    Anonymous, BodyPart, Breaker, CacheBounds, Config, ConfigError, Dialect, Document, EncryptionKey, Ending,
+    Execution, Fate, FingerprintPolicy, Inject, KeyPolicy, Login, Mode, OnCompleted, OnInFlight, OnMismatch,
+    OnStoreFailure, OnTooLarge, OnUnknown, Outcomes, Part, PathMatch, Policy, Redis, Save, Scope, Separation, Statuses,
+    Store, Template, Webdis,
 };
 use envoy_idempotency::json::Pointer;
 use envoy_idempotency::message::{Headers, RequestHead};
@@ -176,9 +177,7 @@ fn redis_needs_a_cluster_and_has_a_default_for_everything_else() {
     let config = parse(r#"{"store": {"type": "redis", "cluster": "webdis"}}"#).unwrap();
     let wanted = Redis {
         cluster: "webdis".into(),
-        authority: "webdis".into(),
-        path: "/".into(),
-        authorization: None,
+        dialect: Dialect::Webdis(Webdis { authority: "webdis".into(), path: "/".into(), authorization: None }),
         timeout_ms: 250,
         attempts: 2,
         prefix: "idem:".into(),
@@ -208,9 +207,11 @@ fn every_field_of_redis_is_read() {
     .unwrap();
     let wanted = Redis {
         cluster: "outbound|7379||webdis.idempotency.svc.cluster.local".into(),
-        authority: "webdis.idempotency".into(),
-        path: "/redis/7/".into(),
-        authorization: Some("Basic Z2F0ZXdheTpzZWNyZXQ=".into()),
+        dialect: Dialect::Webdis(Webdis {
+            authority: "webdis.idempotency".into(),
+            path: "/redis/7/".into(),
+            authorization: Some("Basic Z2F0ZXdheTpzZWNyZXQ=".into()),
+        }),
         timeout_ms: 10,
         attempts: 10,
         prefix: "a/b%c.d:".into(),
@@ -268,7 +269,8 @@ fn the_path_of_the_store_ends_with_one_slash() {
         let Store::Redis(redis) = parse(&redis(&format!(r#""path": "{path}""#))).unwrap().store else {
             panic!("{path} is not on redis")
         };
-        assert_eq!(redis.path, wanted, "{path}");
+        let Dialect::Webdis(webdis) = redis.dialect else { panic!("{path} is not of Webdis") };
+        assert_eq!(webdis.path, wanted, "{path}");
     }
 }
 
@@ -1525,8 +1527,8 @@ const MISTAKES: &[(&str, &str)] = &[
 
 /// Fields of `store` on redis with one mistake, and what the log line says.
 const REDIS_MISTAKES: &[(&str, &str)] = &[
-    (r#""dialect": "upstash""#, r#"/store/dialect: must be "webdis", is "upstash""#),
-    (r#""dialect": null"#, r#"/store/dialect: must be "webdis", is null"#),
+    (r#""dialect": "upstash""#, r#"/store/dialect: must be "webdis" or "resp", is "upstash""#),
+    (r#""dialect": null"#, r#"/store/dialect: must be "webdis" or "resp", is null"#),
     (r#""authority": """#, r#"/store/authority: must be 1 to 255 visible ASCII characters, is """#),
     (r#""authority": "a b""#, r#"/store/authority: must be 1 to 255 visible ASCII characters, is "a b""#),
     (r#""authority": 7"#, r#"/store/authority: must be 1 to 255 visible ASCII characters, is 7"#),

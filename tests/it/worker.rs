@@ -15,10 +15,12 @@ use envoy_idempotency::key::{KeyForm, UpstreamKey};
 use envoy_idempotency::message::{Headers, RequestHead};
 use envoy_idempotency::record::Owner;
 use envoy_idempotency::step::{Count, Flow, Outgoing, Remark};
-use envoy_idempotency::store::client::{Batch, Client, Limits, Reply};
+use envoy_idempotency::store::client::{Batch, Client, Lane, Limits, Reply};
 use envoy_idempotency::store::local::Cells;
 use envoy_idempotency::store::{Pool, Store};
-use envoy_idempotency::worker::{Action, FLOWS_AT_ONCE, Gauge, Host, RequestBody, ResponseBody, Side, Stream, Worker};
+use envoy_idempotency::worker::{
+    Action, FLOWS_AT_ONCE, Gauge, Host, RequestBody, ResponseBody, Side, Stream, Turn, Worker,
+};
 
 const INLINE: &str = r#"{"store": {"type": "redis", "cluster": "c", "cache": null}, "policy": {"lease_ms": 3000}}"#;
 const SHIELDED: &str = r#"{"store": {"type": "redis", "cluster": "c", "cache": null},
@@ -604,6 +606,8 @@ struct Recorder {
     batches: Vec<Batch>,
     gauges: HashMap<Gauge, i64>,
     request_size: u64,
+    /// How many calls may be sent in a callback of a stream.
+    room_in_streams: usize,
     /// It takes no request of the gateway's own.
     refuses: bool,
     /// Requests show who is asking.
@@ -638,6 +642,7 @@ impl World {
             batches: Vec::new(),
             gauges: HashMap::new(),
             request_size: 0,
+            room_in_streams: 0,
             refuses: false,
             shows_caller: true,
             others_said: false,
@@ -879,10 +884,20 @@ impl Host for Recorder {
         (!self.refuses).then_some(100 + exchange)
     }
 
-    fn send(&mut self, batch: Batch) -> bool {
-        self.acts.push(format!("send {}", batch.tries.len()));
-        self.batches.push(batch);
-        true
+    fn room(&self, lane: Lane, turn: Turn) -> usize {
+        match (lane, turn) {
+            (Lane::Small, Turn::Root) => usize::MAX,
+            (Lane::Small, Turn::Stream) => self.room_in_streams,
+            (Lane::Large, _) => 0,
+        }
+    }
+
+    fn send(&mut self, batches: Vec<Batch>) -> Vec<(u64, Failure)> {
+        for batch in batches {
+            self.acts.push(format!("send {}", batch.tries.len()));
+            self.batches.push(batch);
+        }
+        Vec::new()
     }
 
     fn wake(&mut self) {

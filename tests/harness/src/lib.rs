@@ -28,9 +28,10 @@
 use std::net::SocketAddr;
 use std::thread;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 pub mod client;
+pub mod dialect;
 pub mod gateway;
 mod http2;
 pub mod interposer;
@@ -45,6 +46,7 @@ pub mod wait;
 pub mod webdis;
 
 pub use client::{Connection, Request, Response, send_all};
+pub use dialect::Dialect;
 pub use gateway::{Gateway, Options};
 pub use interposer::{Fault, Interposer};
 pub use ledger::{Entry, Ledger};
@@ -136,11 +138,15 @@ impl SharedWorld {
     pub fn with(redis: Redis, configurations: &[Value], change: impl Fn(Options) -> Options + Sync) -> SharedWorld {
         let ledger = Ledger::start();
         let webdis = Webdis::start(redis.addr());
-        let interposer = Interposer::start(webdis.addr());
+        let dialect = Dialect::chosen();
+        let interposer = match dialect {
+            Dialect::Resp => Interposer::speaking(dialect, redis.addr()),
+            Dialect::Webdis => Interposer::speaking(dialect, webdis.addr()),
+        };
         let start = |configuration: &Value| {
             let mut configuration = configuration.clone();
-            for (member, value) in [("type", "redis"), ("cluster", "webdis")] {
-                configuration["store"][member] = json!(value);
+            for (member, value) in dialect.store().as_object().into_iter().flatten() {
+                configuration["store"][member] = value.clone();
             }
             let options = Options::redis(ledger.addr(), interposer.addr()).configuration(configuration);
             Gateway::try_start(change(options))
