@@ -67,7 +67,11 @@ impl Value<'_> {
 
 /// Reads the reply that these bytes begin with.
 pub fn parse(input: &[u8]) -> Parsed<'_> {
-    let Some((kind, _)) = input.split_first() else { return Parsed::Part(1) };
+    let kind = match input.first() {
+        Some(kind @ (b'*' | b'-' | b'+')) => kind,
+        Some(_) => return Parsed::Broken,
+        None => return Parsed::Part(1),
+    };
     let (line, at) = match line(input) {
         Ok(line) => line,
         Err(parsed) => return parsed,
@@ -75,8 +79,7 @@ pub fn parse(input: &[u8]) -> Parsed<'_> {
     match kind {
         b'*' => array(input, line, at),
         b'-' => Parsed::Whole(Value::Error(line), at),
-        b'+' => Parsed::Whole(Value::Status(line), at),
-        _ => Parsed::Broken,
+        _ => Parsed::Whole(Value::Status(line), at),
     }
 }
 

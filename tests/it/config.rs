@@ -224,6 +224,96 @@ fn every_field_of_redis_is_read() {
 }
 
 #[test]
+fn redis_itself_is_reached_with_or_without_a_login() {
+    let dialect = |fields: &str| {
+        let document = format!(r#"{{"store": {{"type": "redis", "cluster": "c", "dialect": "resp"{fields}}}}}"#);
+        let config = parse(&document).unwrap_or_else(|error| panic!("{error}"));
+        match config.store {
+            Store::Redis(redis) => (redis.dialect, config.warnings),
+            Store::Local { .. } => panic!("it is Redis"),
+        }
+    };
+    let in_clear = "/store: keeps responses in Redis in clear; give secrets.encryption".to_owned();
+    let login = |username: Option<&str>, password: &str| Dialect::Resp {
+        login: Some(Login { username: username.map(Into::into), password: password.into() }),
+    };
+    assert_eq!(dialect(""), (Dialect::Resp { login: None }, vec![in_clear.clone()]));
+    let (given, warnings) = dialect(r#", "username": "gateway", "password": "secret""#);
+    assert_eq!(given, login(Some("gateway"), "secret"));
+    let shown = "/store/password: can be read in Envoy's config dump; give {\"env\": NAME} instead".to_owned();
+    assert_eq!(warnings, [shown, in_clear.clone()]);
+    let (given, warnings) = dialect(r#", "username": {"env": "TOKEN"}, "password": {"env": "TOKEN"}"#);
+    assert_eq!(given, login(Some("Basic Z2F0ZXdheTpzZWNyZXQ="), "Basic Z2F0ZXdheTpzZWNyZXQ="));
+    assert!(!format!("{given:?}").contains("Z2F"));
+    assert_eq!(
+        (dialect(r#", "password": {"env": "TOKEN"}"#).0, warnings),
+        (login(None, "Basic Z2F0ZXdheTpzZWNyZXQ="), vec![in_clear])
+    );
+}
+
+#[test]
+fn a_field_of_another_dialect_is_unknown() {
+    let common = "timeout_ms, attempts, prefix, batching, breaker, cache";
+    for field in ["authority", "path", "authorization"] {
+        let message = refusal(&redis(&format!(r#""dialect": "resp", "{field}": "/a""#)));
+        let known = format!("type, cluster, dialect, username, password, {common}");
+        assert_eq!(message, format!("/store/{field}: is not a known field; known here: {known}"));
+    }
+    for field in ["username", "password"] {
+        let message = refusal(&redis(&format!(r#""{field}": "a""#)));
+        let known = format!("type, cluster, dialect, authority, path, authorization, {common}");
+        assert_eq!(message, format!("/store/{field}: is not a known field; known here: {known}"));
+    }
+}
+
+#[test]
+fn every_mistake_about_redis_itself_is_one_sentence_with_its_place_in_front() {
+    let resp = |given: &str| redis(&format!(r#""dialect": "resp", {given}"#));
+    for (given, message) in [
+        (r#""username": "a""#, "/store/username: must not be there without password"),
+        (r#""username": """#, "/store/username: must not be empty"),
+        (r#""username": 7, "password": "a""#, r#"/store/username: must be a string or {"env": NAME}, is 7"#),
+        (r#""password": """#, "/store/password: must not be empty"),
+        (r#""password": 7"#, r#"/store/password: must be a string or {"env": NAME}, is a number"#),
+        (
+            r#""password": {"env": "NONE"}"#,
+            "/store/password/env: names a variable that the VM's environment does not have",
+        ),
+    ] {
+        assert_eq!(refusal(&resp(given)), message, "for {given}");
+    }
+    let long = "x".repeat(121);
+    assert_eq!(
+        refusal(&format!(r#"{{"store": {{"type": "redis", "dialect": "resp", "cluster": "{long}"}}}}"#)),
+        r#"/store/cluster: must be at most 120 bytes long with dialect "resp", is 121"#
+    );
+    let large = r#"{"store": {"type": "redis", "dialect": "resp", "cluster": "c"}, "policy": {"max_response_bytes": 33554433}}"#;
+    assert_eq!(
+        refusal(large),
+        "/store: carries responses of at most 33554432 bytes in Redis, and max_response_bytes is 33554433"
+    );
+    parse(&large.replace("33554433", "33554432")).unwrap();
+}
+
+#[test]
+fn the_document_that_takes_frames_off_stands_alone() {
+    let read = |document: &str| {
+        Document::parse(document.as_bytes(), &|_| None).map(|document| matches!(document, Document::Framing))
+    };
+    assert_eq!(read(r#"{"framing": true}"#).unwrap(), true);
+    assert_eq!(read("{}").unwrap(), false);
+    for (document, message) in [
+        (r#"{"framing": false}"#, "/framing: must be true, is false"),
+        (r#"{"framing": 1}"#, "/framing: must be true, is 1"),
+        (r#"{"framing": true, "store": {}}"#, "/store: must not stand beside framing, which stands alone"),
+    ] {
+        assert_eq!(read(document).unwrap_err().to_string(), message);
+    }
+    // As any other field of a gateway's document it is unknown.
+    assert!(refusal(r#"{"framing": true}"#).starts_with("/framing: is not a known field"));
+}
+
+#[test]
 fn two_documents_have_one_store_where_place_and_credentials_are_the_same() {
     let store = |more: &str| {
         let document = format!(r#"{{"store": {{"type": "redis", "cluster": "c", "authority": "c"{more}}}}}"#);
@@ -239,7 +329,11 @@ fn two_documents_have_one_store_where_place_and_credentials_are_the_same() {
     for other in [r#", "path": "/x""#, r#", "prefix": "x:""#, r#", "authorization": "Basic eA==""#] {
         assert!(!own.is_same_store(&store(other)), "{other}");
     }
-    for other in [r#"{"cluster": "d", "authority": "c"}"#, r#"{"cluster": "c", "authority": "d"}"#] {
+    for other in [
+        r#"{"cluster": "d", "authority": "c"}"#,
+        r#"{"cluster": "c", "authority": "d"}"#,
+        r#"{"cluster": "c", "dialect": "resp"}"#,
+    ] {
         let document = format!(r#"{{"store": {}}}"#, other.replace('{', r#"{"type": "redis", "#));
         let Store::Redis(other) = parse(&document).expect("it is right").store else { panic!("it is Redis") };
         assert!(!own.is_same_store(&other), "{document}");

@@ -3,7 +3,12 @@
 //! One rule: it is chosen once for all tests of a run, by `DIALECT`, and a test names neither.
 //! It does not know how a store answers.
 
+use std::net::SocketAddr;
+
 use serde_json::{Value, json};
+
+use crate::redis::Redis;
+use crate::webdis::Webdis;
 
 /// What is spoken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +42,14 @@ impl Dialect {
         match self {
             Dialect::Resp => "redis",
             Dialect::Webdis => "webdis",
+        }
+    }
+
+    /// Where it is spoken, of these two.
+    pub fn front(self, redis: &Redis, webdis: &Webdis) -> SocketAddr {
+        match self {
+            Dialect::Resp => redis.addr(),
+            Dialect::Webdis => webdis.addr(),
         }
     }
 

@@ -52,7 +52,7 @@ pub enum Fault {
     /// It goes and its reply comes in small pieces.
     Slice,
     /// It is run, and gets the reply of the next call that is swapped, which gets this one's: Webdis before 0.1.20
-    /// does so when a client has gone.
+    /// does so when a client has gone. On a stream it gets the reply of the call that was swapped before.
     Swap,
     /// It is run twice, and the first reply comes.
     Twice,

@@ -139,10 +139,7 @@ impl SharedWorld {
         let ledger = Ledger::start();
         let webdis = Webdis::start(redis.addr());
         let dialect = Dialect::chosen();
-        let interposer = match dialect {
-            Dialect::Resp => Interposer::speaking(dialect, redis.addr()),
-            Dialect::Webdis => Interposer::speaking(dialect, webdis.addr()),
-        };
+        let interposer = Interposer::speaking(dialect, dialect.front(&redis, &webdis));
         let start = |configuration: &Value| {
             let mut configuration = configuration.clone();
             for (member, value) in dialect.store().as_object().into_iter().flatten() {
@@ -158,6 +155,14 @@ impl SharedWorld {
         });
         let gateways = started.into_iter().collect::<Result<_, _>>().unwrap_or_else(|message| panic!("{message}"));
         SharedWorld { gateways, ledger, interposer, webdis, redis }
+    }
+
+    /// Has what is asked from now on go to another Redis.
+    pub fn turn_to(&self, redis: SocketAddr) {
+        match Dialect::chosen() {
+            Dialect::Resp => self.interposer.turn_to(redis),
+            Dialect::Webdis => self.webdis.turn_to(redis),
+        }
     }
 
     /// A POST to the first gateway, by [`CALLER`]; `.to(world.other())` sends it to the last.

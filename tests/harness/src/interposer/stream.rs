@@ -1,6 +1,6 @@
 //! The fault proxy on a stream of commands to Redis.
 //!
-//! One rule: commands go on as they come, and replies come back in their order, so a fault delays all that follow it.
+//! One rule: commands go on as they come, and replies come back in their order, so a fault holds up all that follow it.
 //! It does not know what a command asks.
 
 use std::io;
@@ -8,99 +8,116 @@ use std::io;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::time::{Instant, sleep_until};
 
 use super::{BETWEEN_SLICES, Desk, Fault, SLICES};
 use crate::resp;
 
-/// What the replies are awaited for, in the order of the commands.
-struct Awaited {
+/// A command that has come.
+struct Command {
+    bytes: Vec<u8>,
     fault: Fault,
-    /// How many replies of the store are its.
-    replies: usize,
+    came: Instant,
+}
+
+/// A command whose reply is awaited.
+struct Asked {
+    fault: Fault,
+    came: Instant,
 }
 
 /// Serves one stream until it or the store's ends; an end of either ends both.
 pub(super) async fn serve(client: TcpStream, desk: &Desk) -> io::Result<()> {
     let (from_client, to_client) = halves(client)?;
     let (from_store, to_store) = halves(TcpStream::connect(desk.store()).await?)?;
-    let (asked, awaited) = mpsc::unbounded_channel();
+    let (come, coming) = unbounded_channel();
+    let (ask, asked) = unbounded_channel();
     tokio::select! {
-        ended = commands(from_client, to_store, desk, asked) => ended,
-        ended = replies(from_store, to_client, desk, awaited) => ended,
+        ended = take(from_client, desk, come) => ended,
+        ended = forward(coming, to_store, ask) => ended,
+        ended = answer(asked, from_store, to_client, desk) => ended,
     }
 }
 
-async fn commands(
-    from: OwnedReadHalf,
-    mut to: OwnedWriteHalf,
-    desk: &Desk,
-    asked: mpsc::UnboundedSender<Awaited>,
-) -> io::Result<()> {
+/// Takes commands as they come.
+async fn take(from: OwnedReadHalf, desk: &Desk, come: UnboundedSender<Command>) -> io::Result<()> {
     let mut from = Messages::new(from);
     loop {
-        let command = from.next().await?;
-        let fault = desk.fault();
-        let mut replies = 1;
+        let bytes = from.next().await?;
+        let (fault, came) = (desk.fault(), Instant::now());
+        if come.send(Command { bytes, fault, came }).is_err() {
+            return Ok(());
+        }
+    }
+}
+
+/// Has the store run them.
+async fn forward(
+    mut coming: UnboundedReceiver<Command>,
+    mut to: OwnedWriteHalf,
+    ask: UnboundedSender<Asked>,
+) -> io::Result<()> {
+    while let Some(Command { bytes, fault, came }) = coming.recv().await {
         match &fault {
             Fault::CutBefore => return Ok(()),
-            Fault::Say(200, _) | Fault::Silence => replies = 0,
+            Fault::Say(200, _) | Fault::Silence => {}
             Fault::Say(..) => return Ok(()),
-            Fault::Late(time) => {
-                tokio::time::sleep(*time).await;
-                to.write_all(&command).await?;
-            }
-            Fault::Slice => sliced(&mut to, &command).await?,
-            Fault::Twice => {
-                to.write_all(&command).await?;
-                to.write_all(&command).await?;
-                replies = 2;
-            }
-            _ => to.write_all(&command).await?,
+            Fault::Late(time) => sleep_until(came + *time).await,
+            _ => {}
         }
-        // An end of the other half ends this one too.
-        let _ = asked.send(Awaited { fault, replies });
+        // Before the store can have answered it.
+        if ask.send(Asked { fault: fault.clone(), came }).is_err() {
+            return Ok(());
+        }
+        match fault {
+            Fault::Say(..) | Fault::Silence => {}
+            Fault::Slice => sliced(&mut to, &bytes).await?,
+            Fault::Twice => to.write_all(&bytes.repeat(2)).await?,
+            _ => to.write_all(&bytes).await?,
+        }
     }
+    Ok(())
 }
 
-async fn replies(
+/// Hands the replies back.
+async fn answer(
+    mut asked: UnboundedReceiver<Asked>,
     from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
     desk: &Desk,
-    mut awaited: mpsc::UnboundedReceiver<Awaited>,
 ) -> io::Result<()> {
     let mut from = Messages::new(from);
     loop {
-        let Awaited { fault, replies } = tokio::select! {
-            awaited = awaited.recv() => awaited.ok_or(io::ErrorKind::UnexpectedEof)?,
+        let Asked { fault, came } = tokio::select! {
+            biased;
+            command = asked.recv() => command.ok_or(io::ErrorKind::UnexpectedEof)?,
             // What Redis says unasked is the client's to see.
             unasked = from.some() => {
                 to.write_all(&unasked?).await?;
                 continue;
             }
         };
-        let mut reply = Vec::new();
-        for number in 0..replies {
-            let next = from.next().await?;
-            reply = if number == 0 { next } else { reply };
-        }
+        let reply = match &fault {
+            Fault::Say(..) | Fault::Silence => Vec::new(),
+            _ => from.next().await?,
+        };
         match fault {
-            Fault::CutAfter => return Ok(()),
-            Fault::CutInside => {
-                reply.truncate(reply.len() / 2);
-                return to.write_all(&reply).await;
-            }
+            Fault::CutAfter | Fault::CutBefore | Fault::SayAfter(201.., _) => return Ok(()),
+            Fault::CutInside => return to.write_all(&reply[..reply.len() / 2]).await,
             Fault::DelayReply(time) => {
-                tokio::time::sleep(time).await;
+                sleep_until(came + time).await;
                 to.write_all(&reply).await?;
             }
-            Fault::Say(_, said) | Fault::SayAfter(200, said) => to.write_all(&said).await?,
-            Fault::SayAfter(..) => return Ok(()),
+            Fault::Say(_, said) | Fault::SayAfter(_, said) => to.write_all(&said).await?,
             Fault::Silence => return std::future::pending().await,
             Fault::Slice => sliced(&mut to, &reply).await?,
             Fault::Swap => to.write_all(&desk.exchange(reply)).await?,
-            Fault::Late(_) | Fault::Pass | Fault::Twice => to.write_all(&reply).await?,
-            Fault::CutBefore => return Ok(()),
+            Fault::Twice => {
+                from.next().await?;
+                to.write_all(&reply).await?;
+            }
+            Fault::Late(_) | Fault::Pass => to.write_all(&reply).await?,
         }
     }
 }
