@@ -91,6 +91,8 @@ mod redis_load;
 mod redis_losses;
 /// What may be read in Redis, and by whom.
 mod redis_secrets;
+
+mod redis_streams;
 /// First execution and replay.
 mod replay;
 /// Replays, shielded answers and look-ups on a gateway that works on every local reply.

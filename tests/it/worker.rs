@@ -122,6 +122,45 @@ fn an_exchange_whose_stream_has_ended_touches_nothing() {
 }
 
 #[test]
+fn where_a_stream_to_the_store_is_open_a_call_is_written_in_the_callback_that_asks() {
+    let mut world = World::new(INLINE);
+    world.host.room_in_streams = usize::MAX;
+    world.asks(1);
+    assert_eq!((world.acts("send"), world.acts("count StoreCall").len()), (vec!["send 1".to_owned()], 1));
+    assert_eq!(world.host.entered, Some(1), "the acts that follow are about the stream again");
+    // While it is under way the next ones gather.
+    (2..=4).for_each(|id| world.asks(id));
+    assert_eq!(world.acts("send"), [""; 0]);
+    assert!(!world.host.is_woken, "the root has no part in it");
+    let first = world.host.batches.remove(0);
+    world.reply(first, &GRANTED);
+    assert_eq!(
+        (world.acts("send"), world.acts("resume")),
+        (vec!["send 3".to_owned()], vec!["resume 1 Request".to_owned()])
+    );
+}
+
+#[test]
+fn a_call_that_is_refused_in_the_callback_that_asks_is_told_in_the_turn_of_the_root() {
+    let mut world = World::new(INLINE);
+    (world.host.room_in_streams, world.host.takes_no_calls) = (usize::MAX, true);
+    world.asks(1);
+    // Its next try waits a moment.
+    assert!(world.acts("answer").is_empty());
+    world.host.now_ms += 100;
+    world.host.room_in_streams = usize::MAX;
+    world.asks(2);
+    assert!(world.acts("answer").is_empty(), "another stream is not touched here");
+    while std::mem::take(&mut world.host.is_woken) {
+        world.host.entered = None;
+        world.worker.on_wake(&mut world.host);
+        world.host.now_ms += 100;
+    }
+    world.ticks();
+    assert_eq!(world.acts("answer").len(), 2);
+}
+
+#[test]
 fn what_the_gateway_executes_for_a_client_that_has_gone_ends_without_its_stream() {
     let mut world = World::new(SHIELDED);
     let claim = world.claims(1);
@@ -608,6 +647,8 @@ struct Recorder {
     request_size: u64,
     /// How many calls may be sent in a callback of a stream.
     room_in_streams: usize,
+    /// Whether every call is refused.
+    takes_no_calls: bool,
     /// It takes no request of the gateway's own.
     refuses: bool,
     /// Requests show who is asking.
@@ -643,6 +684,7 @@ impl World {
             gauges: HashMap::new(),
             request_size: 0,
             room_in_streams: 0,
+            takes_no_calls: false,
             refuses: false,
             shows_caller: true,
             others_said: false,
@@ -893,6 +935,10 @@ impl Host for Recorder {
     }
 
     fn send(&mut self, batches: Vec<Batch>) -> Vec<(u64, Failure)> {
+        self.entered = None;
+        if self.takes_no_calls {
+            return batches.iter().map(|batch| (batch.id, Failure::Transport)).collect();
+        }
         for batch in batches {
             self.acts.push(format!("send {}", batch.tries.len()));
             self.batches.push(batch);
