@@ -73,11 +73,11 @@ fn what_redis_closes_while_nothing_is_asked_is_opened_again_unseen() {
 fn every_connection_logs_in_first() {
     let redis = Redis::start();
     let rights = ["resetkeys", "~idem:*", "-@all", "+eval", "+evalsha", "+get", "+set", "+time"];
-    redis.ask(&[&["ACL", "SETUSER", "gateway", "on", ">secret"][..], &rights].concat());
+    redis.ask(&[&["ACL", "SETUSER", "gateway", "on", ">pass-of-a-gateway"][..], &rights].concat());
     let store = json!({ "username": "gateway", "password": { "env": "REDIS_PASSWORD" }, "timeout_ms": PATIENT_MS });
     let document = json!({ "store": store, "policy": { "ttl_s": 1800 } });
     let world = SharedWorld::speaking(Dialect::Resp, redis, &[document], |options| {
-        options.concurrency(1).env("REDIS_PASSWORD", "secret").mutate(|tree| {
+        options.concurrency(1).env("REDIS_PASSWORD", "pass-of-a-gateway").mutate(|tree| {
             let environment = json!({ "host_env_keys": ["REDIS_PASSWORD"] });
             for listener in tree["static_resources"]["listeners"].as_array_mut().unwrap() {
                 let filter = &mut harness::gateway::hcm_of(listener)["http_filters"][0];
@@ -98,11 +98,11 @@ fn every_connection_logs_in_first() {
     refused(&pay("b").send(), 503, "store-unavailable", Some("1"));
     assert_eq!(world.redis.keys(), keys);
     assert!(world.stat("store_failures_wrongpass_total") > 0, "{}", failures(&world));
-    world.redis.ask(&["ACL", "SETUSER", "gateway", ">secret"]);
+    world.redis.ask(&["ACL", "SETUSER", "gateway", ">pass-of-a-gateway"]);
     let answer =
         wait_for("the password fits", PATIENCE, || Some(pay("b").send()).filter(|answer| answer.status == 201));
     assert_eq!(said(&answer.unwrap()), "executed;stored=?1;attempt=1;ttl=1800");
-    assert!(!world.gateways[0].log().contains("secret"));
+    assert!(!world.gateways[0].log().contains("pass-of-a-gateway"));
 }
 
 #[test]
@@ -182,7 +182,7 @@ fn gateways_outlive_the_streams_that_were_lost_when_their_configuration_goes() {
 fn beside_a_replay_of_the_largest_size_no_small_claim_fails() {
     let large = 31_000_000;
     let document = json!({
-        "store": { "timeout_ms": PATIENT_MS, "cache": null },
+        "store": { "timeout_ms": 2000, "attempts": 1, "cache": null },
         "policy": { "max_response_bytes": 32 << 20 },
     });
     let world = with(document, |options| {
@@ -206,5 +206,6 @@ fn beside_a_replay_of_the_largest_size_no_small_claim_fails() {
         assert_eq!(said(&replay).split(';').next(), Some("replayed"));
         assert!(replay.body == first.body);
     });
+    // So none has waited for longer than one time-out.
     assert_eq!((failures(&world), connections(&world)), (String::new(), 2));
 }

@@ -73,7 +73,8 @@ fn only_its_own_answer_is_a_grant(reply: Reply, body: &[u8]) {
     assert_eq!(askers, [0, 1], "each is told once: {told:?}");
 }
 
-fn claim(number: u8) -> Command {
+/// A claim of this number.
+pub fn claim(number: u8) -> Command {
     Command {
         name: Name([number; 32]),
         owner: Owner([number; 16]),
