@@ -24,6 +24,7 @@ mod sameness;
 mod scope;
 mod shielding;
 mod sources;
+mod streams;
 mod surroundings;
 mod tokens;
 mod told;

@@ -5,7 +5,7 @@
 
 use crate::command::Failure;
 use crate::config::Redis;
-use crate::shell::host::{self, Buffer};
+use crate::shell::host::{self, Buffer, Level};
 use crate::store::client::{Batch, Heard, Lane};
 use crate::store::pipeline::{Pipeline, Received};
 use crate::worker::Turn;
@@ -17,6 +17,8 @@ pub struct Streams {
     small: Stream,
     large: Stream,
     call_us: Option<u32>,
+    /// Whether it was logged that HTTP is spoken there.
+    said_http: bool,
 }
 
 struct Stream {
@@ -30,7 +32,7 @@ impl Streams {
     pub fn new(root: u32, redis: &Redis, call_us: Option<u32>) -> Self {
         let stream = |lane| Stream { token: None, pipeline: Pipeline::new(redis, lane) };
         let (small, large) = (stream(Lane::Small), stream(Lane::Large));
-        Streams { root, cluster: redis.cluster.clone(), small, large, call_us }
+        Streams { root, cluster: redis.cluster.clone(), small, large, call_us, said_http: false }
     }
 
     /// How many calls may be sent in this turn.
@@ -85,6 +87,11 @@ impl Streams {
         } else if !received.write.is_empty() {
             // Where it is gone, its end is told after this callback.
             host::write_to_stream(token, &received.write);
+        }
+        if received.is_http && !std::mem::replace(&mut self.said_http, true) {
+            let text =
+                "idempotency: HTTP is spoken where the store's streams lead, as by Webdis: that is another dialect";
+            host::log(Level::Warn, text);
         }
         Some(received)
     }

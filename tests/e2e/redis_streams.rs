@@ -7,9 +7,12 @@
 use std::thread;
 use std::time::Duration;
 
-use harness::gateway::{cluster, hcm, listener};
+use harness::gateway::{cluster, hcm, hcm_of, listener, listener_named, set_endpoint};
 use harness::ledger::body_of_size;
-use harness::{Dialect, Fault, Options, PATIENCE, Redis, SharedWorld, send_all, wait_for, wait_until};
+use harness::{
+    Dialect, Fault, Gateway, Ledger, Options, PATIENCE, Port, Redis, Request, SharedWorld, Webdis, send_all, wait_for,
+    wait_until,
+};
 use serde_json::{Value, json};
 
 use crate::check::{executed, refused, replays, said};
@@ -80,7 +83,7 @@ fn every_connection_logs_in_first() {
         options.concurrency(1).env("REDIS_PASSWORD", "pass-of-a-gateway").mutate(|tree| {
             let environment = json!({ "host_env_keys": ["REDIS_PASSWORD"] });
             for listener in tree["static_resources"]["listeners"].as_array_mut().unwrap() {
-                let filter = &mut harness::gateway::hcm_of(listener)["http_filters"][0];
+                let filter = &mut hcm_of(listener)["http_filters"][0];
                 filter["typed_config"]["config"]["vm_config"]["environment_variables"] = environment.clone();
             }
         })
@@ -208,4 +211,42 @@ fn beside_a_replay_of_the_largest_size_no_small_claim_fails() {
     });
     // So none has waited for longer than one time-out.
     assert_eq!((failures(&world), connections(&world)), (String::new(), 2));
+}
+
+#[test]
+fn an_address_where_http_is_spoken_is_said() {
+    let (redis, ledger) = (Redis::start(), Ledger::start());
+    let webdis = Webdis::start(redis.addr());
+    let gateway = Gateway::start(Options::speaking(Dialect::Resp, ledger.addr(), webdis.addr()));
+    refused(&gateway.post("/pay").key("k").body("ten").send(), 503, "store-unavailable", Some("1"));
+    gateway.wait_for_log("HTTP is spoken where the store's streams lead, as by Webdis");
+    assert_eq!(ledger.entries().len(), 0);
+}
+
+#[test]
+fn what_does_not_come_from_a_store_of_ours_gets_nothing_through_to_redis() {
+    let through = Port::reserve();
+    let addr = through.addr();
+    let world = SharedWorld::speaking(
+        Dialect::Resp,
+        Redis::start(),
+        &[json!({ "policy": { "ttl_s": 1800 } })],
+        move |options| {
+            options.concurrency(1).mutate(move |tree| {
+                let listener = listener_named(tree, "resp");
+                listener.as_object_mut().unwrap().remove("internal_listener");
+                let socket = json!({ "address": "127.0.0.1", "port_value": addr.port() });
+                listener["address"] = json!({ "socket_address": socket });
+                hcm_of(listener)["codec_type"] = json!("AUTO");
+                set_endpoint(cluster(tree, "resp"), addr);
+            })
+        },
+    );
+    // The listener works as it is,
+    executed(&world.post("/pay").key("k").body("ten").send(), 1);
+    // and for a message that is none as well.
+    let command = "*3\r\n$3\r\nSET\r\n$1\r\na\r\n$1\r\nb\r\n";
+    let answer = Request::new(addr, "POST", "/").body(command).send();
+    assert_eq!(answer.status, 400);
+    assert_eq!(world.redis.get(b"a"), None);
 }

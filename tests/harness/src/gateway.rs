@@ -526,8 +526,10 @@ pub fn repository() -> PathBuf {
 /// The plugin that takes frames off on the way to Redis is of the same module; only some files have it.
 fn set_framing_module(tree: &mut Value) {
     let listeners = tree["static_resources"]["listeners"].as_array_mut().into_iter().flatten();
-    let filters = listeners.filter_map(|listener| hcm_of(listener)["http_filters"].as_array_mut()).flatten();
-    for framing in filters.filter(|filter| filter["name"] == "framing") {
+    let filters = listeners.filter_map(|listener| {
+        listener.pointer_mut("/filter_chains/0/filters/0/typed_config/http_filters")?.as_array_mut()
+    });
+    for framing in filters.flatten().filter(|filter| filter["name"] == "framing") {
         framing["typed_config"]["config"]["vm_config"]["code"]["local"]["filename"] = json!(filter_wasm());
     }
 }
