@@ -16,7 +16,7 @@ pub enum Way {
     /// By HTTP.
     Calls(Calls),
     /// By streams of commands.
-    Streams(Streams),
+    Streams(Box<Streams>),
 }
 
 impl Way {
@@ -24,7 +24,7 @@ impl Way {
     pub fn new(root: u32, redis: &Redis) -> Self {
         let call_us = host::define_metric(Metric::Histogram, "idempotency_store_call_us");
         match &redis.dialect {
-            Dialect::Resp { .. } => Way::Streams(Streams::new(root, redis, call_us)),
+            Dialect::Resp { .. } => Way::Streams(Box::new(Streams::new(root, redis, call_us))),
             Dialect::Webdis(webdis) => Way::Calls(Calls::new(redis, webdis, call_us)),
         }
     }

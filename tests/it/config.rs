@@ -300,8 +300,8 @@ fn the_document_that_takes_frames_off_stands_alone() {
     let read = |document: &str| {
         Document::parse(document.as_bytes(), &|_| None).map(|document| matches!(document, Document::Framing))
     };
-    assert_eq!(read(r#"{"framing": true}"#).unwrap(), true);
-    assert_eq!(read("{}").unwrap(), false);
+    assert!(read(r#"{"framing": true}"#).unwrap());
+    assert!(!read("{}").unwrap());
     for (document, message) in [
         (r#"{"framing": false}"#, "/framing: must be true, is false"),
         (r#"{"framing": 1}"#, "/framing: must be true, is 1"),

@@ -277,7 +277,7 @@ impl Plan {
         }
         let lease = random.pick(&[1000, 1000, 1500, 3000]);
         // On streams to the store calls go out at once, and the large ones on another.
-        let has_streams = seed % 3 == 0;
+        let has_streams = seed.is_multiple_of(3);
         let limits = Limits {
             attempts: random.between(1, 3) as u32,
             timeout_ms: random.pick(&[50, 100, 250, 400]),
