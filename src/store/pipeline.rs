@@ -111,9 +111,13 @@ impl Pipeline {
         }
     }
 
-    /// How many calls may be sent now; `may_open` tells whether a stream may be opened for them.
-    pub fn room(&self, may_open: bool) -> usize {
-        let Some(open) = &self.open else { return if may_open { 1 } else { 0 } };
+    /// How many calls may be sent now. In the turn of the root, which may open the stream for them, they have gathered;
+    /// in any other only one that is alone goes out, because few full ones bring more replies than many that are not.
+    pub fn room(&self, is_roots: bool) -> usize {
+        let Some(open) = &self.open else { return usize::from(is_roots) };
+        if !is_roots {
+            return usize::from(open.sent.is_empty() && open.waiting.is_empty());
+        }
         let left = OUTSTANDING_MAX.saturating_sub(open.sent.len() + open.waiting.len());
         let by_bytes = match self.lane {
             Lane::Small => BYTES_MAX.saturating_sub(open.bytes) / self.command_bytes,

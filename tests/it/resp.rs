@@ -279,29 +279,39 @@ fn after_an_end_the_next_stream_is_opened_at_once_and_then_after_pauses_that_gro
 #[test]
 fn so_many_commands_and_bytes_are_under_way_and_no_more() {
     let mut stream = opened(r#", "batching": false"#);
-    assert_eq!(stream.room(false), OUTSTANDING_MAX - 1, "of the largest there are");
+    assert_eq!(stream.room(true), OUTSTANDING_MAX - 1, "of the largest there are");
     let calls = (1..=64).map(|id| batch(id, 1)).collect::<Vec<_>>();
     stream.send(calls, 0);
-    assert_eq!(stream.room(false), 0);
+    assert_eq!(stream.room(true), 0);
     stream.received(reply(&batch(1, 1)), 0);
-    assert_eq!(stream.room(false), 1);
+    assert_eq!(stream.room(true), 1);
 
     let complete = |bytes| CommandKind::Complete { status: 201, response: Some(vec![0; bytes]) };
     let mut stream = opened("");
     for (id, room) in [(1, 2), (2, 1), (3, 0)] {
         let tries = (0..16).map(|number| (nonce(id, number), Rc::new(command(number, complete(65_536)))));
         stream.send(vec![Batch { id, lane: Lane::Small, tries: tries.collect() }], 0);
-        assert_eq!(stream.room(false), room);
+        assert_eq!(stream.room(true), room);
     }
     let mut stream = Pipeline::new(&redis(""), Lane::Large);
     assert_eq!((stream.room(false), stream.room(true)), (0, 1), "one has to be opened first");
     stream.opened(0);
-    assert_eq!(stream.room(false), 1);
+    assert_eq!(stream.room(true), 1);
     let large = vec![(nonce(1, 0), Rc::new(command(0, complete(2 << 20))))];
     stream.send(vec![Batch { id: 1, lane: Lane::Large, tries: large }], 0);
-    assert_eq!(stream.room(false), 0);
+    assert_eq!(stream.room(true), 0);
     // It keeps its place when its caller has given it up.
-    assert_eq!((stream.tick(2 * TIMEOUT), stream.room(false)), (None, 0));
+    assert_eq!((stream.tick(2 * TIMEOUT), stream.room(true)), (None, 0));
+}
+
+#[test]
+fn outside_the_turn_of_the_root_a_call_goes_out_only_where_it_is_alone() {
+    let mut stream = opened("");
+    assert_eq!(stream.room(false), 1);
+    stream.send(vec![batch(1, 1)], 0);
+    assert_eq!((stream.room(false), stream.room(true)), (0, 3), "the next ones gather");
+    stream.received(reply(&batch(1, 1)), 0);
+    assert_eq!(stream.room(false), 1);
 }
 
 #[test]
