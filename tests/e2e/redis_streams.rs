@@ -250,3 +250,40 @@ fn what_does_not_come_from_a_store_of_ours_gets_nothing_through_to_redis() {
     assert_eq!(answer.status, 400);
     assert_eq!(world.redis.get(b"a"), None);
 }
+
+#[test]
+fn where_no_way_leads_to_redis_requests_are_refused_and_envoy_lives() {
+    let nowhere = || {
+        let addr = Port::reserve().addr();
+        move |tree: &mut Value| set_endpoint(cluster(tree, "redis"), addr)
+    };
+    let without = |kind: &'static str| move |tree: &mut Value| drop(tree.as_object_mut().unwrap().remove(kind));
+    let renamed = |tree: &mut Value| cluster(tree, "resp")["name"] = json!("another");
+    let not_http2 = |tree: &mut Value| drop(cluster(tree, "resp")["typed_extension_protocol_options"].take());
+    let no_frames_off = |tree: &mut Value| {
+        hcm_of(listener_named(tree, "resp"))["http_filters"].as_array_mut().unwrap().remove(0);
+    };
+    let changes: Vec<Box<dyn FnOnce(&mut Value)>> = vec![
+        Box::new(nowhere()),
+        Box::new(renamed),
+        Box::new(not_http2),
+        Box::new(no_frames_off),
+        Box::new(without("bootstrap_extensions")),
+    ];
+    for (number, change) in changes.into_iter().enumerate() {
+        let (redis, ledger) = (Redis::start(), Ledger::start());
+        let options = Options::speaking(Dialect::Resp, ledger.addr(), redis.addr()).concurrency(1);
+        let started = Gateway::try_start(options.mutate(change));
+        // Without the extension Envoy refuses the file itself.
+        let Ok(gateway) = started else {
+            assert_eq!(number, 4);
+            continue;
+        };
+        for key in 0..4 {
+            let pay = gateway.post("/nowhere").key(format!("k{key}")).body("ten");
+            refused(&pay.send(), 503, "store-unavailable", Some("1"));
+        }
+        assert!(gateway.is_running(), "{number}");
+        assert_eq!((ledger.entries().len(), redis.keys().len()), (0, 0), "{number}");
+    }
+}
