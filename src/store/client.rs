@@ -27,6 +27,8 @@ pub struct Client {
     under_way: Vec<Sent>,
     outbox: Outbox,
     next_batch: u64,
+    /// Whether the next call is an odd one, on the lane for small responses and on the other.
+    turns: (bool, bool),
     failures_in_row: u32,
     /// While the breaker is open: until when.
     open_until_ms: Option<u64>,
@@ -93,6 +95,7 @@ impl Client {
             under_way: Vec::new(),
             outbox: Outbox::new(limits.max_owed_bytes, pool.clone()),
             next_batch: 0,
+            turns: (false, false),
             failures_in_row: 0,
             open_until_ms: None,
             has_failed: false,
@@ -134,11 +137,11 @@ impl Client {
         }
         let room = if self.open_until_ms.is_some() { 1 } else { self.limits.max_batch };
         let is_owed = |job: &Job| matches!(job.asker, Asker::Outbox(_));
+        // Where a call has room for one, every other of its lane carries a claim.
+        let odd = usize::from(*self.turn(lane));
         let mut on_lane = self.queue.iter().filter(|job| job.lane == lane);
         let has_claims =
             on_lane.clone().any(|job| job.due_ms <= now_ms && job.command.kind.reply_kind() == ReplyKind::Claim);
-        // Where a call has room for one, every other carries a claim.
-        let odd = usize::from(self.next_batch % 2 == 1);
         let mut room_for_owed = if has_claims { (room + odd) / 2 } else { room };
         // No more than fit, so that what is owed does not fill the queue that others wait in.
         let queued = on_lane.by_ref().filter(|job| is_owed(job)).count();
@@ -170,6 +173,7 @@ impl Client {
             return None;
         }
         self.next_batch += 1;
+        *self.turn(lane) ^= true;
         let id = self.next_batch;
         let tries = jobs.iter().map(|(nonce, job)| (*nonce, Rc::clone(&job.command))).collect();
         self.under_way.push(Sent { batch: id, lane, jobs, sent_ms: now_ms });
@@ -355,6 +359,13 @@ impl Client {
             self.outbox.owe_late_tries(&job.command, now_ms);
         }
         job.complete(verdict)
+    }
+
+    fn turn(&mut self, lane: Lane) -> &mut bool {
+        match lane {
+            Lane::Small => &mut self.turns.0,
+            Lane::Large => &mut self.turns.1,
+        }
     }
 
     /// Whether one more call may be under way on this lane; one alone, a probe, after the breaker was open.

@@ -401,6 +401,29 @@ fn what_is_owed_goes_on_the_lane_of_its_size() {
 }
 
 #[test]
+fn where_a_call_carries_one_operation_claims_and_what_is_owed_take_turns_on_each_lane() {
+    let limits = Limits { max_batch: 1, max_queued: 100, large_bytes: Some(100), ..LIMITS };
+    let mut client = Client::new(limits);
+    for number in 0..8 {
+        assert_eq!(client.submit(number, call(number, CommandKind::MarkUnknown), 0), None);
+        assert_eq!(fail(&mut client, 0), 1);
+    }
+    for number in 100..116 {
+        assert_eq!(client.submit(number, call(number, CLAIM), 200), None);
+        assert_eq!(client.submit(100 + number, call(100 + number, complete(101)), 200), None);
+    }
+    let mut owed = 0;
+    for _ in 0..16 {
+        for lane in Lane::ALL {
+            let batch = next_on(lane, &mut client, 200).expect("much waits");
+            owed += batch.tries.iter().filter(|(_, command)| command.kind == CommandKind::MarkUnknown).count();
+            client.replied(batch.id, Reply::Answers(vec![(batch.tries[0].0, StoreReply::Stale)]), 200);
+        }
+    }
+    assert_eq!(owed, 8);
+}
+
+#[test]
 fn after_the_breaker_was_open_one_call_alone_probes_whichever_its_lane() {
     let mut client = Client::new(Limits { large_bytes: Some(100), breaker_failures: 1, ..LIMITS });
     assert_eq!(client.submit(1, call(1, CLAIM), 0), None);
