@@ -246,8 +246,10 @@ fn what_does_not_come_from_a_store_of_ours_gets_nothing_through_to_redis() {
     executed(&world.post("/pay").key("k").body("ten").send(), 1);
     // and for a message that is none as well.
     let command = "*3\r\n$3\r\nSET\r\n$1\r\na\r\n$1\r\nb\r\n";
-    let answer = Request::new(addr, "POST", "/").body(command).send();
-    assert_eq!(answer.status, 400);
+    // The stream may have begun to answer, and then it is cut.
+    let answer = Request::new(addr, "POST", "/").body(command).try_send();
+    assert!(answer.is_err() || answer.is_ok_and(|answer| answer.status == 400));
+    world.gateways[0].wait_for_log("what came for Redis is no gRPC");
     assert_eq!(world.redis.get(b"a"), None);
 }
 
