@@ -185,7 +185,7 @@ fn gateways_outlive_the_streams_that_were_lost_when_their_configuration_goes() {
 fn beside_a_replay_of_the_largest_size_no_small_claim_fails() {
     let large = 31_000_000;
     let document = json!({
-        "store": { "timeout_ms": 2000, "attempts": 1, "cache": null },
+        "store": { "timeout_ms": PATIENT_MS, "attempts": 1, "cache": null },
         "policy": { "max_response_bytes": 32 << 20 },
     });
     let world = with(document, |options| {
