@@ -18,6 +18,9 @@ use serde_json::{Value, json};
 use crate::check::{executed, refused, replays, said};
 use crate::redis::PATIENT_MS;
 
+/// What is done to a file of ours.
+type Change = Box<dyn FnOnce(&mut Value)>;
+
 /// One gateway of one worker.
 fn alone(document: Value) -> SharedWorld {
     with(document, |options| options.concurrency(1))
@@ -265,7 +268,7 @@ fn where_no_way_leads_to_redis_requests_are_refused_and_envoy_lives() {
     let no_frames_off = |tree: &mut Value| {
         hcm_of(listener_named(tree, "resp"))["http_filters"].as_array_mut().unwrap().remove(0);
     };
-    let changes: Vec<Box<dyn FnOnce(&mut Value)>> = vec![
+    let changes: Vec<Change> = vec![
         Box::new(nowhere()),
         Box::new(renamed),
         Box::new(not_http2),
