@@ -327,8 +327,9 @@ pub fn write_to_stream(token: u32, bytes: &[u8]) -> bool {
     unsafe { proxy_grpc_send(token, bytes.as_ptr(), bytes.len(), 0) == OK }
 }
 
-/// Ends a stream, of which nothing more comes then. One that the other side has ended is to be ended as well, in the very
-/// callback that tells so: the host keeps it otherwise, and touches it when the root goes and it is no more.
+/// Ends a stream, of which nothing more comes then. Not legal in a callback that brings a message of it: the host goes on
+/// with the stream after that. One that the other side has ended is to be ended as well, in the very callback that tells
+/// so: the host keeps it otherwise, and touches it when the root goes and it is no more.
 pub fn cancel_stream(token: u32) {
     // SAFETY: no memory is involved.
     unsafe { proxy_grpc_cancel(token) };

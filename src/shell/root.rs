@@ -41,7 +41,11 @@ impl Context for Root {
         let Some(plugin) = &self.plugin else { return true };
         let plugin = &mut *plugin.borrow_mut();
         heirs::hand_over(plugin);
-        plugin.worker.drain(&mut plugin.envoy)
+        let may_go = plugin.worker.drain(&mut plugin.envoy);
+        if may_go {
+            plugin.envoy.streams().into_iter().for_each(Streams::end);
+        }
+        may_go
     }
 
     fn on_http_call_response(&mut self, token: u32, headers: usize, body_size: usize, _trailers: usize) {
@@ -119,6 +123,7 @@ impl RootContext for Root {
         };
         host::set_effective_context(self.id);
         if may_go {
+            plugin.borrow_mut().envoy.streams().into_iter().for_each(Streams::end);
             self.plugin = None;
             host::done();
         }

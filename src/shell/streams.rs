@@ -16,6 +16,8 @@ pub struct Streams {
     cluster: String,
     small: Stream,
     large: Stream,
+    /// Streams that are given up, until a callback in which they may be ended.
+    given_up: Vec<u32>,
     call_us: Option<u32>,
     /// Whether it was logged that HTTP is spoken there.
     said_http: bool,
@@ -32,7 +34,8 @@ impl Streams {
     pub fn new(root: u32, redis: &Redis, call_us: Option<u32>) -> Self {
         let stream = |lane| Stream { token: None, pipeline: Pipeline::new(redis, lane) };
         let (small, large) = (stream(Lane::Small), stream(Lane::Large));
-        Streams { root, cluster: redis.cluster.clone(), small, large, call_us, said_http: false }
+        let cluster = redis.cluster.clone();
+        Streams { root, cluster, small, large, given_up: Vec::new(), call_us, said_http: false }
     }
 
     /// How many calls may be sent in this turn.
@@ -83,7 +86,7 @@ impl Streams {
         }
         if received.heard.lost.is_some() {
             stream.token = None;
-            host::cancel_stream(token);
+            self.given_up.push(token);
         } else if !received.write.is_empty() {
             // Where it is gone, its end is told after this callback.
             host::write_to_stream(token, &received.write);
@@ -99,13 +102,15 @@ impl Streams {
     /// This stream has been closed.
     pub fn closed(&mut self, token: u32) -> Option<Heard> {
         host::cancel_stream(token);
+        self.given_up.retain(|given_up| *given_up != token);
         let stream = self.stream(token)?;
         stream.token = None;
         Some(stream.pipeline.closed(host::monotonic_us()))
     }
 
-    /// Gives up the streams that are silent.
+    /// Gives up the streams that are silent, and ends those that are given up. Called in the root's tick.
     pub fn tick(&mut self) -> Vec<Heard> {
+        self.given_up.drain(..).for_each(host::cancel_stream);
         let now_us = host::monotonic_us();
         let mut heard = Vec::new();
         for stream in [&mut self.small, &mut self.large] {
@@ -115,6 +120,12 @@ impl Streams {
             }
         }
         heard
+    }
+
+    /// Ends all streams, because the root goes.
+    pub fn end(&mut self) {
+        let open = [&mut self.small, &mut self.large].into_iter().filter_map(|stream| stream.token.take());
+        open.chain(self.given_up.drain(..)).for_each(host::cancel_stream);
     }
 
     fn stream(&mut self, token: u32) -> Option<&mut Stream> {

@@ -113,10 +113,11 @@ fn every_connection_logs_in_first() {
 
 #[test]
 fn a_late_reply_costs_its_own_command_and_not_the_stream() {
-    let world = alone(json!({ "store": { "attempts": 1, "breaker": { "failures": 1000 } } }));
+    let store = json!({ "attempts": 1, "timeout_ms": 1000, "breaker": { "failures": 1000 } });
+    let world = alone(json!({ "store": store }));
     executed(&world.post("/late/first").key("k").body("ten").send(), 1);
     for number in 0..3 {
-        world.interposer.next(1, Fault::DelayReply(Duration::from_millis(600)));
+        world.interposer.next(1, Fault::DelayReply(Duration::from_millis(1500)));
         refused(&world.post("/late").key(format!("k{number}")).body("ten").send(), 503, "store-unavailable", Some("1"));
         let other = world.post("/late/other").key(format!("k{number}")).body("ten");
         let answer = wait_for("it is asked again", PATIENCE, || Some(other.send()).filter(|it| it.status == 201));
@@ -221,7 +222,13 @@ fn an_address_where_http_is_spoken_is_said() {
     let (redis, ledger) = (Redis::start(), Ledger::start());
     let webdis = Webdis::start(redis.addr());
     let gateway = Gateway::start(Options::speaking(Dialect::Resp, ledger.addr(), webdis.addr()));
-    refused(&gateway.post("/pay").key("k").body("ten").send(), 503, "store-unavailable", Some("1"));
+    // Each time the end of the stream comes with the bytes that end it.
+    wait_until("it is tried again and again", PATIENCE, || {
+        let opened = gateway.stat("cluster.redis.upstream_cx_total");
+        let pay = gateway.post("/pay").key(format!("k{opened}")).body("ten");
+        assert!([429, 503].contains(&pay.send().status));
+        opened >= 8
+    });
     gateway.wait_for_log("HTTP is spoken where the store's streams lead, as by Webdis");
     assert_eq!(ledger.entries().len(), 0);
 }
