@@ -26,8 +26,11 @@ fn document(mut policy: Value) -> Value {
 #[track_caller]
 fn fails(world: &SharedWorld, request: &Request, reason: &str, cure: impl FnOnce()) {
     // On a stream that is given up because of an earlier withdrawal it is lost as well.
-    let reasons = [reason, "transport"].into_iter().take(if Dialect::chosen() == Dialect::Resp { 2 } else { 1 });
-    let counts = || reasons.clone().map(|reason| world.stat(&format!("store_failures_{reason}_total"))).sum::<u64>();
+    let reasons = match Dialect::chosen() {
+        Dialect::Resp => vec![reason, "garbage", "transport"],
+        Dialect::Webdis => vec![reason],
+    };
+    let counts = || reasons.iter().map(|reason| world.stat(&format!("store_failures_{reason}_total"))).sum::<u64>();
     let before = counts();
     refused(&request.send(), 503, "store-unavailable", Some("1"));
     let failures = world.gateways[0].admin("/stats?filter=store_failures");
