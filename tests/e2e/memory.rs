@@ -19,6 +19,8 @@ use crate::worlds::start;
 
 /// Bound of the table.
 const MAX_BYTES: u64 = 16 << 20;
+/// So many that a place for each 512 bytes of a table of 1 MiB would not do.
+const SMALL_RESPONSES: usize = 4_300;
 /// docs/performance.md, "Memory": what a table costs in memory of Envoy is at most `max_bytes` × this …
 const RSS_FACTOR: u64 = 3;
 /// … and this, for the VMs, connections and buffers that a flood brings with it.
@@ -73,6 +75,20 @@ fn three_hundred_thousand_keys_stay_within_the_bound_and_nothing_unsettled_is_fo
         false => refused(&again, 409, "not-replayable", None),
     }
     assert_eq!(world.ledger.entries().len(), 2);
+}
+
+#[test]
+fn small_responses_are_replayed_while_the_bytes_are_not_used() {
+    let world = flooded(json!({ "store": { "max_bytes": 1 << 20 } }));
+    let told = flood(&world, "key", SMALL_RESPONSES);
+    assert_eq!(told, BTreeMap::from([(201, SMALL_RESPONSES)]));
+    let used = || world.gateway.stat("wasmcustom.idempotency_store_bytes");
+    wait_until("the gauge tells", PATIENCE, || used() > (1 << 20) * 9 / 10);
+    assert!(used() < 1 << 20, "{} bytes", used());
+    for n in (0..SMALL_RESPONSES).step_by(50) {
+        let again = world.post("/flood").key(format!("key-{n}")).header("x-route", "flood").body("ten").send();
+        assert!(said(&again).starts_with("replayed;"), "{n}: {}", shown(&again));
+    }
 }
 
 #[test]

@@ -19,12 +19,14 @@ use proptest::prelude::*;
 
 use crate::gateways::{Gateways, LEASE, TTL, deeds, timeless};
 
-/// Small enough that the clock hand sees the whole table at once: 64 buckets, 32 places for bodies.
+/// Small enough that the clock hand sees the whole table at once: 64 buckets.
 const SMALL: u64 = 16 * 1024;
 const ROOMY: u64 = 256 * 1024;
 
 /// A new record of a claim without a key of ours: name, length, head, fingerprint, owner, end of the lease.
 const CLAIMED: u64 = 32 + 4 + 18 + 32 + 16 + 8;
+/// What a completed record with a response of eight bytes takes: the record, and the response with place and name.
+const COMPLETED: u64 = CLAIMED + 12 + 40 + 8;
 /// What a claimed record may grow by: a completion with a body's place takes 11 bytes more, released owners 16 each.
 const GROWTH: u64 = 12 + 16 * RELEASED_KEPT as u64;
 
@@ -337,17 +339,81 @@ fn a_completion_that_drops_its_own_body_to_make_room_says_so() {
 }
 
 #[test]
-fn the_ring_of_bodies_wraps_around_and_the_youngest_stay() {
+fn no_response_goes_before_the_bytes_are_used() {
     let host = Host::default();
-    let table = host.open(SMALL);
-    for number in 0..50 {
-        table.apply(call(number, 0, CLAIM), 0);
-        table.apply(call(number, 0, complete(&number.to_le_bytes())), 0);
+    let table = host.open(ROOMY);
+    let count = ROOMY / COMPLETED;
+    for number in 0..count {
+        execute(&table, number, TTL, 0);
         assert_eq!(table.bytes(), host.bytes());
     }
-    for number in 0..50 {
-        let expected = (number >= 50 - SMALL / 512).then(|| number.to_le_bytes().to_vec());
-        assert_eq!(replayed(&table, wide(number), PAYLOAD, 0), expected, "{number}");
+    let kept = (0..count).filter(|number| is_replayed(&table, *number)).count() as u64;
+    assert_eq!((kept, table.bytes()), (count, count * COMPLETED));
+    // One more, and the oldest go: its record and response take as much room as four responses.
+    execute(&table, count, TTL, 0);
+    assert_eq!((0..=count).find(|number| is_replayed(&table, *number)), Some(4));
+}
+
+#[test]
+fn responses_that_are_kept_long_outlast_any_number_of_those_that_are_not() {
+    let host = Host::default();
+    let table = host.open(ROOMY);
+    let mut last = 0;
+    for round in 0..50 {
+        let now_ms = round * TTL;
+        table.sweep(128, now_ms);
+        for number in 0..400 {
+            last = round * 400 + number;
+            // The first of all, a run of them, and some in between.
+            execute(&table, last, if last < 30 || last % 97 == 0 { 100 * TTL } else { TTL }, now_ms);
+        }
+    }
+    let lost: Vec<u64> =
+        (0..=last).filter(|it| *it < 30 || it % 97 == 0).filter(|it| !is_replayed(&table, *it)).collect();
+    assert!(lost.is_empty(), "{lost:?}");
+    // Cells are never deleted: there are as many as bodies were there at once, and some more.
+    let places = host.sizes(b'b').len();
+    assert!(places < 2 * (400 + 30 + 50 * 5), "{places} places");
+}
+
+#[test]
+fn responses_go_lap_by_lap_whatever_their_sizes() {
+    let host = Host::default();
+    let table = host.open(ROOMY);
+    let mut random = 1_u64;
+    let mut kept_since = 0;
+    for number in 0..5000_u64 {
+        random = random.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+        table.apply(call(number, 0, CLAIM), number);
+        let response = vec![7; 8 + (random >> 33) as usize % if number % 1000 < 500 { 40 } else { 2000 }];
+        // Records without a response may fill the table by and by, so they do not last.
+        let done = Command { ttl_ms: 300, ..call(number, 0, complete(&response)) };
+        assert_eq!(table.apply(done, number), StoreReply::Settled, "{number}");
+        assert_eq!(table.bytes(), host.bytes());
+        if number % 50 == 0 {
+            table.sweep(128, number);
+            let recent = number.saturating_sub(299)..=number;
+            let first = recent.clone().find(|it| is_replayed_at(&table, *it, number)).unwrap_or(number);
+            let gap = recent.filter(|it| *it > first && !is_replayed_at(&table, *it, number)).count();
+            kept_since += u64::from(gap == 0);
+        }
+    }
+    assert!(kept_since > 90, "in {kept_since} of 100 looks the youngest were kept without a gap");
+}
+
+#[test]
+fn a_claim_is_not_refused_for_responses_that_could_go_however_many_went_before() {
+    let host = Host::default();
+    let table = host.open(1 << 20);
+    (0..3000).for_each(|number| execute(&table, number, TTL, 0));
+    table.sweep(512, TTL);
+    assert_eq!(table.bytes(), 0);
+    for number in 0..150 {
+        table.apply(call(number, 0, CLAIM), TTL);
+        assert_eq!(table.apply(call(number, 0, complete(&[7; 6800])), TTL), StoreReply::Settled);
+    }
+    for number in 10_000..15_000 {
+        assert_eq!(timeless(table.apply(call(number, 0, CLAIM), TTL)), granted(1), "{number}");
     }
 }
 
@@ -628,7 +694,18 @@ fn replayed(table: &Table<Host>, name: Name, fingerprint: Fingerprint, now_ms: u
 }
 
 fn is_replayed(table: &Table<Host>, number: u64) -> bool {
-    replayed(table, wide(number), PAYLOAD, 0).is_some()
+    is_replayed_at(table, number, 0)
+}
+
+fn is_replayed_at(table: &Table<Host>, number: u64, now_ms: u64) -> bool {
+    replayed(table, wide(number), PAYLOAD, now_ms).is_some()
+}
+
+/// A whole execution, with a response of eight bytes.
+fn execute(table: &Table<Host>, number: u64, ttl_ms: u64, now_ms: u64) {
+    let lived = |kind| Command { ttl_ms, ..call(number, 0, kind) };
+    assert_eq!(timeless(table.apply(lived(CLAIM), now_ms)), granted(1), "{number}");
+    assert_eq!(table.apply(lived(complete(&number.to_le_bytes())), now_ms), StoreReply::Settled, "{number}");
 }
 
 /// Cells as Envoy has them: versions from one counter, no deletion, insert-if-absent with a version no cell has.

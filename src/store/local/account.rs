@@ -5,15 +5,50 @@
 
 use crate::record::{Corrupt, Input};
 
+/// One stay of a body in a place: bodies come to the places in order, lap after lap, so an earlier stay is an older body.
+///
+/// No stay is used twice. The first lap is 1: a new place counts to the lap before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// The number of the lap.
+    pub lap: u32,
+    /// Which cell.
+    pub slot: u32,
+}
+
+impl Place {
+    /// The one after it, of so many places.
+    pub fn after(self, places: u32) -> Self {
+        match self.slot + 1 < places {
+            true => Place { slot: self.slot + 1, ..self },
+            false => Place { lap: self.lap.saturating_add(1), slot: 0 },
+        }
+    }
+
+    /// As a record and a body carry it: in the order of stays.
+    pub fn number(self) -> u64 {
+        u64::from(self.lap) << 32 | u64::from(self.slot)
+    }
+
+    /// The place of this number.
+    pub fn of(number: u64) -> Self {
+        Place { lap: (number >> 32) as u32, slot: number as u32 }
+    }
+}
+
 /// Bytes in use and positions, in one cell so that they change together.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct Account {
     /// May be below zero for a moment: a change is accounted for after it was made.
     pub bytes: i64,
-    /// The number of the next body.
-    pub next_body: u64,
-    /// The number of the oldest body that may still be there.
-    pub oldest_body: u64,
+    /// How many bodies there are; below zero for a moment as `bytes` is.
+    pub bodies: i64,
+    /// How many places for bodies have been made.
+    pub places: u32,
+    /// Where the next body goes, unless a new place is made for it.
+    pub next: Place,
+    /// Where the oldest body may be.
+    pub oldest: Place,
     /// The bucket that the clock hand visits next.
     pub hand: u32,
     /// How many buckets the hand has visited since there last was something to drop.
@@ -22,7 +57,43 @@ pub struct Account {
     pub barren_until_ms: u64,
 }
 
+impl Default for Account {
+    fn default() -> Self {
+        let start = Place { lap: 1, slot: 0 };
+        Account { bytes: 0, bodies: 0, places: 0, next: start, oldest: start, hand: 0, barren: 0, barren_until_ms: 0 }
+    }
+}
+
 impl Account {
+    /// A place for one more body: a new one while three in four are taken, because then a free one is hard to find.
+    pub fn place(&mut self) -> Place {
+        match self.bodies.saturating_mul(4) < i64::from(self.places) * 3 {
+            true => self.next_place(),
+            false => self.new_place(),
+        }
+    }
+
+    /// The next place of this lap, which another body may still be in.
+    pub fn next_place(&mut self) -> Place {
+        let place = self.next;
+        self.next = place.after(self.places);
+        place
+    }
+
+    /// A place that no body was ever in. This lap has yet to come to it, so it belongs to the lap before.
+    pub fn new_place(&mut self) -> Place {
+        let place = Place { lap: self.next.lap.saturating_sub(1), slot: self.places };
+        self.oldest = self.oldest.min(place);
+        self.places = self.places.saturating_add(1);
+        place
+    }
+
+    /// A body of this many bytes has gone.
+    pub fn lose_body(&mut self, bytes: i64) {
+        self.bytes = self.bytes.saturating_sub(bytes);
+        self.bodies = self.bodies.saturating_sub(1);
+    }
+
     /// Bytes in use.
     pub fn used(&self) -> u64 {
         self.bytes.try_into().unwrap_or(0)
@@ -35,13 +106,15 @@ impl Account {
 
     /// As its cell holds it.
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(44);
+        let mut out = Vec::with_capacity(52);
         out.extend(self.bytes.to_le_bytes());
-        out.extend(self.next_body.to_le_bytes());
-        out.extend(self.oldest_body.to_le_bytes());
+        out.extend(self.bodies.to_le_bytes());
+        out.extend(self.next.number().to_le_bytes());
+        out.extend(self.oldest.number().to_le_bytes());
         out.extend(self.barren_until_ms.to_le_bytes());
         out.extend(self.hand.to_le_bytes());
         out.extend(self.barren.to_le_bytes());
+        out.extend(self.places.to_le_bytes());
         out
     }
 
@@ -56,11 +129,13 @@ impl Account {
         let mut input = Input(bytes);
         let account = Account {
             bytes: i64::from_le_bytes(input.array()?),
-            next_body: u64::from_le_bytes(input.array()?),
-            oldest_body: u64::from_le_bytes(input.array()?),
+            bodies: i64::from_le_bytes(input.array()?),
+            next: Place::of(u64::from_le_bytes(input.array()?)),
+            oldest: Place::of(u64::from_le_bytes(input.array()?)),
             barren_until_ms: u64::from_le_bytes(input.array()?),
             hand: u32::from_le_bytes(input.array()?),
             barren: u32::from_le_bytes(input.array()?),
+            places: u32::from_le_bytes(input.array()?),
         };
         input.end()?;
         Ok(account)

@@ -1,4 +1,4 @@
-//! What stands in a cell of the table: a bucket of records, or one body of the ring.
+//! What stands in a cell of the table: a bucket of records, or one body.
 //!
 //! Its one rule: bytes that are no cell are an error and never half of one.
 //! It does not know which cells there are.
@@ -7,12 +7,13 @@ use std::ops::Range;
 
 use crate::key::Name;
 use crate::record::{Corrupt, Input, Record, State};
+use crate::store::local::account::Place;
 
-/// A cell of the ring: its number, whose it is, the encoded response.
+/// The cell of a body: its place, whose it is, the encoded response.
 pub struct Body<'a> {
-    /// Its number.
-    pub place: u64,
-    /// The name of the record that carries the number.
+    /// Where it is, since when.
+    pub place: Place,
+    /// The name of the record that carries the place.
     pub name: [u8; 32],
     /// The response, as the record's owner encoded it.
     pub response: &'a [u8],
@@ -25,7 +26,7 @@ impl<'a> Body<'a> {
     /// These bytes are no body.
     pub fn parse(value: &'a [u8]) -> Result<Self, Corrupt> {
         let mut input = Input(value);
-        let (place, name) = (u64::from_le_bytes(input.array()?), input.array()?);
+        let (place, name) = (Place::of(u64::from_le_bytes(input.array()?)), input.array()?);
         Ok(Body { place, name, response: input.0 })
     }
 }
@@ -94,9 +95,11 @@ pub fn put(bucket: &[u8], place: Range<usize>, name: &Name, record: &[u8]) -> Re
 }
 
 /// The place of the body that a record carries.
-pub fn body_place(record: &Record) -> Option<u64> {
+pub fn body_place(record: &Record) -> Option<Place> {
     match &record.state {
-        State::Completed { response: Some(place), .. } => Some(u64::from_le_bytes(place.as_slice().try_into().ok()?)),
+        State::Completed { response: Some(place), .. } => {
+            Some(Place::of(u64::from_le_bytes(place.as_slice().try_into().ok()?)))
+        }
         _ => None,
     }
 }

@@ -6,16 +6,22 @@
 //!
 //! # The shape
 //!
-//! Cells are never deleted, so their keys are drawn from a fixed set: *buckets* of records, found by name; a *ring* of
-//! response bodies, found by the number that the record carries; one *account* of bytes and positions; one *salt*.
-//! Bodies leave the ring oldest first, and a record whose body has left says "not replayable". A clock hand goes round
-//! the buckets a few at a time and drops what has expired, and under pressure what was released.
+//! Cells are never deleted, so their keys are drawn from a set that grows only by need: *buckets* of records, found by
+//! name; *places* for response bodies, found by what the record carries; one *account* of bytes and positions; one
+//! *salt*. Bodies come to free places in order, lap after lap, and a new place is made while few are free: so no body
+//! goes before the bytes are used. Then they go oldest lap first, and a record whose body has gone says "not
+//! replayable". A clock hand goes round the buckets a few at a time and drops what has expired, and under pressure what
+//! was released.
 
 mod account;
+
 mod cell;
 
+mod bodies;
+
 use account::Account;
-use cell::{Body, body_place, entries, find, put};
+use bodies::COMPLETION_GROWTH;
+use cell::{body_place, entries, find, put};
 
 use crate::command::{Command, CommandKind, Failure, ReplyKind, StoreReply};
 use crate::digest::{Digest, checksum};
@@ -52,8 +58,6 @@ pub struct Table<C> {
     max_bytes: u64,
     /// Base-2 logarithm of the number of buckets.
     bucket_bits: u32,
-    /// Length of the ring.
-    bodies: u64,
     /// Odd and random, so that no client can aim names at one bucket.
     salt: u64,
 }
@@ -65,14 +69,11 @@ const TRIES: usize = 256;
 const HAND_STEPS: u32 = 16;
 /// How many buckets are visited at once where nothing but a whole round will do.
 const ROUND_STEPS: u32 = 1024;
-/// How many places of the ring one operation passes at most.
-const RING_STEPS: usize = 1024;
+/// The version of what stands here beside the records, so that no module reads the cells of another.
+const SHAPE: u8 = 2;
 /// How long a whole round that found nothing to drop counts at most as proof that there is nothing. A round of the
 /// default table takes a worker some tenths of a second.
 const BARREN_MS: u64 = 10_000;
-/// How much a running record grows when it is completed with a body.
-const COMPLETION_GROWTH: i64 = 12;
-
 impl<C: Cells> Table<C> {
     /// Opens the table of this plugin, or makes it; `random` becomes its salt if it is new.
     ///
@@ -83,10 +84,10 @@ impl<C: Cells> Table<C> {
         let mut digest = Digest::new("table", None);
         digest.part("plugin", plugin);
         digest.part("geometry", &max_bytes.to_le_bytes());
-        digest.part("format", &[FORMAT]);
+        digest.part("format", &[FORMAT, SHAPE]);
         let [a, b, c, d, e, f, g, h, ..] = digest.finish();
         let prefix = [a, b, c, d, e, f, g, h];
-        let mut table = Table { cells, prefix, max_bytes, bucket_bits, bodies: max_bytes / 512, salt: 0 };
+        let mut table = Table { cells, prefix, max_bytes, bucket_bits, salt: 0 };
         let key = table.key(b's', 0);
         table.swap(&key, &(random | 1).to_le_bytes(), None)?;
         let (salt, _) = table.get(&key)?;
@@ -102,7 +103,7 @@ impl<C: Cells> Table<C> {
             && let Some(body) = response.take()
         {
             place = self.put_body(&command.name, &body, now_ms).unwrap_or(None);
-            *response = place.map(|place| place.to_le_bytes().to_vec());
+            *response = place.map(|place| place.number().to_le_bytes().to_vec());
             prepaid = if place.is_some() { COMPLETION_GROWTH } else { 0 };
             dropped = place.is_none();
         }
@@ -215,20 +216,8 @@ impl<C: Cells> Table<C> {
             }
             self.turn_hand(HAND_STEPS.min(self.buckets()), now_ms, released);
         }
-        for _ in 0..RING_STEPS {
-            let account = self.account()?;
-            if fits(&account) {
-                return Ok(true);
-            }
-            if account.oldest_body == account.next_body {
-                break;
-            }
-            let oldest = self.change_account(|account| {
-                let oldest = account.oldest_body;
-                account.oldest_body = (oldest + 1).min(account.next_body);
-                oldest
-            })?;
-            self.drop_body(oldest);
+        if self.drop_oldest(fits)? {
+            return Ok(true);
         }
         // No body is left that could go. Say so only when a whole round of the hand has found nothing either.
         loop {
@@ -236,7 +225,7 @@ impl<C: Cells> Table<C> {
             if fits(&account) {
                 return Ok(true);
             }
-            if account.oldest_body != account.next_body || is_proven(&account) {
+            if is_proven(&account) {
                 return Ok(false);
             }
             self.turn_hand(ROUND_STEPS.min(self.buckets()), now_ms, true);
@@ -296,59 +285,7 @@ impl<C: Cells> Table<C> {
         Ok(visit)
     }
 
-    /// Keeps a body at the young end of the ring; none when there is no room for it and for its record's growth.
-    fn put_body(&self, name: &Name, response: &[u8], now_ms: u64) -> Result<Option<u64>, Failure> {
-        let mut value = vec![0; 8];
-        value.extend(name.0);
-        value.extend(response);
-        let size = value.len() as i64;
-        let place = self.reserve(size + COMPLETION_GROWTH, now_ms, |account| {
-            let place = account.next_body;
-            account.next_body += 1;
-            account.oldest_body = account.oldest_body.max(account.next_body.saturating_sub(self.bodies));
-            place
-        })?;
-        let Some(place) = place else { return Ok(None) };
-        value.splice(..8, place.to_le_bytes());
-        let key = self.body_key(place);
-        let mut cell = (Vec::new(), None);
-        for _ in 0..TRIES {
-            if self.swap(&key, &value, cell.1)? {
-                self.account_for(-(cell.0.len() as i64))?;
-                return Ok(Some(place));
-            }
-            cell = self.get(&key)?;
-            if Body::parse(&cell.0).is_ok_and(|body| body.place > place) {
-                // The ring went round while we were on our way.
-                break;
-            }
-        }
-        self.account_for(-size - COMPLETION_GROWTH)?;
-        Ok(None)
-    }
-
-    /// The body that a record of this name carries the place of; none when it has left the ring.
-    fn body(&self, name: &Name, place: &[u8]) -> Result<Option<Vec<u8>>, Failure> {
-        let place = u64::from_le_bytes(place.try_into().map_err(|_| Failure::Corrupt)?);
-        let (value, _) = self.get(&self.body_key(place))?;
-        if value.is_empty() {
-            return Ok(None);
-        }
-        let body = Body::parse(&value)?;
-        Ok((body.place == place && body.name == name.0).then(|| body.response.to_vec()))
-    }
-
-    /// Empties a body's cell, unless a faster worker has done so or put another body there.
-    fn drop_body(&self, place: u64) {
-        let key = self.body_key(place);
-        if let Ok((value, version)) = self.get(&key)
-            && Body::parse(&value).is_ok_and(|body| body.place == place)
-        {
-            let _ = self.write(&key, &[], value.len(), version);
-        }
-    }
-
-    /// Writes a bucket or a body and accounts for the difference.
+    /// Writes a bucket and accounts for the difference.
     fn write(&self, key: &[u8], value: &[u8], length_before: usize, version: Option<u32>) -> Result<bool, Failure> {
         if !self.swap(key, value, version)? {
             return Ok(false);
@@ -409,10 +346,6 @@ impl<C: Cells> Table<C> {
         let [a, b, c, d, e, f, g, h, ..] = name.0;
         let head = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
         (head.wrapping_mul(self.salt) >> (64 - self.bucket_bits)) as u32
-    }
-
-    fn body_key(&self, place: u64) -> [u8; 13] {
-        self.key(b'b', (place % self.bodies) as u32)
     }
 
     /// Short enough to live inside the host's string object.
