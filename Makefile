@@ -40,8 +40,8 @@ run: DISPENSABLE := binaryen
 run: port-free build $(ENVOY_BIN) $(if $(filter redis,$(STORE)),store-tools) ## Shows one payment sent twice and charged once, then serves on 127.0.0.1:10000 (PORT=8080: there; ONCE=1: ends before it serves; STORE=redis: two Envoys on one Redis).
 	@cargo run --locked --quiet --package harness --bin demo
 
-check-config: ## Says what a configuration would do, or why Envoy would refuse it (FILE=envoy/local.yaml, FILE=- reads standard input; STRICT=1: warnings fail).
-	@cargo run --locked --quiet --package check-config -- $(if $(STRICT),--strict) "$(FILE)"
+check-config: ## Says what a configuration would do, or why Envoy would refuse it (FILE=envoy/local.yaml, FILE=- reads standard input; STRICT=1: warnings fail; REQUEST='POST /v1/payments': what becomes of it).
+	@cargo run --locked --quiet --package check-config -- $(if $(STRICT),--strict) $(if $(REQUEST),--request "$(REQUEST)") "$(FILE)"
 
 # What needs no module and no server comes first, so that most mistakes show in a minute.
 test: ready $(ENVOY_BIN) ## Runs every test, those on real Envoy too, and fuzzes for a moment.

@@ -4,6 +4,8 @@
 //! says so.
 //! It does not verify a credential: it believes what the filters before this one let through.
 
+use std::fmt;
+
 use crate::authorization::shows_nothing;
 use crate::config::{Anonymous, Part, Policy};
 use crate::digest::Digest;
@@ -32,6 +34,13 @@ pub struct Credential {
     name: String,
     /// The lines that it had.
     lines: Vec<Vec<u8>>,
+}
+
+impl fmt::Display for Credential {
+    /// Where it stood, without what stood there.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.kind, self.name)
+    }
 }
 
 impl Caller {

@@ -111,6 +111,11 @@ impl ClientKey {
         ClientKey(vec![text.into_bytes()])
     }
 
+    /// The values, one a source.
+    pub fn values(&self) -> &[Vec<u8>] {
+        &self.0
+    }
+
     /// The value of `Idempotency-Key` for the upstream; none where the key has several parts and the form is not ours.
     pub fn written(&self, form: KeyForm) -> Option<Vec<u8>> {
         match (form, self.0.as_slice()) {

@@ -40,7 +40,7 @@ pub fn findings(found: &Found<'_>, config: &Config, document: &Value, trees: &[V
     match found.carrier {
         Carrier::Chain(chain) => of_chain(chain, &rules, &World::of(trees)),
         Carrier::EnvoyFilter(_) | Carrier::WasmPlugin(_) => of_istio(found.carrier, &rules, trees),
-        Carrier::Unknown => Findings::default(),
+        Carrier::ExtensionPolicy(_) | Carrier::Unknown => Findings::default(),
     }
 }
 

@@ -123,7 +123,7 @@ pub fn stand<'a>(carrier: Carrier<'a>, trees: &'a [Value]) -> Option<Stand<'a>> 
             }
             (tree, &tree["spec"]["workloadSelector"]["labels"], kind_of_name(beside) == "router")
         }
-        Carrier::Chain(_) | Carrier::Unknown => return None,
+        Carrier::Chain(_) | Carrier::ExtensionPolicy(_) | Carrier::Unknown => return None,
     };
     Some(Stand { namespace: &resource["metadata"]["namespace"], labels, is_last })
 }

@@ -4,11 +4,13 @@
 //! It does not start Envoy, and asks nothing of the network.
 #![expect(clippy::indexing_slicing, reason = "only JSON is indexed, by names: what is not there is null")]
 
+mod arguments;
 mod breakers;
 mod certificates;
 mod clients;
 mod credentials;
 mod deeds;
+mod errors;
 mod identity;
 mod injectors;
 mod input;
@@ -19,15 +21,18 @@ mod metadata;
 mod mutations;
 mod places;
 mod report;
+mod request;
 mod requirements;
 mod running;
 mod sameness;
 mod scope;
 mod shielding;
+mod shown;
 mod sources;
 mod surroundings;
 mod tokens;
 mod told;
+mod trace;
 mod verification;
 mod wanted;
 mod ways;
@@ -39,33 +44,15 @@ use std::fs;
 use std::io::{self, Read, Write};
 use std::process::ExitCode;
 
-const HELP: &str = "\
-Says what a configuration of envoy-idempotency would do, or why Envoy would refuse it.
-
-check-config [--strict] FILE...    - reads standard input
-
-  --strict    warnings count as errors
-  --help      prints this
-  --version   prints the version of the filter whose parser this is
-
-A file is the filter's document alone (JSON), or a configuration of Envoy, Istio or Envoy Gateway (YAML or JSON).
-Exits with 0 where the filter would start, with 1 where there is an error (--strict: or a warning), and with 2 where a
-file cannot be read or holds nothing to check, or where the arguments are wrong.
-";
-
-/// What the arguments ask for.
-enum Wanted {
-    Help,
-    Version,
-    Check { files: Vec<String>, is_strict: bool },
-}
+use arguments::{Check, Wanted};
+use report::Report;
+use serde_json::json;
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> = env::args().skip(1).collect();
-    let (said, code) = match wanted(&arguments) {
-        Ok(Wanted::Help) => (HELP.to_owned(), 0),
+    let (said, code) = match arguments::read(env::args_os().skip(1)) {
+        Ok(Wanted::Help) => (arguments::HELP.to_owned(), 0),
         Ok(Wanted::Version) => (format!("check-config {}\n", envoy_idempotency::VERSION), 0),
-        Ok(Wanted::Check { files, is_strict }) => check_all(&files, is_strict),
+        Ok(Wanted::Check(check)) => check_all(&check),
         Err(message) => {
             eprintln!("{message}");
             (String::new(), 2)
@@ -76,56 +63,40 @@ fn main() -> ExitCode {
     ExitCode::from(code)
 }
 
-fn wanted(arguments: &[String]) -> Result<Wanted, String> {
-    let (options, files): (Vec<_>, Vec<_>) = arguments.iter().cloned().partition(|it| it.starts_with("--"));
-    for option in &options {
-        match option.as_str() {
-            "--help" => return Ok(Wanted::Help),
-            "--version" => return Ok(Wanted::Version),
-            "--strict" => {}
-            _ => return Err(format!("{option} is no option; known are --strict, --help and --version")),
-        }
-    }
-    let files: Vec<String> = files.into_iter().filter(|name| !name.is_empty()).collect();
-    if files.is_empty() {
-        return Err("give a file, or - for standard input: make check-config FILE=envoy/local.yaml".to_owned());
-    }
-    Ok(Wanted::Check { files, is_strict: !options.is_empty() })
-}
-
 /// Checks every file; what cannot be checked is said, and the others are checked all the same.
-fn check_all(files: &[String], is_strict: bool) -> (String, u8) {
-    let (mut said, mut code) = (String::new(), 0);
-    for name in files {
-        let found = match check(name) {
-            Ok((report, verdict)) => {
-                if !said.is_empty() {
-                    said.push('\n');
-                }
-                said.push_str(&report);
-                u8::from(verdict.has_errors || is_strict && verdict.has_warnings)
+fn check_all(check: &Check) -> (String, u8) {
+    let (mut texts, mut trees, mut code) = (Vec::new(), Vec::new(), 0);
+    for name in &check.files {
+        let file = if name == "-" { "standard input" } else { name };
+        let found = match judge(name, check) {
+            Ok(reports) => {
+                texts.push(shown::text(file, &reports));
+                trees.push(shown::json(file, &reports));
+                let fails = |it: &Report| !it.errors.is_empty() || check.is_strict && !it.warnings.is_empty();
+                u8::from(reports.iter().any(fails))
             }
-            Err(message) => {
-                eprintln!("{message}");
+            Err(why) => {
+                eprintln!("{file}: {why}");
+                trees.push(shown::unchecked(file, &why));
                 2
             }
         };
         code = code.max(found);
     }
+    let said = if check.is_json { format!("{:#}\n", json!({ "files": trees })) } else { texts.join("\n") };
     (said, code)
 }
 
-/// What is to be said about this file, and what was found in it.
-fn check(name: &str) -> Result<(String, report::Verdict), String> {
-    let shown = if name == "-" { "standard input" } else { name };
-    let text = read(name).map_err(|error| format!("{shown}: cannot be read: {error}"))?;
+/// What is to be said about this file, place by place.
+fn judge(name: &str, check: &Check) -> Result<Vec<Report>, String> {
+    let text = read(name).map_err(|error| format!("cannot be read: {error}"))?;
     // As Windows' editors begin a file.
-    let input = input::parse(text.trim_start_matches('\u{feff}')).map_err(|why| format!("{shown}: {why}"))?;
+    let input = input::parse(text.trim_start_matches('\u{feff}'))?;
     let found = places::find(&input);
     if found.is_empty() {
-        return Err(format!("{shown}: {}", input.without_filter()));
+        return Err(input.without_filter());
     }
-    Ok(report::write(shown, &found, &input))
+    Ok(found.iter().map(|found| report::judge(found, &input, check.request.as_ref())).collect())
 }
 
 fn read(name: &str) -> io::Result<String> {

@@ -27,6 +27,8 @@ pub enum Carrier<'a> {
     Chain(Chain<'a>),
     /// An EnvoyFilter's patch, whose HTTP filter has this name.
     EnvoyFilter(&'a str),
+    /// One of the modules of Envoy Gateway's EnvoyExtensionPolicy.
+    ExtensionPolicy(&'a Value),
     /// Something that does not tell where the filter stands.
     Unknown,
     /// Istio's WasmPlugin.
@@ -116,6 +118,10 @@ impl<'a> Walk<'a> {
             "virtual_hosts" => named("virtual host"),
             "resources" if item.get("filter_chains").is_none() => named("resource"),
             "routes" => named("route"),
+            "wasm" if module_of_gateway(item) => {
+                walk.carrier = Carrier::ExtensionPolicy(item);
+                named("module")
+            }
             "http_filters" => {
                 walk.carrier = Carrier::Chain(Chain { listener: walk.listener, manager: parent, index });
                 named("HTTP filter")
@@ -151,8 +157,11 @@ pub fn kubernetes_name(tree: &Value) -> String {
 }
 
 /// The PluginConfig that stands at this node: under a Wasm filter's `typed_config`, or what Istio makes of a
-/// WasmPlugin.
+/// WasmPlugin and Envoy Gateway of a module.
 pub fn wasm_plugin(node: &Value) -> Option<Value> {
+    if module_of_gateway(node) {
+        return Some(plugin_of_gateway(node));
+    }
     if node["kind"] == "WasmPlugin" {
         return Some(plugin_of_istio(&node["spec"]));
     }
@@ -185,6 +194,29 @@ fn plugin_of_istio(spec: &Value) -> Value {
     });
     if let Some(config) = spec.get("pluginConfig") {
         plugin["configuration"] = json!({ "@type": "google.protobuf.Struct", "value": config });
+    }
+    plugin
+}
+
+/// Whether this is a module of an EnvoyExtensionPolicy.
+fn module_of_gateway(node: &Value) -> bool {
+    matches!(node["code"]["type"].as_str(), Some("HTTP" | "Image"))
+}
+
+fn plugin_of_gateway(module: &Value) -> Value {
+    let code = &module["code"];
+    let uri = if code["type"] == "HTTP" { &code["http"]["url"] } else { &code["image"]["url"] };
+    let mut plugin = json!({
+        "name": module["name"],
+        "root_id": module["rootID"],
+        "fail_open": module["failOpen"],
+        "vm_config": {
+            "environment_variables": { "host_env_keys": module["env"]["hostKeys"] },
+            "code": { "remote": { "http_uri": { "uri": uri } } },
+        },
+    });
+    if let Some(config) = module.get("config") {
+        plugin["configuration"] = json!({ "@type": "google.protobuf.StringValue", "value": config.to_string() });
     }
     plugin
 }

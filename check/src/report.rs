@@ -1,7 +1,8 @@
-//! What the checker says about a file, place by place.
+//! What there is to say of each place in a file where the filter is configured.
 //!
-//! Its one rule: every error and warning has the place in the file in front.
-//! It does not judge anything.
+//! Its one rule: every error and warning is a sentence that stands alone, and a document that the filter would refuse is
+//! not judged any further.
+//! It does not know in which form it is shown.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -11,78 +12,101 @@ use envoy_idempotency::config::Config;
 use serde_json::{Map, Value};
 
 use crate::credentials::{self, Findings};
+use crate::errors;
 use crate::input::Input;
 use crate::keeper;
-use crate::places::Found;
+use crate::places::{Carrier, Found};
+use crate::request::Given;
 use crate::surroundings;
+use crate::trace;
 use crate::words::{self, Line};
 use crate::world::list;
 
-/// What was found in a file.
+/// What there is to say of one place.
 #[derive(Default)]
-pub struct Verdict {
-    /// The filter would not start, or would not protect what its rules say.
-    pub has_errors: bool,
-    /// Something around it breaks the promise, or may.
-    pub has_warnings: bool,
+pub struct Report {
+    /// The place, in words; empty for a document by itself.
+    pub place: String,
+    /// What the configuration does; none where the filter would refuse it.
+    pub described: Option<Described>,
+    /// What was not checked, and what could be better.
+    pub notes: Vec<String>,
+    /// Why the filter would not start, or would not protect what its rules say.
+    pub errors: Vec<String>,
+    /// What around it breaks the promise, or may.
+    pub warnings: Vec<String>,
 }
 
-/// The report, and what it found.
-pub fn write(file: &str, found: &[Found<'_>], input: &Input) -> (String, Verdict) {
-    let mut text = String::new();
-    let mut verdict = Verdict::default();
-    for found in found {
-        let place = if found.place.is_empty() { file.to_owned() } else { format!("{file}: {}", found.place) };
-        if !text.is_empty() {
-            text.push('\n');
+/// A configuration in words.
+pub struct Described {
+    /// What holds for all rules.
+    pub store: Vec<Line>,
+    /// Each rule by its name.
+    pub rules: Vec<(String, Vec<Line>)>,
+    /// What becomes of the request that was asked about.
+    pub request: Option<(String, Vec<Line>)>,
+}
+
+/// Judges one place.
+pub fn judge(found: &Found<'_>, input: &Input, request: Option<&Given>) -> Report {
+    let mut report = Report { place: found.place.clone(), ..Report::default() };
+    let (unset, kept_out) = (RefCell::default(), RefCell::default());
+    let read = |name: &str| variable(found.plugin.as_ref(), name, &unset, &kept_out);
+    let document = match &found.document {
+        Ok(document) => document,
+        Err(why) => {
+            report.errors.push(why.clone());
+            return report;
         }
-        let (unset, kept_out) = (RefCell::default(), RefCell::default());
-        let parsed = found.document.clone().and_then(|document| {
-            let read = |name: &str| variable(found.plugin.as_ref(), name, &unset, &kept_out);
-            let config = Config::parse(document.as_bytes(), &read).map_err(|error| error.to_string())?;
-            Ok((config, serde_json::from_str(&document).unwrap_or_else(|_| Map::new().into())))
-        });
-        match parsed {
-            Ok((config, document)) => {
-                text.push_str(&format!("{place}\n"));
-                describe(&mut text, &config, &document);
-                for name in unset.into_inner() {
-                    text.push_str(&format!("Not set here, so its value was not checked: {name}\n"));
-                }
-                if !surroundings::is_placed(found) {
-                    text.push_str(
-                        "The file does not tell where the filter stands, so its surroundings were not checked.\n",
-                    );
-                }
-                if let Some(advice) = keeper::advice(found, &config, input.trees()) {
-                    text.push_str(&format!("{advice}\n"));
-                }
-                let around = surroundings::warnings(found, &config, input.trees());
-                let Findings { errors, warnings } = credentials::findings(found, &config, &document, input.trees());
-                // The filter loads what protects nothing; before it is loaded that is a mistake.
-                let (grave, risky): (Vec<_>, Vec<_>) =
-                    config.warnings.iter().partition(|warning| warning.ends_with(Config::PROTECTS_NOTHING));
-                verdict.has_errors |= !errors.is_empty() || !grave.is_empty();
-                verdict.has_warnings |= !risky.is_empty() || !around.is_empty() || !warnings.is_empty();
-                for error in grave.into_iter().chain(&errors) {
-                    text.push_str(&format!("{place}: error: {error}\n"));
-                }
-                for warning in risky.into_iter().chain(&around).chain(&warnings) {
-                    text.push_str(&format!("{place}: warning: {warning}\n"));
+    };
+    let config = match Config::parse(document.as_bytes(), &read) {
+        Ok(config) => config,
+        Err(error) => {
+            report.errors = errors::all(document, &error, &read);
+            let kept_out = kept_out.take();
+            let tree: Value = serde_json::from_str(document).unwrap_or_default();
+            for error in &mut report.errors {
+                let named = error.split_once(": ").and_then(|(place, _)| tree.pointer(place)?.as_str());
+                if let Some(name) = named.filter(|name| kept_out.contains(*name)) {
+                    error.push_str(&format!("; let it in by {}", way_in(found.carrier, name)));
                 }
             }
-            Err(why) => {
-                verdict.has_errors = true;
-                let names = Vec::from_iter(kept_out.into_inner()).join(", ");
-                let remedy = match names.as_str() {
-                    "" => String::new(),
-                    names => format!("; let it in by vm_config.environment_variables.host_env_keys: [{names}]"),
-                };
-                text.push_str(&format!("{place}: error: {why}{remedy}\n"));
-            }
+            return report;
         }
+    };
+    let document = serde_json::from_str(document).unwrap_or_else(|_| Map::new().into());
+    report.described = Some(described(&config, &document, request));
+    let unset = unset.take().into_iter();
+    report.notes.extend(unset.map(|name| format!("Not set here, so its value was not checked: {name}")));
+    if !surroundings::is_placed(found) {
+        report
+            .notes
+            .push("The file does not tell where the filter stands, so its surroundings were not checked.".to_owned());
     }
-    (text, verdict)
+    report.notes.extend(keeper::advice(found, &config, input.trees()).map(str::to_owned));
+    let around = surroundings::warnings(found, &config, input.trees());
+    let Findings { errors, warnings } = credentials::findings(found, &config, &document, input.trees());
+    // The filter loads what protects nothing; before it is loaded that is a mistake.
+    let (grave, risky): (Vec<_>, Vec<_>) =
+        config.warnings.into_iter().partition(|warning| warning.ends_with(Config::PROTECTS_NOTHING));
+    report.errors.extend(grave.into_iter().chain(errors));
+    report.warnings.extend(risky.into_iter().chain(around).chain(warnings));
+    report
+}
+
+fn described(config: &Config, document: &Value, request: Option<&Given>) -> Described {
+    let rules = config.rules.iter().enumerate().map(|(index, rule)| {
+        let requests = words::requests(document["rules"].get(index));
+        let wider = config.hidden_by(index).and_then(|wider| config.rules.get(wider));
+        let hidden = wider.map(|wider| ("reached", format!("never: rule {} takes all of them before it", wider.name)));
+        let lines = [Some(requests), hidden].into_iter().flatten().chain(words::policy(&rule.policy));
+        (rule.name.clone(), lines.collect())
+    });
+    Described {
+        store: words::store(config, document),
+        rules: rules.collect(),
+        request: request.map(|given| (given.line.clone(), trace::lines(config, given))),
+    }
 }
 
 /// A variable of the VM's environment. What this machine does not have is taken as right, because it is there on the
@@ -109,34 +133,14 @@ fn variable(
     })
 }
 
-fn describe(text: &mut String, config: &Config, document: &Value) {
-    lines(text, &words::store(config, document));
-    for (index, rule) in config.rules.iter().enumerate() {
-        text.push_str(&format!("Rule {}\n", rule.name));
-        lines(text, &[words::requests(document["rules"].get(index))]);
-        lines(text, &words::policy(&rule.policy));
-    }
-}
-
-/// Labels in a column of their own, and words beside them.
-fn lines(text: &mut String, lines: &[Line]) {
-    for (label, said) in lines {
-        let mut line = format!("  {label:<LABEL$}");
-        for word in said.split(' ') {
-            if line.chars().count() + word.chars().count() > WIDTH {
-                text.push_str(line.trim_end());
-                text.push('\n');
-                line = " ".repeat(2 + LABEL);
-            }
-            line.push_str(word);
-            line.push(' ');
-        }
-        text.push_str(line.trim_end());
-        text.push('\n');
+/// The setting that lets a variable of this name into the VM.
+fn way_in(carrier: Carrier<'_>, name: &str) -> String {
+    match carrier {
+        Carrier::ExtensionPolicy(_) => format!("env.hostKeys: [{name}]"),
+        Carrier::WasmPlugin(_) => format!("vmConfig.env: [{{ name: {name}, valueFrom: HOST }}]"),
+        _ => format!("vm_config.environment_variables.host_env_keys: [{name}]"),
     }
 }
 
 /// Thirty-two bytes in base64, which is right wherever a variable may stand.
 const SOME_KEY: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
-const LABEL: usize = 17;
-const WIDTH: usize = 100;

@@ -24,6 +24,7 @@ pub fn warnings(found: &Found<'_>, config: &Config, trees: &[Value]) -> Vec<Stri
     let limits = Limits::of(config);
     let mut warnings = match found.carrier {
         Carrier::WasmPlugin(resource) => istio::plugin_warnings(resource),
+        Carrier::ExtensionPolicy(module) => module_warnings(module),
         _ => plugin_warnings(plugin),
     };
     match found.carrier {
@@ -34,7 +35,7 @@ pub fn warnings(found: &Found<'_>, config: &Config, trees: &[Value]) -> Vec<Stri
             warnings.extend(clients::warnings(chain, config));
         }
         Carrier::EnvoyFilter(name) => warnings.extend(istio::patch_warnings(name, &limits, trees)),
-        Carrier::Unknown | Carrier::WasmPlugin(_) => {}
+        Carrier::ExtensionPolicy(_) | Carrier::Unknown | Carrier::WasmPlugin(_) => {}
     }
     warnings.extend(keeper::warning(found, config, trees));
     if let Store::Redis(redis) = &config.store {
@@ -56,7 +57,7 @@ pub fn warnings(found: &Found<'_>, config: &Config, trees: &[Value]) -> Vec<Stri
 
 /// Whether the file tells where the filter stands.
 pub fn is_placed(found: &Found<'_>) -> bool {
-    found.plugin.is_none() || !matches!(found.carrier, Carrier::Unknown)
+    found.plugin.is_none() || !matches!(found.carrier, Carrier::ExtensionPolicy(_) | Carrier::Unknown)
 }
 
 fn plugin_warnings(plugin: &Value) -> Vec<String> {
@@ -76,6 +77,19 @@ fn plugin_warnings(plugin: &Value) -> Vec<String> {
     if plugin["failure_policy"] == "FAIL_OPEN" || plugin["fail_open"] == true {
         let setting = if plugin["fail_open"] == true { "fail_open" } else { "failure_policy: FAIL_OPEN" };
         warnings.push(format!("{setting}: {FAIL_OPEN}"));
+    }
+    warnings
+}
+
+/// Warnings about a module of an EnvoyExtensionPolicy, which cannot carry the filter.
+fn module_warnings(module: &Value) -> Vec<String> {
+    let mut warnings = vec![
+        "an EnvoyExtensionPolicy cannot set allow_on_headers_stop_iteration, so requests with a body are refused: take an \
+         EnvoyPatchPolicy that adds the filter of envoy/local.yaml to the listener's http_filters"
+            .to_owned(),
+    ];
+    if module["failOpen"] == true {
+        warnings.push(format!("failOpen: {FAIL_OPEN}"));
     }
     warnings
 }

@@ -248,11 +248,11 @@ fn warn_of_rules(root: Place<'_>, config: &Config) {
     let rules = root.member("rules");
     for (index, rule) in config.rules.iter().enumerate() {
         let at = rules.item(index);
-        let before = config.rules.iter().take(index);
-        if let Some(wider) = before.clone().position(|before| before.matches.covers(&rule.matches)) {
+        let mut before = config.rules.iter().take(index);
+        if let Some(wider) = config.hidden_by(index) {
             at.warn(&format!("is never reached, because {} takes all that it matches", rules.item(wider)));
         }
-        if let Some(other) = before.clone().position(|before| before.name == rule.name) {
+        if let Some(other) = before.position(|before| before.name == rule.name) {
             at.member("name")
                 .warn(&format!("is the name of {} too, so that logs do not tell them apart", rules.item(other)));
         }

@@ -36,6 +36,13 @@ impl Config {
         self.rules.iter().all(|rule| !rule.matches.has_method(method) || rule.matches.path.is_some())
     }
 
+    /// The number of an earlier rule that takes all that this one would, so that it is never reached; only where that can
+    /// be proven.
+    pub fn hidden_by(&self, index: usize) -> Option<usize> {
+        let rule = self.rules.get(index)?;
+        self.rules.iter().take(index).position(|before| before.matches.covers(&rule.matches))
+    }
+
     /// The first rule that matches; `metadata` reads the route's metadata by namespace and key, only when asked to.
     pub fn rule_for(&self, head: &RequestHead, metadata: &dyn Fn(&str, &str) -> Option<Vec<u8>>) -> Option<&Rule> {
         let (method, path) = (head.method(), head.path());

@@ -1,8 +1,10 @@
 //! What can be checked, and what is said of the rest.
 
-use serde_json::json;
+use std::collections::BTreeSet;
 
-use crate::{Run, check, check_changed, filters, plugin, run, run_with, set_document, shipped};
+use serde_json::{Value, json};
+
+use crate::{Run, check, check_changed, filters, plugin, run, run_all, run_with, set_document, shipped};
 
 #[test]
 fn a_document_by_itself_is_told_in_words() {
@@ -137,12 +139,12 @@ fn warnings_fail_where_that_is_asked_for_and_every_file_is_checked() {
 #[test]
 fn the_program_says_what_it_takes() {
     let help = run_with(&["--help"]);
-    assert!(help.code == 0 && help.out.contains("check-config [--strict] FILE...") && help.err.is_empty());
+    assert!(help.code == 0 && help.out.contains("check-config [OPTIONS] FILE...") && help.err.is_empty());
     assert_eq!(run_with(&["--version"]).out, format!("check-config {}\n", envoy_idempotency::VERSION));
     let unknown = run_with(&["--fast", "envoy/local.yaml"]);
     assert_eq!(
         (unknown.code, unknown.err.as_str()),
-        (2, "--fast is no option; known are --strict, --help and --version\n")
+        (2, "--fast is no option; known are --strict, --format, --request, -H, --body, --help and --version\n")
     );
 }
 
@@ -296,4 +298,68 @@ fn a_rule_in_force_without_callers_is_an_error() {
     ] {
         assert_eq!(check(document).errors(), [""; 0], "{document}");
     }
+}
+
+#[test]
+fn every_error_is_said_with_its_own_place() {
+    let run = check(
+        r#"{"polices": 1, "policy": {"lease_ms": 10, "save": "never", "key": {"sources": [{"header": "a b"}, {"query": ""}]},
+        "execution": {"kind": "shielded"}}, "rules": [{"match": {"methods": ["P OST", "GET", "X Y"]}}, {"policys": {}}]}"#,
+    );
+    assert_eq!(run.code, 1);
+    let places: Vec<_> = run.out.lines().map(|line| line.split(": ").nth(2).unwrap()).collect();
+    let expected = [
+        "/policy/key/sources/0/header",
+        "/policy/key/sources/1/query",
+        "/policy/lease_ms",
+        "/policy/execution",
+        "/policy/save",
+        "/rules/0/match/methods/0",
+        "/rules/0/match/methods/2",
+        "/rules/1/policys",
+        "/polices",
+    ];
+    assert_eq!(BTreeSet::from_iter(places), BTreeSet::from(expected), "{}", run.out);
+}
+
+#[test]
+fn an_error_that_comes_only_of_another_is_not_said() {
+    // Taken by itself the second is right: it is compared with a lease that is wrong.
+    let run = check(r#"{"policy": {"lease_ms": 10, "ttl_s": 30}}"#);
+    assert_eq!(run.out, "standard input: error: /policy/lease_ms: must be at least 1000, is 10\n");
+    // The only entry of a list that may not be empty.
+    let run = check(r#"{"policy": {"key": {"sources": [{"header": "a b"}]}}}"#);
+    assert_eq!(run.out.lines().count(), 1, "{}", run.out);
+}
+
+#[test]
+fn what_is_said_can_be_had_as_json() {
+    let run = run_with(&["--format", "json", "envoy/redis.yaml", "envoy/absent.yaml"]);
+    assert_eq!(run.code, 2);
+    let said: Value = serde_json::from_str(&run.out).unwrap();
+    let [redis, absent] = said["files"].as_array().unwrap().as_slice() else { panic!("{said}") };
+    assert!(absent["unchecked"].as_str().unwrap().starts_with("cannot be read: "), "{absent}");
+    let place = &redis["places"][0];
+    assert_eq!((&redis["file"], &place["starts"]), (&json!("envoy/redis.yaml"), &json!(true)));
+    assert_eq!(place["place"], "listener gateway, HTTP filter idempotency");
+    assert_eq!(place["errors"], json!([]));
+    let warning = json!({ "at": "/store", "message": "keeps responses in Redis in clear; give secrets.encryption" });
+    assert_eq!(place["warnings"], json!([warning]));
+    assert_eq!(place["rules"][0]["words"][0], json!({ "label": "requests", "text": "POST or PATCH, every path" }));
+    let run = run_all(&["--format", "json", "-"], r#"{"policy": {"lease_ms": 10}}"#, &[]);
+    let said: Value = serde_json::from_str(&run.out).unwrap();
+    let error = json!({ "at": "/policy/lease_ms", "message": "must be at least 1000, is 10" });
+    assert_eq!((run.code, &said["files"][0]["places"][0]["errors"]), (1, &json!([error])));
+    let wrong = run_with(&["--format", "xml", "envoy/local.yaml"]);
+    assert_eq!((wrong.code, wrong.err.as_str()), (2, "--format must be text or json, is xml\n"));
+}
+
+#[test]
+fn a_rule_that_is_never_reached_is_shown_with_the_one_that_hides_it() {
+    let run = check(
+        r#"{"rules": [{"name": "all", "match": {"path": {"prefix": "/v1"}}},
+                      {"name": "one", "match": {"path": {"exact": "/v1/payments"}}}]}"#,
+    );
+    assert!(run.out.contains("\n  reached          never: rule all takes all of them before it\n"), "{}", run.out);
+    assert!(run.warnings().contains(&"/rules/1: is never reached, because /rules/0 takes all that it matches"));
 }

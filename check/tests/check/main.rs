@@ -26,6 +26,7 @@ mod running;
 mod shielding;
 mod surroundings;
 mod tokens;
+mod trace;
 
 use std::collections::BTreeSet;
 use std::fs;

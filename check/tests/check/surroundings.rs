@@ -476,3 +476,55 @@ fn a_wasm_plugin_cannot_carry_the_filter() {
         ]
     );
 }
+
+#[test]
+fn an_envoy_extension_policy_cannot_carry_the_filter() {
+    let policy = |module: &str| {
+        check(&format!(
+            "apiVersion: gateway.envoyproxy.io/v1alpha1\n\
+             kind: EnvoyExtensionPolicy\n\
+             metadata: {{ name: payments, namespace: shop }}\n\
+             spec:\n\
+             \x20 targetRefs: [{{ group: gateway.networking.k8s.io, kind: HTTPRoute, name: payments }}]\n\
+             \x20 wasm:\n\
+             \x20 - name: other\n\
+             \x20   code: {{ type: Image, image: {{ url: registry.example.com/other:1 }} }}\n\
+             \x20 - {module}\n"
+        ))
+    };
+    let image = "{ name: payments, code: { type: Image, image: { url: registry.example.com/envoy-idempotency:0.1.0 } }, \
+                 failOpen: true, config: { policy: { lease_ms: 2000 } } }";
+    let run = policy(image);
+    let place = "EnvoyExtensionPolicy shop/payments, module payments";
+    assert!(run.out.starts_with(&format!("standard input: {place}\n")), "{}", run.out);
+    assert!(run.out.contains("a claim stands for 2 s"), "{}", run.out);
+    assert_eq!(
+        run.warnings(),
+        [
+            "an EnvoyExtensionPolicy cannot set allow_on_headers_stop_iteration, so requests with a body are refused: take \
+             an EnvoyPatchPolicy that adds the filter of envoy/local.yaml to the listener's http_filters",
+            "failOpen: after a crash of the VM requests pass unprotected, in silence; take FAIL_RELOAD",
+        ]
+    );
+    // The document is judged as anywhere.
+    let wrong = "{ name: idempotency, code: { type: HTTP, http: { url: 'https://example.com/filter.wasm' } }, \
+                 config: { secrets: { hash_key: { env: HASH_KEY } } }, env: { hostKeys: [OTHER] } }";
+    let run = policy(wrong);
+    assert_eq!(run.code, 1);
+    assert_eq!(
+        run.errors(),
+        [
+            "/secrets/hash_key/env: names a variable that the VM's environment does not have; let it in by env.hostKeys: \
+             [HASH_KEY]"
+        ]
+    );
+}
+
+#[test]
+fn a_variable_is_let_in_where_the_resource_has_its_list() {
+    let run = check(
+        "kind: WasmPlugin\n\
+         spec: { url: 'oci://registry.example.com/idempotency', pluginConfig: { secrets: { hash_key: { env: A } } } }\n",
+    );
+    assert!(run.out.ends_with("; let it in by vmConfig.env: [{ name: A, valueFrom: HOST }]\n"), "{}", run.out);
+}
