@@ -230,9 +230,23 @@ fn properties(schema: &Value, found: &mut BTreeSet<String>) {
 fn the_documents_show_what_the_program_says() {
     let page = fs::read_to_string(root().join("docs/check-config.md")).unwrap();
     let blocks: Vec<_> = page.split("```").skip(1).step_by(2).collect();
-    assert_eq!(blocks.len(), 2);
+    assert_eq!(blocks.len(), 3);
     for block in blocks {
         let (command, shown) = block.strip_prefix("console\n$ ").unwrap().split_once('\n').unwrap();
+        if let Some(arguments) = command.strip_prefix("target/debug/check-config ") {
+            let (plain, quoted): (Vec<_>, Vec<_>) =
+                arguments.split('\'').enumerate().partition(|(index, _)| index % 2 == 0);
+            let mut quoted = quoted.into_iter().map(|(_, text)| text);
+            let mut all: Vec<&str> = Vec::new();
+            for (_, words) in plain {
+                all.extend(words.split_whitespace());
+                all.extend(quoted.next());
+            }
+            let end = shown.strip_prefix("…\n").unwrap();
+            let run = run_with(&all);
+            assert!(run.out.ends_with(&format!("\n{end}")), "{}", run.out);
+            continue;
+        }
         let (before, argument) = command.split_once("make check-config FILE=").unwrap();
         let input = before.split('\'').nth(1).unwrap_or_default();
         assert_eq!(run(argument, input, &[]).out, shown, "{command}");
