@@ -3,8 +3,6 @@
 //! Its one rule: what a request without a caller becomes is said in the same breath as what tells callers.
 //! It does not know what becomes of an operation.
 
-use envoy_idempotency::authorization::SCHEMES;
-use envoy_idempotency::caller::is_credential;
 use envoy_idempotency::config::{Anonymous, BodyPart, Members, OnMismatch, Part, Policy, Separation};
 use envoy_idempotency::fingerprint::MEANINGFUL;
 use envoy_idempotency::refusal::ProblemType;
@@ -14,12 +12,12 @@ use crate::words::{all, either};
 /// Who is asking.
 pub fn caller(policy: &Policy, status: &dyn Fn(ProblemType) -> String) -> String {
     let scope = &policy.scope;
-    let parts: Vec<_> = scope.caller.iter().map(part).collect();
+    let parts: Vec<_> = scope.caller.iter().map(Part::to_string).collect();
     let (told, without, unreadable) = match parts.as_slice() {
         [] => ("nothing".to_owned(), "every request".to_owned(), ""),
         [part] => (part.clone(), "a request without it".to_owned(), ", or with one that cannot be read,"),
         parts => {
-            let credentials = scope.caller.iter().filter(|part| is_credential(part)).count();
+            let credentials = scope.caller.iter().filter(|part| part.is_credential()).count();
             let without = match credentials {
                 1.. if credentials < parts.len() => "a request without a credential among them".to_owned(),
                 _ => "a request without any of them".to_owned(),
@@ -111,30 +109,5 @@ pub fn same(policy: &Policy, status: &dyn Fn(ProblemType) -> String) -> String {
     match parts.as_slice() {
         [] => "any request with the same key".to_owned(),
         parts => format!("these must be the same: {}; otherwise {otherwise}", parts.join(", ")),
-    }
-}
-
-/// Where a part of the key or of the caller stands.
-pub fn part(part: &Part) -> String {
-    match part {
-        Part::Any(parts) => {
-            format!("the first present of ({})", parts.iter().map(self::part).collect::<Vec<_>>().join(", "))
-        }
-        Part::Authorization { header, schemes } => {
-            let known: Vec<_> =
-                SCHEMES.iter().copied().chain(schemes.iter().map(String::as_str)).map(str::to_owned).collect();
-            format!("header {header} (of scheme {} or of none; any other cannot be read)", known.join(", "))
-        }
-        Part::Cookie(name) => format!("cookie {name}"),
-        Part::Form(name) => format!("form field {name}"),
-        Part::Header(name) => format!("header {name}"),
-        Part::Json(pointer) => format!("JSON field {pointer}"),
-        Part::JwtClaim(name) => format!("claim {name} of the bearer token"),
-        Part::PathSegment(index) => format!("segment {index} of the path (the first is 0)"),
-        Part::Property(path) => format!("Envoy's attribute {}", path.join(".")),
-        Part::Query(name) => format!("query parameter {name}"),
-        Part::Signer => {
-            "who has signed, by the signature in header authorization (a filter in front must verify it)".to_owned()
-        }
     }
 }

@@ -6,13 +6,13 @@
 
 use envoy_idempotency::config::{
     Config, Ending, Execution, Fate, Inject, Mode, OnCompleted, OnInFlight, OnStoreFailure, OnTooLarge, OnUnknown,
-    Outcomes, Policy, Presence, Save, Store,
+    Outcomes, Part, Policy, Presence, Save, Store,
 };
 use envoy_idempotency::json::Pointer;
 use envoy_idempotency::refusal::ProblemType;
 use serde_json::Value;
 
-use crate::sameness::{apart, caller, part, same};
+use crate::sameness::{apart, caller, same};
 
 /// A label and what there is to say under it.
 pub type Line = (&'static str, String);
@@ -268,7 +268,7 @@ fn executions(policy: &Policy, status: &dyn Fn(ProblemType) -> String) -> Vec<Li
 
 fn key(policy: &Policy, status: &dyn Fn(ProblemType) -> String) -> String {
     let key = &policy.key;
-    let parts: Vec<_> = key.sources.iter().map(part).collect();
+    let parts: Vec<_> = key.sources.iter().map(Part::to_string).collect();
     let without = match key.required {
         true => format!("is refused: {}", status(ProblemType::KeyMissing)),
         false => injected(key.inject),

@@ -9,6 +9,8 @@ mod walk;
 
 mod text;
 
+pub mod source;
+
 mod outcomes;
 
 mod methods;
@@ -25,6 +27,7 @@ use std::rc::Rc;
 
 pub use outcomes::{Ending, Fate, JsonOutcome, Outcomes, Presence, Statuses};
 pub use rules::{Match, PathMatch, Template};
+pub use source::Part;
 pub use walk::ConfigError;
 
 use crate::json::Pointer;
@@ -238,64 +241,6 @@ pub enum Inject {
     Off,
     /// A random one, which the gateway gives to the client.
     Uuid,
-}
-
-/// One place of a request from which a part of the key or of the caller is read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Part {
-    /// The first of these that is present.
-    Any(Vec<Part>),
-    /// A header of credentials, where its scheme is one that tells a caller; of callers only.
-    Authorization {
-        /// `authorization` or `proxy-authorization`.
-        header: String,
-        /// Schemes that tell a caller besides those which do anyway.
-        schemes: Vec<String>,
-    },
-    /// A cookie by its name.
-    Cookie(String),
-    /// A field of a form in the body, urlencoded or multipart.
-    Form(String),
-    /// A header by its lower-case name.
-    Header(String),
-    /// A string or a whole number in a JSON body.
-    Json(Pointer),
-    /// A claim of the bearer token; of callers only.
-    JwtClaim(String),
-    /// A segment of the path, counted from 0.
-    PathSegment(usize),
-    /// An attribute of Envoy by its path; of callers only.
-    Property(Vec<String>),
-    /// A query parameter by its name.
-    Query(String),
-    /// What stays of the signature in `authorization` from try to try: who has signed; of callers only.
-    Signer,
-}
-
-impl Part {
-    /// Whether it is read from the body.
-    pub fn is_in_body(&self) -> bool {
-        match self {
-            Part::Any(parts) => parts.iter().any(Part::is_in_body),
-            part => matches!(part, Part::Form(_) | Part::Json(_)),
-        }
-    }
-
-    /// What kind of place it is, and the place's name: as a name's hash has them.
-    pub fn kind_and_name(&self) -> (&'static str, String) {
-        match self {
-            Part::Any(_) => ("any", String::new()),
-            Part::Authorization { header: name, .. } | Part::Header(name) => ("header", name.clone()),
-            Part::Cookie(name) => ("cookie", name.clone()),
-            Part::Form(field) => ("form", field.clone()),
-            Part::Json(pointer) => ("json", pointer.to_string()),
-            Part::JwtClaim(claim) => ("jwt_claim", claim.clone()),
-            Part::PathSegment(index) => ("path_segment", index.to_string()),
-            Part::Property(path) => ("property", path.join("\0")),
-            Part::Query(name) => ("query", name.clone()),
-            Part::Signer => ("signer", "authorization".to_owned()),
-        }
-    }
 }
 
 /// `scope`: what separates two uses of one key.
