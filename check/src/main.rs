@@ -21,7 +21,6 @@ mod places;
 mod report;
 mod requirements;
 mod running;
-mod sameness;
 mod scope;
 mod shielding;
 mod sources;

@@ -114,7 +114,7 @@ fn describe(text: &mut String, config: &Config, document: &Value) {
     for (index, rule) in config.rules.iter().enumerate() {
         text.push_str(&format!("Rule {}\n", rule.name));
         lines(text, &[words::requests(document["rules"].get(index))]);
-        lines(text, &words::policy(&rule.policy));
+        lines(text, &rule.policy.lines());
     }
 }
 
