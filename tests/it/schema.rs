@@ -72,14 +72,11 @@ fn it_accepts_every_example_of_the_documents() {
 fn its_objects_have_the_fields_that_the_parser_knows() {
     let mut count = 0;
     for place in places().iter().filter(|place| place.node["additionalProperties"] == false) {
-        let message = refusal(&place.document_with("?", json!(1)));
-        let start = format!("{}/?: is not a known field; known here: ", place.pointer);
-        let known = message.strip_prefix(&start).unwrap_or_else(|| panic!("{}: {message}", place.pointer));
-        let mut names: BTreeSet<_> = place.node["properties"].as_object().unwrap().keys().map(String::as_str).collect();
+        let mut names: BTreeSet<_> = place.node["properties"].as_object().unwrap().keys().cloned().collect();
         if place.node.get("patternProperties").is_some() {
-            names.insert("200 to 599");
+            names.insert("200 to 599".to_owned());
         }
-        assert_eq!(known.split(", ").collect::<BTreeSet<_>>(), names, "{}", place.pointer);
+        assert_eq!(place.known().into_iter().collect::<BTreeSet<_>>(), names, "{}", place.pointer);
         count += names.len();
     }
     assert!(count > 100, "only {count} fields were found");
@@ -176,15 +173,15 @@ fn refusal(document: &Value) -> String {
 }
 
 /// A node of the schema, and where in a document stands what it is about.
-struct Place {
-    pointer: String,
+pub struct Place {
+    pub pointer: String,
     /// A document that is right, in which everything is that must be there for this place to be.
     document: Value,
     /// With what it refers to in place of the reference.
-    node: Value,
-    is_required: bool,
+    pub node: Value,
+    pub is_required: bool,
     /// One of several forms, or of several members of which an object has just one.
-    is_alternative: bool,
+    pub is_alternative: bool,
 }
 
 impl Place {
@@ -200,14 +197,22 @@ impl Place {
         self.document_as(object.into())
     }
 
-    fn has_type(&self, name: &str) -> bool {
+    /// The fields that the parser knows here, in the order in which it reads them.
+    pub fn known(&self) -> Vec<String> {
+        let message = refusal(&self.document_with("?", json!(1)));
+        let start = format!("{}/?: is not a known field; known here: ", self.pointer);
+        let known = message.strip_prefix(&start).unwrap_or_else(|| panic!("{}: {message}", self.pointer));
+        known.split(", ").map(str::to_owned).collect()
+    }
+
+    pub fn has_type(&self, name: &str) -> bool {
         let given = &self.node["type"];
         given == name || given.as_array().is_some_and(|types| types.iter().any(|it| it == name))
     }
 }
 
 /// Every place of the schema, those below a reference once for each reference.
-fn places() -> Vec<Place> {
+pub fn places() -> Vec<Place> {
     let mut found = Vec::new();
     let root = Place {
         pointer: String::new(),
@@ -239,7 +244,7 @@ fn visit(mut place: Place, trail: &mut Vec<String>, found: &mut Vec<Place>) {
         is_required: false,
         is_alternative: false,
     };
-    for name in ["then", "else"] {
+    for name in ["else", "then"] {
         if let Some(node) = place.node.get(name) {
             visit(below(place.pointer.clone(), &place.document, node), trail, found);
         }
@@ -252,7 +257,7 @@ fn visit(mut place: Place, trail: &mut Vec<String>, found: &mut Vec<Place>) {
     }
     if place.node["additionalProperties"] == false {
         let document = place.document_as(required(&place.node).into());
-        let is_alternative = place.node["maxProperties"] == 1;
+        let is_alternative = place.is_alternative || place.node["maxProperties"] == 1;
         for (name, node) in place.node["properties"].as_object().unwrap() {
             let is_required = place.node["required"].as_array().is_some_and(|names| names.contains(&json!(name)));
             let member = below(format!("{}/{name}", place.pointer), &document, node);
