@@ -11,7 +11,7 @@ use super::outcomes::Statuses;
 use super::source::{Part, caller, source};
 use super::text::{header_name, pointer};
 use super::walk::{DAY_MS, Fields, Place, Read};
-use super::words::{all, either, list, time};
+use super::words::{all, count, either, list, time};
 use crate::json::Pointer;
 use crate::refusal::ProblemType;
 
@@ -65,7 +65,10 @@ impl KeyPolicy {
             false => inject.to_string(),
         };
         let (parts, invalid) = (all(sources), statuses.shown(ProblemType::KeyInvalid));
-        format!("{parts}, at most {max_bytes} bytes (else {invalid}); a request without it {without}")
+        format!(
+            "{parts}, at most {} (else {invalid}); a request without it {without}",
+            count(*max_bytes as u64, "byte")
+        )
     }
 }
 
