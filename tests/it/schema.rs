@@ -111,6 +111,41 @@ fn its_words_are_those_that_the_parser_takes() {
 }
 
 #[test]
+fn it_takes_of_all_values_what_the_parser_takes() {
+    let mut values: Vec<Value> = VALUES.iter().map(|text| serde_json::from_str(text).unwrap()).collect();
+    values.extend([33, 129, 256, 1025].map(|length| json!("x".repeat(length))));
+    let mut refused = 0;
+    for place in places() {
+        for value in &values {
+            let document = place.document_as(value.clone());
+            let parsed = parse(&document);
+            agrees(&document.to_string(), &parsed);
+            let Err(error) = parsed.map_err(|error| error.to_string()) else { continue };
+            let (above, _) = place.pointer.rsplit_once('/').unwrap_or_default();
+            let is_near = error.starts_with(above) || BEYOND.iter().any(|text| error.contains(text));
+            assert!(is_near, "{document} is wrong in {}, and the parser says: {error}", place.pointer);
+            refused += 1;
+        }
+    }
+    assert!(refused > 1000, "only {refused} documents were refused");
+}
+
+#[test]
+fn its_types_are_those_that_the_parser_asks_for() {
+    let mut count = 0;
+    for place in places().iter().filter(|place| !place.is_alternative) {
+        let types =
+            [("integer", "a whole number"), ("boolean", "true or false"), ("array", "a list"), ("object", "an object")];
+        let Some((_, wanted)) = types.into_iter().find(|(name, _)| place.has_type(name)) else { continue };
+        let message = refusal(&place.document_as(json!("?")));
+        let place = if place.pointer.is_empty() { "the document" } else { &place.pointer };
+        assert!(message.starts_with(&format!("{place}: must be {wanted}, is ")), "{message}");
+        count += 1;
+    }
+    assert!(count > 60, "only {count} types were found");
+}
+
+#[test]
 fn its_defaults_are_those_of_the_parser() {
     let mut count = 0;
     for place in places() {
@@ -326,6 +361,61 @@ static SCHEMA: LazyLock<Value> = LazyLock::new(|| {
 });
 
 static COMPILED: LazyLock<(Schemas, SchemaIndex)> = LazyLock::new(|| compiled(SCHEMA.clone()).unwrap());
+
+/// What a field is tried with: each of these is right somewhere, or just wrong.
+const VALUES: &[&str] = &[
+    "null",
+    "true",
+    "false",
+    "-1",
+    "0",
+    "1",
+    "1.5",
+    "1e300",
+    "[]",
+    "[null]",
+    r#"["a"]"#,
+    "{}",
+    r#"{"env": "A"}"#,
+    r#"{"env": 5}"#,
+    r#"{"header": "a", "query": "b"}"#,
+    r#""""#,
+    r#""a""#,
+    r#""a b""#,
+    r#""a\nb""#,
+    r#""ä""#,
+    r#""a=b""#,
+    r#"":path""#,
+    r#""POST""#,
+    r#""post""#,
+    r#""PUT PATCH""#,
+    r#""*""#,
+    r#""*.*.example.com""#,
+    r#""api.*""#,
+    r#""*.""#,
+    r#""https://api.example.com""#,
+    r#""[::1]:443""#,
+    r#""::1""#,
+    r#""/a""#,
+    r#""/a?b""#,
+    r#""/a#b""#,
+    r#""/ä""#,
+    r#""/a/**/b""#,
+    r#""/a/*""#,
+    r#""/a/{}""#,
+    r#""/a/{b""#,
+    r#""/a/{b}.json""#,
+    r#""/a/{b}{c}""#,
+    r#""a/{b}""#,
+    r#""/a~2""#,
+    r#""Authorization""#,
+    // As base64: 31 bytes, 33, 32 without their padding, in the alphabet of URLs, in hex.
+    r#""MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZQ==""#,
+    r#""MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWZn""#,
+    r#""MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY""#,
+    r#""__________________________________________8=""#,
+    r#""3031323334353637383961626364656630313233343536373839616263646566""#,
+];
 
 /// Parts of complaints about what no schema can know.
 const BEYOND: &[&str] = &[
