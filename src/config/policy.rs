@@ -1,7 +1,6 @@
 //! What is done with a request that a rule matched: the fields of `policy`.
 //!
-//! Its one rule: a field's type, default, bounds and words stand here or with its type, and the compiler names a field
-//! that lacks one of them.
+//! Its one rule: a field's type, default, bounds and words stand here, or in the file of its topic.
 //! It does not know which requests a rule matches.
 
 use std::fmt;
@@ -112,53 +111,30 @@ impl Policy {
 
     /// In words, line by line.
     pub fn lines(&self) -> Vec<Line> {
-        let Policy {
-            rule: _,
-            mode,
-            key,
-            scope,
-            fingerprint,
-            on_mismatch,
-            on_in_flight,
-            on_completed,
-            on_unknown,
-            on_store_failure,
-            on_too_large,
-            lease_ms,
-            max_running_ms,
-            ttl_ms,
-            max_request_bytes,
-            max_response_bytes,
-            outcomes,
-            execution,
-            save,
-            statuses,
-            problem_base,
-            expose_cors,
-        } = self;
+        let statuses = &self.statuses;
         let expectation = statuses.shown(ProblemType::ExpectationFailed);
-        let cors = if *expose_cors { "; browsers may read the headers of answers" } else { "" };
-        let [lease, running, ttl] = [lease_ms, max_running_ms, ttl_ms].map(|ms| time(*ms));
+        let cors = if self.expose_cors { "; browsers may read the headers of answers" } else { "" };
+        let [lease, running, ttl] = [self.lease_ms, self.max_running_ms, self.ttl_ms].map(time);
         let lines = [
-            ("mode", mode.to_string()),
-            ("key", key.words(statuses)),
-            ("caller", scope.told_by(key.required, statuses)),
-            ("apart", scope.to_string()),
-            ("same request", fingerprint.words(scope, &on_mismatch.words(statuses))),
-            ("while it runs", on_in_flight.words(statuses)),
-            ("once completed", on_completed.words(*max_response_bytes, statuses)),
-            ("outcome unknown", on_unknown.words(statuses)),
-            ("store fails", on_store_failure.words(statuses)),
-            ("large bodies", on_too_large.words(*max_request_bytes, statuses)),
+            ("mode", self.mode.to_string()),
+            ("key", self.key.words(statuses)),
+            ("caller", self.scope.told_by(self.key.required, statuses)),
+            ("apart", self.scope.to_string()),
+            ("same request", self.fingerprint.words(&self.scope, &self.on_mismatch.words(statuses))),
+            ("while it runs", self.on_in_flight.words(statuses)),
+            ("once completed", self.on_completed.words(self.max_response_bytes, statuses)),
+            ("outcome unknown", self.on_unknown.words(statuses)),
+            ("store fails", self.on_store_failure.words(statuses)),
+            ("large bodies", self.on_too_large.words(self.max_request_bytes, statuses)),
             (
                 "100 Continue",
                 format!(
                     "a client that waits for 100 Continue, where Envoy leaves that to the service, is refused: {expectation}"
                 ),
             ),
-            ("outcomes", outcomes.to_string()),
-            ("executed by", execution.to_string()),
-            ("answered", save.to_string()),
+            ("outcomes", self.outcomes.to_string()),
+            ("executed by", self.execution.to_string()),
+            ("answered", self.save.to_string()),
             (
                 "times",
                 format!(
@@ -166,9 +142,9 @@ impl Policy {
                      {ttl} after its last change"
                 ),
             ),
-            ("refusals", format!("application/problem+json of type {problem_base}<name>{cors}")),
+            ("refusals", format!("application/problem+json of type {}<name>{cors}", self.problem_base)),
         ];
-        let is_told = |label: &str| match mode {
+        let is_told = |label: &str| match self.mode {
             Mode::Enforce => label != "mode",
             Mode::Observe => true,
             Mode::Inject => ["mode", "key"].contains(&label),
