@@ -109,7 +109,7 @@ impl Policy {
         Ok(policy)
     }
 
-    /// In words, line by line.
+    /// In words, line by line; a line with nothing to say is left out.
     pub fn lines(&self) -> Vec<Line> {
         let statuses = &self.statuses;
         let expectation = statuses.shown(ProblemType::ExpectationFailed);
@@ -145,12 +145,11 @@ impl Policy {
             ("refusals", format!("application/problem+json of type {}<name>{cors}", self.problem_base)),
         ];
         let is_told = |label: &str| match self.mode {
-            Mode::Enforce => label != "mode",
-            Mode::Observe => true,
+            Mode::Enforce | Mode::Observe => true,
             Mode::Inject => ["mode", "key"].contains(&label),
             Mode::Off => label == "mode",
         };
-        lines.into_iter().filter(|(label, _)| is_told(label)).collect()
+        lines.into_iter().filter(|(label, said)| is_told(label) && !said.is_empty()).collect()
     }
 
     /// Whether only the body tells which operation a request is.
@@ -226,7 +225,8 @@ impl Choice for Mode {
 impl fmt::Display for Mode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Mode::Enforce => "enforce: what follows is carried out",
+            // It goes without saying.
+            Mode::Enforce => "",
             Mode::Observe => {
                 "observe: what follows is decided and counted, and nothing is changed but Idempotency-Status"
             }

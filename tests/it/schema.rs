@@ -76,7 +76,9 @@ fn its_objects_have_the_fields_that_the_parser_knows() {
         if place.node.get("patternProperties").is_some() {
             names.insert("200 to 599".to_owned());
         }
-        assert_eq!(place.known().into_iter().collect::<BTreeSet<_>>(), names, "{}", place.pointer);
+        let known = BTreeSet::from_iter(place.known());
+        let of_one: Vec<_> = known.symmetric_difference(&names).collect();
+        assert!(of_one.is_empty(), "{}: the parser and the schema do not both know {of_one:?}", place.pointer);
         count += names.len();
     }
     assert!(count > 100, "only {count} fields were found");
