@@ -7,10 +7,11 @@
 use std::fmt;
 
 use crate::authorization::shows_nothing;
-use crate::config::{Anonymous, Part, Policy};
+use crate::config::source::{Fault, Part, Request, read_lines};
+use crate::config::{Anonymous, Policy};
+use crate::credential::is_well_known;
 use crate::digest::Digest;
 use crate::form;
-use crate::source::{Fault, Request, read_lines};
 
 /// Who is asking, as far as the scope tells callers apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,7 +53,7 @@ impl Caller {
         // A caller with a credential that cannot be read is not told by the other parts either.
         let parts = parts.unwrap_or_default();
         // Beside a part that is a credential any other narrows only: all users of one tenant are not one caller.
-        let is_credential: Vec<bool> = scope.caller.iter().map(is_credential).collect();
+        let is_credential: Vec<bool> = scope.caller.iter().map(Part::is_credential).collect();
         let tells = |index: usize| is_credential.get(index) == Some(&true) || !is_credential.contains(&true);
         let is_told = parts.iter().enumerate().any(|(index, found)| found.is_some() && tells(index));
         let shown: Vec<_> = parts.into_iter().flatten().collect();
@@ -103,93 +104,6 @@ fn shows_credential(request: &Request<'_>) -> bool {
 
 /// Query parameters that show a credential (RFC 6750, section 2.3).
 const QUERIES: [&str; 3] = ["access_token", "api_key", "apikey"];
-
-/// Whether this is a header of the list, also where a client writes `_` for `-`.
-fn is_well_known(header: &[u8]) -> bool {
-    let is = |known: &str| {
-        let same = |(a, b): (&u8, u8)| *a == b || (*a == b'_' && b == b'-');
-        known.len() == header.len() && header.iter().zip(known.bytes()).all(same)
-    };
-    CREDENTIALS.into_iter().any(is)
-}
-
-/// Whether this part of the scope is a credential, so that it tells a caller by itself.
-pub fn is_credential(part: &Part) -> bool {
-    match part {
-        Part::Any(parts) => parts.iter().any(is_credential),
-        Part::Header(name) => is_well_known(name.as_bytes()),
-        Part::Authorization { .. } | Part::Cookie(_) | Part::JwtClaim(_) | Part::Property(_) | Part::Signer => true,
-        Part::Form(_) | Part::Json(_) | Part::PathSegment(_) | Part::Query(_) => false,
-    }
-}
-
-/// Headers that show a credential, or that a gateway in front writes for a caller it has verified: a request that has
-/// one is not anonymous. docs/keys.md lists them.
-pub const CREDENTIALS: [&str; 63] = [
-    "access-token",
-    "api-key",
-    "apikey",
-    "authorization",
-    "cf-access-jwt-assertion",
-    "client-cert",
-    "cookie",
-    "dpop",
-    "ocp-apim-subscription-key",
-    "private-token",
-    "proxy-authorization",
-    "remote-user",
-    "signature",
-    "signature-input",
-    "x-access-token",
-    "x-amz-security-token",
-    "x-amzn-mtls-clientcert",
-    "x-amzn-mtls-clientcert-leaf",
-    "x-amzn-oidc-accesstoken",
-    "x-amzn-oidc-data",
-    "x-amzn-oidc-identity",
-    "x-api-key",
-    "x-api-token",
-    "x-apigateway-api-userinfo",
-    "x-arr-clientcert",
-    "x-auth",
-    "x-auth-request-access-token",
-    "x-auth-request-email",
-    "x-auth-request-user",
-    "x-auth-token",
-    "x-auth-user",
-    "x-authenticated-user",
-    "x-authenticated-userid",
-    "x-authorization",
-    "x-client-id",
-    "x-consumer-id",
-    "x-consumer-username",
-    "x-credential-identifier",
-    "x-endpoint-api-userinfo",
-    "x-forwarded-access-token",
-    "x-forwarded-client-cert",
-    "x-forwarded-email",
-    "x-forwarded-tls-client-cert",
-    "x-forwarded-user",
-    "x-functions-key",
-    "x-gitlab-token",
-    "x-goog-api-key",
-    "x-goog-authenticated-user-email",
-    "x-goog-authenticated-user-id",
-    "x-goog-iap-jwt-assertion",
-    "x-id-token",
-    "x-jwt-assertion",
-    "x-jwt-payload",
-    "x-ms-client-principal",
-    "x-ms-client-principal-id",
-    "x-remote-user",
-    "x-session-token",
-    "x-shopify-access-token",
-    "x-token",
-    "x-user",
-    "x-user-email",
-    "x-user-id",
-    "x-vault-token",
-];
 
 /// What this part of the scope finds; none where it is absent.
 fn credential(part: &Part, request: &Request<'_>) -> Result<Option<Credential>, Fault> {

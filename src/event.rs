@@ -6,11 +6,11 @@
 use std::cell::Cell;
 
 use crate::command::{ReplyKind, StoreReply};
+use crate::config::source::Attributes;
 use crate::evidence::Origin;
 use crate::key::UpstreamKey;
 use crate::message::{Headers, RequestHead};
 use crate::record::Owner;
-use crate::source::Attributes;
 
 /// One thing that happened.
 pub struct Event<'a> {

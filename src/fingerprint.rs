@@ -6,7 +6,7 @@
 use serde_json::Value;
 use subtle::ConstantTimeEq;
 
-use crate::config::{BodyPart, Members, Policy, Separation};
+use crate::config::{BodyPart, MEANINGFUL, Members, Policy, Separation};
 use crate::digest::{Digest, HashKey};
 use crate::form;
 use crate::json;
@@ -35,23 +35,6 @@ impl Fingerprint {
         Name(digest.finish())
     }
 }
-
-/// Headers that say what is to be done with the body, or whether: part of every fingerprint where they are present.
-pub const MEANINGFUL: [&str; 13] = [
-    "content-range",
-    "destination",
-    "if-match",
-    "if-none-match",
-    "if-unmodified-since",
-    "soapaction",
-    "upload-length",
-    "upload-metadata",
-    "upload-offset",
-    "x-amz-target",
-    "x-http-method",
-    "x-http-method-override",
-    "x-method-override",
-];
 
 /// A fingerprint under way.
 pub struct Payload {

@@ -9,10 +9,10 @@ use sfv::BareItemFromInput;
 use sfv::visitor::Ignored;
 
 use crate::caller::Caller;
+use crate::config::source::{Fault, Request, read_lines};
 use crate::config::{KeyPolicy, Mode, Part, Policy, Separation};
 use crate::digest::{Digest, HashKey, hex};
 use crate::message::RequestHead;
-use crate::source::{Fault, Request, read_lines};
 
 /// `Idempotency-Key`: the client's key, and ours upstream.
 pub const KEY: &str = "idempotency-key";

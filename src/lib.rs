@@ -28,13 +28,13 @@ pub mod form;
 
 pub mod refusal;
 
+pub mod authorization;
+
+pub mod credential;
+
 pub mod config;
 
 pub mod digest;
-
-pub mod authorization;
-
-pub mod source;
 
 pub mod caller;
 

@@ -6,6 +6,7 @@
 use std::rc::Rc;
 
 use crate::caller::Caller;
+use crate::config::source::{Attributes, Request};
 use crate::config::{Config, Mode, OnMismatch, Part};
 use crate::exchange::{Exchange, Secrets};
 use crate::form;
@@ -14,7 +15,6 @@ use crate::message::RequestHead;
 use crate::record::Owner;
 use crate::refusal::ProblemType;
 use crate::reply::{ProblemDetails, Reply};
-use crate::source::{Attributes, Request};
 
 /// The exchange that answers a look-up.
 ///

@@ -3,8 +3,7 @@
 //! Its one rule: a header whose value hangs on what the rule reads anyway is none of them.
 //! It does not know what is taken away from a request.
 
-use envoy_idempotency::config::{Part, Policy};
-use envoy_idempotency::fingerprint::MEANINGFUL;
+use envoy_idempotency::config::{MEANINGFUL, Part, Policy};
 use serde_json::Value;
 
 use crate::deeds::{key_sources, of_way, password, written_by_service};

@@ -24,7 +24,6 @@ mod report;
 mod request;
 mod requirements;
 mod running;
-mod sameness;
 mod scope;
 mod shielding;
 mod shown;

@@ -99,7 +99,7 @@ fn described(config: &Config, document: &Value, request: Option<&Given>) -> Desc
         let requests = words::requests(document["rules"].get(index));
         let wider = config.hidden_by(index).and_then(|wider| config.rules.get(wider));
         let hidden = wider.map(|wider| ("reached", format!("never: rule {} takes all of them before it", wider.name)));
-        let lines = [Some(requests), hidden].into_iter().flatten().chain(words::policy(&rule.policy));
+        let lines = [Some(requests), hidden].into_iter().flatten().chain(rule.policy.lines());
         (rule.name.clone(), lines.collect())
     });
     Described {

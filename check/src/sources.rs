@@ -9,7 +9,6 @@ use serde_json::Value;
 use crate::deeds::{Act, Deed, key_sources, may_change, of_filters, of_way, password};
 use crate::places::{Chain, typed};
 use crate::requirements::{self, Provider, sources};
-use crate::sameness;
 use crate::scope::{Enforced, Manner, Spot};
 use crate::surroundings::{kind, name};
 use crate::tokens::{self, Grant, claims, payload, payload_header};
@@ -104,7 +103,7 @@ fn unread(rule: &Enforced<'_>, known: &[Authentication]) -> Option<String> {
 fn words(part: &Part) -> String {
     match part {
         Part::Authorization { header, .. } => format!("header {header}"),
-        part => sameness::part(part),
+        part => part.to_string(),
     }
 }
 

@@ -1,24 +1,20 @@
-//! The operator's document, object by object: which fields there are, their defaults and their bounds.
+//! The operator's document as a whole: its topics, its rules, and what they say of each other.
 //!
-//! Its one rule: what a document does not say has its default here, next to the field's name; only the table of
-//! outcomes and the presets of statuses stand with their types.
-//! It does not know how JSON is walked or how requests are matched.
+//! Its one rule: a rule's policy is the document's with the rule's patch merged into it, and each mistake is shown where
+//! it was written.
+//! It does not know the fields of a topic, how JSON is walked, or how requests are matched.
 
 use std::cell::RefCell;
 use std::rc::Rc;
 
 use serde_json::Value;
 
-use super::identity::{fingerprint, key, scope};
-use super::outcomes::{outcomes, statuses};
+use super::policy::Frame;
 use super::rules::Match;
 use super::store::{refuse_bodies_that_never_fit, secrets, store, warn_of_claims_that_come_too_late};
 use super::text::{path, plain, visible};
-use super::walk::{ConfigError, DAY_MS, DAY_S, MIB, Place, Read, flag, merge, parse_text};
-use super::{
-    Anonymous, BodyPart, Config, Execution, Inject, Mode, OnCompleted, OnInFlight, OnMismatch, OnStoreFailure,
-    OnTooLarge, OnUnknown, Policy, Rule, Save, Statuses, Store,
-};
+use super::walk::{ConfigError, DAY_S, Place, Read, merge, parse_text};
+use super::{Anonymous, Config, Mode, Policy, Rule, Store};
 
 impl Config {
     /// How a warning ends about a rule that is in force for nothing.
@@ -40,7 +36,7 @@ impl Config {
             let frame = Frame { problem_base, ttl_s: if matches!(store, Store::Redis(_)) { DAY_S } else { 1800 } };
             // The defaults are right by themselves, so that what is wrong with a rule is the rule's fault.
             let (defaults, common) =
-                fields.nested("policy", |at, value| Ok((value.clone(), policy(at, value, value, &frame)?)))?;
+                fields.nested("policy", |at, value| Ok((value.clone(), Policy::read(at, value, value, &frame)?)))?;
             let everywhere = || Rule::new("default".into(), Match::default(), common.clone());
             let rules = fields.read("rules", None, |at, value| {
                 at.filled_list(value, |at, value| rule(at, value, &defaults, &common, &frame)).map(Some)
@@ -61,13 +57,6 @@ impl Config {
     }
 }
 
-/// What a policy takes from the rest of the document.
-struct Frame {
-    problem_base: String,
-    /// The default of `ttl_s`, which hangs on the store.
-    ttl_s: u64,
-}
-
 fn problem_base(at: &Place<'_>, value: &Value) -> Read<String> {
     visible(at, value, 1..=1024)
 }
@@ -79,11 +68,11 @@ fn rule(at: &Place<'_>, value: &Value, defaults: &Value, common: &Policy, frame:
         let matches = fields.nested("match", Match::read)?;
         let policy = fields.read("policy", common.clone(), |at, patch| {
             // By itself first: so each value of the patch is judged, and warned of, where it was written.
-            policy(&at.as_patch(), patch, patch, frame)?;
+            Policy::read(&at.as_patch(), patch, patch, frame)?;
             let mut merged = defaults.clone();
             merge(&mut merged, patch);
             let said_before = RefCell::default();
-            policy(&at.warning_to(&said_before), &merged, patch, frame)
+            Policy::read(&at.warning_to(&said_before), &merged, patch, frame)
         })?;
         Ok(Rule::new(name, matches, policy))
     })
@@ -94,134 +83,6 @@ impl Rule {
         let policy = Rc::new(Policy { rule: name.clone(), ..policy });
         Rule { name, matches, policy }
     }
-}
-
-/// Reads a policy. `written` is the part of it that was written here, for contradictions to point at.
-fn policy(at: &Place<'_>, value: &Value, written: &Value, frame: &Frame) -> Read<Policy> {
-    let policy = at.object(value, |fields| {
-        Ok(Policy {
-            // The rule puts its own here.
-            rule: String::new(),
-            mode: fields.read("mode", Mode::Enforce, |at, value| {
-                let words = [
-                    ("enforce", Mode::Enforce),
-                    ("observe", Mode::Observe),
-                    ("inject", Mode::Inject),
-                    ("off", Mode::Off),
-                ];
-                at.choice(value, &words)
-            })?,
-            key: fields.nested("key", key)?,
-            scope: fields.nested("scope", scope)?,
-            fingerprint: fields.nested("fingerprint", fingerprint)?,
-            on_mismatch: fields.read("on_mismatch", OnMismatch::Reject, |at, value| {
-                at.choice(value, &[("reject", OnMismatch::Reject), ("separate", OnMismatch::Separate)])
-            })?,
-            on_in_flight: fields.nested("on_in_flight", on_in_flight)?,
-            on_completed: fields.read("on_completed", OnCompleted::Replay, |at, value| {
-                at.choice(value, &[("replay", OnCompleted::Replay), ("conflict", OnCompleted::Conflict)])
-            })?,
-            on_unknown: fields.read("on_unknown", OnUnknown::Retry, |at, value| {
-                at.choice(value, &[("retry", OnUnknown::Retry), ("hold", OnUnknown::Hold)])
-            })?,
-            on_store_failure: fields.read("on_store_failure", OnStoreFailure::Reject, on_store_failure)?,
-            on_too_large: fields.read("on_too_large", OnTooLarge::Reject, |at, value| {
-                at.choice(value, &[("reject", OnTooLarge::Reject), ("bypass", OnTooLarge::Bypass)])
-            })?,
-            lease_ms: fields.read("lease_ms", 60_000, |at, value| at.whole(value, 1000..=DAY_MS))?,
-            max_running_ms: fields.read("max_running_ms", 300_000, |at, value| at.whole(value, 1000..=DAY_MS))?,
-            ttl_ms: 1000 * fields.read("ttl_s", frame.ttl_s, |at, value| at.whole(value, 1..=YEAR_S))?,
-            max_request_bytes: fields.read("max_request_bytes", 524_288, |at, value| at.whole(value, 1..=64 * MIB))?,
-            max_response_bytes: fields
-                .read("max_response_bytes", 524_288, |at, value| at.whole(value, 1..=64 * MIB))?,
-            outcomes: fields.nested("outcomes", outcomes)?,
-            execution: fields.nested("execution", execution)?,
-            save: fields.read("save", Save::BeforeReply, |at, value| {
-                at.choice(value, &[("before_reply", Save::BeforeReply), ("after_reply", Save::AfterReply)])
-            })?,
-            statuses: fields.read("statuses", Statuses::classic(), statuses)?,
-            problem_base: frame.problem_base.clone(),
-            expose_cors: fields.read("expose_cors", false, flag)?,
-        })
-    })?;
-    // A patch that seems to contradict itself may be right once it is merged.
-    if !at.is_patch() {
-        refuse_contradictions(at, &policy, written)?;
-    }
-    Ok(policy)
-}
-
-/// Points at the field that was written here; a rule may contradict what stands in the document's own policy.
-fn refuse_contradictions(at: &Place<'_>, policy: &Policy, written: &Value) -> Read<()> {
-    let only = |name: &str, other: &str| written.get(name).is_some() && written.get(other).is_none();
-    let (lease_ms, ttl_s) = (policy.lease_ms, policy.ttl_ms / 1000);
-    if policy.ttl_ms <= lease_ms {
-        return Err(match only("lease_ms", "ttl_s") {
-            true => at.member("lease_ms").error(format_args!("must be less than ttl_s ({ttl_s} s), is {lease_ms}")),
-            false => at.member("ttl_s").error(format_args!("must exceed lease_ms ({lease_ms} ms), is {ttl_s}")),
-        });
-    }
-    if policy.scope.caller.is_empty() && policy.scope.anonymous == Anonymous::Refuse {
-        let scope = at.member("scope");
-        return Err(scope.error("must not have an empty caller with anonymous \"refuse\", which refuses every request"));
-    }
-    refuse_contradictory_injection(&at.member("key"), policy)
-}
-
-/// Where the gateway makes the key, every setting must leave it something to make it of.
-fn refuse_contradictory_injection(at: &Place<'_>, policy: &Policy) -> Read<()> {
-    let (key, inject) = (&policy.key, at.member("inject"));
-    let keeps = policy.mode != Mode::Inject;
-    match key.inject {
-        Inject::Off => Ok(()),
-        _ if key.required => Err(at
-            .member("required")
-            .error("must not be true where key.inject makes the key that a request does not have")),
-        Inject::Uuid if keeps && key.sources.len() > 1 => Err(inject
-            .error("must not be \"uuid\" with several key.sources: the client could not repeat the key that it gets")),
-        Inject::Content { .. } if !keeps => {
-            Err(inject.error("must not be \"content\" with mode \"inject\", which has no store to find it in"))
-        }
-        Inject::Content { anonymous: true, .. } if policy.scope.anonymous != Anonymous::Share => Err(inject
-            .member("anonymous")
-            .error("must be false unless scope.anonymous is \"share\": only there may requests without a caller be the same one's")),
-        Inject::Content { .. } if policy.fingerprint.body == BodyPart::Off => Err(inject
-            .error("must not be \"content\" with fingerprint.body \"off\": the body is what tells requests apart")),
-        Inject::Content { .. } | Inject::Uuid => Ok(()),
-    }
-}
-
-fn execution(at: &Place<'_>, value: &Value) -> Read<Execution> {
-    at.object(value, |fields| {
-        let kinds = [("inline", Some(false)), ("shielded", Some(true))];
-        let kind = fields.read("kind", None, |at, value| at.choice(value, &kinds))?;
-        let cluster = fields.read("cluster", None, |at, value| plain(at, value).map(Some))?;
-        let timeout_ms = fields.read("timeout_ms", 30_000, |at, value| at.whole(value, 10..=3_600_000))?;
-        match (kind, cluster) {
-            // What a patch leaves out, and what stays of the way when a rule goes back to inline, is no mistake.
-            (Some(true), Some(cluster)) => Ok(Execution::Shielded { cluster, timeout_ms }),
-            (Some(true), None) if !at.is_patch() => Err(at.error("must have cluster")),
-            (None, Some(_)) if !at.is_patch() => Err(at.error("must have kind")),
-            _ => Ok(Execution::Inline),
-        }
-    })
-}
-
-fn on_in_flight(at: &Place<'_>, value: &Value) -> Read<OnInFlight> {
-    at.object(value, |fields| {
-        let waits = fields.read("action", false, |at, value| at.choice(value, &[("reject", false), ("wait", true)]))?;
-        let max_wait_ms = fields.read("max_wait_ms", 10_000, |at, value| at.whole(value, 100..=600_000))?;
-        Ok(if waits { OnInFlight::Wait { max_wait_ms } } else { OnInFlight::Reject })
-    })
-}
-
-fn on_store_failure(at: &Place<'_>, value: &Value) -> Read<OnStoreFailure> {
-    let words = [("reject", OnStoreFailure::Reject), ("forward", OnStoreFailure::Forward)];
-    let decided = at.choice(value, &words)?;
-    if decided == OnStoreFailure::Forward {
-        at.warn("lets requests run twice while the store fails");
-    }
-    Ok(decided)
 }
 
 /// Says of rules in force that nothing tells their callers, where that was written.
@@ -261,5 +122,3 @@ fn warn_of_rules(root: Place<'_>, config: &Config) {
         }
     }
 }
-
-const YEAR_S: u64 = 365 * 24 * 60 * 60;

@@ -3,10 +3,13 @@
 //! Its one rule: every status and every ending has exactly one fate.
 //! It does not know how an execution came to its end.
 
+use std::fmt;
+
 use serde_json::{Map, Value};
 
 use super::text::pointer;
 use super::walk::{Fields, Place, Read};
+use super::words::{all, list};
 use crate::json::Pointer;
 use crate::refusal::ProblemType;
 
@@ -122,6 +125,52 @@ impl Default for Outcomes {
     }
 }
 
+/// Each fate with what leads to it.
+impl fmt::Display for Outcomes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut exact = self.exact.clone();
+        exact.sort_by_key(|(status, _)| *status);
+        let [disconnect, reset, timeout, unsent] = self.endings;
+        let endings = [("time-out", timeout), ("reset", reset), ("client gone", disconnect), ("never sent", unsent)];
+        let causes: Vec<(String, Fate)> = CLASSES
+            .into_iter()
+            .zip(self.classes)
+            .map(|(class, fate)| (class.to_owned(), fate))
+            .chain(exact.into_iter().map(|(status, fate)| (status.to_string(), fate)))
+            .chain(endings.map(|(name, fate)| (name.to_owned(), fate)))
+            .collect();
+        let by_cause = FATES.into_iter().filter_map(|(_, fate)| {
+            let names: Vec<_> = causes.iter().filter(|(_, it)| *it == fate).map(|(name, _)| name).collect();
+            (!names.is_empty()).then(|| format!("{}: {fate}", list(&names)))
+        });
+        let by_body = self.json.iter().map(JsonOutcome::to_string);
+        f.write_str(&by_cause.chain(by_body).collect::<Vec<_>>().join("; "))
+    }
+}
+
+impl fmt::Display for Fate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Fate::Store => "kept and replayed",
+            Fate::Release => "the key is free again",
+            Fate::Retry => "the same request may run again at once",
+            Fate::Unknown => "may have run, so unknown",
+        })
+    }
+}
+
+impl fmt::Display for JsonOutcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let is = |(place, presence): &(Pointer, Presence)| match presence {
+            Presence::Absent => format!("{place} is absent"),
+            Presence::Null => format!("{place} is null"),
+            Presence::Present => format!("{place} is present"),
+        };
+        let places: Vec<_> = self.all.iter().map(is).collect();
+        write!(f, "stored by its status, and in its JSON {}: {}", all(&places), self.fate)
+    }
+}
+
 /// `statuses`: the status of each answer of the gateway itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Statuses {
@@ -143,6 +192,11 @@ impl Statuses {
     /// The status of this answer.
     pub fn of(&self, problem: ProblemType) -> u16 {
         self.by_problem.get(problem as usize).copied().unwrap_or_else(|| problem.row().classic)
+    }
+
+    /// An answer with its status.
+    pub fn shown(&self, problem: ProblemType) -> String {
+        format!("{} {}", self.of(problem), problem.as_str())
     }
 
     /// Another status for one answer.

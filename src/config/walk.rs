@@ -27,6 +27,12 @@ impl std::error::Error for ConfigError {}
 /// What reading a value gives.
 pub type Read<T> = Result<T, ConfigError>;
 
+/// What a document gives by one of a few words.
+pub trait Choice: Copy + Default + 'static {
+    /// Each of them with its meaning.
+    const WORDS: &[(&str, Self)];
+}
+
 /// How the value of one field is read.
 pub type Reader<T> = fn(&Place<'_>, &Value) -> Read<T>;
 
@@ -223,6 +229,21 @@ impl<'a> Fields<'a> {
             (place, Some(value)) => read(&place, value),
             (_, None) => Ok(default),
         }
+    }
+
+    /// Reads a field that is one of a few words.
+    pub fn choice<T: Choice>(&mut self, name: &'static str) -> Read<T> {
+        self.read(name, T::default(), |at, value| at.choice(value, T::WORDS))
+    }
+
+    /// Reads a field that is `true` or `false`.
+    pub fn flag(&mut self, name: &'static str, default: bool) -> Read<bool> {
+        self.read(name, default, flag)
+    }
+
+    /// Reads a field that is a whole number within bounds.
+    pub fn whole(&mut self, name: &'static str, default: u64, bounds: RangeInclusive<u64>) -> Read<u64> {
+        self.read(name, default, |at, value| at.whole(value, bounds))
     }
 
     /// Reads a field that must be there.

@@ -5,6 +5,7 @@
 
 use crate::caller::{self, Caller};
 use crate::command::{CommandKind, Failure};
+use crate::config::source::{Attributes, Request};
 use crate::config::{Execution as Sender, Inject, Mode, OnMismatch, OnTooLarge, OnUnknown, Policy};
 use crate::event::EventKind;
 use crate::evidence::Origin;
@@ -14,7 +15,6 @@ use crate::message::{Edit, Headers, RequestHead, media_type};
 use crate::record::Owner;
 use crate::refusal::ProblemType;
 use crate::reply::{ProblemDetails, Reason, StatusLine, Token};
-use crate::source::{Attributes, Request};
 use crate::step::{Bypass, Count, Flow, Outgoing, SeenCaller, Step};
 
 use super::attempt::{ClaimRequest, Injected, PendingRequest};

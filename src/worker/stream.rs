@@ -3,10 +3,10 @@
 //! Its one rule: a callback becomes one event, and the answer is whether the message goes on.
 //! It does not know how the host reads a message, nor what the exchange makes of it.
 
+use crate::config::source::Attributes;
 use crate::event::EventKind;
 use crate::evidence::Origin;
 use crate::exchange::Exchange;
-use crate::source::Attributes;
 use crate::step::Flow;
 use crate::store::local::Cells;
 use crate::worker::Worker;

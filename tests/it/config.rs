@@ -7,9 +7,8 @@ use std::cell::RefCell;
 
 use envoy_idempotency::config::{
     Anonymous, BodyPart, Breaker, CacheBounds, Config, ConfigError, EncryptionKey, Ending, Execution, Fate,
-    FingerprintPolicy, Inject, KeyPolicy, Members, Mode, OnCompleted, OnInFlight, OnMismatch, OnStoreFailure,
-    OnTooLarge, OnUnknown, Outcomes, Part, PathMatch, Policy, Redis, Save, Scope, Separation, Statuses, Store,
-    Template,
+    FingerprintPolicy, Inject, KeyPolicy, Members, Mode, Outcomes, Part, PathMatch, Policy, Redis, Scope, Separation,
+    Statuses, Store, Template,
 };
 use envoy_idempotency::json::Pointer;
 use envoy_idempotency::message::{Headers, RequestHead};
@@ -18,60 +17,26 @@ use envoy_idempotency::refusal::ProblemType;
 use crate::schema;
 
 #[test]
-fn an_empty_document_is_the_embedded_store_with_every_default() {
+fn an_empty_document_is_the_embedded_store_with_one_rule() {
     for document in ["", " \r\n\t", "{}", r#"{"store": {}, "secrets": {}, "policy": {}}"#] {
         let config = parse(document).unwrap();
         assert_eq!(config.store, Store::Local { max_bytes: 67_108_864 });
         assert_eq!(config.hash_key, None);
         assert_eq!(config.encryption, []);
         assert_eq!(config.warnings, [""; 0]);
-        assert_eq!(config.rules.len(), 1);
-        let policy = only(&config);
-        assert_eq!(config.rules[0].name, "default");
-        assert_eq!(policy.mode, Mode::Enforce);
-        assert_eq!(
-            policy.key,
-            KeyPolicy {
-                sources: vec![Part::Header("idempotency-key".into())],
-                required: false,
-                max_bytes: 255,
-                inject: Inject::Off,
-            }
-        );
-        assert_eq!(
-            policy.scope,
-            Scope {
-                caller: vec![Part::Authorization { header: "authorization".into(), schemes: Vec::new() }],
-                anonymous: Anonymous::Auto,
-                method: Separation::Separates,
-                host: Separation::Separates,
-                path: Separation::Separates,
-            }
-        );
-        assert_eq!(
-            policy.fingerprint,
-            FingerprintPolicy { body: BodyPart::Bytes, query: true, headers: vec!["content-type".into()] }
-        );
-        assert_eq!(policy.execution, Execution::Inline);
-        assert_eq!(policy.on_mismatch, OnMismatch::Reject);
-        assert_eq!(policy.on_in_flight, OnInFlight::Reject);
         assert_eq!(config.status_path, None);
-        assert_eq!(policy.on_completed, OnCompleted::Replay);
-        assert_eq!(policy.on_unknown, OnUnknown::Retry);
-        assert_eq!(policy.on_store_failure, OnStoreFailure::Reject);
-        assert_eq!(policy.on_too_large, OnTooLarge::Reject);
-        assert_eq!((policy.lease_ms, policy.max_running_ms, policy.ttl_ms), (60_000, 300_000, 1_800_000));
-        assert_eq!((policy.max_request_bytes, policy.max_response_bytes), (524_288, 524_288));
-        assert_eq!(policy.outcomes, Outcomes::default());
-        assert_eq!(policy.save, Save::BeforeReply);
-        assert_eq!(policy.statuses, Statuses::classic());
+        assert_eq!(config.rules.len(), 1);
+        assert_eq!(config.rules[0].name, "default");
+        let policy = only(&config);
+        assert_eq!(policy.key.sources, [Part::Header("idempotency-key".into())]);
+        assert_eq!(policy.scope.caller, [Part::Authorization { header: "authorization".into(), schemes: Vec::new() }]);
+        assert_eq!((policy.lease_ms, policy.ttl_ms), (60_000, 1_800_000));
         assert_eq!(policy.problem_base, "urn:envoy-idempotency:");
-        assert!(!policy.expose_cors);
     }
 }
 
 #[test]
-fn every_field_is_read() {
+fn a_document_without_defaults_is_read() {
     let config = parse(WHOLE).unwrap();
     assert_eq!(config.store, Store::Local { max_bytes: 134_217_728 });
     assert_eq!(config.hash_key.as_deref(), Some(b"from the environment".as_slice()));
@@ -109,25 +74,18 @@ fn every_field_is_read() {
         policy.fingerprint,
         FingerprintPolicy { body: BodyPart::Off, query: false, headers: vec!["x-version".into()] }
     );
-    assert_eq!(policy.on_mismatch, OnMismatch::Separate);
-    assert_eq!(policy.on_completed, OnCompleted::Conflict);
-    assert_eq!(policy.on_unknown, OnUnknown::Hold);
-    assert_eq!(policy.on_store_failure, OnStoreFailure::Reject);
-    assert_eq!(policy.on_too_large, OnTooLarge::Bypass);
     assert_eq!((policy.lease_ms, policy.max_running_ms, policy.ttl_ms), (1000, 2000, 3000));
     assert_eq!((policy.max_request_bytes, policy.max_response_bytes), (1, 67_108_864));
     let fates = [200, 404, 409, 502, 503, 504].map(|status| policy.outcomes.of_status(status));
     assert_eq!(fates, [Fate::Unknown, Fate::Release, Fate::Retry, Fate::Retry, Fate::Unknown, Fate::Unknown]);
     assert_eq!(policy.outcomes.of_ending(Ending::Unsent), Fate::Retry);
     assert_eq!(policy.outcomes.of_ending(Ending::Timeout), Fate::Unknown);
-    assert_eq!(policy.save, Save::AfterReply);
     let statuses =
         [ProblemType::Mismatch, ProblemType::InFlight, ProblemType::KeyMissing].map(|slug| policy.statuses.of(slug));
     assert_eq!(statuses, [400, 409, 400]);
     assert_eq!(policy.problem_base, "https://example.com/problems/");
     assert_eq!(config.problem_base, policy.problem_base);
     assert_eq!(config.status_path.as_deref(), Some("/.well-known/idempotency"));
-    assert!(policy.expose_cors);
 }
 
 #[test]
@@ -307,18 +265,6 @@ fn every_field_of_the_other_store_is_unknown() {
 fn every_mistake_about_redis_is_one_sentence_with_its_place_in_front() {
     for (given, message) in REDIS_MISTAKES {
         assert_eq!(refusal(&redis(given)), *message, "for {given}");
-    }
-    let long = "x".repeat(256);
-    for (given, message) in [
-        (format!(r#""authority": "{long}""#), "authority: must be 1 to 255 visible ASCII characters, is "),
-        (
-            format!(r#""path": "/{long}""#),
-            "path: must be a path of visible ASCII characters that begins with /, without ? and #, is ",
-        ),
-        (format!(r#""prefix": "{}""#, &long[..129]), "prefix: must be 1 to 128 visible ASCII characters, is "),
-    ] {
-        let refusal = refusal(&redis(&given));
-        assert!(refusal.starts_with(&format!("/store/{message}")), "{refusal}");
     }
 }
 
@@ -886,18 +832,14 @@ const WHOLE: &str = r#"{
     "problem_base": "https://example.com/problems/"
 }"#;
 
-/// Documents with one mistake each, and what the log line says.
+/// One mistake of each kind, and what the log line says; `schema.rs` makes each mistake with every field.
 const MISTAKES: &[(&str, &str)] = &[
     (r#"[]"#, r#"the document: must be an object, is a list"#),
     (r#""secret""#, r#"the document: must be an object, is a string"#),
-    (r#"null"#, r#"the document: must be an object, is null"#),
     (
         r#"{"policy": {"lease_ms": 2000}"#,
         r#"the document: is not JSON: EOF while parsing an object at line 1 column 29"#,
     ),
-    (r#"{"policy": {},}"#, r#"the document: is not JSON: trailing comma at line 1 column 15"#),
-    (r#"{} {}"#, r#"the document: is not JSON: trailing characters at line 1 column 4"#),
-    (r#"{"a": 1e999}"#, r#"the document: is not JSON: number out of range at line 1 column 11"#),
     (
         r#"{"policy": {"lease_ms": 2000, "mode": "off", "lease_ms": 3000}}"#,
         r#"/policy/lease_ms: is given a second time at line 1 column 55"#,
@@ -906,7 +848,6 @@ const MISTAKES: &[(&str, &str)] = &[
         r#"{"rules": [{}, {"match": {"path": {"exact": "/a", "exact": "/a"}}}]}"#,
         r#"/rules/1/match/path/exact: is given a second time at line 1 column 57"#,
     ),
-    (r#"{"x": [{"a": {}, "a": {}}]}"#, r#"/x/0/a: is given a second time at line 1 column 20"#),
     (
         r#"{"polices": {}}"#,
         r#"/polices: is not a known field; known here: store, secrets, problem_base, status_path, policy, rules"#,
@@ -915,75 +856,24 @@ const MISTAKES: &[(&str, &str)] = &[
         r#"{"a/b~c": 1}"#,
         r#"/a~1b~0c: is not a known field; known here: store, secrets, problem_base, status_path, policy, rules"#,
     ),
-    (
-        r#"{"a\nb": 1}"#,
-        r#"/a\nb: is not a known field; known here: store, secrets, problem_base, status_path, policy, rules"#,
-    ),
-    (r#"{"": 1}"#, r#"/: is not a known field; known here: store, secrets, problem_base, status_path, policy, rules"#),
-    (r#"{"store": null}"#, r#"/store: must be an object, is null"#),
-    (r#"{"store": {"type": "disk"}}"#, r#"/store/type: must be "local" or "redis", is "disk""#),
     (r#"{"store": {"type": "redis"}}"#, r#"/store: must have cluster"#),
-    (
-        r#"{"store": {"type": "redis", "cluster": ""}}"#,
-        r#"/store/cluster: must be a string that is not empty and has no control characters, is """#,
-    ),
-    (
-        r#"{"store": {"type": "redis", "cluster": {"name": "webdis"}}}"#,
-        r#"/store/cluster: must be a string that is not empty and has no control characters, is an object"#,
-    ),
     (
         r#"{"store": {"type": "redis", "cluster": "webdis"}, "policy": {"max_response_bytes": 16777217}}"#,
         r#"/store: carries responses of at most 16777216 bytes in Redis, and max_response_bytes is 16777217"#,
     ),
     (
-        r#"{"store": {"type": "redis", "cluster": "webdis"}, "rules": [{}, {"policy": {"max_response_bytes": 67108864}}]}"#,
-        r#"/store: carries responses of at most 16777216 bytes in Redis, and max_response_bytes is 67108864"#,
-    ),
-    (
         r#"{"store": {"type": "redis", "cluster": "webdis"}, "policy": {"lease_ms": 86400000}}"#,
         r#"/policy/lease_ms: must be less than ttl_s (86400 s), is 86400000"#,
     ),
-    (r#"{"store": {"type": 7}}"#, r#"/store/type: must be "local" or "redis", is 7"#),
-    (r#"{"store": {"max_bytes": 0}}"#, r#"/store/max_bytes: must be at least 1048576, is 0"#),
-    (r#"{"store": {"max_bytes": 1048575}}"#, r#"/store/max_bytes: must be at least 1048576, is 1048575"#),
-    (r#"{"store": {"max_bytes": 17179869185}}"#, r#"/store/max_bytes: must be at most 17179869184, is 17179869185"#),
-    (r#"{"store": {"max_bytes": "64MB"}}"#, r#"/store/max_bytes: must be a whole number, is "64MB""#),
-    (r#"{"secrets": []}"#, r#"/secrets: must be an object, is a list"#),
     (r#"{"secrets": {"hash_key": ""}}"#, r#"/secrets/hash_key: must not be empty"#),
     (r#"{"secrets": {"hash_key": 5}}"#, r#"/secrets/hash_key: must be a string or {"env": NAME}, is a number"#),
-    (r#"{"secrets": {"hash_key": null}}"#, r#"/secrets/hash_key: must be a string or {"env": NAME}, is null"#),
-    (r#"{"secrets": {"hash_key": true}}"#, r#"/secrets/hash_key: must be a string or {"env": NAME}, is a boolean"#),
     (r#"{"secrets": {"hash_key": {}}}"#, r#"/secrets/hash_key: must have env"#),
-    (
-        r#"{"secrets": {"hash_key": {"env": 5}}}"#,
-        r#"/secrets/hash_key/env: must be a string that is not empty and has no control characters, is a number"#,
-    ),
-    (
-        r#"{"secrets": {"hash_key": {"env": ""}}}"#,
-        r#"/secrets/hash_key/env: must be a string that is not empty and has no control characters, is a string"#,
-    ),
     (
         r#"{"secrets": {"hash_key": {"env": "ABSENT"}}}"#,
         r#"/secrets/hash_key/env: names a variable that the VM's environment does not have"#,
     ),
     (r#"{"secrets": {"hash_key": {"env": "EMPTY"}}}"#, r#"/secrets/hash_key: must not be empty"#),
-    (
-        r#"{"secrets": {"hash_key": {"env": "HASH_KEY", "file": "x"}}}"#,
-        r#"/secrets/hash_key/file: is not a known field; known here: env"#,
-    ),
-    (r#"{"problem_base": ""}"#, r#"/problem_base: must be 1 to 1024 visible ASCII characters, is """#),
     (r#"{"problem_base": "urn:a b"}"#, r#"/problem_base: must be 1 to 1024 visible ASCII characters, is "urn:a b""#),
-    (
-        r#"{"problem_base": "https://exämple.com/"}"#,
-        r#"/problem_base: must be 1 to 1024 visible ASCII characters, is "https://exämple.com/""#,
-    ),
-    (r#"{"problem_base": null}"#, r#"/problem_base: must be 1 to 1024 visible ASCII characters, is null"#),
-    (r#"{"policy": null}"#, r#"/policy: must be an object, is null"#),
-    (r#"{"policy": []}"#, r#"/policy: must be an object, is a list"#),
-    (
-        r#"{"policy": {"lease": 60000}}"#,
-        r#"/policy/lease: is not a known field; known here: mode, key, scope, fingerprint, on_mismatch, on_in_flight, on_completed, on_unknown, on_store_failure, on_too_large, lease_ms, max_running_ms, ttl_s, max_request_bytes, max_response_bytes, outcomes, execution, save, statuses, expose_cors"#,
-    ),
     (
         r#"{"policy": {"mode": "dry_run"}}"#,
         r#"/policy/mode: must be "enforce" or "observe" or "inject" or "off", is "dry_run""#,
@@ -1005,18 +895,6 @@ const MISTAKES: &[(&str, &str)] = &[
         r#"/policy/key/inject: must not be "content" with fingerprint.body "off": the body is what tells requests apart"#,
     ),
     (
-        r#"{"policy": {"outcomes": {"json": [{"pointer": "/a", "is": "there", "fate": "release"}]}}}"#,
-        r#"/policy/outcomes/json/0/is: must be "present" or "absent" or "null", is "there""#,
-    ),
-    (
-        r#"{"policy": {"outcomes": {"json": [{"all": [], "fate": "release"}]}}}"#,
-        r#"/policy/outcomes/json/0/all: must not be empty"#,
-    ),
-    (
-        r#"{"policy": {"outcomes": {"json": [{"pointer": "errors", "is": "null", "fate": "retry"}]}}}"#,
-        r#"/policy/outcomes/json/0/pointer: must be a JSON Pointer such as /order/id, is "errors""#,
-    ),
-    (
         r#"{"policy": {"fingerprint": {"json_only": ["/sent_at"]}}}"#,
         r#"/policy/fingerprint/json_only: must be absent unless fingerprint.body is "json""#,
     ),
@@ -1028,36 +906,10 @@ const MISTAKES: &[(&str, &str)] = &[
         r#"{"policy": {"fingerprint": {"json_ignore": ["/sent_at"]}}}"#,
         r#"/policy/fingerprint/json_ignore: must be empty unless fingerprint.body is "json""#,
     ),
-    (r#"{"policy": {"mode": true}}"#, r#"/policy/mode: must be "enforce" or "observe" or "inject" or "off", is true"#),
-    (r#"{"policy": {"mode": null}}"#, r#"/policy/mode: must be "enforce" or "observe" or "inject" or "off", is null"#),
-    (
-        r#"{"policy": {"on_completed": "Replay"}}"#,
-        r#"/policy/on_completed: must be "replay" or "conflict", is "Replay""#,
-    ),
-    (r#"{"policy": {"on_unknown": "release"}}"#, r#"/policy/on_unknown: must be "retry" or "hold", is "release""#),
-    (
-        r#"{"policy": {"on_store_failure": "bypass"}}"#,
-        r#"/policy/on_store_failure: must be "reject" or "forward", is "bypass""#,
-    ),
-    (
-        r#"{"policy": {"on_too_large": "forward"}}"#,
-        r#"/policy/on_too_large: must be "reject" or "bypass", is "forward""#,
-    ),
-    (r#"{"policy": {"save": "after"}}"#, r#"/policy/save: must be "before_reply" or "after_reply", is "after""#),
-    (r#"{"policy": {"save": false}}"#, r#"/policy/save: must be "before_reply" or "after_reply", is false"#),
-    (r#"{"policy": {"save": null}}"#, r#"/policy/save: must be "before_reply" or "after_reply", is null"#),
     (r#"{"policy": {"lease_ms": 10}}"#, r#"/policy/lease_ms: must be at least 1000, is 10"#),
-    (r#"{"policy": {"lease_ms": 0}}"#, r#"/policy/lease_ms: must be at least 1000, is 0"#),
-    (r#"{"policy": {"lease_ms": -1}}"#, r#"/policy/lease_ms: must be at least 1000, is -1"#),
     (r#"{"policy": {"lease_ms": 1500.5}}"#, r#"/policy/lease_ms: must be a whole number, is 1500.5"#),
-    (r#"{"policy": {"lease_ms": "abc"}}"#, r#"/policy/lease_ms: must be a whole number, is "abc""#),
     (r#"{"policy": {"lease_ms": "60000"}}"#, r#"/policy/lease_ms: must be a whole number, is "60000""#),
-    (r#"{"policy": {"lease_ms": null}}"#, r#"/policy/lease_ms: must be a whole number, is null"#),
-    (r#"{"policy": {"lease_ms": true}}"#, r#"/policy/lease_ms: must be a whole number, is true"#),
-    (r#"{"policy": {"lease_ms": [1000]}}"#, r#"/policy/lease_ms: must be a whole number, is a list"#),
-    (r#"{"policy": {"lease_ms": {"ms": 1000}}}"#, r#"/policy/lease_ms: must be a whole number, is an object"#),
     (r#"{"policy": {"lease_ms": 86400001}}"#, r#"/policy/lease_ms: must be at most 86400000, is 86400001"#),
-    (r#"{"policy": {"lease_ms": 1e300}}"#, r#"/policy/lease_ms: must be at most 86400000, is 1e+300"#),
     (
         r#"{"policy": {"lease_ms": 18446744073709551616}}"#,
         r#"/policy/lease_ms: must be at most 86400000, is 1.8446744073709552e+19"#,
@@ -1066,55 +918,17 @@ const MISTAKES: &[(&str, &str)] = &[
         r#"{"store": {"max_bytes": 1048576}, "rules": [{}, {"policy": {"max_response_bytes": 1048577}}]}"#,
         r#"/store/max_bytes: must be at least max_response_bytes (1048577), is 1048576"#,
     ),
-    (r#"{"policy": {"max_running_ms": 999}}"#, r#"/policy/max_running_ms: must be at least 1000, is 999"#),
-    (r#"{"policy": {"max_running_ms": 86400001}}"#, r#"/policy/max_running_ms: must be at most 86400000, is 86400001"#),
-    (r#"{"policy": {"ttl_s": 0}}"#, r#"/policy/ttl_s: must be at least 1, is 0"#),
-    (r#"{"policy": {"ttl_s": 31536001}}"#, r#"/policy/ttl_s: must be at most 31536000, is 31536001"#),
     (r#"{"policy": {"ttl_s": 60}}"#, r#"/policy/ttl_s: must exceed lease_ms (60000 ms), is 60"#),
-    (r#"{"policy": {"ttl_s": 10, "lease_ms": 10000}}"#, r#"/policy/ttl_s: must exceed lease_ms (10000 ms), is 10"#),
     (r#"{"policy": {"lease_ms": 1800000}}"#, r#"/policy/lease_ms: must be less than ttl_s (1800 s), is 1800000"#),
-    (r#"{"policy": {"max_request_bytes": 0}}"#, r#"/policy/max_request_bytes: must be at least 1, is 0"#),
-    (
-        r#"{"policy": {"max_request_bytes": 67108865}}"#,
-        r#"/policy/max_request_bytes: must be at most 67108864, is 67108865"#,
-    ),
-    (r#"{"policy": {"max_response_bytes": 0}}"#, r#"/policy/max_response_bytes: must be at least 1, is 0"#),
-    (
-        r#"{"policy": {"max_response_bytes": 67108865}}"#,
-        r#"/policy/max_response_bytes: must be at most 67108864, is 67108865"#,
-    ),
     (r#"{"policy": {"expose_cors": "true"}}"#, r#"/policy/expose_cors: must be true or false, is "true""#),
-    (r#"{"policy": {"expose_cors": 1}}"#, r#"/policy/expose_cors: must be true or false, is 1"#),
-    (r#"{"policy": {"key": "idempotency-key"}}"#, r#"/policy/key: must be an object, is "idempotency-key""#),
-    (r#"{"policy": {"key": {"required": "yes"}}}"#, r#"/policy/key/required: must be true or false, is "yes""#),
     (r#"{"policy": {"execution": {"kind": "shielded"}}}"#, r#"/policy/execution: must have cluster"#),
     (r#"{"policy": {"execution": {"cluster": "c"}}}"#, r#"/policy/execution: must have kind"#),
-    (
-        r#"{"policy": {"execution": {"kind": "shielded", "cluster": "c", "timeout_ms": 9}}}"#,
-        r#"/policy/execution/timeout_ms: must be at least 10, is 9"#,
-    ),
-    (
-        r#"{"policy": {"execution": {"kind": "outside"}}}"#,
-        r#"/policy/execution/kind: must be "inline" or "shielded", is "outside""#,
-    ),
-    (r#"{"policy": {"on_in_flight": "wait"}}"#, r#"/policy/on_in_flight: must be an object, is "wait""#),
-    (
-        r#"{"policy": {"on_in_flight": {"action": "queue"}}}"#,
-        r#"/policy/on_in_flight/action: must be "reject" or "wait", is "queue""#,
-    ),
-    (
-        r#"{"policy": {"on_in_flight": {"action": "wait", "max_wait_ms": 99}}}"#,
-        r#"/policy/on_in_flight/max_wait_ms: must be at least 100, is 99"#,
-    ),
-    (r#"{"policy": {"key": {"max_bytes": 0}}}"#, r#"/policy/key/max_bytes: must be at least 1, is 0"#),
-    (r#"{"policy": {"key": {"max_bytes": 4097}}}"#, r#"/policy/key/max_bytes: must be at most 4096, is 4097"#),
     (r#"{"policy": {"key": {"sources": []}}}"#, r#"/policy/key/sources: must not be empty"#),
     (r#"{"policy": {"key": {"sources": {"header": "a"}}}}"#, r#"/policy/key/sources: must be a list, is an object"#),
     (
         r#"{"policy": {"key": {"sources": ["idempotency-key"]}}}"#,
         r#"/policy/key/sources/0: must be an object, is "idempotency-key""#,
     ),
-    (r#"{"policy": {"key": {"sources": [null]}}}"#, r#"/policy/key/sources/0: must be an object, is null"#),
     (
         r#"{"policy": {"key": {"sources": [{}]}}}"#,
         r#"/policy/key/sources/0: must have exactly one of header, query, cookie, form, json, path_segment, any"#,
@@ -1128,22 +942,6 @@ const MISTAKES: &[(&str, &str)] = &[
         r#"/policy/key/sources/1/header: must be a header name, is "b c""#,
     ),
     (
-        r#"{"policy": {"key": {"sources": [{"header": ":path"}]}}}"#,
-        r#"/policy/key/sources/0/header: must be a header name, is ":path""#,
-    ),
-    (
-        r#"{"policy": {"key": {"sources": [{"header": ""}]}}}"#,
-        r#"/policy/key/sources/0/header: must be a header name, is """#,
-    ),
-    (
-        r#"{"policy": {"key": {"sources": [{"header": null}]}}}"#,
-        r#"/policy/key/sources/0/header: must be a header name, is null"#,
-    ),
-    (
-        r#"{"policy": {"key": {"sources": [{"query": ""}]}}}"#,
-        r#"/policy/key/sources/0/query: must be a string that is not empty and has no control characters, is """#,
-    ),
-    (
         r#"{"policy": {"key": {"sources": [{"query": "a\nb"}]}}}"#,
         r#"/policy/key/sources/0/query: must be a string that is not empty and has no control characters, is "a\nb""#,
     ),
@@ -1152,24 +950,8 @@ const MISTAKES: &[(&str, &str)] = &[
         r#"/policy/key/sources/0/cookie: must be a cookie name, is "a=b""#,
     ),
     (
-        r#"{"policy": {"key": {"sources": [{"path_segment": -1}]}}}"#,
-        r#"/policy/key/sources/0/path_segment: must be at least 0, is -1"#,
-    ),
-    (
-        r#"{"policy": {"key": {"sources": [{"path_segment": 256}]}}}"#,
-        r#"/policy/key/sources/0/path_segment: must be at most 255, is 256"#,
-    ),
-    (
         r#"{"policy": {"key": {"sources": [{"json": "order"}]}}}"#,
         r#"/policy/key/sources/0/json: must be a JSON Pointer such as /order/id, is "order""#,
-    ),
-    (
-        r#"{"policy": {"key": {"sources": [{"json": ""}]}}}"#,
-        r#"/policy/key/sources/0/json: must be a JSON Pointer such as /order/id, is """#,
-    ),
-    (
-        r#"{"policy": {"key": {"sources": [{"json": "/a~2"}]}}}"#,
-        r#"/policy/key/sources/0/json: must be a JSON Pointer such as /order/id, is "/a~2""#,
     ),
     (
         r#"{"policy": {"key": {"sources": [{"jwt_claim": "sub"}]}}}"#,
@@ -1184,97 +966,25 @@ const MISTAKES: &[(&str, &str)] = &[
         r#"/policy/scope/caller/0/schemes: goes only with header authorization or proxy-authorization"#,
     ),
     (
-        r#"{"policy": {"scope": {"caller": [{"cookie": "sid", "schemes": ["Bearer"]}]}}}"#,
-        r#"/policy/scope/caller/0/schemes: goes only with header authorization or proxy-authorization"#,
-    ),
-    (
-        r#"{"policy": {"scope": {"caller": [{"header": "Authorization", "scheme": ["Bearer"]}]}}}"#,
-        r#"/policy/scope/caller/0/scheme: is not a known field; known here: header, schemes"#,
-    ),
-    (
         r#"{"policy": {"scope": {"caller": [{"header": "x-token", "scheme": ["Bearer"]}]}}}"#,
         r#"/policy/scope/caller/0/scheme: is not a known field; known here: header, query, cookie, form, json, path_segment, any, jwt_claim, property, signer"#,
-    ),
-    (
-        r#"{"policy": {"scope": {"caller": [{"header": "authorization", "schemes": "Bearer"}]}}}"#,
-        r#"/policy/scope/caller/0/schemes: must be a list, is "Bearer""#,
-    ),
-    (
-        r#"{"policy": {"scope": {"caller": [{"header": "authorization", "schemes": []}]}}}"#,
-        r#"/policy/scope/caller/0/schemes: must not be empty"#,
     ),
     (
         r#"{"policy": {"scope": {"caller": [{"signer": "signature-input"}]}}}"#,
         r#"/policy/scope/caller/0/signer: must be "authorization", is "signature-input""#,
     ),
     (
-        r#"{"policy": {"scope": {"caller": [{"any": [{"claim": "sub"}]}]}}}"#,
-        r#"/policy/scope/caller/0/any/0/claim: is not a known field; known here: header, query, cookie, form, json, path_segment, any, jwt_claim, property, signer"#,
-    ),
-    (
-        r#"{"policy": {"scope": {"caller": [{"property": "connection.mtls"}]}}}"#,
-        r#"/policy/scope/caller/0/property: must be a list, is "connection.mtls""#,
-    ),
-    (
-        r#"{"policy": {"key": {"inject": {"kind": "random"}}}}"#,
-        r#"/policy/key/inject/kind: must be "off" or "uuid" or "content", is "random""#,
-    ),
-    (
-        r#"{"policy": {"key": {"inject": {"kind": "content", "window_ms": 99}}}}"#,
-        r#"/policy/key/inject/window_ms: must be at least 100, is 99"#,
-    ),
-    (r#"{"policy": {"on_mismatch": "replay"}}"#, r#"/policy/on_mismatch: must be "reject" or "separate", is "replay""#),
-    (
-        r#"{"status_path": "idempotency"}"#,
-        r#"/status_path: must be a path that begins with / and has no query, fragment, space or non-ASCII character, is "idempotency""#,
-    ),
-    (r#"{"policy": {"key": {"sources": [{"any": []}]}}}"#, r#"/policy/key/sources/0/any: must not be empty"#),
-    (
-        r#"{"policy": {"key": {"sources": [{"any": [{"header": "a"}, {"cookie": 5}]}]}}}"#,
-        r#"/policy/key/sources/0/any/1/cookie: must be a cookie name, is 5"#,
-    ),
-    (r#"{"policy": {"scope": []}}"#, r#"/policy/scope: must be an object, is a list"#),
-    (
         r#"{"policy": {"scope": {"user": true}}}"#,
         r#"/policy/scope/user: is not a known field; known here: caller, anonymous, method, host, path"#,
-    ),
-    (r#"{"policy": {"scope": {"caller": {"header": "a"}}}}"#, r#"/policy/scope/caller: must be a list, is an object"#),
-    (
-        r#"{"policy": {"scope": {"anonymous": "bypass"}}}"#,
-        r#"/policy/scope/anonymous: must be "auto" or "share" or "refuse", is "bypass""#,
     ),
     (
         r#"{"policy": {"scope": {"method": "POST"}}}"#,
         r#"/policy/scope/method: must be true or false or "ignore", is "POST""#,
     ),
-    (r#"{"policy": {"scope": {"host": 0}}}"#, r#"/policy/scope/host: must be true or false or "ignore", is 0"#),
-    (r#"{"policy": {"scope": {"path": "/"}}}"#, r#"/policy/scope/path: must be true or false or "ignore", is "/""#),
     (
         r#"{"policy": {"scope": {"caller": [], "anonymous": "refuse"}}}"#,
         r#"/policy/scope: must not have an empty caller with anonymous "refuse", which refuses every request"#,
     ),
-    (r#"{"policy": {"fingerprint": "bytes"}}"#, r#"/policy/fingerprint: must be an object, is "bytes""#),
-    (
-        r#"{"policy": {"fingerprint": {"body": "text"}}}"#,
-        r#"/policy/fingerprint/body: must be "bytes" or "json" or "off", is "text""#,
-    ),
-    (
-        r#"{"policy": {"fingerprint": {"body": false}}}"#,
-        r#"/policy/fingerprint/body: must be "bytes" or "json" or "off", is false"#,
-    ),
-    (
-        r#"{"policy": {"fingerprint": {"query": "off"}}}"#,
-        r#"/policy/fingerprint/query: must be true or false, is "off""#,
-    ),
-    (
-        r#"{"policy": {"fingerprint": {"headers": "content-type"}}}"#,
-        r#"/policy/fingerprint/headers: must be a list, is "content-type""#,
-    ),
-    (
-        r#"{"policy": {"fingerprint": {"headers": ["content type"]}}}"#,
-        r#"/policy/fingerprint/headers/0: must be a header name, is "content type""#,
-    ),
-    (r#"{"policy": {"outcomes": []}}"#, r#"/policy/outcomes: must be an object, is a list"#),
     (
         r#"{"policy": {"outcomes": {"6xx": "store"}}}"#,
         r#"/policy/outcomes/6xx: is not a known field; known here: 2xx, 3xx, 4xx, 5xx, 200 to 599, disconnect, reset, timeout, unsent, json"#,
@@ -1282,10 +992,6 @@ const MISTAKES: &[(&str, &str)] = &[
     (
         r#"{"policy": {"outcomes": {"199": "store"}}}"#,
         r#"/policy/outcomes/199: is not a known field; known here: 2xx, 3xx, 4xx, 5xx, 200 to 599, disconnect, reset, timeout, unsent, json"#,
-    ),
-    (
-        r#"{"policy": {"outcomes": {"600": "store"}}}"#,
-        r#"/policy/outcomes/600: is not a known field; known here: 2xx, 3xx, 4xx, 5xx, 200 to 599, disconnect, reset, timeout, unsent, json"#,
     ),
     (
         r#"{"policy": {"outcomes": {"0200": "store"}}}"#,
@@ -1296,60 +1002,14 @@ const MISTAKES: &[(&str, &str)] = &[
         r#"/policy/outcomes/+20: is not a known field; known here: 2xx, 3xx, 4xx, 5xx, 200 to 599, disconnect, reset, timeout, unsent, json"#,
     ),
     (
-        r#"{"policy": {"outcomes": {"2XX": "store"}}}"#,
-        r#"/policy/outcomes/2XX: is not a known field; known here: 2xx, 3xx, 4xx, 5xx, 200 to 599, disconnect, reset, timeout, unsent, json"#,
-    ),
-    (
-        r#"{"policy": {"outcomes": {"5xx": "keep"}}}"#,
-        r#"/policy/outcomes/5xx: must be "store" or "release" or "retry" or "unknown", is "keep""#,
-    ),
-    (
-        r#"{"policy": {"outcomes": {"503": 1}}}"#,
-        r#"/policy/outcomes/503: must be "store" or "release" or "retry" or "unknown", is 1"#,
-    ),
-    (
         r#"{"policy": {"outcomes": {"timeout": "store"}}}"#,
         r#"/policy/outcomes/timeout: must be "release" or "retry" or "unknown", is "store""#,
     ),
-    (
-        r#"{"policy": {"outcomes": {"unsent": null}}}"#,
-        r#"/policy/outcomes/unsent: must be "release" or "retry" or "unknown", is null"#,
-    ),
-    (r#"{"policy": {"statuses": "rfc"}}"#, r#"/policy/statuses: must be "classic" or "ietf", is "rfc""#),
     (r#"{"policy": {"statuses": 409}}"#, r#"/policy/statuses: must be "classic" or "ietf" or an object, is 409"#),
-    (r#"{"policy": {"statuses": {"base": "rfc"}}}"#, r#"/policy/statuses/base: must be "classic" or "ietf", is "rfc""#),
-    (
-        r#"{"policy": {"statuses": {"missmatch": 409}}}"#,
-        r#"/policy/statuses/missmatch: is not a known field; known here: base, already-completed, body-too-large, caller-missing, expectation-failed, in-flight, key-invalid, key-missing, mismatch, not-replayable, outcome-unknown, store-unavailable"#,
-    ),
-    (r#"{"policy": {"statuses": {"mismatch": 399}}}"#, r#"/policy/statuses/mismatch: must be at least 400, is 399"#),
-    (r#"{"policy": {"statuses": {"mismatch": 600}}}"#, r#"/policy/statuses/mismatch: must be at most 599, is 600"#),
-    (
-        r#"{"policy": {"statuses": {"mismatch": "422"}}}"#,
-        r#"/policy/statuses/mismatch: must be a whole number, is "422""#,
-    ),
-    (r#"{"rules": {}}"#, r#"/rules: must be a list, is an object"#),
-    (r#"{"rules": null}"#, r#"/rules: must be a list, is null"#),
     (r#"{"rules": []}"#, r#"/rules: must not be empty"#),
-    (r#"{"rules": ["payments"]}"#, r#"/rules/0: must be an object, is "payments""#),
-    (r#"{"rules": [{"policies": {}}]}"#, r#"/rules/0/policies: is not a known field; known here: name, match, policy"#),
-    (
-        r#"{"rules": [{"name": ""}]}"#,
-        r#"/rules/0/name: must be a string that is not empty and has no control characters, is """#,
-    ),
-    (
-        r#"{"rules": [{"name": "a\nb"}]}"#,
-        r#"/rules/0/name: must be a string that is not empty and has no control characters, is "a\nb""#,
-    ),
-    (r#"{"rules": [{"policy": null}]}"#, r#"/rules/0/policy: must be an object, is null"#),
-    (r#"{"rules": [{"policy": "strict"}]}"#, r#"/rules/0/policy: must be an object, is "strict""#),
     (
         r#"{"rules": [{}, {}, {"policy": {"lease_ms": 10}}]}"#,
         r#"/rules/2/policy/lease_ms: must be at least 1000, is 10"#,
-    ),
-    (
-        r#"{"rules": [{"policy": {"leese_ms": null}}]}"#,
-        r#"/rules/0/policy/leese_ms: is not a known field; known here: mode, key, scope, fingerprint, on_mismatch, on_in_flight, on_completed, on_unknown, on_store_failure, on_too_large, lease_ms, max_running_ms, ttl_s, max_request_bytes, max_response_bytes, outcomes, execution, save, statuses, expose_cors"#,
     ),
     (
         r#"{"rules": [{"policy": {"key": {"injected": null}}}]}"#,
@@ -1360,130 +1020,32 @@ const MISTAKES: &[(&str, &str)] = &[
         r#"/rules/0/policy/outcomes/6xx: is not a known field; known here: 2xx, 3xx, 4xx, 5xx, 200 to 599, disconnect, reset, timeout, unsent, json"#,
     ),
     (
-        r#"{"rules": [{"policy": {"statuses": {"missmatch": null}}}]}"#,
-        r#"/rules/0/policy/statuses/missmatch: is not a known field; known here: base, already-completed, body-too-large, caller-missing, expectation-failed, in-flight, key-invalid, key-missing, mismatch, not-replayable, outcome-unknown, store-unavailable"#,
-    ),
-    (
         r#"{"policy": {"lease_ms": 10}, "rules": [{"policy": {"lease_ms": 20}}]}"#,
         r#"/policy/lease_ms: must be at least 1000, is 10"#,
     ),
-    (r#"{"rules": [{"match": null}]}"#, r#"/rules/0/match: must be an object, is null"#),
-    (
-        r#"{"rules": [{"match": {"method": ["POST"]}}]}"#,
-        r#"/rules/0/match/method: is not a known field; known here: methods, hosts, path, headers, route_metadata"#,
-    ),
-    (r#"{"rules": [{"match": {"methods": []}}]}"#, r#"/rules/0/match/methods: must not be empty"#),
-    (r#"{"rules": [{"match": {"methods": "POST"}}]}"#, r#"/rules/0/match/methods: must be a list, is "POST""#),
     (
         r#"{"rules": [{"match": {"methods": ["post"]}}]}"#,
         r#"/rules/0/match/methods/0: must be a method in capitals, is "post""#,
-    ),
-    (
-        r#"{"rules": [{"match": {"methods": ["POST", "PUT PATCH"]}}]}"#,
-        r#"/rules/0/match/methods/1: must be a method in capitals, is "PUT PATCH""#,
-    ),
-    (
-        r#"{"rules": [{"match": {"methods": [""]}}]}"#,
-        r#"/rules/0/match/methods/0: must be a method in capitals, is """#,
-    ),
-    (r#"{"rules": [{"match": {"hosts": []}}]}"#, r#"/rules/0/match/hosts: must not be empty"#),
-    (
-        r#"{"rules": [{"match": {"hosts": ["*"]}}]}"#,
-        r#"/rules/0/match/hosts/0: must be a host such as api.example.com or *.example.com, is "*""#,
-    ),
-    (
-        r#"{"rules": [{"match": {"hosts": ["*.*.example.com"]}}]}"#,
-        r#"/rules/0/match/hosts/0: must be a host such as api.example.com or *.example.com, is "*.*.example.com""#,
-    ),
-    (
-        r#"{"rules": [{"match": {"hosts": ["api.*"]}}]}"#,
-        r#"/rules/0/match/hosts/0: must be a host such as api.example.com or *.example.com, is "api.*""#,
-    ),
-    (
-        r#"{"rules": [{"match": {"hosts": ["*."]}}]}"#,
-        r#"/rules/0/match/hosts/0: must be a host such as api.example.com or *.example.com, is "*.""#,
     ),
     (
         r#"{"rules": [{"match": {"hosts": ["https://api.example.com"]}}]}"#,
         r#"/rules/0/match/hosts/0: must be a host such as api.example.com or *.example.com, is "https://api.example.com""#,
     ),
     (
-        r#"{"rules": [{"match": {"hosts": ["::1"]}}]}"#,
-        r#"/rules/0/match/hosts/0: must be a host such as api.example.com or *.example.com, is "::1""#,
-    ),
-    (
-        r#"{"rules": [{"match": {"hosts": [""]}}]}"#,
-        r#"/rules/0/match/hosts/0: must be a host such as api.example.com or *.example.com, is """#,
-    ),
-    (r#"{"rules": [{"match": {"path": "/v1"}}]}"#, r#"/rules/0/match/path: must be an object, is "/v1""#),
-    (
-        r#"{"rules": [{"match": {"path": {}}}]}"#,
-        r#"/rules/0/match/path: must have exactly one of exact, prefix, template"#,
-    ),
-    (
         r#"{"rules": [{"match": {"path": {"exact": "/a", "prefix": "/b"}}}]}"#,
         r#"/rules/0/match/path: must have exactly one of exact, prefix, template"#,
-    ),
-    (
-        r#"{"rules": [{"match": {"path": {"regex": ".*"}}}]}"#,
-        r#"/rules/0/match/path/regex: is not a known field; known here: exact, prefix, template"#,
     ),
     (
         r#"{"rules": [{"match": {"path": {"exact": "v1"}}}]}"#,
         r#"/rules/0/match/path/exact: must be a path that begins with / and has no query, fragment, space or non-ASCII character, is "v1""#,
     ),
     (
-        r#"{"rules": [{"match": {"path": {"exact": ""}}}]}"#,
-        r#"/rules/0/match/path/exact: must be a path that begins with / and has no query, fragment, space or non-ASCII character, is """#,
-    ),
-    (
-        r#"{"rules": [{"match": {"path": {"prefix": "/a?b"}}}]}"#,
-        r#"/rules/0/match/path/prefix: must be a path that begins with / and has no query, fragment, space or non-ASCII character, is "/a?b""#,
-    ),
-    (
-        r#"{"rules": [{"match": {"path": {"prefix": "/a#b"}}}]}"#,
-        r#"/rules/0/match/path/prefix: must be a path that begins with / and has no query, fragment, space or non-ASCII character, is "/a#b""#,
-    ),
-    (
-        r#"{"rules": [{"match": {"path": {"prefix": "/ä"}}}]}"#,
-        r#"/rules/0/match/path/prefix: must be a path that begins with / and has no query, fragment, space or non-ASCII character, is "/ä""#,
-    ),
-    (
-        r#"{"rules": [{"match": {"path": {"template": "a/{b}"}}}]}"#,
-        r#"/rules/0/match/path/template: must be a path that begins with / and has no query, fragment, space or non-ASCII character, is "a/{b}""#,
-    ),
-    (
         r#"{"rules": [{"match": {"path": {"template": "/a/**/b"}}}]}"#,
         r#"/rules/0/match/path/template: must be segments that are plain text, {name} or, only as the last, **, is "/a/**/b""#,
     ),
-    (
-        r#"{"rules": [{"match": {"path": {"template": "/a/*"}}}]}"#,
-        r#"/rules/0/match/path/template: must be segments that are plain text, {name} or, only as the last, **, is "/a/*""#,
-    ),
-    (
-        r#"{"rules": [{"match": {"path": {"template": "/a/{}"}}}]}"#,
-        r#"/rules/0/match/path/template: must be segments that are plain text, {name} or, only as the last, **, is "/a/{}""#,
-    ),
-    (
-        r#"{"rules": [{"match": {"path": {"template": "/a/{b"}}}]}"#,
-        r#"/rules/0/match/path/template: must be segments that are plain text, {name} or, only as the last, **, is "/a/{b""#,
-    ),
-    (
-        r#"{"rules": [{"match": {"path": {"template": "/a/{b}.json"}}}]}"#,
-        r#"/rules/0/match/path/template: must be segments that are plain text, {name} or, only as the last, **, is "/a/{b}.json""#,
-    ),
-    (
-        r#"{"rules": [{"match": {"path": {"template": "/a/{b}{c}"}}}]}"#,
-        r#"/rules/0/match/path/template: must be segments that are plain text, {name} or, only as the last, **, is "/a/{b}{c}""#,
-    ),
-    (r#"{"rules": [{"match": {"headers": []}}]}"#, r#"/rules/0/match/headers: must not be empty"#),
     (r#"{"rules": [{"match": {"headers": [{"present": true}]}}]}"#, r#"/rules/0/match/headers/0: must have name"#),
     (
         r#"{"rules": [{"match": {"headers": [{"name": "x"}]}}]}"#,
-        r#"/rules/0/match/headers/0: must have exactly one of present, equals"#,
-    ),
-    (
-        r#"{"rules": [{"match": {"headers": [{"name": "x", "present": true, "equals": "y"}]}}]}"#,
         r#"/rules/0/match/headers/0: must have exactly one of present, equals"#,
     ),
     (
@@ -1491,48 +1053,8 @@ const MISTAKES: &[(&str, &str)] = &[
         r#"/rules/0/match/headers/0/present: must be true, is false"#,
     ),
     (
-        r#"{"rules": [{"match": {"headers": [{"name": "x", "equals": ""}]}}]}"#,
-        r#"/rules/0/match/headers/0/equals: must be a string that is not empty and has no control characters, is """#,
-    ),
-    (
-        r#"{"rules": [{"match": {"headers": [{"name": "x", "equals": 1}]}}]}"#,
-        r#"/rules/0/match/headers/0/equals: must be a string that is not empty and has no control characters, is 1"#,
-    ),
-    (
-        r#"{"rules": [{"match": {"headers": [{"name": "x y", "present": true}]}}]}"#,
-        r#"/rules/0/match/headers/0/name: must be a header name, is "x y""#,
-    ),
-    (
-        r#"{"rules": [{"match": {"headers": [{"name": "x", "prefix": "y"}]}}]}"#,
-        r#"/rules/0/match/headers/0/prefix: is not a known field; known here: name, present, equals"#,
-    ),
-    (
-        r#"{"rules": [{"match": {"route_metadata": []}}]}"#,
-        r#"/rules/0/match/route_metadata: must be an object, is a list"#,
-    ),
-    (
         r#"{"rules": [{"match": {"route_metadata": {"namespace": "a", "key": "b"}}}]}"#,
         r#"/rules/0/match/route_metadata: must have equals"#,
-    ),
-    (
-        r#"{"rules": [{"match": {"route_metadata": {"namespace": "a", "equals": "c"}}}]}"#,
-        r#"/rules/0/match/route_metadata: must have key"#,
-    ),
-    (
-        r#"{"rules": [{"match": {"route_metadata": {"key": "b", "equals": "c"}}}]}"#,
-        r#"/rules/0/match/route_metadata: must have namespace"#,
-    ),
-    (
-        r#"{"rules": [{"match": {"route_metadata": {"namespace": "", "key": "b", "equals": "c"}}}]}"#,
-        r#"/rules/0/match/route_metadata/namespace: must be a string that is not empty and has no control characters, is """#,
-    ),
-    (
-        r#"{"rules": [{"match": {"route_metadata": {"namespace": "a", "key": "b", "equals": true}}}]}"#,
-        r#"/rules/0/match/route_metadata/equals: must be a string that is not empty and has no control characters, is true"#,
-    ),
-    (
-        r#"{"rules": [{"match": {"route_metadata": {"namespace": "a", "key": "b", "equals": "c", "path": "d"}}}]}"#,
-        r#"/rules/0/match/route_metadata/path: is not a known field; known here: namespace, key, equals"#,
     ),
     (
         r#"{"policy": {"mode": "a string that is so long that nobody would like to read it whole"}}"#,
@@ -1548,159 +1070,33 @@ const MISTAKES: &[(&str, &str)] = &[
 const REDIS_MISTAKES: &[(&str, &str)] = &[
     (r#""dialect": "upstash""#, r#"/store/dialect: must be "webdis", is "upstash""#),
     (r#""dialect": null"#, r#"/store/dialect: must be "webdis", is null"#),
-    (r#""authority": """#, r#"/store/authority: must be 1 to 255 visible ASCII characters, is """#),
-    (r#""authority": "a b""#, r#"/store/authority: must be 1 to 255 visible ASCII characters, is "a b""#),
-    (r#""authority": 7"#, r#"/store/authority: must be 1 to 255 visible ASCII characters, is 7"#),
-    (
-        r#""path": """#,
-        r#"/store/path: must be a path of visible ASCII characters that begins with /, without ? and #, is """#,
-    ),
     (
         r#""path": "redis""#,
         r#"/store/path: must be a path of visible ASCII characters that begins with /, without ? and #, is "redis""#,
     ),
-    (
-        r#""path": "/a b""#,
-        r#"/store/path: must be a path of visible ASCII characters that begins with /, without ? and #, is "/a b""#,
-    ),
-    (
-        r#""path": "/ä""#,
-        r#"/store/path: must be a path of visible ASCII characters that begins with /, without ? and #, is "/ä""#,
-    ),
-    (
-        r#""path": "/a?b""#,
-        r#"/store/path: must be a path of visible ASCII characters that begins with /, without ? and #, is "/a?b""#,
-    ),
-    (
-        r##""path": "/a#b""##,
-        r##"/store/path: must be a path of visible ASCII characters that begins with /, without ? and #, is "/a#b""##,
-    ),
-    (
-        r#""path": 7"#,
-        r#"/store/path: must be a path of visible ASCII characters that begins with /, without ? and #, is 7"#,
-    ),
-    (r#""authorization": """#, r#"/store/authorization: must not be empty"#),
-    (r#""authorization": {"env": "EMPTY"}"#, r#"/store/authorization: must not be empty"#),
-    (r#""authorization": null"#, r#"/store/authorization: must be a string or {"env": NAME}, is null"#),
-    (r#""authorization": 7"#, r#"/store/authorization: must be a string or {"env": NAME}, is a number"#),
     (r#""authorization": {}"#, r#"/store/authorization: must have env"#),
-    (
-        r#""authorization": {"env": "ABSENT"}"#,
-        r#"/store/authorization/env: names a variable that the VM's environment does not have"#,
-    ),
-    (r#""authorization": {"file": "a"}"#, r#"/store/authorization: must have env"#),
-    (r#""authorization": "Bearer é""#, r#"/store/authorization: must be ASCII without control characters"#),
     (r#""authorization": "a\tb""#, r#"/store/authorization: must be ASCII without control characters"#),
-    (r#""authorization": {"env": "LINE"}"#, r#"/store/authorization: must be ASCII without control characters"#),
-    (r#""timeout_ms": 9"#, r#"/store/timeout_ms: must be at least 10, is 9"#),
-    (r#""timeout_ms": 60001"#, r#"/store/timeout_ms: must be at most 60000, is 60001"#),
-    (r#""timeout_ms": "250ms""#, r#"/store/timeout_ms: must be a whole number, is "250ms""#),
-    (r#""attempts": 0"#, r#"/store/attempts: must be at least 1, is 0"#),
-    (r#""attempts": 11"#, r#"/store/attempts: must be at most 10, is 11"#),
-    (r#""attempts": 1.5"#, r#"/store/attempts: must be a whole number, is 1.5"#),
     (r#""prefix": """#, r#"/store/prefix: must be 1 to 128 visible ASCII characters, is """#),
-    (r#""prefix": "idem ""#, r#"/store/prefix: must be 1 to 128 visible ASCII characters, is "idem ""#),
-    (r#""prefix": "ä:""#, r#"/store/prefix: must be 1 to 128 visible ASCII characters, is "ä:""#),
-    (r#""prefix": null"#, r#"/store/prefix: must be 1 to 128 visible ASCII characters, is null"#),
-    (r#""batching": "off""#, r#"/store/batching: must be true or false, is "off""#),
-    (r#""batching": 1"#, r#"/store/batching: must be true or false, is 1"#),
-    (r#""breaker": null"#, r#"/store/breaker: must be an object, is null"#),
-    (r#""breaker": 5"#, r#"/store/breaker: must be an object, is 5"#),
-    (r#""breaker": {"errors": 5}"#, r#"/store/breaker/errors: is not a known field; known here: failures, open_ms"#),
-    (r#""breaker": {"failures": 0}"#, r#"/store/breaker/failures: must be at least 1, is 0"#),
-    (r#""breaker": {"failures": 1001}"#, r#"/store/breaker/failures: must be at most 1000, is 1001"#),
-    (r#""breaker": {"open_ms": 9}"#, r#"/store/breaker/open_ms: must be at least 10, is 9"#),
-    (r#""breaker": {"open_ms": 60001}"#, r#"/store/breaker/open_ms: must be at most 60000, is 60001"#),
-    (r#""breaker": {"open_ms": "1s"}"#, r#"/store/breaker/open_ms: must be a whole number, is "1s""#),
-    (r#""cache": false"#, r#"/store/cache: must be an object, is false"#),
-    (r#""cache": []"#, r#"/store/cache: must be an object, is a list"#),
-    (
-        r#""cache": {"ttl_ms": 60000}"#,
-        r#"/store/cache/ttl_ms: is not a known field; known here: max_bytes, max_entry_bytes, ttl_s"#,
-    ),
-    (r#""cache": {"max_bytes": 1048575}"#, r#"/store/cache/max_bytes: must be at least 1048576, is 1048575"#),
-    (
-        r#""cache": {"max_bytes": 17179869185}"#,
-        r#"/store/cache/max_bytes: must be at most 17179869184, is 17179869185"#,
-    ),
-    (r#""cache": {"max_bytes": "16MB"}"#, r#"/store/cache/max_bytes: must be a whole number, is "16MB""#),
-    (r#""cache": {"max_entry_bytes": 0}"#, r#"/store/cache/max_entry_bytes: must be at least 1, is 0"#),
-    (
-        r#""cache": {"max_entry_bytes": 16777217}"#,
-        r#"/store/cache/max_entry_bytes: must be at most 16777216, is 16777217"#,
-    ),
     (
         r#""cache": {"max_bytes": 1048576, "max_entry_bytes": 131073}"#,
         r#"/store/cache/max_entry_bytes: must be at most an eighth of max_bytes (131072), is 131073"#,
     ),
-    (
-        r#""cache": {"max_entry_bytes": 2097153}"#,
-        r#"/store/cache/max_entry_bytes: must be at most an eighth of max_bytes (2097152), is 2097153"#,
-    ),
-    (r#""cache": {"ttl_s": 0}"#, r#"/store/cache/ttl_s: must be at least 1, is 0"#),
-    (r#""cache": {"ttl_s": 86401}"#, r#"/store/cache/ttl_s: must be at most 86400, is 86401"#),
 ];
 
 /// Values of `secrets.encryption` with one mistake, and what the log line says behind its place.
 const ENCRYPTION_MISTAKES: &[(&str, &str)] = &[
-    (r#"null"#, r#": must be a list, is null"#),
-    (r#""MDEy""#, r#": must be a list, is a string"#),
-    (r#"{"id": "a", "key": {"env": "KEY"}}"#, r#": must be a list, is an object"#),
     (r#"[]"#, r#": must not be empty"#),
-    (r#"["MDEy"]"#, r#"/0: must be an object, is a string"#),
-    (r#"[{}]"#, r#"/0: must have id"#),
     (r#"[{"id": "a"}]"#, r#"/0: must have key"#),
-    (r#"[{"key": {"env": "KEY"}}]"#, r#"/0: must have id"#),
-    (r#"[{"id": "a", "key": {"env": "KEY"}, "alg": "aes"}]"#, r#"/0/alg: is not a known field; known here: id, key"#),
-    (r#"[{"id": "", "key": {"env": "KEY"}}]"#, r#"/0/id: must be 1 to 32 visible ASCII characters, is a string"#),
     (r#"[{"id": "a b", "key": {"env": "KEY"}}]"#, r#"/0/id: must be 1 to 32 visible ASCII characters, is a string"#),
-    (
-        r#"[{"id": "123456789012345678901234567890123", "key": {"env": "KEY"}}]"#,
-        r#"/0/id: must be 1 to 32 visible ASCII characters, is a string"#,
-    ),
-    (r#"[{"id": 1, "key": {"env": "KEY"}}]"#, r#"/0/id: must be 1 to 32 visible ASCII characters, is a number"#),
-    (r#"[{"id": "a", "key": ""}]"#, r#"/0/key: must not be empty"#),
     (r#"[{"id": "a", "key": null}]"#, r#"/0/key: must be a string or {"env": NAME}, is null"#),
-    (
-        r#"[{"id": "a", "key": {"env": "ABSENT"}}]"#,
-        r#"/0/key/env: names a variable that the VM's environment does not have"#,
-    ),
-    (r#"[{"id": "a", "key": {"env": "EMPTY"}}]"#, r#"/0/key: must not be empty"#),
-    // No base64.
     (r#"[{"id": "a", "key": "not base64"}]"#, r#"/0/key: must be 32 bytes in base64: openssl rand -base64 32"#),
-    // 31 bytes, 33, 16.
-    (
-        r#"[{"id": "a", "key": "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZQ=="}]"#,
-        r#"/0/key: must be 32 bytes in base64: openssl rand -base64 32"#,
-    ),
-    (
-        r#"[{"id": "a", "key": "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWZn"}]"#,
-        r#"/0/key: must be 32 bytes in base64: openssl rand -base64 32"#,
-    ),
-    (
-        r#"[{"id": "a", "key": "MDEyMzQ1Njc4OWFiY2RlZg=="}]"#,
-        r#"/0/key: must be 32 bytes in base64: openssl rand -base64 32"#,
-    ),
-    // 32 bytes without their padding, in the alphabet of URLs, and in hex.
     (
         r#"[{"id": "a", "key": "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY"}]"#,
         r#"/0/key: must be 32 bytes in base64: openssl rand -base64 32"#,
     ),
     (
-        r#"[{"id": "a", "key": "__________________________________________8="}]"#,
-        r#"/0/key: must be 32 bytes in base64: openssl rand -base64 32"#,
-    ),
-    (
-        r#"[{"id": "a", "key": "3031323334353637383961626364656630313233343536373839616263646566"}]"#,
-        r#"/0/key: must be 32 bytes in base64: openssl rand -base64 32"#,
-    ),
-    (
         r#"[{"id": "a", "key": {"env": "KEY"}}, {"id": "b", "key": {"env": "KEY"}}, {"id": "a", "key": {"env": "KEY"}}]"#,
         r#"/2/id: is the id of another key too"#,
-    ),
-    (
-        r#"[{"id": "a", "key": {"env": "KEY"}}, {"id": "b", "key": "short"}]"#,
-        r#"/1/key: must be 32 bytes in base64: openssl rand -base64 32"#,
     ),
 ];
 

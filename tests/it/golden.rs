@@ -6,12 +6,12 @@
 use std::rc::Rc;
 
 use envoy_idempotency::caller::Caller;
+use envoy_idempotency::config::source::Request;
 use envoy_idempotency::config::{Config, Policy};
 use envoy_idempotency::digest::{HashKey, hex};
 use envoy_idempotency::fingerprint::Payload;
 use envoy_idempotency::key::{self, ClientKey};
 use envoy_idempotency::message::RequestHead;
-use envoy_idempotency::source::Request;
 
 /// A policy, a request's fields beside the usual ones, its body; then its name, keyed with "secret" and plain, and its
 /// fingerprint.

@@ -21,6 +21,7 @@ mod redis;
 mod schema;
 mod seal;
 mod table;
+mod tables;
 mod tidy;
 mod webdis;
 mod wire;

@@ -8,13 +8,14 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use envoy_idempotency::caller::{CREDENTIALS, Caller};
+use envoy_idempotency::caller::Caller;
+use envoy_idempotency::config::source::Request;
 use envoy_idempotency::config::{Config, Policy, Scope, Separation};
+use envoy_idempotency::credential::CREDENTIALS;
 use envoy_idempotency::digest::{Digest, HashKey, hex};
 use envoy_idempotency::fingerprint::{Fingerprint, Payload};
 use envoy_idempotency::key::{self, ClientKey, Name, NoKey};
 use envoy_idempotency::message::RequestHead;
-use envoy_idempotency::source::Request;
 use proptest::prelude::*;
 use sha2::{Digest as _, Sha256};
 

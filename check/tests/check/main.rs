@@ -171,28 +171,87 @@ fn every_shipped_file_is_told_in_words() {
     assert!(count >= 11);
 }
 
+/// What is around the policies stands in every-field.json; each field of a policy has rules of its own.
 #[test]
 fn every_field_is_told() {
-    let text = fs::read_to_string(root().join("check/tests/golden/every-field.json")).unwrap();
-    let whole = check(&text);
-    assert_eq!((whole.code, whole.err.as_str()), (0, ""), "{}", whole.out);
-    expect_file!["../golden/every-field.txt"].assert_eq(&whole.out);
-    let document = serde_json::from_str(&text).unwrap();
-    let mut told = BTreeSet::new();
-    for pointer in members(&document, "") {
-        let mut without = document.clone();
-        let (above, name) = pointer.rsplit_once('/').unwrap();
-        without.pointer_mut(above).unwrap().as_object_mut().unwrap().remove(name);
-        assert_ne!(check(&without.to_string()).out, whole.out, "nothing is said of {pointer}");
-        told.insert(name.to_owned());
-    }
     let schema = fs::read_to_string(root().join("docs/config.schema.json")).unwrap();
+    let schema: Value = serde_json::from_str(&schema).unwrap();
+    let text = fs::read_to_string(root().join("check/tests/golden/every-field.json")).unwrap();
+    let mut document: Value = serde_json::from_str(&text).unwrap();
+    let policy = &schema["$defs"]["policy"];
+    let policies =
+        policy["properties"].as_object().unwrap().iter().flat_map(|(name, node)| fields(&schema, name, node));
+    let policies: Vec<_> = policies.chain(policy["examples"].as_array().unwrap().clone()).collect();
+    let mut told = every_member_is_told(&document);
+    for (index, policy) in policies.iter().enumerate() {
+        told.extend(every_member_is_told(&json!({ "policy": policy })));
+        let matched = json!({ "methods": ["PUT"], "path": { "exact": format!("/{index}") } });
+        let rule = json!({ "name": policy.to_string(), "match": matched, "policy": policy });
+        document["rules"].as_array_mut().unwrap().push(rule);
+    }
+    let whole = check(&document.to_string());
+    assert_eq!((whole.code, whole.err.as_str()), (0, ""), "{}", whole.out);
+    expect_file!["../golden/every-field.txt"].assert_eq(&only_what_differs(&whole.out));
     let mut known = BTreeSet::new();
-    properties(&serde_json::from_str(&schema).unwrap(), &mut known);
+    properties(&schema, &mut known);
     // It leaves nothing to choose.
     known.remove("dialect");
     told.remove("201");
     assert_eq!(told, known);
+}
+
+/// The names of the members of a document, after a look that the report is another one without each.
+fn every_member_is_told(document: &Value) -> BTreeSet<String> {
+    let whole = check(&document.to_string()).out;
+    let names = members(document, "").into_iter().map(|pointer| {
+        let mut without = document.clone();
+        let (above, name) = pointer.rsplit_once('/').unwrap();
+        without.pointer_mut(above).unwrap().as_object_mut().unwrap().remove(name);
+        assert_ne!(check(&without.to_string()).out, whole, "nothing is said of {pointer} in {document}");
+        name.to_owned()
+    });
+    names.collect()
+}
+
+/// An object with one field, for each value of the field that tells it from its default.
+fn fields(schema: &Value, name: &str, node: &Value) -> Vec<Value> {
+    let node = node["$ref"].as_str().map_or(node, |target| schema.pointer(target.trim_start_matches('#')).unwrap());
+    let values = match (&node["examples"], &node["enum"], &node["properties"], &node["type"][0]) {
+        (Value::Array(examples), ..) => examples.clone(),
+        (_, Value::Array(words), ..) => words.clone(),
+        (_, _, Value::Object(below), _) => below.iter().flat_map(|(name, node)| fields(schema, name, node)).collect(),
+        (.., kind) if kind == "boolean" => vec![json!(true), json!(false)],
+        (.., kind) if kind == "integer" => vec![node["minimum"].clone()],
+        _ => panic!("the schema has no example of {name}"),
+    };
+    let is_told = |value: &Value| !value.is_null() && *value != node["default"];
+    values.into_iter().filter(is_told).map(|value| json!({ name: value })).collect()
+}
+
+/// The report without what is said of every rule alike.
+fn only_what_differs(report: &str) -> String {
+    let (head, rules) = report.split_once("Rule ").unwrap();
+    let usual: BTreeSet<_> = said(rules.split("Rule ").next().unwrap()).into_iter().collect();
+    let told = rules.split("Rule ").enumerate().map(|(index, rule)| {
+        // The rule of one field matches a path of its own, which says nothing of the field.
+        let is_of_field = rule.starts_with('{');
+        let differs = |line: &String| !usual.contains(line) && !(is_of_field && line.starts_with("  requests"));
+        let lines = said(rule).into_iter().filter(|line| index == 0 || differs(line));
+        format!("Rule {}", lines.collect::<String>())
+    });
+    head.to_owned() + &told.collect::<String>()
+}
+
+/// What stands under each label, with the label.
+fn said(rule: &str) -> Vec<String> {
+    let mut found: Vec<String> = Vec::new();
+    for line in rule.split_inclusive('\n') {
+        match found.last_mut() {
+            Some(last) if line.starts_with("   ") => last.push_str(line),
+            _ => found.push(line.to_owned()),
+        }
+    }
+    found
 }
 
 /// The pointers of all members of all objects.

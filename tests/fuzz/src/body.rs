@@ -2,12 +2,12 @@
 //!
 //! Its one rule: a value that was written into a body is read out of it byte for byte, wherever it stands there.
 
+use envoy_idempotency::config::source::Request;
 use envoy_idempotency::config::{Config, Inject, KeyPolicy, Part};
 use envoy_idempotency::fingerprint::{Fingerprint, Payload};
 use envoy_idempotency::json::Pointer;
 use envoy_idempotency::key::{ClientKey, NoKey};
 use envoy_idempotency::message::RequestHead;
-use envoy_idempotency::source::Request;
 use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
 use serde_json::json;
 

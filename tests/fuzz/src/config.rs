@@ -3,10 +3,10 @@
 //! Its one rule: an accepted document is accepted again in every form that means the same, and what comes of it is within
 //! the bounds that docs/configuration.md states.
 
+use envoy_idempotency::config::source::Request;
 use envoy_idempotency::config::{Config, ConfigError, Store};
 use envoy_idempotency::key::ClientKey;
 use envoy_idempotency::message::RequestHead;
-use envoy_idempotency::source::Request;
 use serde_json::Value;
 
 /// Takes one document.

@@ -3,10 +3,10 @@
 //! Its one rule: what is a key in a header is decided here once more, from the words of the standard alone.
 
 use envoy_idempotency::caller::Caller;
+use envoy_idempotency::config::source::Request;
 use envoy_idempotency::config::{Config, Inject, KeyPolicy, Part};
 use envoy_idempotency::key::{self, ClientKey, NoKey};
 use envoy_idempotency::message::RequestHead;
-use envoy_idempotency::source::Request;
 use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
 
 type Told = Result<ClientKey, NoKey>;

@@ -219,7 +219,7 @@ pub(super) fn head(tenant: u8, key: u8, is_quoted: bool) -> RequestHead {
 
 /// Under which name the store keeps what this request is about.
 pub(super) fn name(policy: &Policy, head: &RequestHead) -> Name {
-    let request = envoy_idempotency::source::Request::new(head, b"", &|_| None);
+    let request = envoy_idempotency::config::source::Request::new(head, b"", &|_| None);
     let caller = envoy_idempotency::caller::Caller::read(policy, &request);
     let key = envoy_idempotency::key::ClientKey::read(&policy.key, &request);
     let key = key.unwrap_or_else(|_| panic!("every request has a key"));
