@@ -163,9 +163,10 @@ fn what_users_and_developers_read_names_the_actor() {
 }
 
 #[test]
-fn make_test_runs_every_suite() {
+fn make_test_all_runs_every_suite() {
     let makefile = read(&root().join("Makefile"));
-    let lists = ["NATIVE := ", "SERVED := "].map(|list| makefile.lines().find_map(|line| line.strip_prefix(list)));
+    let lists = ["NATIVE := ", "SERVED := ", "CLIENTS := "]
+        .map(|list| makefile.lines().find_map(|line| line.strip_prefix(list)));
     let run: Vec<_> = lists.iter().flatten().flat_map(|list| list.split(' ')).collect();
     for folder in ["tests", "check/tests", "tests/chaos/tests", "tests/fuzz/tests", "tests/harness/tests"] {
         for entry in fs::read_dir(root().join(folder)).unwrap() {

@@ -1,4 +1,5 @@
-//! The fault proxy: stands before the HTTP front of the store and does to calls what networks and stores do.
+//! The fault proxy: stands before the HTTP front of the store, or between a client and a gateway, and does to calls what
+//! networks and stores do.
 //!
 //! One rule: it knows where a call and its reply begin and end, so a fault meets whole calls, at a chosen point.
 //! It does not know what a call asks.
@@ -6,6 +7,7 @@
 //! ```text
 //! Gateway ──call──▶ Interposer ──call──▶ Webdis ──▶ Redis
 //!         ◀─reply──            ◀─reply──
+//!  Client ──call──▶ Interposer ──call──▶ Gateway
 //! ```
 
 use std::collections::VecDeque;
@@ -372,7 +374,7 @@ fn message_len(bytes: &[u8]) -> io::Result<Option<usize>> {
     for line in bytes[..head_len].split(|byte| *byte == b'\n') {
         let Some((name, value)) = str::from_utf8(line).ok().and_then(|line| line.split_once(':')) else { continue };
         if name.eq_ignore_ascii_case("transfer-encoding") {
-            return Err(io::Error::other("neither Envoy's calls nor Webdis's replies are chunked"));
+            return Err(io::Error::other("messages are told apart by their content-length alone"));
         }
         if name.eq_ignore_ascii_case("content-length") {
             body_len = value.trim().parse().map_err(io::Error::other)?;

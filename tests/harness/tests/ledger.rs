@@ -41,6 +41,19 @@ fn two_executions_have_two_answers() {
 }
 
 #[test]
+fn a_test_steers_the_answers_of_a_path_for_clients_that_cannot() {
+    let ledger = Ledger::start();
+    ledger.show("/checkout", "<p>Pay</p>");
+    let page = Request::new(ledger.addr(), "GET", "/checkout?step=1").send();
+    assert_eq!((page.status, page.text()), (200, "<p>Pay</p>".to_owned()));
+    assert_eq!(page.header("content-type"), Some("text/html; charset=utf-8"));
+    ledger.steer("/checkout/pay", &[("x-test-status", "418")]);
+    assert_eq!(post(&ledger, "/checkout/pay").header("x-test-status", "503").send().status, 418);
+    assert_eq!(post(&ledger, "/checkout").send().status, 200);
+    assert_eq!(post(&ledger, "/pay").send().status, 201);
+}
+
+#[test]
 fn request_headers_steer_the_answer() {
     let ledger = Ledger::start();
     let response = post(&ledger, "/a")
