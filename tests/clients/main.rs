@@ -12,6 +12,8 @@
     reason = "tests measure real time, and a panic is how they fail"
 )]
 
+/// A browser, and a person at it.
+mod browser;
 /// Libraries of Python and Node that repeat by themselves.
 mod libraries;
 /// The gateways, the faults before them, and how a client is run.

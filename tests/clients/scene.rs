@@ -10,7 +10,7 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use harness::gateway::hcm;
+use harness::gateway::{hcm, shipped};
 use harness::process::{Process, tail};
 use harness::{Entry, Fault, Gateway, Interposer, Ledger, Options, World, wait_for};
 use serde_json::{Value, json};
@@ -115,6 +115,16 @@ pub fn in_the_form_of_stripe() -> &'static World {
                 hcm(tree)["local_reply_config"] = documented("local_reply_config");
             })
         })
+    });
+    &WORLD
+}
+
+/// `envoy/presets/form-post.yaml` in `envoy/shielded.yaml`.
+pub fn checkout() -> &'static World {
+    static WORLD: LazyLock<World> = LazyLock::new(|| {
+        let filters = shipped("presets/form-post.yaml").expect("the file can be read");
+        let configuration = filters[0]["typed_config"]["config"]["configuration"]["value"].clone();
+        start(|options| options.configuration(configuration))
     });
     &WORLD
 }

@@ -1,0 +1,114 @@
+// A person at a browser: Debian's Chromium, driven by playwright-core. Each act is one story, and tells what was on the page.
+'use strict';
+
+const { chromium } = require('playwright-core');
+
+const [base, options] = [process.argv[2], JSON.parse(process.argv[3])];
+const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+const text = (page) => page.evaluate(() => document.body.innerText);
+const go = (page, path = options.page) => page.goto(base + path);
+
+// Runs in the page: one operation, one key, as many tries as it takes.
+const pay = async ({ action, caller, key, tries }) => {
+  const headers = { authorization: caller, 'content-type': 'application/json' };
+  if (key) headers['idempotency-key'] = key;
+  for (let attempt = 1; attempt <= tries; attempt += 1) {
+    try {
+      const answer = await fetch(action, { method: 'POST', headers, body: '{"amount":4200}' });
+      const said = answer.headers.get('idempotency-status');
+      if (answer.ok) return { attempt, status: answer.status, said, id: (await answer.json()).id };
+    } catch (error) {
+      if (attempt === tries) return { attempt, error: error.name };
+    }
+    await new Promise((resolve) => setTimeout(resolve, 300));
+  }
+};
+
+// Clicks after these times, and does not wait for what comes of it.
+const click = (page, ...times) =>
+  page.evaluate((times) => {
+    for (const time of times) setTimeout(() => document.querySelector('button').click(), time);
+  }, times);
+
+// The page that the form leads to; a person who sees an error instead loads it again.
+const settled = async (page) => {
+  const deadline = Date.now() + 20_000;
+  for (let reloads = 0; ; await pause(20)) {
+    // Between two pages there is none to look at.
+    const seen = await page.evaluate(() => [document.documentURI, document.body.innerText]).catch(() => ['', '']);
+    if (seen[1].includes('pay_') || Date.now() > deadline) return { reloads, text: seen[1] };
+    if (!seen[0].startsWith('chrome-error:')) continue;
+    reloads += 1;
+    await page.reload().catch(() => undefined);
+  }
+};
+
+const acts = {
+  async fetches(page) {
+    await go(page);
+    return page.evaluate(pay, options);
+  },
+
+  // The page pays as it is left; the next page asks again with the key that both know.
+  async leaves(page) {
+    await go(page);
+    await page.evaluate((options) => {
+      addEventListener('pagehide', () => {
+        const headers = { authorization: options.caller, 'idempotency-key': options.key };
+        headers['content-type'] = 'application/json';
+        fetch(options.action, { method: 'POST', keepalive: options.keepalive, headers, body: '{"amount":4200}' });
+      });
+    }, options);
+    await go(page, `${options.page}?next`);
+    await pause(options.pause_ms);
+    return page.evaluate(pay, options);
+  },
+
+  async posts(page) {
+    await go(page);
+    await click(page, 0);
+    return settled(page);
+  },
+
+  async clicks_twice(page) {
+    await go(page);
+    await click(page, 0, 150);
+    return settled(page);
+  },
+
+  async reloads(page) {
+    await go(page);
+    await click(page, 0);
+    const first = await settled(page);
+    const answer = await page.reload();
+    return { first: first.text, text: await text(page), said: answer.headers()['idempotency-status'] };
+  },
+
+  async goes_back(page) {
+    await go(page);
+    await click(page, 0);
+    const first = await settled(page);
+    await page.goBack();
+    await click(page, 0);
+    return { first: first.text, ...(await settled(page)) };
+  },
+
+  // The same page in two tabs of one session.
+  async two_tabs(page, context) {
+    const tabs = [page, await context.newPage()];
+    for (const tab of tabs) await go(tab);
+    await Promise.all(tabs.map((tab) => click(tab, 0)));
+    return { tabs: await Promise.all(tabs.map(settled)) };
+  },
+};
+
+(async () => {
+  const browser = await chromium.launch({ executablePath: options.chromium, args: ['--no-sandbox'] });
+  try {
+    const context = await browser.newContext();
+    if (options.session) await context.addCookies([{ name: 'sid', value: options.session, url: base }]);
+    console.log(JSON.stringify(await acts[options.act](await context.newPage(), context)));
+  } finally {
+    await browser.close();
+  }
+})();
