@@ -16,5 +16,7 @@
 mod browser;
 /// Libraries of Python and Node that repeat by themselves.
 mod libraries;
+/// Clients of Go and Java, byte for byte.
+mod played;
 /// The gateways, the faults before them, and how a client is run.
 mod scene;

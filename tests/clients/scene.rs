@@ -139,19 +139,22 @@ fn documented(word: &str) -> Value {
     block[word].clone()
 }
 
-/// `inline` where nothing else is said.
+/// Inline where nothing else is said.
 fn document() -> Value {
     let shielded = json!({ "kind": "shielded", "cluster": "shielded" });
     // Those of Stripe.
     let statuses = json!({ "base": "ietf", "mismatch": 400 });
     let content = json!({ "inject": { "kind": "content" } });
+    let either = json!({ "any": [{ "header": "idempotency-key" }, { "header": "x-idempotency-key" }] });
     json!({
         "rules": [
             rule("/v1/refunds", json!({ "execution": shielded, "statuses": statuses })),
             rule("/v1/customers", json!({ "statuses": statuses })),
             rule("/v1/payouts", json!({ "execution": shielded })),
             rule("/shielded/", json!({ "execution": shielded })),
+            rule("/patient/", json!({ "execution": shielded, "on_in_flight": { "action": "wait" } })),
             rule("/content/", json!({ "key": content })),
+            rule("/either/", json!({ "key": { "sources": [either] } })),
             rule("/", json!({})),
         ],
     })
