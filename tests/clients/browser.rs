@@ -9,18 +9,19 @@ use harness::Fault;
 use harness::Fault::{CutAfter, CutInside, Pass};
 use serde_json::{Value, json};
 
-use crate::scene::{Scene, checkout, program, rules};
+use crate::scene::{Scene, behind_cors, checkout, program, rules};
 
 const URLENCODED: &str = "application/x-www-form-urlencoded";
 const MULTIPART: &str = "multipart/form-data";
 
-/// Plays an act on this page. What is planned meets the calls that are no GET: a browser gets icons too.
+/// Plays an act on this page. What is planned meets posts alone: a browser gets pages and icons, and asks before it
+/// calls elsewhere.
 #[track_caller]
 fn act(scene: &Scene, act: &str, page: &str, mut options: Value) -> Value {
     // A browser keeps more than one processor busy, and stories with people in them have times.
     static SCREEN: Mutex<()> = Mutex::new(());
     let _screen = SCREEN.lock().unwrap_or_else(PoisonError::into_inner);
-    scene.way.spare(b"GET ");
+    scene.way.only(b"POST ");
     for (name, value) in [("act", json!(act)), ("page", json!(page)), ("chromium", json!(program("chromium")))] {
         options[name] = value;
     }
@@ -128,6 +129,40 @@ fn a_call_that_ends_with_its_page_is_found_by_the_next_page_where_it_is_shielded
     let options = json!({ "action": "/shielded/left", "tries": 9, "key": "k", "keepalive": false, "pause_ms": 0 });
     let seen = act(&scene, "leaves", "/leave", options);
     scene.executed_once(&seen["id"]);
+}
+
+/// A page of another origin pays twice under one key, the second time another amount, and the first answer is lost.
+fn two_amounts_from_elsewhere(scene: &Scene, action: &str) -> [Value; 2] {
+    bare(scene, "/elsewhere");
+    let origin = format!("http://{}", scene.world.gateway.addr());
+    [10, 11].map(|amount| {
+        let options = json!({ "origin": origin, "action": action, "tries": 3, "key": "k", "amount": amount });
+        act(scene, "fetches", "/elsewhere", options)
+    })
+}
+
+#[test]
+fn a_page_of_another_origin_reads_answers_and_refusals_behind_the_cors_filter() {
+    let scene = Scene::new(behind_cors(), &[CutAfter]);
+    let [paid, refused] = two_amounts_from_elsewhere(&scene, "/pay");
+    assert!(paid["said"].as_str().is_some_and(|said| said.starts_with("replayed;attempt=1;")), "{paid}");
+    scene.executed_once(&paid["id"]);
+    assert_eq!((&refused["status"], &refused["said"]), (&json!(409), &json!("refused;reason=mismatch")), "{refused}");
+}
+
+/// The service's own fields let the page read what the service has said, first and again; refusals have none.
+#[test]
+fn a_page_of_another_origin_reads_no_refusal_where_only_the_service_speaks_of_origins() {
+    let scene = Scene::new(rules(), &[CutAfter]);
+    let fields = [
+        "access-control-allow-origin: *",
+        "access-control-allow-headers: authorization, content-type, idempotency-key",
+    ];
+    scene.world.ledger.steer("/exposed/pay", &fields.map(|field| ("x-test-header", field)));
+    let [paid, refused] = two_amounts_from_elsewhere(&scene, "/exposed/pay");
+    assert!(paid["said"].as_str().is_some_and(|said| said.starts_with("replayed;attempt=1;")), "{paid}");
+    scene.executed_once(&paid["id"]);
+    assert_eq!((&refused["attempt"], &refused["error"]), (&json!(3), &json!("TypeError")), "{refused}");
 }
 
 #[test]

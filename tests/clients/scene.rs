@@ -129,6 +129,29 @@ pub fn checkout() -> &'static World {
     &WORLD
 }
 
+/// As [`rules`], behind Envoy's own filter for pages of other origins.
+pub fn behind_cors() -> &'static World {
+    static WORLD: LazyLock<World> = LazyLock::new(|| {
+        let of_kind = |kind: &str| json!(format!("type.googleapis.com/envoy.extensions.filters.http.cors.v3.{kind}"));
+        let policy = json!({
+            "@type": of_kind("CorsPolicy"),
+            "allow_origin_string_match": [{ "safe_regex": { "regex": ".*" } }],
+            "allow_methods": "POST",
+            "allow_headers": "authorization, content-type, idempotency-key",
+            "expose_headers": "idempotency-status",
+        });
+        let filter = json!({ "name": CORS, "typed_config": { "@type": of_kind("Cors") } });
+        start(|options| {
+            options.configuration(document()).mutate(move |tree| {
+                let manager = hcm(tree);
+                manager["http_filters"].as_array_mut().expect("http_filters is a list").insert(0, filter);
+                manager["route_config"]["virtual_hosts"][0]["typed_per_filter_config"] = json!({ CORS: policy });
+            })
+        })
+    });
+    &WORLD
+}
+
 /// A block of `docs/clients.md` that begins with this word.
 fn documented(word: &str) -> Value {
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/clients.md");
@@ -154,6 +177,7 @@ fn document() -> Value {
             rule("/shielded/", json!({ "execution": shielded })),
             rule("/patient/", json!({ "execution": shielded, "on_in_flight": { "action": "wait" } })),
             rule("/content/", json!({ "key": content })),
+            rule("/exposed/", json!({ "expose_cors": true })),
             rule("/either/", json!({ "key": { "sources": [either] } })),
             rule("/", json!({})),
         ],
@@ -170,4 +194,5 @@ fn start(change: impl FnOnce(Options) -> Options) -> World {
     World { gateway: Gateway::start(change(Options::file("shielded.yaml", ledger.addr()))), ledger }
 }
 
+const CORS: &str = "envoy.filters.http.cors";
 const CLIENT_PATIENCE: Duration = Duration::from_secs(90);

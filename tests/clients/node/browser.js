@@ -3,23 +3,23 @@
 
 const { chromium } = require('playwright-core');
 
-const [base, options] = [process.argv[2], JSON.parse(process.argv[3])];
+const base = process.argv[2];
+const options = { api: base, amount: 4200, ...JSON.parse(process.argv[3]) };
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 const text = (page) => page.evaluate(() => document.body.innerText);
-const go = (page, path = options.page) => page.goto(base + path);
+const go = (page, path = options.page) => page.goto((options.origin ?? base) + path);
 
 // Runs in the page: one operation, one key, as many tries as it takes.
-const pay = async ({ action, caller, key, tries }) => {
+const pay = async ({ api, action, caller, key, amount, tries }) => {
   const headers = { authorization: caller, 'content-type': 'application/json' };
   if (key) headers['idempotency-key'] = key;
-  for (let attempt = 1; attempt <= tries; attempt += 1) {
-    try {
-      const answer = await fetch(action, { method: 'POST', headers, body: '{"amount":4200}' });
-      const said = answer.headers.get('idempotency-status');
-      if (answer.ok) return { attempt, status: answer.status, said, id: (await answer.json()).id };
-    } catch (error) {
-      if (attempt === tries) return { attempt, error: error.name };
-    }
+  for (let attempt = 1; ; attempt += 1) {
+    const call = { method: 'POST', headers, body: JSON.stringify({ amount }) };
+    const answer = await fetch(api + action, call).catch((error) => error);
+    const seen = { attempt, status: answer.status, error: answer.status ? undefined : answer.name };
+    if (answer.headers) seen.said = answer.headers.get('idempotency-status');
+    if (answer.ok) seen.id = await answer.json().then(({ id }) => id, () => undefined);
+    if (seen.id || attempt === tries) return seen;
     await new Promise((resolve) => setTimeout(resolve, 300));
   }
 };
@@ -52,11 +52,10 @@ const acts = {
   // The page pays as it is left; the next page asks again with the key that both know.
   async leaves(page) {
     await go(page);
-    await page.evaluate((options) => {
+    await page.evaluate(({ action, caller, key, amount, keepalive }) => {
       addEventListener('pagehide', () => {
-        const headers = { authorization: options.caller, 'idempotency-key': options.key };
-        headers['content-type'] = 'application/json';
-        fetch(options.action, { method: 'POST', keepalive: options.keepalive, headers, body: '{"amount":4200}' });
+        const headers = { authorization: caller, 'content-type': 'application/json', 'idempotency-key': key };
+        fetch(action, { method: 'POST', keepalive, headers, body: JSON.stringify({ amount }) });
       });
     }, options);
     await go(page, `${options.page}?next`);

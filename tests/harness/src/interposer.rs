@@ -117,9 +117,9 @@ impl Interposer {
         self.desk.plan().next.extend(std::iter::repeat_n(fault, calls));
     }
 
-    /// Calls that begin so pass, whatever is planned, and are not counted.
-    pub fn spare(&self, beginning: &'static [u8]) {
-        self.desk.plan().spared = Some(beginning);
+    /// What is planned is for calls that begin so; all others pass, and are not counted.
+    pub fn only(&self, beginning: &'static [u8]) {
+        self.desk.plan().only = beginning;
     }
 
     /// How many calls have come so far.
@@ -177,7 +177,7 @@ type Waiting = (Vec<u8>, oneshot::Sender<Vec<u8>>);
 struct Plan {
     next: VecDeque<Fault>,
     standing: Fault,
-    spared: Option<&'static [u8]>,
+    only: &'static [u8],
     calls: usize,
 }
 
@@ -188,7 +188,7 @@ impl Desk {
 
     fn fault(&self, call: &[u8]) -> Fault {
         let mut plan = self.plan();
-        if plan.spared.is_some_and(|spared| call.starts_with(spared)) {
+        if !call.starts_with(plan.only) {
             return Fault::Pass;
         }
         plan.calls += 1;
