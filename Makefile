@@ -154,7 +154,7 @@ $(CURDIR)/.cache/envoy-%/envoy:
 # Libraries of clients, each file beside what it has brought.
 $(INSTALLED)/python.pinned: tests/clients/python/requirements.txt
 	rm -rf $(INSTALLED)/python
-	python3 -m pip install --quiet --no-deps --target $(INSTALLED)/python --requirement $<
+	PIP_ROOT_USER_ACTION=ignore python3 -m pip install --quiet --no-deps --target $(INSTALLED)/python --requirement $<
 	@cp $< $@
 
 $(INSTALLED)/node.pinned: tests/clients/node/package-lock.json tests/clients/node/package.json | client-tools

@@ -113,8 +113,10 @@ fn a_page_that_pays_as_it_is_left_has_paid_once() {
     for losses in [&[][..], &[CutAfter], &[CutAfter, CutAfter, CutAfter]] {
         let scene = Scene::new(rules(), losses);
         bare(&scene, "/leave");
-        let options = json!({ "action": "/pay", "tries": 6, "key": "k", "keepalive": true, "pause_ms": 500 });
+        let look_up = "/.well-known/idempotency?method=POST&path=/pay";
+        let options = json!({ "action": "/pay", "tries": 6, "key": "k", "keepalive": true, "look_up": look_up });
         let seen = act(&scene, "leaves", "/leave", options);
+        assert_eq!(seen["found"], json!("completed"), "{seen}");
         assert!(seen["said"].as_str().is_some_and(|said| said.starts_with("replayed;attempt=1;")), "{seen}");
         scene.executed_once(&seen["id"]);
     }
@@ -122,11 +124,11 @@ fn a_page_that_pays_as_it_is_left_has_paid_once() {
 
 /// Without `keepalive` the browser ends the call with its page.
 #[test]
-fn a_call_that_ends_with_its_page_is_found_by_the_next_page_where_it_is_shielded() {
+fn a_call_that_ends_with_its_page_has_paid_once_where_it_is_shielded() {
     let scene = Scene::new(rules(), &[]);
     bare(&scene, "/leave");
     scene.world.ledger.steer("/shielded/left", &[("x-test-delay-ms", "800")]);
-    let options = json!({ "action": "/shielded/left", "tries": 9, "key": "k", "keepalive": false, "pause_ms": 0 });
+    let options = json!({ "action": "/shielded/left", "tries": 9, "key": "k", "keepalive": false });
     let seen = act(&scene, "leaves", "/leave", options);
     scene.executed_once(&seen["id"]);
 }
@@ -209,7 +211,7 @@ fn a_page_that_is_reloaded_does_not_pay_again() {
 }
 
 #[test]
-fn who_goes_back_and_posts_again_sees_the_same_page() {
+fn a_form_posted_again_after_going_back_shows_the_same_page() {
     let checkout = Checkout::new("back", URLENCODED, 0, &[]);
     let seen = checkout.act("goes_back");
     assert_eq!(seen["first"], seen["text"]);

@@ -86,10 +86,10 @@ fn stripe_for_node_charges_once_and_does_not_repeat_after_half_an_answer() {
 /// The service takes longer than the client waits: the retry finds the first call running.
 #[test]
 fn stripe_that_times_out_comes_again_until_the_answer_is_there() {
-    rules().ledger.steer("/v1/refunds", &[("x-test-delay-ms", "1200")]);
+    rules().ledger.steer("/v1/refunds", &[("x-test-delay-ms", "1500")]);
     for script in [STRIPE_PYTHON, STRIPE_NODE] {
         let scene = Scene::new(rules(), &[]);
-        let seen = scene.play(script, json!({ "resource": "refunds", "timeout_ms": 600 }));
+        let seen = scene.play(script, json!({ "resource": "refunds", "timeout_ms": 1000 }));
         replayed(&seen);
         scene.executed_once(&seen["id"]);
     }
@@ -126,13 +126,15 @@ fn stripe_understands_a_refusal_in_the_form_of_its_errors() {
 /// The libraries take 429 for a limit of their account; of the gateway's statuses they repeat 409 and 503.
 #[test]
 fn stripe_takes_the_classic_in_flight_for_a_rate_limit() {
-    in_the_form_of_stripe().ledger.steer("/v1/payouts", &[("x-test-delay-ms", "3000")]);
+    let ledger = &in_the_form_of_stripe().ledger;
+    ledger.steer("/v1/payouts", &[("x-test-hold", "payouts")]);
     for (script, error) in [(STRIPE_PYTHON, "RateLimitError"), (STRIPE_NODE, "StripeRateLimitError")] {
         let scene = Scene::new(in_the_form_of_stripe(), &[]);
-        let seen = scene.play(script, json!({ "resource": "payouts", "timeout_ms": 600 }));
+        let seen = scene.play(script, json!({ "resource": "payouts", "timeout_ms": 1000 }));
         failed(&seen, error);
         assert_eq!((scene.way.calls(), scene.executions().len()), (2, 1));
     }
+    ledger.open("payouts");
 }
 
 /// Two amounts under one key: what the library makes of each.
@@ -156,9 +158,9 @@ fn urllib3_as_it_comes_repeats_no_post() {
 /// It waits as `Retry-After` says.
 #[test]
 fn urllib3_that_times_out_comes_again_until_the_answer_is_there() {
-    rules().ledger.steer("/shielded/urllib3", &[("x-test-delay-ms", "1200")]);
+    rules().ledger.steer("/shielded/urllib3", &[("x-test-delay-ms", "1500")]);
     let scene = Scene::new(rules(), &[]);
-    let seen = scene.play(URLLIB3, json!({ "path": "/shielded/urllib3", "may_repeat_post": true, "timeout_ms": 600 }));
+    let seen = scene.play(URLLIB3, json!({ "path": "/shielded/urllib3", "may_repeat_post": true, "timeout_ms": 1000 }));
     replayed(&seen);
     scene.executed_once(&seen["id"]);
 }

@@ -170,6 +170,7 @@ fn document() -> Value {
     let content = json!({ "inject": { "kind": "content" } });
     let either = json!({ "any": [{ "header": "idempotency-key" }, { "header": "x-idempotency-key" }] });
     json!({
+        "status_path": "/.well-known/idempotency",
         "rules": [
             rule("/v1/refunds", json!({ "execution": shielded, "statuses": statuses })),
             rule("/v1/customers", json!({ "statuses": statuses })),
