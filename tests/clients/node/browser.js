@@ -1,4 +1,4 @@
-// A person at a browser: Debian's Chromium, driven by playwright-core. Each act is one story, and tells what was on the page.
+// A person at a browser: Debian's Chromium, driven by playwright-core. Each act is one story, and returns what was on the page.
 'use strict';
 
 const { chromium } = require('playwright-core');
@@ -49,7 +49,7 @@ const acts = {
     return page.evaluate(pay, options);
   },
 
-  // The page pays as it is left; the next page, which has the key too, looks it up where options say how, and pays.
+  // The page pays as it is left. The next page has the key too: it looks the payment up where options say how, and pays.
   async leaves(page) {
     await go(page);
     await page.evaluate(({ action, caller, key, amount, keepalive }) => {

@@ -1,4 +1,4 @@
-"""aiohttp on a connection that it uses again: it repeats idempotent methods once, and says so to nobody."""
+"""aiohttp on a connection that it uses again: there it repeats idempotent methods once, in silence."""
 
 import asyncio
 import json
