@@ -28,10 +28,13 @@ WASM_FEATURES := --enable-bulk-memory --enable-multivalue --enable-mutable-globa
 # Tests that need no module and no server, and those that do; tests/it/tidy.rs looks that none is missing.
 NATIVE := it sim check checker faces seeds
 SERVED := e2e short gateway ledger store
+# Those that want clients too, which `make clients` installs in INSTALLED.
+CLIENTS := clients
+INSTALLED := $(TARGET)/clients
 export ENVOY_BIN FILTER_WASM PEER_BIN PORT
 
 .DEFAULT_GOAL := help
-.PHONY: help run ready port-free check-config test test-all matrix fuzz build lint advisories book bench hostile soak sim chaos clean wasm-target build-tools bench-tools store-tools chaos-tools
+.PHONY: help run ready port-free check-config test test-all clients matrix fuzz build lint advisories book bench hostile soak sim chaos clean wasm-target build-tools bench-tools store-tools chaos-tools client-tools
 
 help: ## Prints this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,8 +54,12 @@ test: ready $(ENVOY_BIN) ## Runs every test, those on real Envoy too, and fuzzes
 	@if $(HAS_NIGHTLY) && command -v c++ >/dev/null; then $(MAKE) --no-print-directory fuzz SECONDS=20 SEED=1; \
 	else echo "Nothing was fuzzed: that wants Rust's nightly toolchain and a C++ compiler."; fi
 
-test-all: test ## Everything of `make test`, and the tests on real Envoy once more on SECOND (1.36.4).
+test-all: test ## Everything of `make test`, real clients, and the tests on real Envoy once more on SECOND (1.36.4).
+	@$(MAKE) --no-print-directory clients
 	@$(MAKE) --no-print-directory matrix ENVOYS=$(SECOND)
+
+clients: build client-tools $(ENVOY_BIN) $(INSTALLED)/python.pinned $(INSTALLED)/node.pinned ## Plays libraries of Python and Node, Java, Go and a browser through the gateway, and loses their answers.
+	cargo test --locked $(CLIENTS:%=--test %)
 
 matrix: build store-tools $(ENVOYS:%=$(CURDIR)/.cache/envoy-%/envoy) ## Runs the tests on real Envoy with each version in ENVOYS and prints which pass.
 	cargo test --locked --test e2e --no-run
@@ -144,6 +151,18 @@ $(CURDIR)/.cache/envoy-%/envoy:
 	chmod +x $@.part
 	mv $@.part $@
 
+# Libraries of clients, each file beside what it has brought.
+$(INSTALLED)/python.pinned: tests/clients/python/requirements.txt
+	rm -rf $(INSTALLED)/python
+	PIP_ROOT_USER_ACTION=ignore python3 -m pip install --quiet --no-deps --target $(INSTALLED)/python --requirement $<
+	@cp $< $@
+
+$(INSTALLED)/node.pinned: tests/clients/node/package-lock.json tests/clients/node/package.json | client-tools
+	rm -rf $(INSTALLED)/node
+	@mkdir -p $(INSTALLED)/node && cp $^ $(INSTALLED)/node
+	npm ci --prefix $(INSTALLED)/node --ignore-scripts --no-audit --no-fund
+	@cp $< $@
+
 # The proxy that `make bench` measures the filter against, as crates.io carries it.
 $(PEER_BIN):
 	cargo install --locked idempotent-proxy-server --version $(PEER) --root .cache/idempotent-proxy-server-$(PEER)
@@ -176,7 +195,8 @@ build-tools: TOOLS = wasm-opt:binaryen
 bench-tools: TOOLS = nginx wrk redis-server webdis
 store-tools: TOOLS = redis-server webdis
 chaos-tools: TOOLS = faketime
-build-tools bench-tools store-tools chaos-tools:
+client-tools: TOOLS = node:nodejs npm chromium
+build-tools bench-tools store-tools chaos-tools client-tools:
 	@for tool in $(TOOLS); do \
 	  command -v $${tool%:*} >/dev/null && continue; \
 	  tool=$${tool#*:}; \

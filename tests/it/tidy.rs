@@ -163,9 +163,10 @@ fn what_users_and_developers_read_names_the_actor() {
 }
 
 #[test]
-fn make_test_runs_every_suite() {
+fn make_test_all_runs_every_suite() {
     let makefile = read(&root().join("Makefile"));
-    let lists = ["NATIVE := ", "SERVED := "].map(|list| makefile.lines().find_map(|line| line.strip_prefix(list)));
+    let lists = ["NATIVE := ", "SERVED := ", "CLIENTS := "]
+        .map(|list| makefile.lines().find_map(|line| line.strip_prefix(list)));
     let run: Vec<_> = lists.iter().flatten().flat_map(|list| list.split(' ')).collect();
     for folder in ["tests", "check/tests", "tests/chaos/tests", "tests/fuzz/tests", "tests/harness/tests"] {
         for entry in fs::read_dir(root().join(folder)).unwrap() {
@@ -180,7 +181,7 @@ fn make_test_runs_every_suite() {
 #[test]
 fn every_test_that_a_document_names_exists() {
     let suites = sources("tests/e2e/black_box");
-    for document in suites.into_iter().chain([root().join("SECURITY.md")]) {
+    for document in suites.into_iter().chain(["SECURITY.md", "docs/clients.md"].map(|page| root().join(page))) {
         let text = read(&document);
         let mut count = 0;
         for name in text.split('`').filter(|word| word.contains("::") && !word.contains([' ', '\n'])) {

@@ -191,17 +191,8 @@ impl Request {
     /// As [`open`](Request::open), with a sentence when nobody takes the connection.
     pub fn try_open(&self) -> Result<Connection, String> {
         let what = format!("{} {} to {}", self.method, self.path, self.to);
-        let stream = TcpStream::connect_timeout(&self.to, PATIENCE)
-            .map_err(|error| format!("{what}: the connection failed ({error})."))?;
-        let _ = stream.set_nodelay(true);
-        let _ = stream.set_write_timeout(Some(PATIENCE));
-        let mut connection = Connection {
-            stream,
-            what,
-            head_only: self.method == "HEAD",
-            unread: Vec::new(),
-            deadline: Instant::now() + PATIENCE,
-        };
+        let mut connection = Connection::try_new(self.to, what)?;
+        connection.head_only = self.method == "HEAD";
         connection.try_write(&self.head_bytes())?;
         Ok(connection)
     }
@@ -306,7 +297,7 @@ impl Response {
     }
 }
 
-/// A connection on which the head of a request has been sent. Dropping it hangs up.
+/// A connection on which the head of a request has been sent, or nothing yet. Dropping it hangs up.
 #[derive(Debug)]
 pub struct Connection {
     stream: TcpStream,
@@ -317,6 +308,20 @@ pub struct Connection {
 }
 
 impl Connection {
+    /// Opens one and sends nothing: every byte is the test's.
+    #[track_caller]
+    pub fn new(to: SocketAddr) -> Connection {
+        Connection::try_new(to, format!("bytes to {to}")).unwrap_or_else(|message| panic!("{message}"))
+    }
+
+    fn try_new(to: SocketAddr, what: String) -> Result<Connection, String> {
+        let stream = TcpStream::connect_timeout(&to, PATIENCE)
+            .map_err(|error| format!("{what}: the connection failed ({error})."))?;
+        let _ = stream.set_nodelay(true);
+        let _ = stream.set_write_timeout(Some(PATIENCE));
+        Ok(Connection { stream, what, head_only: false, unread: Vec::new(), deadline: Instant::now() + PATIENCE })
+    }
+
     /// Sends bytes as they are.
     #[track_caller]
     pub fn write(&mut self, bytes: impl AsRef<[u8]>) {

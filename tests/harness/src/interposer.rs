@@ -1,11 +1,13 @@
-//! The fault proxy: stands before the HTTP front of the store and does to calls what networks and stores do.
+//! The fault proxy: stands before the HTTP front of the store, or between a client and a gateway, and does to calls what
+//! networks and stores do.
 //!
 //! One rule: it knows where a call and its reply begin and end, so a fault meets whole calls, at a chosen point.
-//! It does not know what a call asks.
+//! It does not know what a call asks, beyond how it begins.
 //!
 //! ```text
 //! Gateway ──call──▶ Interposer ──call──▶ Webdis ──▶ Redis
 //!         ◀─reply──            ◀─reply──
+//!  Client ──call──▶ Interposer ──call──▶ Gateway
 //! ```
 
 use std::collections::VecDeque;
@@ -115,6 +117,11 @@ impl Interposer {
         self.desk.plan().next.extend(std::iter::repeat_n(fault, calls));
     }
 
+    /// What is planned is for calls that begin so; all others pass, and are not counted.
+    pub fn only(&self, beginning: &'static [u8]) {
+        self.desk.plan().only = beginning;
+    }
+
     /// How many calls have come so far.
     pub fn calls(&self) -> usize {
         self.desk.plan().calls
@@ -170,6 +177,7 @@ type Waiting = (Vec<u8>, oneshot::Sender<Vec<u8>>);
 struct Plan {
     next: VecDeque<Fault>,
     standing: Fault,
+    only: &'static [u8],
     calls: usize,
 }
 
@@ -178,8 +186,11 @@ impl Desk {
         self.plan.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn fault(&self) -> Fault {
+    fn fault(&self, call: &[u8]) -> Fault {
         let mut plan = self.plan();
+        if !call.starts_with(plan.only) {
+            return Fault::Pass;
+        }
         plan.calls += 1;
         plan.next.pop_front().unwrap_or_else(|| plan.standing.clone())
     }
@@ -231,7 +242,7 @@ async fn serve(client: TcpStream, desk: &Desk) -> io::Result<()> {
                 continue;
             }
         };
-        let reply = match desk.fault() {
+        let reply = match desk.fault(&call) {
             Fault::CutBefore => return Ok(()),
             Fault::Silence => return std::future::pending().await,
             Fault::Say(status, body) => said(status, &body),
@@ -372,7 +383,7 @@ fn message_len(bytes: &[u8]) -> io::Result<Option<usize>> {
     for line in bytes[..head_len].split(|byte| *byte == b'\n') {
         let Some((name, value)) = str::from_utf8(line).ok().and_then(|line| line.split_once(':')) else { continue };
         if name.eq_ignore_ascii_case("transfer-encoding") {
-            return Err(io::Error::other("neither Envoy's calls nor Webdis's replies are chunked"));
+            return Err(io::Error::other("messages are told apart by their content-length alone"));
         }
         if name.eq_ignore_ascii_case("content-length") {
             body_len = value.trim().parse().map_err(io::Error::other)?;

@@ -9,7 +9,8 @@
 //!
 //! Left alone it answers `201`, `content-type: application/json`, `location: /payments/<n>` (of 2xx and 3xx only)
 //! and the body `{"id":"pay_<n>"}`, where n is the number of the execution in the ledger: a replay and a second
-//! execution are told apart by their bodies. Request headers steer it:
+//! execution are told apart by their bodies. Request headers steer it, or [`Ledger::steer`] for clients that send only
+//! their own:
 //!
 //! | header | effect |
 //! |---|---|
@@ -195,6 +196,25 @@ impl Ledger {
         drop(self.book.wait(&format!("{n} answers are held back"), |pages| pages.held >= n));
     }
 
+    /// Answers requests to this path, whatever their query, as if they had carried these headers and no other that steers.
+    pub fn steer(&self, path: &str, headers: &[(&'static str, &str)]) {
+        let lines = headers.iter().map(|(name, value)| {
+            (HeaderName::from_static(name), HeaderValue::try_from(*value).expect("a value of visible ASCII"))
+        });
+        let headers = lines.fold(HeaderMap::new(), |mut headers, (name, value)| {
+            headers.append(name, value);
+            headers
+        });
+        self.book.write(|pages| pages.steered.insert(path.to_owned(), headers));
+    }
+
+    /// Answers requests to this path with this page.
+    pub fn show(&self, path: &str, html: &str) {
+        let page = base64(html);
+        let html = "content-type: text/html; charset=utf-8";
+        self.steer(path, &[("x-test-status", "200"), ("x-test-header", html), ("x-test-body-base64", &page)]);
+    }
+
     /// Lets go every answer that `x-test-hold: name` holds back, now and from now on.
     pub fn open(&self, name: &str) {
         self.book.gates.send_modify(|open| {
@@ -242,6 +262,7 @@ struct Book {
 struct Pages {
     entries: Vec<Entry>,
     per_path: BTreeMap<String, usize>,
+    steered: BTreeMap<String, HeaderMap>,
     started: usize,
     held: usize,
 }
@@ -368,14 +389,14 @@ async fn execute(request: hyper::Request<Incoming>, book: &Book, line: &Line) ->
     let trailers = body.trailers().cloned().unwrap_or_default();
     let entry = entry(&head, &trailers, &body.to_bytes());
 
-    let (n, before_on_path) = book.write(|pages| {
+    let (n, before_on_path, steered) = book.write(|pages| {
         let on_path = pages.per_path.entry(entry.path.clone()).or_default();
         let before = *on_path;
         *on_path += 1;
         pages.entries.push(entry);
-        (pages.entries.len(), before)
+        (pages.entries.len(), before, pages.steered.get(head.uri.path()).cloned())
     });
-    let answer = match Answer::steered(&head.headers, n, before_on_path) {
+    let answer = match Answer::steered(steered.as_ref().unwrap_or(&head.headers), n, before_on_path) {
         Ok(answer) => answer,
         Err(complaint) => Answer::complaint(complaint),
     };

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use harness::ledger::{body_of_size, sha256_hex};
-use harness::{Ledger, Port, Request, Response, send_all};
+use harness::{Connection, Fault, Interposer, Ledger, Port, Request, Response, send_all};
 
 fn post(ledger: &Ledger, path: &str) -> Request {
     Request::post(ledger.addr(), path)
@@ -38,6 +38,19 @@ fn two_executions_have_two_answers() {
     let pay = post(&ledger, "/v1/payments").body("ten");
     assert_ne!(pay.send().body, pay.send().body);
     assert_eq!(ledger.entries().len(), 2);
+}
+
+#[test]
+fn a_test_steers_the_answers_of_a_path_for_clients_that_cannot() {
+    let ledger = Ledger::start();
+    ledger.show("/checkout", "<p>Pay</p>");
+    let page = Request::new(ledger.addr(), "GET", "/checkout?step=1").send();
+    assert_eq!((page.status, page.text()), (200, "<p>Pay</p>".to_owned()));
+    assert_eq!(page.header("content-type"), Some("text/html; charset=utf-8"));
+    ledger.steer("/checkout/pay", &[("x-test-status", "418")]);
+    assert_eq!(post(&ledger, "/checkout/pay").header("x-test-status", "503").send().status, 418);
+    assert_eq!(post(&ledger, "/checkout").send().status, 200);
+    assert_eq!(post(&ledger, "/pay").send().status, 201);
 }
 
 #[test]
@@ -184,4 +197,28 @@ fn a_reserved_port_refuses_connections_and_is_nobody_elses() {
     assert!(std::net::TcpListener::bind(port.addr()).is_err());
     drop(port);
     assert_eq!(Port::take(taken).unwrap().number(), taken);
+}
+
+#[test]
+fn a_fault_may_be_for_some_calls_alone() {
+    let ledger = Ledger::start();
+    let way = Interposer::start(ledger.addr());
+    way.only(b"POST ");
+    way.next(1, Fault::CutAfter);
+    assert_eq!(Request::new(way.addr(), "GET", "/page").send().status, 201);
+    assert!(Request::post(way.addr(), "/pay").try_send().is_err());
+    assert_eq!(Request::post(way.addr(), "/pay").send().status, 201);
+    assert_eq!((way.calls(), ledger.entries_for("/pay").len()), (2, 2));
+}
+
+#[test]
+fn a_connection_sends_what_the_test_wrote_and_nothing_else() {
+    let ledger = Ledger::start();
+    let mut connection = Connection::new(ledger.addr());
+    for path in ["/a", "/b"] {
+        connection.write(format!("POST {path} HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\nhi"));
+        assert_eq!(connection.response().status, 201);
+    }
+    let names: Vec<_> = ledger.entries().iter().flat_map(|entry| entry.headers.clone()).map(|(name, _)| name).collect();
+    assert_eq!(names, ["host", "content-length", "host", "content-length"]);
 }
