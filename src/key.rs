@@ -22,7 +22,7 @@ pub const KEY: &str = "idempotency-key";
 pub struct Name(pub [u8; 32]);
 
 impl Name {
-    /// As the upstream sees it in `Idempotency-CommandKind`.
+    /// As the upstream sees it in `Idempotency-Operation`.
     pub fn hex(&self) -> String {
         hex(&self.0)
     }

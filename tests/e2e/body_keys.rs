@@ -122,6 +122,8 @@ fn a_multipart_body_that_is_cut_off_has_no_key_that_could_be_read() {
     let part = "--b\r\nContent-Disposition: form-data; name=\"token\"\r\n\r\nt\r\n";
     for body in ["--b", "--b\r\n", part, "--b\r\nno head", &format!("{part}--b"), "token=t"] {
         assert_eq!(said(&cut(body)), "bypassed;reason=key-unreadable", "{body:?}");
+        let required = world.post("/form-required/cut").header("content-type", "multipart/form-data; boundary=b");
+        refused(&required.body(body).send(), 400, "key-missing", None);
     }
     executed(&cut(&format!("{part}--b--")), 1);
     let without = world.post("/form/cut").header("content-type", "multipart/form-data").body(part).send();
@@ -143,11 +145,16 @@ fn a_member_of_a_json_body_is_a_key() {
     executed(&pay(r#"{"order": {"id": "\u0000/%?#..\r\n'\"; DROP"}}"#), 1);
     assert_eq!(said(&pay(r#"{"order": {"id": null}}"#)), "bypassed;reason=no-key");
     assert_eq!(said(&pay(r#"{"order": []}"#)), "bypassed;reason=no-key");
-    for no_key in [r#"{"order": {"id": ""}}"#, r#"{"order": {"id": [1]}}"#, r#"{"order": {"id": true}}"#] {
+    for no_key in [
+        r#"{"order": {"id": ""}}"#,
+        r#"{"order": {"id": [1]}}"#,
+        r#"{"order": {"id": {}}}"#,
+        r#"{"order": {"id": true}}"#,
+    ] {
         refused(&pay(no_key), 400, "key-invalid", None);
     }
     // A number whose digits are not all known is no key: two different ones could meet.
-    for number in ["18446744073709551616", "1.5", "1e3", "123456789012345678901234567890"] {
+    for number in ["18446744073709551616", "-9223372036854775809", "1.5", "1e3", "123456789012345678901234567890"] {
         refused(&pay(&format!(r#"{{"order": {{"id": {number}}}}}"#)), 400, "key-invalid", None);
     }
 }
@@ -237,6 +244,10 @@ fn a_body_over_the_limit_is_not_searched_for_a_key() {
     let chunked = world.post("/small/pay").chunked([&body[..40], &body[40..]]).send();
     refused(&chunked, 413, "body-too-large", None);
     assert_eq!(said(&json_body(&world, "/small-passes/pay", &body).send()), "bypassed;reason=too-large");
+    // Nor is one that would have none let through.
+    let keyless = format!(r#"{{"x": "{}"}}"#, "x".repeat(64));
+    refused(&json_body(&world, "/small/pay", &keyless).send(), 413, "body-too-large", None);
+    assert_eq!(said(&json_body(&world, "/small/keyless", "{}").send()), "bypassed;reason=no-key");
     assert_eq!(world.ledger.entries_for("/small/pay").len(), 0);
     assert_eq!(world.ledger.entries_for("/small-passes/pay")[0].body_len, body.len());
 }

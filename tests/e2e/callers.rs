@@ -46,6 +46,7 @@ fn document() -> Value {
             rule("/open/query/", json!({ "caller": [{ "query": "tenant" }, { "cookie": "sid" }] })),
             rule("/open/any/", json!({ "caller": [{ "any": ids }] })),
             rule("/open/each/", json!({ "caller": ids })),
+            rule("/open/address/", json!({ "caller": [{ "property": ["source", "address"] }] })),
         ],
     })
 }
@@ -291,4 +292,30 @@ fn beside_a_credential_a_tenant_is_no_caller_by_itself() {
     kept_apart(&world.ledger, ["t", "u"].map(|name| [0, 1].map(|_| tenant(name))));
     let shared = |name: &str| world.post("/open/tenants-share/pay").anonymous().key("k").header("x-tenant", name);
     kept_apart(&world.ledger, ["t", "u"].map(|name| [0, 1].map(|_| shared(name).body("ten"))));
+}
+
+#[test]
+fn a_tenant_that_is_no_part_of_the_scope_gets_the_answer_of_another() {
+    let world = worlds::plain();
+    let pay = |tenant: &str| world.post("/callers/tenants").key("k").header("x-tenant", tenant).body("ten").send();
+    let first = pay("a");
+    executed(&first, 1);
+    replays(&pay("b"), &first);
+    let world = self::world();
+    let pays = ["a", "b"].map(|tenant| {
+        let pay = world.post("/open/tenant/part").key("k").header("x-tenant", tenant).body("ten");
+        [pay.clone(), pay]
+    });
+    kept_apart(&world.ledger, pays);
+}
+
+#[test]
+fn an_address_makes_another_caller_of_each_connection() {
+    let world = world();
+    let pay = world.post("/open/address/pay").key("k").body("ten");
+    // One request is one connection.
+    for _ in 0..3 {
+        executed(&pay.send(), 1);
+    }
+    assert_eq!(world.ledger.entries_for("/open/address/pay").len(), 3);
 }

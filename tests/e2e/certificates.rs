@@ -10,7 +10,7 @@ use harness::gateway::{cluster, hcm_of, listener, set_endpoint};
 use harness::{Port, Request, World};
 use serde_json::{Value, json};
 
-use crate::check::{executed, refused};
+use crate::check::{executed, refused, replays};
 use crate::verifiers::{kept_apart, never_mixed, says_once_that_no_caller_was_seen};
 use crate::worlds::rule;
 
@@ -164,6 +164,15 @@ fn clients_behind_one_hop_with_one_certificate_are_kept_apart_by_their_tokens() 
         let tries = ["Bearer alice", "Bearer bob"].map(|shown| [0, 1].map(|_| pay.clone().caller(shown)));
         kept_apart(&doors.world.ledger, tries);
     }
+}
+
+#[test]
+fn behind_a_hop_its_certificate_alone_makes_one_caller_of_all_its_clients() {
+    let doors = by_rules();
+    let pay = Doors::post(&doors.hop, "/san/hop");
+    let first = pay.clone().caller("Bearer alice").send();
+    executed(&first, 1);
+    replays(&pay.caller("Bearer bob").send(), &first);
 }
 
 #[test]

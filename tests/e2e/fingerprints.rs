@@ -23,6 +23,7 @@ fn document() -> Value {
             rule("/ignore/", json!({
                 "fingerprint": { "body": "json", "json_ignore": ["/sent_at", "/meta/trace", "/items/0/at"] },
             })),
+            rule("/ignore-item/", json!({ "fingerprint": { "body": "json", "json_ignore": ["/items/0"] } })),
             rule("/separate/", json!({ "on_mismatch": "separate" })),
             rule("/headers/", json!({ "fingerprint": { "headers": ["x-version", "accept"] } })),
         ],
@@ -93,6 +94,20 @@ fn what_is_ignored_may_change_be_missing_or_come() {
         r#"{"amount": 1, "meta": {"v": 1}, "items": [{"n": 1}, {}]}"#,
         r#"{"amount": 1, "items": [{"n": 1}]}"#,
     ] {
+        refused(&pay(other), 409, "mismatch", None);
+    }
+}
+
+#[test]
+fn a_list_keeps_its_length_and_what_is_ignored_in_it_counts_as_null() {
+    let world = world();
+    let pay = |body: &str| world.post("/ignore-item/pay").key("k").body(body).send();
+    let first = pay(r#"{"items": [1, 2]}"#);
+    executed(&first, 1);
+    for same in [r#"{"items": [{"a": 3}, 2]}"#, r#"{"items": [null, 2]}"#] {
+        replays(&pay(same), &first);
+    }
+    for other in [r#"{"items": [2]}"#, r#"{"items": [1, 2, 2]}"#, r#"{"items": [1, 3]}"#] {
         refused(&pay(other), 409, "mismatch", None);
     }
 }

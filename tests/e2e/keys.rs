@@ -151,6 +151,26 @@ fn a_key_can_stand_in_a_cookie() {
 }
 
 #[test]
+fn a_key_can_stand_in_a_header_of_another_name() {
+    let world = rules();
+    let pay = |key: &str| world.post("/by-own-header/pay").header("x-request-key", key).body("ten");
+    from_elsewhere(&world, pay("\"abc\""));
+    let first = pay("\"abc\"").send();
+    replays(&pay("abc").send(), &first);
+    refused(&pay("a, b").send(), 400, "key-invalid", None);
+    let with_the_drafts = world.post("/by-own-header/pay").key("abc").body("ten").send();
+    assert_eq!(said(&with_the_drafts), "bypassed;reason=no-key");
+}
+
+#[test]
+fn a_key_can_stand_in_the_path() {
+    let world = rules();
+    from_elsewhere(&world, world.post("/by-path/link-7").body("ten"));
+    executed(&world.post("/by-path/link-8").body("ten").send(), 1);
+    assert_eq!(said(&world.post("/by-path/").body("ten").send()), "bypassed;reason=no-key");
+}
+
+#[test]
 fn a_key_can_have_two_parts_which_do_not_flow_into_each_other() {
     let world = rules();
     let path = "/by-two-headers/pay";

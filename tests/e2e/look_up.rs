@@ -28,6 +28,7 @@ fn document() -> Value {
             rule("/pair/", json!({ "key": { "sources": [{ "json": "/order" }, { "query": "sku" }] } })),
             rule("/separate/", json!({ "on_mismatch": "separate" })),
             rule("/content/", json!({ "key": { "inject": { "kind": "content" } } })),
+            rule("/by-body/", json!({ "scope": { "caller": [{ "json": "/account" }] } })),
             rule("/known-only/", json!({ "scope": { "anonymous": "refuse" } })),
             rule("/observe/", json!({ "mode": "observe" })),
             json!({ "match": { "methods": ["POST", "PATCH"], "path": { "prefix": "/look/" } } }),
@@ -145,6 +146,7 @@ fn what_cannot_be_looked_up_says_why() {
         ("method=POST&method=PUT&path=/look/x", "method"),
         ("method=POST&path=/nowhere", "rule"),
         ("method=POST&path=/separate/x", "body"),
+        ("method=POST&path=/by-body/x", "body"),
     ] {
         let answer = look(&world, query).key("k").send();
         let problem = answer.json();

@@ -17,6 +17,8 @@ mod check;
 /// The gateways that tests share.
 mod worlds;
 
+/// What the documents advise, followed to the letter.
+mod advice;
 /// The cases of other projects' test suites.
 mod black_box;
 /// Request and response bodies in every framing and size.
@@ -69,6 +71,8 @@ mod module;
 mod neighbours;
 /// Metrics, access log, log.
 mod observability;
+/// Other places among the filters than those that the documents name.
+mod order;
 /// What becomes of the key, by what came back.
 mod outcomes;
 /// What operators can switch.

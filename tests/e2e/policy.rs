@@ -3,7 +3,7 @@
 //! Its one rule: each switch is shown next to what happens without it.
 //! It does not know how a document is read.
 
-use harness::{PATIENCE, World, wait_until};
+use harness::{Fault, PATIENCE, SharedWorld, World, wait_until};
 use serde_json::json;
 
 use crate::chains::leave_to_the_filter;
@@ -40,6 +40,19 @@ fn observe_changes_nothing_but_the_status_line() {
         let answer = bad.body("ten").send();
         assert_eq!((answer.status, said(&answer)), (201, format!("bypassed;{outcome}reason=observe").as_str()));
     }
+}
+
+#[test]
+fn under_observe_an_answer_that_comes_before_that_of_the_store_has_no_outcome() {
+    let world = SharedWorld::alone(json!({ "policy": { "mode": "observe" } }));
+    let pay = |path: &str| world.post(path).key("k").body("ten");
+    world.interposer.set(Fault::Silence);
+    let answer = pay("/observe/early").send();
+    assert_eq!((answer.status, said(&answer)), (201, "bypassed;reason=observe"));
+    world.interposer.set(Fault::Pass);
+    // An answer that takes longer finds out.
+    let late = pay("/observe/late").header("x-test-delay-ms", "500").send();
+    assert_eq!((late.status, said(&late)), (201, "bypassed;outcome=executed;reason=observe"));
 }
 
 #[test]

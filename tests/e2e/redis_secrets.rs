@@ -45,6 +45,11 @@ fn seen(world: &SharedWorld) -> Vec<(String, Vec<u8>)> {
     world.redis.thaw();
     wait_until("the claim is withdrawn", PATIENCE, || pay("/failed").send().status == 201);
 
+    readable(world)
+}
+
+/// What can be read by now, by place.
+fn readable(world: &SharedWorld) -> Vec<(String, Vec<u8>)> {
     let mut places = Vec::new();
     for key in world.redis.keys() {
         let name = key.strip_prefix(b"idem:").expect("every key begins so");
@@ -91,6 +96,46 @@ fn only_the_services_answer_can_be_read_in_redis() {
     // The search finds what is there.
     let answer = found(ANSWER, &places);
     assert!(!answer.is_empty() && answer.iter().all(|place| place == "a value in Redis"), "{answer:?}");
+}
+
+#[test]
+fn a_key_that_stands_elsewhere_can_be_read_nowhere_but_where_envoy_logs_paths() {
+    let by = |name: &str, source: Value| {
+        let path = json!({ "prefix": format!("/{name}/") });
+        json!({ "match": { "path": path }, "policy": { "ttl_s": 1800, "key": { "sources": [source] } } })
+    };
+    let world = SharedWorld::start(json!({ "rules": [
+        by("header", json!({ "header": "x-request-key" })),
+        by("query", json!({ "query": "k" })),
+        by("cookie", json!({ "cookie": "k" })),
+        by("form", json!({ "form": "k" })),
+        by("json", json!({ "json": "/k" })),
+        by("path", json!({ "path_segment": 1 })),
+    ] }));
+    let post = |path: String| world.post(&path);
+    let form = "application/x-www-form-urlencoded";
+    let pays = [
+        post("/header/pay".to_owned()).header("x-request-key", KEY).body(BODY),
+        post(format!("/query/pay?k={KEY}")).body(BODY),
+        post("/cookie/pay".to_owned()).header("cookie", format!("k={KEY}")).body(BODY),
+        post("/form/pay".to_owned()).header("content-type", form).body(format!("k={KEY}")),
+        post("/json/pay".to_owned()).body(json!({ "k": KEY }).to_string()),
+        post(format!("/path/{KEY}")).body(BODY),
+    ];
+    for pay in &pays {
+        // The answer repeats no more of the request than it has to.
+        let first = pay.send();
+        executed(&first, 1);
+        replays(&pay.clone().to(world.other()).send(), &first);
+    }
+    let places = readable(&world);
+    let found = found(KEY, &places);
+    assert!(!found.is_empty() && found.iter().all(|place| place == "the access log"), "{found:?}");
+    for (_, log) in places.iter().filter(|(place, _)| place == "the access log") {
+        let log = String::from_utf8_lossy(log);
+        let lines: Vec<_> = log.lines().filter(|line| line.contains(KEY)).collect();
+        assert!(lines.iter().all(|line| line.contains("/path/")), "{lines:?}");
+    }
 }
 
 #[test]

@@ -56,11 +56,19 @@ fn every_operation_has_a_name_of_its_own() {
     let one = world.post(path).key("k").body("ten");
     let other_caller = one.clone().header("authorization", "Bearer b");
     let other_key = world.post(path).key("l").body("ten");
-    for request in [&one, &other_caller, &other_key] {
+    let other_method = world.request("PATCH", path).key("k").body("ten");
+    let other_host = one.clone().host("eu.api.example.com");
+    let other_path = world.post("/replay/operations/other").key("k").body("ten");
+    let requests = [&one, &other_caller, &other_key, &other_method, &other_host, &other_path];
+    for request in requests {
         executed(&request.send(), 1);
     }
-    let names: HashSet<_> = world.ledger.entries_for(path).into_iter().map(|entry| entry.operation.unwrap()).collect();
-    assert_eq!(names.len(), 3);
+    let entries = [path, other_path.path()].map(|path| world.ledger.entries_for(path)).concat();
+    // The key itself is none: callers use the same.
+    let of_one_key = entries.iter().filter(|entry| entry.key.as_deref() == Some("k")).count();
+    assert_eq!((entries.len(), of_one_key), (requests.len(), requests.len() - 1));
+    let names: HashSet<_> = entries.into_iter().map(|entry| entry.operation.unwrap()).collect();
+    assert_eq!(names.len(), requests.len());
 }
 
 #[test]

@@ -217,10 +217,11 @@ fn what_stands_in_the_place_of_a_credential_is_none() {
 }
 
 /// What programs write where they have no credential.
-const PLACEHOLDERS: [&str; 16] = [
+const PLACEHOLDERS: [&str; 17] = [
     "-",
     "null",
     "undefined",
+    "None",
     "Bearer -",
     "Bearer null",
     "bearer undefined",

@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use harness::{PATIENCE, Request, Response, World, send_all, wait_for, wait_until};
+use harness::{Entry, PATIENCE, Request, Response, World, send_all, wait_for, wait_until};
 
 use crate::check::{executed, is_refusal, not_stored, refused, replays, said};
 use crate::worlds::{plain, rules, start, troubled};
@@ -207,6 +207,11 @@ fn an_expired_key_runs_again() {
     let other = pay.body("twenty");
     refused(&other.send(), 409, "mismatch", None);
     wait_until("the record has expired once more", PATIENCE, || other.send().status == 201);
+    // The service sees the same name and number each time.
+    let entries = world.ledger.entries_for("/short-ttl/pay");
+    let names = |entry: &Entry| (entry.operation.clone(), entry.attempt);
+    assert_eq!(entries.len(), 3);
+    assert!(entries.iter().all(|entry| names(entry) == (entries[0].operation.clone(), Some(1))), "{entries:?}");
 }
 
 #[test]

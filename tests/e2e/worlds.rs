@@ -117,6 +117,8 @@ fn document() -> Value {
             post("/required/", json!({ "key": { "required": true } })),
             post("/by-query/", json!({ "key": { "sources": [{ "query": "op" }] } })),
             post("/by-cookie/", json!({ "key": { "sources": [{ "cookie": "op" }] } })),
+            post("/by-own-header/", json!({ "key": { "sources": [{ "header": "x-request-key" }] } })),
+            post("/by-path/", json!({ "key": { "sources": [{ "path_segment": 1 }] } })),
             post("/by-two-headers/", json!({ "key": { "sources": [{ "header": "x-order" }, { "header": "x-step" }] } })),
             post("/by-any/", json!({
                 "key": { "sources": [{ "any": [{ "header": "idempotency-key" }, { "header": "x-request-key" }] }] },

@@ -5,6 +5,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use envoy_idempotency::config::MEANINGFUL;
+use envoy_idempotency::credential::CREDENTIALS;
 use envoy_idempotency::refusal::ProblemType;
 use envoy_idempotency::step::Count;
 
@@ -181,21 +183,120 @@ fn make_test_all_runs_every_suite() {
 #[test]
 fn every_test_that_a_document_names_exists() {
     let suites = sources("tests/e2e/black_box");
-    for document in suites.into_iter().chain(["SECURITY.md", "docs/clients.md"].map(|page| root().join(page))) {
+    for document in suites.into_iter().chain([root().join("SECURITY.md")]) {
         let text = read(&document);
         let mut count = 0;
         for name in text.split('`').filter(|word| word.contains("::") && !word.contains([' ', '\n'])) {
             count += 1;
-            let (module, test) = name.rsplit_once("::").unwrap();
-            let folder = if module.starts_with("check::") { "check/tests" } else { "tests" };
-            let source = read(&root().join(folder).join(module.replace("::", "/")).with_extension("rs"));
-            let is_test = |(attribute, function): (&str, &str)| {
-                attribute.trim() == "#[test]" && function.trim().starts_with(&format!("fn {test}("))
-            };
-            assert!(source.lines().zip(source.lines().skip(1)).any(is_test), "{}: no test {name}", document.display());
+            let (suite, test) = name.split_once("::").unwrap();
+            assert!(is_test(suite, test), "{}: no test {name}", document.display());
         }
         assert!(count > 0, "{} names no test", document.display());
     }
+}
+
+/// Whether this suite has a test of this name, behind its modules: `e2e`, `keys::a_key_may_have_255_bytes`.
+fn is_test(suite: &str, name: &str) -> bool {
+    let (module, test) = name.rsplit_once("::").unwrap_or(("main", name));
+    let module = module.replace("::", "/");
+    let files = [format!("{module}.rs"), format!("{module}/mod.rs")];
+    let folders = ["tests", "check/tests"].map(|tests| root().join(tests).join(suite));
+    let files = folders.iter().flat_map(|folder| files.iter().map(|file| folder.join(file)));
+    let function = format!("fn {test}(");
+    files.filter_map(|file| fs::read_to_string(file).ok()).any(|source| {
+        let mut pairs = source.lines().zip(source.lines().skip(1));
+        pairs.any(|(attribute, line)| attribute.trim() == "#[test]" && line.trim().starts_with(&function))
+    })
+}
+
+/// Documents of which each sentence is shown. A line of text ends with a comment that names the tests which show it, as
+/// `e2e keys::a_key_can_be_required`, or says that it claims nothing; a table may have one for all its rows behind it.
+const SHOWN: [&str; 3] = ["docs/keys.md", "docs/clients.md", "docs/upstreams.md"];
+const NO_CLAIM: &str = "no claim";
+
+#[test]
+fn every_claim_names_the_tests_that_show_it_and_they_exist() {
+    let mut count = 0;
+    for document in SHOWN {
+        let text = read(&root().join(document));
+        for comment in text.split("<!--").skip(1).filter_map(|rest| rest.split("-->").next()) {
+            for name in comment.split(',').map(str::trim).filter(|name| *name != NO_CLAIM) {
+                count += 1;
+                let (suite, test) = name.split_once(' ').unwrap_or_else(|| panic!("{document}: no suite in {name:?}"));
+                assert!(is_test(suite, test), "{document}: no test {name}");
+            }
+        }
+        let unshown = unshown(&text);
+        assert!(unshown.is_empty(), "{document}: no test beside\n{}", unshown.join("\n"));
+    }
+    assert!(count > 150, "only {count} names were found");
+}
+
+#[test]
+fn a_claim_without_a_test_is_noticed_wherever_it_stands() {
+    let table = "| a | b |\n|---|---|\n| row | cell |\n";
+    let (shown, other) = ("Text. <!-- e2e a::b -->", "More.");
+    for whole in [
+        "# Heading",
+        "```text\nnot a claim\n```",
+        shown,
+        &format!("- {shown}\n- {shown}"),
+        "A code block: <!-- no claim -->\n\n```sql\nSELECT 1;\n```",
+        &format!("{other}\n<!-- e2e a::b -->"),
+        &format!("{table}<!-- e2e a::b -->"),
+        &format!("{table}\n<!-- e2e a::b -->"),
+        &table.replace("cell", shown),
+        "[a](b.md)",
+        "- [a](b.md)",
+    ] {
+        assert_eq!(unshown(whole), [""; 0], "{whole}");
+    }
+    for (text, missing) in [
+        (other.to_owned(), other),
+        (format!("{shown}\n{other}"), other),
+        (format!("- {shown}\n- {other}"), "- More."),
+        (table.to_owned(), "| row | cell |"),
+        (format!("{}| row | other |", table.replace("cell", shown)), "| row | other |"),
+        (format!("{table}\n{shown}"), "| row | cell |"),
+        (format!("{table}\n# Heading\n\n<!-- e2e a::b -->"), "| row | cell |"),
+        (format!("{other} <!-- a comment that ends -->  before the text does."), ""),
+    ] {
+        let unshown = unshown(&text);
+        assert!(unshown.len() == 1 && unshown[0].starts_with(missing), "{text}: {unshown:?}");
+    }
+}
+
+/// The lines of a document that claim something and have no comment behind them.
+fn unshown(text: &str) -> Vec<&str> {
+    let is_comment = |line: &str| line.starts_with("<!--") && line.ends_with("-->");
+    let is_link = |line: &str| {
+        let line = line.trim_start_matches("- ");
+        line.starts_with('[') && line.ends_with(')') && line.matches("](").count() == 1
+    };
+    let mut is_code = false;
+    let lines = text.lines().map(str::trim).filter(|line| {
+        let is_fence = line.starts_with("```");
+        is_code ^= is_fence;
+        !is_code && !is_fence
+    });
+    let lines: Vec<_> = lines.collect();
+    let mut unshown = Vec::new();
+    for (number, line) in lines.iter().enumerate() {
+        let rest = &lines[number + 1..];
+        let is_row = line.starts_with('|');
+        let is_head = is_row && (line.starts_with("|---") || rest.first().is_some_and(|next| next.starts_with("|---")));
+        if line.is_empty() || line.starts_with('#') || is_head || is_comment(line) || is_link(line) {
+            continue;
+        }
+        // Of a row the comment stands in its last cell, or behind the whole table.
+        let line_of_text = line.trim_end_matches('|').trim();
+        let behind = rest.iter().find(|next| !(is_row && (next.starts_with('|') || next.is_empty())));
+        let is_shown = line_of_text.ends_with("-->") || behind.is_some_and(|next| is_comment(next));
+        if !is_shown {
+            unshown.push(*line);
+        }
+    }
+    unshown
 }
 
 #[test]
@@ -232,6 +333,10 @@ fn the_documents_list_every_answer_and_every_counter() {
     let answers = read(&root().join("docs/clients.md"));
     for slug in ProblemType::ALL {
         assert!(answers.contains(&format!("`{}`", slug.as_str())), "docs/clients.md does not show {}", slug.as_str());
+        let (named, statuses) =
+            (format!("`{}`", slug.as_str()), format!("| {} | {} |", slug.row().classic, slug.row().ietf));
+        let is_row = |line: &&str| line.starts_with('|') && line.contains(&named) && line.contains(&statuses);
+        assert_eq!(answers.lines().filter(is_row).count(), 1, "docs/clients.md does not show {named} with {statuses}");
     }
     let counters = read(&root().join("docs/operations.md"));
     for count in Count::all() {
@@ -242,6 +347,21 @@ fn the_documents_list_every_answer_and_every_counter() {
         let reason = ["bypassed_", "store_failures_"].iter().find_map(|kind| metric.split_once(kind));
         let shown = reason.map_or(metric.as_str(), |(_, reason)| reason.trim_end_matches("_total"));
         assert!(counters.contains(&format!("`{shown}`")), "docs/operations.md does not show {metric}");
+    }
+}
+
+#[test]
+fn the_documents_list_every_header_that_counts() {
+    let page = read(&root().join("docs/keys.md"));
+    for (beginning, counting) in
+        [("`access-token`,", &CREDENTIALS[..]), ("Headers that say what is to be done", &MEANINGFUL)]
+    {
+        let line = page.lines().find(|line| line.starts_with(beginning)).expect("docs/keys.md has the list");
+        let list = line.split(['.', ';']).next().unwrap_or_default();
+        let shown: Vec<_> = list.split('`').skip(1).step_by(2).collect();
+        let mut counting = counting.to_vec();
+        counting.sort_unstable();
+        assert_eq!(shown, counting, "docs/keys.md lists others");
     }
 }
 
