@@ -18,6 +18,8 @@ CARGO_FUZZ ?= 0.13.2
 CARGO_FUZZ_BIN := $(CURDIR)/.cache/cargo-fuzz-$(CARGO_FUZZ)/bin/cargo-fuzz
 HAS_NIGHTLY := rustup toolchain list | grep -q '^nightly'
 SECONDS ?= 60
+# The tests on real Envoy that are about the shared store, and run in both of its dialects.
+SHARED := redis waiting threats draining look_up formats
 TARGET := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 FILTER_WASM := $(TARGET)/wasm32-wasip1/release/envoy_idempotency.wasm
 # What rustc makes of it, in a folder of its own: cargo would put it in the place of what is shipped.
@@ -48,6 +50,7 @@ test: ready $(ENVOY_BIN) ## Runs every test, those on real Envoy too, and fuzzes
 	cargo test --locked --workspace --lib --bins $(NATIVE:%=--test %)
 	@$(MAKE) --no-print-directory build store-tools chaos-tools
 	cargo test --locked --workspace $(SERVED:%=--test %)
+	DIALECT=resp cargo test --locked --test e2e -- $(SHARED)
 	@if $(HAS_NIGHTLY) && command -v c++ >/dev/null; then $(MAKE) --no-print-directory fuzz SECONDS=20 SEED=1; \
 	else echo "Nothing was fuzzed: that wants Rust's nightly toolchain and a C++ compiler."; fi
 
@@ -61,7 +64,7 @@ matrix: build store-tools $(ENVOYS:%=$(CURDIR)/.cache/envoy-%/envoy) ## Runs the
 	  version=$$($$ENVOY_BIN --version | sed -n 's|.*/\([0-9.]*\)/.*|\1|p'); \
 	  log=$(TARGET)/matrix-$$version.log; \
 	  echo "The tests run on Envoy $$version and write to $$log."; \
-	  if cargo test --locked --test e2e > $$log 2>&1; then said='all pass'; \
+	  if { cargo test --locked --test e2e && DIALECT=resp cargo test --locked --test e2e -- $(SHARED); } > $$log 2>&1; then said='all pass'; \
 	  else failed=yes; said="$$(grep -c '^test .* FAILED$$' $$log) fail"; grep '^test .* FAILED$$' $$log; fi; \
 	  table="$$table| $$version | $$said |\n"; \
 	done; \

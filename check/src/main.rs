@@ -25,6 +25,7 @@ mod sameness;
 mod scope;
 mod shielding;
 mod sources;
+mod streams;
 mod surroundings;
 mod tokens;
 mod told;

@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::env;
 
-use envoy_idempotency::config::Config;
+use envoy_idempotency::config::{Config, Document};
 use serde_json::{Map, Value};
 
 use crate::credentials::{self, Findings};
@@ -39,11 +39,14 @@ pub fn write(file: &str, found: &[Found<'_>], input: &Input) -> (String, Verdict
         let (unset, kept_out) = (RefCell::default(), RefCell::default());
         let parsed = found.document.clone().and_then(|document| {
             let read = |name: &str| variable(found.plugin.as_ref(), name, &unset, &kept_out);
-            let config = Config::parse(document.as_bytes(), &read).map_err(|error| error.to_string())?;
-            Ok((config, serde_json::from_str(&document).unwrap_or_else(|_| Map::new().into())))
+            let read = Document::parse(document.as_bytes(), &read).map_err(|error| error.to_string())?;
+            Ok((read, serde_json::from_str(&document).unwrap_or_else(|_| Map::new().into())))
         });
         match parsed {
-            Ok((config, document)) => {
+            Ok((Document::Framing, _)) => {
+                text.push_str(&format!("{place}\n  takes gRPC frames off on the way to Redis\n"));
+            }
+            Ok((Document::Gateway(config), document)) => {
                 text.push_str(&format!("{place}\n"));
                 describe(&mut text, &config, &document);
                 for name in unset.into_inner() {

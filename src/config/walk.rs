@@ -241,6 +241,11 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// The place of a member.
+    pub fn at(&self, name: &'static str) -> Place<'a> {
+        self.at.member(name)
+    }
+
     fn given(&mut self, name: &'static str) -> (Place<'a>, Option<&'a Value>) {
         self.known.push(name);
         let value = self.members.get(name).filter(|value| !(self.at.patch && value.is_null()));

@@ -11,7 +11,7 @@ use std::sync::LazyLock;
 use envoy_idempotency::config::Config;
 use harness::gateway::{cluster, filter_wasm, hcm, listener, shipped};
 use harness::ledger::body_of_size;
-use harness::{Gateway, Ledger, Options, Redis, Request, Webdis};
+use harness::{Dialect, Gateway, Ledger, Options, Redis, Request, Webdis};
 use serde_json::{Value, json};
 
 use crate::check::{not_stored, parameter, refused, replays, said, shown};
@@ -28,7 +28,7 @@ fn mesh() -> &'static Mesh {
     static MESH: LazyLock<Mesh> = LazyLock::new(|| {
         let (ledger, redis) = (Ledger::start(), Redis::start());
         let webdis = Webdis::start(redis.addr());
-        let gateway = Gateway::start(Options::redis(ledger.addr(), webdis.addr()).mutate(|tree| {
+        let gateway = Gateway::start(Options::speaking(Dialect::Webdis, ledger.addr(), webdis.addr()).mutate(|tree| {
             take_out(tree);
             for patch in patches() {
                 apply(&patch, tree);

@@ -17,6 +17,7 @@ use tempfile::TempDir;
 
 use crate::CALLER;
 use crate::client::Request;
+use crate::dialect::Dialect;
 use crate::ports::Port;
 use crate::process::{Process, tail};
 use crate::wait::{PATIENCE, wait_for, wait_until};
@@ -45,9 +46,16 @@ impl Options {
         Options::file(LOCAL, upstream)
     }
 
-    /// `envoy/redis.yaml`, with the HTTP front of the store at `store`; otherwise as [`new`](Options::new).
+    /// The file of the dialect that was chosen, with the store, or its HTTP front, at `store`; otherwise as
+    /// [`new`](Options::new).
     pub fn redis(upstream: SocketAddr, store: SocketAddr) -> Options {
-        Options::file(REDIS, upstream).mutate(move |tree| set_endpoint(cluster(tree, "webdis"), store))
+        Options::speaking(Dialect::chosen(), upstream, store)
+    }
+
+    /// The file of this dialect.
+    pub fn speaking(dialect: Dialect, upstream: SocketAddr, store: SocketAddr) -> Options {
+        Options::file(dialect.file(), upstream)
+            .mutate(move |tree| set_endpoint(cluster(tree, dialect.cluster()), store))
     }
 
     /// As [`new`](Options::new) from another file of the folder `envoy`.
@@ -192,6 +200,8 @@ impl Gateway {
         access_log["path"] = json!(folder.path().join(ACCESS_LOG));
         let plugin_config = plugin(&mut tree);
         plugin_config["vm_config"]["code"]["local"]["filename"] = json!(filter_wasm());
+        set_framing_module(&mut tree);
+        let plugin_config = plugin(&mut tree);
         if let Some(configuration) = &options.configuration {
             set_configuration(plugin_config, configuration, options.as_struct);
         }
@@ -512,6 +522,17 @@ pub fn repository() -> PathBuf {
     root.canonicalize().unwrap_or(root)
 }
 
+/// The plugin that takes frames off on the way to Redis is of the same module; only some files have it.
+fn set_framing_module(tree: &mut Value) {
+    let listeners = tree["static_resources"]["listeners"].as_array_mut().into_iter().flatten();
+    let filters = listeners.filter_map(|listener| {
+        listener.pointer_mut("/filter_chains/0/filters/0/typed_config/http_filters")?.as_array_mut()
+    });
+    for framing in filters.flatten().filter(|filter| filter["name"] == "framing") {
+        framing["typed_config"]["config"]["vm_config"]["code"]["local"]["filename"] = json!(filter_wasm());
+    }
+}
+
 /// Has the service that keeps the records run what the filter runs, as the file's alias does; without a filter there is
 /// none.
 fn keep_as(tree: &mut Value, own: Option<&Value>) {
@@ -655,7 +676,6 @@ fn write(file: &Path, tree: &Value) -> Result<(), String> {
 }
 
 const LOCAL: &str = "local.yaml";
-const REDIS: &str = "redis.yaml";
 pub const FILTER: &str = "idempotency";
 const KEEPER: &str = "envoy.bootstrap.wasm";
 const ACCESS_LOG: &str = "access.log";
