@@ -33,13 +33,13 @@ SERVED := e2e short gateway ledger store
 export ENVOY_BIN FILTER_WASM PEER_BIN PORT
 
 .DEFAULT_GOAL := help
-.PHONY: help run ready port-free check-config test test-all matrix fuzz build lint advisories book bench hostile soak sim chaos clean wasm-target build-tools bench-tools store-tools chaos-tools
+.PHONY: help run ready port-free check-config test test-all matrix fuzz build lint advisories book bench hostile soak sim chaos clean wasm-target build-tools bench-tools redis-tools store-tools chaos-tools
 
 help: ## Prints this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: DISPENSABLE := binaryen
-run: port-free build $(ENVOY_BIN) $(if $(filter redis,$(STORE)),store-tools) ## Shows one payment sent twice and charged once, then serves on 127.0.0.1:10000 (PORT=8080: there; ONCE=1: ends before it serves; STORE=redis: two Envoys on one Redis).
+run: port-free build $(ENVOY_BIN) $(if $(filter redis,$(STORE)),redis-tools) ## Shows one payment sent twice and charged once, then serves on 127.0.0.1:10000 (PORT=8080: there; ONCE=1: ends before it serves; STORE=redis: two Envoys on one Redis).
 	@cargo run --locked --quiet --package harness --bin demo
 
 check-config: ## Says what a configuration would do, or why Envoy would refuse it (FILE=envoy/local.yaml, FILE=- reads standard input; STRICT=1: warnings fail).
@@ -50,7 +50,7 @@ test: ready $(ENVOY_BIN) ## Runs every test, those on real Envoy too, and fuzzes
 	cargo test --locked --workspace --lib --bins $(NATIVE:%=--test %)
 	@$(MAKE) --no-print-directory build store-tools chaos-tools
 	cargo test --locked --workspace $(SERVED:%=--test %)
-	DIALECT=resp cargo test --locked --test e2e -- $(SHARED)
+	DIALECT=webdis cargo test --locked --test e2e -- $(SHARED)
 	@if $(HAS_NIGHTLY) && command -v c++ >/dev/null; then $(MAKE) --no-print-directory fuzz SECONDS=20 SEED=1; \
 	else echo "Nothing was fuzzed: that wants Rust's nightly toolchain and a C++ compiler."; fi
 
@@ -64,7 +64,7 @@ matrix: build store-tools $(ENVOYS:%=$(CURDIR)/.cache/envoy-%/envoy) ## Runs the
 	  version=$$($$ENVOY_BIN --version | sed -n 's|.*/\([0-9.]*\)/.*|\1|p'); \
 	  log=$(TARGET)/matrix-$$version.log; \
 	  echo "The tests run on Envoy $$version and write to $$log."; \
-	  if { cargo test --locked --test e2e && DIALECT=resp cargo test --locked --test e2e -- $(SHARED); } > $$log 2>&1; then said='all pass'; \
+	  if { cargo test --locked --test e2e && DIALECT=webdis cargo test --locked --test e2e -- $(SHARED); } > $$log 2>&1; then said='all pass'; \
 	  else failed=yes; said="$$(grep -c '^test .* FAILED$$' $$log) fail"; grep '^test .* FAILED$$' $$log; fi; \
 	  table="$$table| $$version | $$said |\n"; \
 	done; \
@@ -177,9 +177,10 @@ wasm-target:
 # those.
 build-tools: TOOLS = wasm-opt:binaryen
 bench-tools: TOOLS = nginx wrk redis-server webdis
+redis-tools: TOOLS = redis-server
 store-tools: TOOLS = redis-server webdis
 chaos-tools: TOOLS = faketime
-build-tools bench-tools store-tools chaos-tools:
+build-tools bench-tools redis-tools store-tools chaos-tools:
 	@for tool in $(TOOLS); do \
 	  command -v $${tool%:*} >/dev/null && continue; \
 	  tool=$${tool#*:}; \

@@ -37,14 +37,14 @@ pub fn warnings(name: &str, world: &World<'_>, trees: &[Value]) -> Vec<String> {
                 .to_owned(),
         );
     }
-    targets.into_iter().for_each(|listener| warnings.extend(listener_warnings(name, listener, world)));
+    targets.into_iter().for_each(|listener| warnings.extend(listener_warnings(name, listener, world, trees)));
     warnings
 }
 
-fn listener_warnings(cluster: &str, listener: &Value, world: &World<'_>) -> Vec<String> {
+fn listener_warnings(cluster: &str, listener: &Value, world: &World<'_>, trees: &[Value]) -> Vec<String> {
     let target = listener["name"].as_str().unwrap_or("without a name");
     let mut warnings = Vec::new();
-    if !holds(listener, &takes_frames_off) {
+    if !holds(listener, &|node| takes_frames_off(node) || may_discover_it(node, trees)) {
         warnings.push(format!(
             "listener {target}, to which store.cluster {cluster} leads, has no plugin of this module with the document \
              {{\"framing\": true}}: Redis would get frames instead of commands"
@@ -81,6 +81,15 @@ fn listener_warnings(cluster: &str, listener: &Value, world: &World<'_>) -> Vec<
 fn takes_frames_off(node: &Value) -> bool {
     let document = wasm_plugin(node).and_then(|plugin| document(&plugin["configuration"]).ok());
     document.is_some_and(|text| matches!(Document::parse(text.as_bytes(), &|_| None), Ok(Document::Framing)))
+}
+
+/// Whether this is a filter whose configuration is discovered, and the file has ours under its name, or none.
+fn may_discover_it(node: &Value, trees: &[Value]) -> bool {
+    let of_name = |other: &Value| other["name"] == node["name"] && other["typed_config"].is_object();
+    let mut found = Vec::new();
+    trees.iter().for_each(|tree| collect(tree, &of_name, &mut found));
+    node["config_discovery"].is_object()
+        && (found.is_empty() || found.iter().any(|it| takes_frames_off(&it["typed_config"])))
 }
 
 fn holds(node: &Value, wanted: &dyn Fn(&Value) -> bool) -> bool {

@@ -126,8 +126,8 @@ pub(super) fn store(at: &Place<'_>, value: &Value, env: Environment<'_>) -> Read
 
 fn redis(fields: &mut Fields<'_>, env: Environment<'_>) -> Read<Redis> {
     let cluster = fields.required("cluster", plain)?;
-    let words = [("webdis", Kind::Webdis), ("resp", Kind::Resp)];
-    let kind = fields.read("dialect", Kind::Webdis, |at, value| at.choice(value, &words))?;
+    let words = [("resp", Kind::Resp), ("webdis", Kind::Webdis)];
+    let kind = fields.read("dialect", Kind::Resp, |at, value| at.choice(value, &words))?;
     Ok(Redis {
         dialect: match kind {
             Kind::Resp => resp(fields, &cluster, env)?,
@@ -166,6 +166,9 @@ fn resp(fields: &mut Fields<'_>, cluster: &str, env: Environment<'_>) -> Read<Di
             cluster.len()
         )));
     }
+    for name in ["authority", "path", "authorization"] {
+        fields.refuse(name, "is how HTTP is spoken, so it wants dialect \"webdis\" beside it")?;
+    }
     let username = fields.read("username", None, |at, value| text_or_variable(at, value, env).map(Some))?;
     let password = fields.read("password", None, |at, value| secret(&at.as_secret(), value, env).map(Some))?;
     match (username, password) {
@@ -176,6 +179,9 @@ fn resp(fields: &mut Fields<'_>, cluster: &str, env: Environment<'_>) -> Read<Di
 }
 
 fn webdis(fields: &mut Fields<'_>, cluster: &str, env: Environment<'_>) -> Read<Dialect> {
+    for name in ["username", "password"] {
+        fields.refuse(name, "is what a stream logs in with, so it wants dialect \"resp\"; Webdis has its own")?;
+    }
     Ok(Dialect::Webdis(Webdis {
         authority: fields.read("authority", cluster.to_owned(), |at, value| visible(at, value, 1..=255))?,
         path: fields.read("path", "/".to_owned(), |at, value| {

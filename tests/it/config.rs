@@ -174,10 +174,10 @@ fn keys_callers_and_fingerprints_are_read_from_bodies_tokens_and_the_host() {
 
 #[test]
 fn redis_needs_a_cluster_and_has_a_default_for_everything_else() {
-    let config = parse(r#"{"store": {"type": "redis", "cluster": "webdis"}}"#).unwrap();
+    let config = parse(r#"{"store": {"type": "redis", "cluster": "resp"}}"#).unwrap();
     let wanted = Redis {
-        cluster: "webdis".into(),
-        dialect: Dialect::Webdis(Webdis { authority: "webdis".into(), path: "/".into(), authorization: None }),
+        cluster: "resp".into(),
+        dialect: Dialect::Resp { login: None },
         timeout_ms: 250,
         attempts: 2,
         prefix: "idem:".into(),
@@ -187,6 +187,14 @@ fn redis_needs_a_cluster_and_has_a_default_for_everything_else() {
     };
     assert_eq!(config.store, Store::Redis(Box::new(wanted)));
     assert_eq!(only(&config).ttl_ms, 86_400_000);
+}
+
+#[test]
+fn webdis_is_named_and_has_a_default_for_everything_else() {
+    let config = parse(r#"{"store": {"type": "redis", "dialect": "webdis", "cluster": "w"}}"#).unwrap();
+    let Store::Redis(redis) = config.store else { panic!("it is Redis") };
+    let wanted = Webdis { authority: "w".into(), path: "/".into(), authorization: None };
+    assert_eq!(redis.dialect, Dialect::Webdis(wanted));
 }
 
 #[test]
@@ -252,18 +260,21 @@ fn redis_itself_is_reached_with_or_without_a_login() {
 }
 
 #[test]
-fn a_field_of_another_dialect_is_unknown() {
-    let common = "timeout_ms, attempts, prefix, batching, breaker, cache";
+fn a_field_of_another_dialect_is_refused_with_the_dialect_that_has_it() {
     for field in ["authority", "path", "authorization"] {
-        let message = refusal(&redis(&format!(r#""dialect": "resp", "{field}": "/a""#)));
-        let known = format!("type, cluster, dialect, username, password, {common}");
-        assert_eq!(message, format!("/store/{field}: is not a known field; known here: {known}"));
+        let wanted = format!("/store/{field}: is how HTTP is spoken, so it wants dialect \"webdis\" beside it");
+        assert_eq!(refusal(&redis(&format!(r#""dialect": "resp", "{field}": "/a""#))), wanted);
+        let by_default = format!(r#"{{"store": {{"type": "redis", "cluster": "c", "{field}": "/a"}}}}"#);
+        assert_eq!(refusal(&by_default), wanted);
     }
     for field in ["username", "password"] {
         let message = refusal(&redis(&format!(r#""{field}": "a""#)));
-        let known = format!("type, cluster, dialect, authority, path, authorization, {common}");
-        assert_eq!(message, format!("/store/{field}: is not a known field; known here: {known}"));
+        let wanted = "is what a stream logs in with, so it wants dialect \"resp\"; Webdis has its own";
+        assert_eq!(message, format!("/store/{field}: {wanted}"));
     }
+    let known = "type, cluster, dialect, username, password, timeout_ms, attempts, prefix, batching, breaker, cache";
+    let message = refusal(&redis(r#""dialect": "resp", "max_bytes": 67108864"#));
+    assert_eq!(message, format!("/store/max_bytes: is not a known field; known here: {known}"));
 }
 
 #[test]
@@ -316,7 +327,8 @@ fn the_document_that_takes_frames_off_stands_alone() {
 #[test]
 fn two_documents_have_one_store_where_place_and_credentials_are_the_same() {
     let store = |more: &str| {
-        let document = format!(r#"{{"store": {{"type": "redis", "cluster": "c", "authority": "c"{more}}}}}"#);
+        let document =
+            format!(r#"{{"store": {{"type": "redis", "dialect": "webdis", "cluster": "c", "authority": "c"{more}}}}}"#);
         match parse(&document).expect("it is right").store {
             Store::Redis(redis) => redis,
             Store::Local { .. } => panic!("it is Redis"),
@@ -330,8 +342,8 @@ fn two_documents_have_one_store_where_place_and_credentials_are_the_same() {
         assert!(!own.is_same_store(&store(other)), "{other}");
     }
     for other in [
-        r#"{"cluster": "d", "authority": "c"}"#,
-        r#"{"cluster": "c", "authority": "d"}"#,
+        r#"{"cluster": "d", "dialect": "webdis", "authority": "c"}"#,
+        r#"{"cluster": "c", "dialect": "webdis", "authority": "d"}"#,
         r#"{"cluster": "c", "dialect": "resp"}"#,
     ] {
         let document = format!(r#"{{"store": {}}}"#, other.replace('{', r#"{"type": "redis", "#));
@@ -371,7 +383,7 @@ fn the_path_of_the_store_ends_with_one_slash() {
 #[test]
 fn a_record_lives_for_a_day_on_redis_unless_a_rule_says_otherwise() {
     let config = parse(
-        r#"{"store": {"type": "redis", "cluster": "webdis"}, "rules": [
+        r#"{"store": {"type": "redis", "dialect": "webdis", "cluster": "webdis"}, "rules": [
             {"match": {"path": {"exact": "/a"}}, "policy": {"lease_ms": 86399999}},
             {"policy": {"ttl_s": 61}}
         ]}"#,
@@ -919,9 +931,10 @@ fn parse(document: &str) -> Result<Config, ConfigError> {
     parsed
 }
 
-/// A document on redis with these fields.
+/// A document on redis with these fields, by way of Webdis unless they name another dialect.
 fn redis(given: &str) -> String {
-    format!(r#"{{"store": {{"type": "redis", "cluster": "webdis", {given}}}}}"#)
+    let dialect = if given.contains("dialect") { "" } else { r#""dialect": "webdis", "# };
+    format!(r#"{{"store": {{"type": "redis", "cluster": "webdis", {dialect}{given}}}}}"#)
 }
 
 fn refusal(document: &str) -> String {
@@ -1027,15 +1040,15 @@ const MISTAKES: &[(&str, &str)] = &[
         r#"/store/cluster: must be a string that is not empty and has no control characters, is an object"#,
     ),
     (
-        r#"{"store": {"type": "redis", "cluster": "webdis"}, "policy": {"max_response_bytes": 16777217}}"#,
+        r#"{"store": {"type": "redis", "dialect": "webdis", "cluster": "webdis"}, "policy": {"max_response_bytes": 16777217}}"#,
         r#"/store: carries responses of at most 16777216 bytes in Redis, and max_response_bytes is 16777217"#,
     ),
     (
-        r#"{"store": {"type": "redis", "cluster": "webdis"}, "rules": [{}, {"policy": {"max_response_bytes": 67108864}}]}"#,
+        r#"{"store": {"type": "redis", "dialect": "webdis", "cluster": "webdis"}, "rules": [{}, {"policy": {"max_response_bytes": 67108864}}]}"#,
         r#"/store: carries responses of at most 16777216 bytes in Redis, and max_response_bytes is 67108864"#,
     ),
     (
-        r#"{"store": {"type": "redis", "cluster": "webdis"}, "policy": {"lease_ms": 86400000}}"#,
+        r#"{"store": {"type": "redis", "dialect": "webdis", "cluster": "webdis"}, "policy": {"lease_ms": 86400000}}"#,
         r#"/policy/lease_ms: must be less than ttl_s (86400 s), is 86400000"#,
     ),
     (r#"{"store": {"type": 7}}"#, r#"/store/type: must be "local" or "redis", is 7"#),
@@ -1641,8 +1654,8 @@ const MISTAKES: &[(&str, &str)] = &[
 
 /// Fields of `store` on redis with one mistake, and what the log line says.
 const REDIS_MISTAKES: &[(&str, &str)] = &[
-    (r#""dialect": "upstash""#, r#"/store/dialect: must be "webdis" or "resp", is "upstash""#),
-    (r#""dialect": null"#, r#"/store/dialect: must be "webdis" or "resp", is null"#),
+    (r#""dialect": "upstash""#, r#"/store/dialect: must be "resp" or "webdis", is "upstash""#),
+    (r#""dialect": null"#, r#"/store/dialect: must be "resp" or "webdis", is null"#),
     (r#""authority": """#, r#"/store/authority: must be 1 to 255 visible ASCII characters, is """#),
     (r#""authority": "a b""#, r#"/store/authority: must be 1 to 255 visible ASCII characters, is "a b""#),
     (r#""authority": 7"#, r#"/store/authority: must be 1 to 255 visible ASCII characters, is 7"#),
@@ -1852,21 +1865,21 @@ const WARNINGS: &[(&str, &[&str])] = &[
         &[r#"/secrets/hash_key: can be read in Envoy's config dump; give {"env": NAME} instead"#],
     ),
     (
-        r#"{"store": {"type": "redis", "cluster": "webdis", "timeout_ms": 800}, "policy": {"lease_ms": 1000}, "secrets": {"encryption": [{"id": "a", "key": {"env": "KEY"}}]}}"#,
+        r#"{"store": {"type": "redis", "dialect": "webdis", "cluster": "webdis", "timeout_ms": 800}, "policy": {"lease_ms": 1000}, "secrets": {"encryption": [{"id": "a", "key": {"env": "KEY"}}]}}"#,
         &[
             r#"/store/timeout_ms: is 800, and should be below 800, four fifths of lease_ms of rule default: a claim that comes later is never fresh, so with a slow store nothing runs"#,
         ],
     ),
     (
-        r#"{"store": {"type": "redis", "cluster": "webdis"}}"#,
+        r#"{"store": {"type": "redis", "dialect": "webdis", "cluster": "webdis"}}"#,
         &[r#"/store: keeps responses in Redis in clear; give secrets.encryption"#],
     ),
     (
-        r#"{"store": {"type": "redis", "cluster": "webdis"}, "secrets": {"encryption": [{"id": "a", "key": {"env": "KEY"}}]}}"#,
+        r#"{"store": {"type": "redis", "dialect": "webdis", "cluster": "webdis"}, "secrets": {"encryption": [{"id": "a", "key": {"env": "KEY"}}]}}"#,
         &[],
     ),
     (
-        r#"{"store": {"type": "redis", "cluster": "webdis", "authorization": "Basic YTpi"}}"#,
+        r#"{"store": {"type": "redis", "dialect": "webdis", "cluster": "webdis", "authorization": "Basic YTpi"}}"#,
         &[
             r#"/store/authorization: can be read in Envoy's config dump; give {"env": NAME} instead"#,
             r#"/store: keeps responses in Redis in clear; give secrets.encryption"#,

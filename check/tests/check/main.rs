@@ -179,7 +179,7 @@ fn every_field_is_told() {
     expect_file!["../golden/every-field.txt"].assert_eq(&whole.out);
     let mut told = told_of(&text);
     // The other dialect has fields of its own.
-    let store = json!({ "type": "redis", "dialect": "resp", "cluster": "c", "username": "u", "password": "p" });
+    let store = json!({ "type": "redis", "cluster": "c", "username": "u", "password": "p" });
     told.extend(told_of(&json!({ "store": store }).to_string()));
     let schema = fs::read_to_string(root().join("docs/config.schema.json")).unwrap();
     let mut known = BTreeSet::new();

@@ -1,13 +1,13 @@
-//! Warnings about the way of the store's streams: each is provoked by one change of `envoy/redis-resp.yaml`.
+//! Warnings about the way of the store's streams: each is provoked by one change of `envoy/redis.yaml` or `envoy/istio.yaml`.
 
 use serde_json::{Value, json};
 
-use crate::{Run, check_changed};
+use crate::{Run, check, check_changed, shipped};
 
 const IN_CLEAR: &str = "/store: keeps responses in Redis in clear; give secrets.encryption";
 
 fn streams(change: impl FnOnce(&mut Value)) -> Run {
-    check_changed("redis-resp.yaml", change)
+    check_changed("redis.yaml", change)
 }
 
 fn manager(tree: &mut Value) -> &mut Value {
@@ -73,6 +73,24 @@ fn whatever_is_missing_on_the_way_is_named() {
         "a route of listener resp has no upgrade_configs with upgrade_type CONNECT and connect_config {allow_post: \
          true}: Redis would get HTTP instead of commands",
     );
+}
+
+#[test]
+fn a_plugin_that_is_discovered_is_looked_for_in_the_file() {
+    let discover = |tree: &mut Value| {
+        manager(tree)["http_filters"][0] = json!({ "name": "framing", "config_discovery": { "config_source": {} } });
+    };
+    assert_eq!(streams(discover).warnings(), [IN_CLEAR], "another file may have it");
+    let of_the_mesh = |document: &str| {
+        let mut filter = shipped("istio.yaml");
+        let patches = filter["spec"]["configPatches"].as_array_mut().unwrap().iter_mut();
+        let mut extensions = patches.map(|patch| &mut patch["patch"]["value"]);
+        let extension = extensions.find(|value| value["name"] == "idempotency-framing").unwrap();
+        extension["typed_config"]["config"]["configuration"]["value"] = json!(document);
+        check(&filter.to_string()).warnings().iter().any(|warning| warning.starts_with("listener resp, to which"))
+    };
+    assert!(!of_the_mesh(r#"{"framing": true}"#));
+    assert!(of_the_mesh("{}"), "it is another gateway, and takes nothing off");
 }
 
 #[test]

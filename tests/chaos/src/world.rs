@@ -11,7 +11,7 @@ use std::thread;
 
 use harness::gateway::{cluster, hcm_of, set_endpoint, set_pipe, shipped};
 use harness::redis::DURABLE;
-use harness::{Gateway, Interposer, Options, PATIENCE, Redis, Webdis, wait_until};
+use harness::{Dialect, Gateway, Interposer, Options, PATIENCE, Redis, Webdis, wait_until};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -141,7 +141,7 @@ fn faketime() -> Option<PathBuf> {
 
 fn start_gateway(upstream: &Upstream, through: SocketAddr, store: SocketAddr) -> Gateway {
     let (http2, socket) = (upstream.http2_addr(), upstream.socket());
-    let options = Options::redis(through, store).configuration(document()).lds();
+    let options = Options::speaking(Dialect::Webdis, through, store).configuration(document()).lds();
     Gateway::start(options.mutate(move |tree| change(tree, http2, &socket)))
 }
 
@@ -150,7 +150,7 @@ pub fn document() -> Value {
     let rule = |path: &str, policy: Value| json!({ "match": { "methods": ["POST"], "path": { "prefix": path } }, "policy": policy });
     json!({
         // The breaker closes soon, so that a fault is not hidden by the one before.
-        "store": { "type": "redis", "cluster": "webdis", "breaker": { "failures": 5, "open_ms": 100 } },
+        "store": { "type": "redis", "dialect": "webdis", "cluster": "webdis", "breaker": { "failures": 5, "open_ms": 100 } },
         "policy": { "lease_ms": LEASE_MS, "ttl_s": 1800 },
         "rules": [
             rule("/hold/", json!({ "on_unknown": "hold" })),

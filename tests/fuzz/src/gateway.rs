@@ -580,11 +580,11 @@ const REST_STEPS: usize = 600;
 const DOCUMENTS: [&str; 9] = [
     r#"{"policy": {"ttl_s": 31536000}}"#,
     r#"{"policy": {"ttl_s": 31536000, "on_in_flight": {"action": "wait"}, "lease_ms": 1000}}"#,
+    r#"{"store": {"type": "redis", "dialect": "webdis", "cluster": "c"}, "policy": {"ttl_s": 31536000, "lease_ms": 2000}}"#,
+    r#"{"store": {"type": "redis", "dialect": "webdis", "cluster": "c", "cache": null, "batching": false}, "policy": {"ttl_s": 31536000, "on_in_flight": {"action": "wait"}, "lease_ms": 1000, "max_running_ms": 2000}}"#,
+    r#"{"store": {"type": "redis", "dialect": "webdis", "cluster": "c"}, "policy": {"ttl_s": 31536000, "execution": {"kind": "shielded", "cluster": "c"}}}"#,
+    r#"{"store": {"type": "redis", "dialect": "webdis", "cluster": "c"}, "policy": {"ttl_s": 31536000, "on_store_failure": "forward", "lease_ms": 1000}}"#,
+    r#"{"policy": {"ttl_s": 31536000, "execution": {"kind": "shielded", "cluster": "c"}, "save": "after_reply", "on_in_flight": {"action": "wait"}}}"#,
     r#"{"store": {"type": "redis", "cluster": "c"}, "policy": {"ttl_s": 31536000, "lease_ms": 2000}}"#,
     r#"{"store": {"type": "redis", "cluster": "c", "cache": null, "batching": false}, "policy": {"ttl_s": 31536000, "on_in_flight": {"action": "wait"}, "lease_ms": 1000, "max_running_ms": 2000}}"#,
-    r#"{"store": {"type": "redis", "cluster": "c"}, "policy": {"ttl_s": 31536000, "execution": {"kind": "shielded", "cluster": "c"}}}"#,
-    r#"{"store": {"type": "redis", "cluster": "c"}, "policy": {"ttl_s": 31536000, "on_store_failure": "forward", "lease_ms": 1000}}"#,
-    r#"{"policy": {"ttl_s": 31536000, "execution": {"kind": "shielded", "cluster": "c"}, "save": "after_reply", "on_in_flight": {"action": "wait"}}}"#,
-    r#"{"store": {"type": "redis", "cluster": "c", "dialect": "resp"}, "policy": {"ttl_s": 31536000, "lease_ms": 2000}}"#,
-    r#"{"store": {"type": "redis", "cluster": "c", "dialect": "resp", "cache": null, "batching": false}, "policy": {"ttl_s": 31536000, "on_in_flight": {"action": "wait"}, "lease_ms": 1000, "max_running_ms": 2000}}"#,
 ];

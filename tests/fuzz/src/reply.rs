@@ -47,7 +47,8 @@ fn is_failed(answer: &Answer) -> bool {
 }
 
 fn only_its_own_answer_is_a_grant(reply: Reply, body: &[u8]) {
-    let config = Config::parse(br#"{"store": {"type": "redis", "cluster": "c"}}"#, &|_| None).expect("it is right");
+    let config = Config::parse(br#"{"store": {"type": "redis", "dialect": "webdis", "cluster": "c"}}"#, &|_| None)
+        .expect("it is right");
     let Store::Redis(redis) = &config.store else { panic!("it says redis") };
     let mut client = Client::new(Limits::new(redis));
     let claims = [0, 1].map(|number| Rc::new(claim(number)));

@@ -20,11 +20,11 @@ pub enum Dialect {
 }
 
 impl Dialect {
-    /// `DIALECT` says `resp`, or it is Webdis.
+    /// `DIALECT` says `webdis`, or it is Redis's own protocol.
     pub fn chosen() -> Dialect {
         match std::env::var("DIALECT").as_deref() {
-            Ok("resp") => Dialect::Resp,
-            Ok("webdis") | Err(_) => Dialect::Webdis,
+            Ok("resp") | Err(_) => Dialect::Resp,
+            Ok("webdis") => Dialect::Webdis,
             Ok(other) => panic!("DIALECT is resp or webdis, not {other}."),
         }
     }
@@ -32,8 +32,8 @@ impl Dialect {
     /// The file of the folder `envoy` that speaks it.
     pub fn file(self) -> &'static str {
         match self {
-            Dialect::Resp => "redis-resp.yaml",
-            Dialect::Webdis => "redis.yaml",
+            Dialect::Resp => "redis.yaml",
+            Dialect::Webdis => "redis-webdis.yaml",
         }
     }
 
@@ -56,8 +56,8 @@ impl Dialect {
     /// `store` as that file has it.
     pub fn store(self) -> Value {
         match self {
-            Dialect::Resp => json!({ "type": "redis", "dialect": "resp", "cluster": "resp" }),
-            Dialect::Webdis => json!({ "type": "redis", "cluster": "webdis" }),
+            Dialect::Resp => json!({ "type": "redis", "cluster": "resp" }),
+            Dialect::Webdis => json!({ "type": "redis", "dialect": "webdis", "cluster": "webdis" }),
         }
     }
 }
