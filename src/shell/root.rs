@@ -76,6 +76,7 @@ impl Root {
         let Plugin { worker, envoy, .. } = &mut *plugin.borrow_mut();
         if let Some(received) = envoy.streams().and_then(|streams| streams.received(token, size)) {
             worker.on_store_heard(envoy, received.heard);
+            worker.wake_root(envoy);
         }
     }
 
@@ -123,6 +124,7 @@ impl Root {
             if plugin.worker.is_draining() {
                 heirs::hand_over(plugin);
             }
+            plugin.envoy.streams().into_iter().for_each(Streams::let_go);
             for lost in plugin.envoy.streams().map(Streams::tick).unwrap_or_default() {
                 plugin.worker.on_store_heard(&mut plugin.envoy, lost);
             }
@@ -140,6 +142,7 @@ impl Root {
     pub fn on_queue_ready(&mut self) {
         if let Some(plugin) = &self.plugin {
             let Plugin { worker, envoy, .. } = &mut *plugin.borrow_mut();
+            envoy.streams().into_iter().for_each(Streams::let_go);
             worker.on_wake(envoy);
         }
     }

@@ -254,7 +254,8 @@ impl<C: Cells> Worker<C> {
         self.held_bytes() >= self.crowded_from
     }
 
-    fn wake_root<H: Host>(&mut self, host: &mut H) {
+    /// Has the root called once the callback under way is over.
+    pub fn wake_root<H: Host>(&mut self, host: &mut H) {
         if !self.is_root_woken {
             self.is_root_woken = true;
             host.wake();
