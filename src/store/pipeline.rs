@@ -5,11 +5,12 @@
 //!
 //! A command whose caller has given it up keeps its place, because its reply still comes. So a stream outlives a slow
 //! reply, and is given up only when its bytes are no reply, when a reply is to another question, or when nothing has come
-//! for four time-outs while a reply was awaited.
+//! for four time-outs while a reply was awaited. One on which a replica refuses to write is left once nothing is under
+//! way: a connection stays with the Redis that it was made to, and the cluster may have another primary by now.
 
 use std::collections::VecDeque;
 
-use crate::command::{Failure, RedisError};
+use crate::command::{Failure, RedisError, StoreReply};
 use crate::config::{Dialect, Login, Redis};
 use crate::store::client::{Batch, Heard, Lane, MAX_BATCH_BYTES, OUTSTANDING_MAX, Reply};
 use crate::store::redis::{self, Named};
@@ -29,6 +30,8 @@ pub struct Pipeline {
     barred: Option<(u64, Failure)>,
     /// The pause after the next end; none after a stream that has brought a reply.
     pause_us: u64,
+    /// From when on a stream may be left for another Redis.
+    may_leave_us: u64,
 }
 
 /// What is under way on an open stream.
@@ -42,6 +45,8 @@ struct Open {
     /// What waits for the login.
     waiting: Vec<Call>,
     is_logged_in: bool,
+    /// Whether it is to be left once nothing is under way.
+    leaves: bool,
     /// When bytes have come last.
     heard_us: u64,
 }
@@ -88,6 +93,8 @@ const BYTES_MAX: usize = 4 << 20;
 const SILENT_TIMEOUTS: u64 = 4;
 /// The pause before the stream after one that has brought nothing; it doubles up to the last.
 const PAUSE_US: (u64, u64) = (10_000, 1_000_000);
+/// Within so long a stream is left once for another Redis.
+const LEAVES_EVERY_US: u64 = 1_000_000;
 /// How much of a command is no response, at most, for each of its operations.
 const OPERATION_BYTES: usize = 512;
 
@@ -108,6 +115,7 @@ impl Pipeline {
             open: None,
             barred: None,
             pause_us: 0,
+            may_leave_us: 0,
         }
     }
 
@@ -115,6 +123,9 @@ impl Pipeline {
     /// in any other only one that is alone goes out, because few full ones bring more replies than many that are not.
     pub fn room(&self, is_roots: bool) -> usize {
         let Some(open) = &self.open else { return usize::from(is_roots) };
+        if open.leaves {
+            return 0;
+        }
         if !is_roots {
             return usize::from(open.sent.is_empty() && open.waiting.is_empty());
         }
@@ -185,6 +196,7 @@ impl Pipeline {
                     };
                     received.took_us.push(now_us.saturating_sub(call.at_us));
                     let is_own = call.is_answered_by(&reply);
+                    open.leaves |= is_of_a_replica(&reply) && now_us >= self.may_leave_us;
                     if reply == Reply::Failed(Failure::Garbage) {
                         break Some((Failure::Garbage, Some(call.batch.id)));
                     }
@@ -198,7 +210,11 @@ impl Pipeline {
                 Ok(Some(Next::Unasked)) | Err(resp::Broken) => break Some((Failure::Garbage, None)),
             }
         };
-        if let Some((failure, call)) = end {
+        let is_idle = open.sent.is_empty() && open.waiting.is_empty();
+        if end.is_none() && open.leaves && is_idle {
+            received.heard.lost = Some((Vec::new(), Failure::Transport));
+            (self.open, self.may_leave_us) = (None, now_us + LEAVES_EVERY_US);
+        } else if let Some((failure, call)) = end {
             received.is_http = open.reader.is_http();
             received.heard.lost = Some(self.end(failure, call, now_us));
             received.write.clear();
@@ -229,6 +245,17 @@ impl Pipeline {
         });
         let waiting = open.waiting.into_iter().map(|call| call.batch.id);
         (call.into_iter().chain(sent).chain(waiting).collect(), failure)
+    }
+}
+
+/// Whether this Redis is none that takes writes: it refuses a command, or one of the operations in it.
+fn is_of_a_replica(reply: &Reply) -> bool {
+    let refuses = |failure: &Failure| matches!(failure, Failure::Redis(RedisError::ReadOnly | RedisError::MasterDown));
+    match reply {
+        Reply::Answers(answers) => {
+            answers.iter().any(|(_, answer)| matches!(answer, StoreReply::Failed(failure) if refuses(failure)))
+        }
+        Reply::Failed(failure) => refuses(failure),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Gateways that speak to Redis themselves, on streams that stay open.
 //!
 //! Its one rule: what is told here is of streams alone; what both dialects promise stands in `redis.rs` and beside it,
-//! and is run with each (`DIALECT=resp`).
+//! and is run with each (`DIALECT=webdis`).
 //! It does not know the bytes of the protocol: see `tests/it/resp.rs`.
 
 use std::thread;
@@ -58,6 +58,26 @@ fn one_connection_carries_everything_and_stays_open() {
         replays(&pay.send(), &first);
     }
     assert_eq!((connections(&world), failures(&world)), (1, String::new()));
+}
+
+#[test]
+fn a_primary_that_has_become_a_replica_is_left_for_the_one_where_the_cluster_leads_now() {
+    let world = alone(json!({ "store": { "timeout_ms": PATIENT_MS, "cache": null } }));
+    let kept = world.post("/failover/kept").key("k").body("ten");
+    let first = kept.send();
+    executed(&first, 1);
+    let replica = world.redis.replica();
+    replica.ask(&["REPLICAOF", "NO", "ONE"]);
+    // The old connection stays, and what it leads to reads only.
+    world.redis.ask(&["REPLICAOF", "127.0.0.1", &replica.addr().port().to_string()]);
+    world.turn_to(replica.addr());
+    let pay = world.post("/failover/next").key("k").body("ten");
+    let next =
+        wait_for("the new primary is found", PATIENCE, || Some(pay.send()).filter(|answer| answer.status == 201));
+    executed(&next.unwrap(), 1);
+    replays(&kept.send(), &first);
+    assert_eq!(world.ledger.entries().len(), 2);
+    assert!(!failures(&world).contains("breaker"), "{}", failures(&world));
 }
 
 #[test]

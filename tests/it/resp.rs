@@ -338,6 +338,27 @@ fn what_is_no_frame_is_told() {
     assert_eq!(head(0x0102_0304), [0, 1, 2, 3, 4]);
 }
 
+#[test]
+fn a_stream_to_a_replica_is_left_once_nothing_is_under_way_and_once_a_second() {
+    let mut stream = opened("");
+    stream.send(vec![batch(1, 1), batch(2, 1)], 0);
+    let refused = b"-MASTERDOWN Link with MASTER is down\r\n";
+    let received = stream.received(refused.to_vec(), MS);
+    assert_eq!((answered(&received), received.heard.lost), (vec![1], None), "the other's reply still comes");
+    assert_eq!((stream.room(true), stream.room(false)), (0, 0));
+    let received = stream.received(reply(&batch(2, 1)), 2 * MS);
+    assert_eq!((answered(&received), received.heard.lost), (vec![2], Some((vec![], Failure::Transport))));
+    // Nothing bars the next one, on which the same is borne for a second.
+    assert_eq!((stream.room(true), stream.barred(2 * MS)), (1, None));
+    stream.opened(3 * MS);
+    for (id, at_us, leaves) in [(3, 4 * MS, false), (4, 1001 * MS, false), (5, 1002 * MS, true)] {
+        stream.send(vec![batch(id, 1)], at_us);
+        let refused = [b"*1\r\n$25\r\n", &nonce(id, 1).0[..], b"EREADONLY\r\n"].concat();
+        let received = stream.received(refused, at_us);
+        assert_eq!((answered(&received), received.heard.lost.is_some()), (vec![id], leaves), "{id}");
+    }
+}
+
 fn shown(value: Value<'_>) -> String {
     let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
     match value {
