@@ -51,6 +51,7 @@ test: ready $(ENVOY_BIN) ## Runs every test, those on real Envoy too, and fuzzes
 	@$(MAKE) --no-print-directory build store-tools chaos-tools
 	cargo test --locked --workspace $(SERVED:%=--test %)
 	DIALECT=webdis cargo test --locked --test e2e -- $(SHARED)
+	DIALECT=webdis cargo test --locked --package chaos --test short
 	@if $(HAS_NIGHTLY) && command -v c++ >/dev/null; then $(MAKE) --no-print-directory fuzz SECONDS=20 SEED=1; \
 	else echo "Nothing was fuzzed: that wants Rust's nightly toolchain and a C++ compiler."; fi
 
@@ -119,7 +120,7 @@ advisories: $(CARGO_DENY_BIN) ## Asks RustSec for known weaknesses of dependenci
 sim: ## Simulates SEEDS runs of adversity (20000), shows that each broken safety rule is noticed, and what was covered.
 	SEEDS=$(or $(SEEDS),20000) cargo test --locked --release --features mutants --test sim -- --nocapture --test-threads 1
 
-chaos: build $(ENVOY_BIN) store-tools chaos-tools ## Breaks two gateways, Redis, the service and what lies between in 69 ways under load, 20 times each, and judges (SEED=1 ONLY="redis kill": that one again).
+chaos: build $(ENVOY_BIN) store-tools chaos-tools ## Breaks two gateways, Redis, the service and what lies between in 68 ways under load, 20 times each, and judges (SEED=1 ONLY="redis kill": that one again; DIALECT=webdis: over HTTP).
 	@cargo run --locked --quiet --package chaos
 
 bench: build bench-tools $(ENVOY_BIN) $(if $(BEFORE),,$(PEER_BIN)) ## Measures throughput and latency on real Envoy (ONLY=bc: two scenarios of eight; BEFORE=older.wasm: against that build of the filter).
