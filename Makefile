@@ -18,6 +18,8 @@ CARGO_FUZZ ?= 0.13.2
 CARGO_FUZZ_BIN := $(CURDIR)/.cache/cargo-fuzz-$(CARGO_FUZZ)/bin/cargo-fuzz
 HAS_NIGHTLY := rustup toolchain list | grep -q '^nightly'
 SECONDS ?= 60
+# The tests on real Envoy that are about the shared store, and run in both of its dialects.
+SHARED := redis waiting threats draining look_up formats
 TARGET := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 FILTER_WASM := $(TARGET)/wasm32-wasip1/release/envoy_idempotency.wasm
 # What rustc makes of it, in a folder of its own: cargo would put it in the place of what is shipped.
@@ -34,13 +36,13 @@ INSTALLED := $(TARGET)/clients
 export ENVOY_BIN FILTER_WASM PEER_BIN PORT
 
 .DEFAULT_GOAL := help
-.PHONY: help run ready port-free check-config test test-all clients matrix fuzz build lint advisories book bench hostile soak sim chaos clean wasm-target build-tools bench-tools store-tools chaos-tools client-tools
+.PHONY: help run ready port-free check-config test test-all clients matrix fuzz build lint advisories book bench hostile soak sim chaos clean wasm-target build-tools bench-tools redis-tools store-tools chaos-tools client-tools
 
 help: ## Prints this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: DISPENSABLE := binaryen
-run: port-free build $(ENVOY_BIN) $(if $(filter redis,$(STORE)),store-tools) ## Shows one payment sent twice and charged once, then serves on 127.0.0.1:10000 (PORT=8080: there; ONCE=1: ends before it serves; STORE=redis: two Envoys on one Redis).
+run: port-free build $(ENVOY_BIN) $(if $(filter redis,$(STORE)),redis-tools) ## Shows one payment sent twice and charged once, then serves on 127.0.0.1:10000 (PORT=8080: there; ONCE=1: ends before it serves; STORE=redis: two Envoys on one Redis).
 	@cargo run --locked --quiet --package harness --bin demo
 
 check-config: ## Says what a configuration would do, or why Envoy would refuse it (FILE=envoy/local.yaml, FILE=- reads standard input; STRICT=1: warnings fail; REQUEST='POST /v1/payments': what becomes of it).
@@ -51,6 +53,8 @@ test: ready $(ENVOY_BIN) ## Runs every test, those on real Envoy too, and fuzzes
 	cargo test --locked --workspace --lib --bins $(NATIVE:%=--test %)
 	@$(MAKE) --no-print-directory build store-tools chaos-tools
 	cargo test --locked --workspace $(SERVED:%=--test %)
+	DIALECT=webdis cargo test --locked --test e2e -- $(SHARED)
+	DIALECT=webdis cargo test --locked --package chaos --test short
 	@if $(HAS_NIGHTLY) && command -v c++ >/dev/null; then $(MAKE) --no-print-directory fuzz SECONDS=20 SEED=1; \
 	else echo "Nothing was fuzzed: that wants Rust's nightly toolchain and a C++ compiler."; fi
 
@@ -68,7 +72,7 @@ matrix: build store-tools $(ENVOYS:%=$(CURDIR)/.cache/envoy-%/envoy) ## Runs the
 	  version=$$($$ENVOY_BIN --version | sed -n 's|.*/\([0-9.]*\)/.*|\1|p'); \
 	  log=$(TARGET)/matrix-$$version.log; \
 	  echo "The tests run on Envoy $$version and write to $$log."; \
-	  if cargo test --locked --test e2e > $$log 2>&1; then said='all pass'; \
+	  if { cargo test --locked --test e2e && DIALECT=webdis cargo test --locked --test e2e -- $(SHARED); } > $$log 2>&1; then said='all pass'; \
 	  else failed=yes; said="$$(grep -c '^test .* FAILED$$' $$log) fail"; grep '^test .* FAILED$$' $$log; fi; \
 	  table="$$table| $$version | $$said |\n"; \
 	done; \
@@ -123,7 +127,7 @@ advisories: $(CARGO_DENY_BIN) ## Asks RustSec for known weaknesses of dependenci
 sim: ## Simulates SEEDS runs of adversity (20000), shows that each broken safety rule is noticed, and what was covered.
 	SEEDS=$(or $(SEEDS),20000) cargo test --locked --release --features mutants --test sim -- --nocapture --test-threads 1
 
-chaos: build $(ENVOY_BIN) store-tools chaos-tools ## Breaks two gateways, Redis, the service and what lies between in 69 ways under load, 20 times each, and judges (SEED=1 ONLY="redis kill": that one again).
+chaos: build $(ENVOY_BIN) store-tools chaos-tools ## Breaks two gateways, Redis, the service and what lies between in 68 ways under load, 20 times each, and judges (SEED=1 ONLY="redis kill": that one again; DIALECT=webdis: over HTTP).
 	@cargo run --locked --quiet --package chaos
 
 bench: build bench-tools $(ENVOY_BIN) $(if $(BEFORE),,$(PEER_BIN)) ## Measures throughput and latency on real Envoy (ONLY=bc: two scenarios of eight; BEFORE=older.wasm: against that build of the filter).
@@ -193,10 +197,11 @@ wasm-target:
 # those.
 build-tools: TOOLS = wasm-opt:binaryen
 bench-tools: TOOLS = nginx wrk redis-server webdis
+redis-tools: TOOLS = redis-server
 store-tools: TOOLS = redis-server webdis
 chaos-tools: TOOLS = faketime
 client-tools: TOOLS = node:nodejs npm chromium
-build-tools bench-tools store-tools chaos-tools client-tools:
+build-tools bench-tools redis-tools store-tools chaos-tools client-tools:
 	@for tool in $(TOOLS); do \
 	  command -v $${tool%:*} >/dev/null && continue; \
 	  tool=$${tool#*:}; \

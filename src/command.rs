@@ -265,13 +265,15 @@ pub enum RedisError {
     ReadOnly,
     /// The keys of one call are being moved.
     TryAgain,
+    /// The user name and the password do not fit.
+    WrongPass,
     /// The key holds something that is no record.
     WrongType,
 }
 
 impl RedisError {
     /// All of them with their words, in lower case.
-    const ALL: [(RedisError, &'static str); 18] = [
+    const ALL: [(RedisError, &'static str); 19] = [
         (RedisError::Ask, "ask"),
         (RedisError::Busy, "busy"),
         (RedisError::ClusterDown, "clusterdown"),
@@ -289,6 +291,7 @@ impl RedisError {
         (RedisError::Other, "other"),
         (RedisError::ReadOnly, "readonly"),
         (RedisError::TryAgain, "tryagain"),
+        (RedisError::WrongPass, "wrongpass"),
         (RedisError::WrongType, "wrongtype"),
     ];
 

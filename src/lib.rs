@@ -64,6 +64,8 @@ pub mod store;
 
 pub mod worker;
 
+pub mod framing;
+
 #[cfg(target_arch = "wasm32")]
 mod shell;
 

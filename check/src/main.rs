@@ -28,6 +28,7 @@ mod scope;
 mod shielding;
 mod shown;
 mod sources;
+mod streams;
 mod surroundings;
 mod tokens;
 mod told;

@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::env;
 
-use envoy_idempotency::config::Config;
+use envoy_idempotency::config::{Config, Document};
 use serde_json::{Map, Value};
 
 use crate::credentials::{self, Findings};
@@ -38,13 +38,18 @@ pub struct Report {
 }
 
 /// A configuration in words.
-pub struct Described {
-    /// What holds for all rules.
-    pub store: Vec<Line>,
-    /// Each rule by its name.
-    pub rules: Vec<(String, Vec<Line>)>,
-    /// What becomes of the request that was asked about.
-    pub request: Option<(String, Vec<Line>)>,
+pub enum Described {
+    /// The plugin that takes frames off on the way to Redis.
+    Framing,
+    /// A gateway.
+    Gateway {
+        /// What holds for all rules.
+        store: Vec<Line>,
+        /// Each rule by its name.
+        rules: Vec<(String, Vec<Line>)>,
+        /// What becomes of the request that was asked about.
+        request: Option<(String, Vec<Line>)>,
+    },
 }
 
 /// Judges one place.
@@ -59,8 +64,12 @@ pub fn judge(found: &Found<'_>, input: &Input, request: Option<&Given>) -> Repor
             return report;
         }
     };
-    let config = match Config::parse(document.as_bytes(), &read) {
-        Ok(config) => config,
+    let config = match Document::parse(document.as_bytes(), &read) {
+        Ok(Document::Gateway(config)) => config,
+        Ok(Document::Framing) => {
+            report.described = Some(Described::Framing);
+            return report;
+        }
         Err(error) => {
             report.errors = errors::all(document, &error, &read);
             let kept_out = kept_out.take();
@@ -102,7 +111,7 @@ fn described(config: &Config, document: &Value, request: Option<&Given>) -> Desc
         let lines = [Some(requests), hidden].into_iter().flatten().chain(rule.policy.lines());
         (rule.name.clone(), lines.collect())
     });
-    Described {
+    Described::Gateway {
         store: words::store(config, document),
         rules: rules.collect(),
         request: request.map(|given| (given.line.clone(), trace::lines(config, given))),

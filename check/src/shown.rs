@@ -6,7 +6,7 @@
 
 use serde_json::{Value, json};
 
-use crate::report::Report;
+use crate::report::{Described, Report};
 use crate::words::Line;
 
 /// What is said of one file as text.
@@ -17,17 +17,21 @@ pub fn text(file: &str, reports: &[Report]) -> String {
 fn one(file: &str, report: &Report) -> String {
     let place = if report.place.is_empty() { file.to_owned() } else { format!("{file}: {}", report.place) };
     let mut text = String::new();
-    if let Some(described) = &report.described {
-        text.push_str(&format!("{place}\n"));
-        lines(&mut text, &described.store);
-        for (name, rule) in &described.rules {
-            text.push_str(&format!("Rule {name}\n"));
-            lines(&mut text, rule);
+    match &report.described {
+        Some(Described::Framing) => text.push_str(&format!("{place}\n  {FRAMING}\n")),
+        Some(Described::Gateway { store, rules, request }) => {
+            text.push_str(&format!("{place}\n"));
+            lines(&mut text, store);
+            for (name, rule) in rules {
+                text.push_str(&format!("Rule {name}\n"));
+                lines(&mut text, rule);
+            }
+            if let Some((line, becomes)) = request {
+                text.push_str(&format!("Request {line}\n"));
+                lines(&mut text, becomes);
+            }
         }
-        if let Some((line, becomes)) = &described.request {
-            text.push_str(&format!("Request {line}\n"));
-            lines(&mut text, becomes);
-        }
+        None => {}
     }
     for note in &report.notes {
         text.push_str(&format!("{note}\n"));
@@ -71,20 +75,27 @@ pub fn unchecked(file: &str, why: &str) -> Value {
 }
 
 fn one_as_json(report: &Report) -> Value {
-    let described = report.described.as_ref();
-    let rule = |(name, lines): &(String, Vec<Line>)| json!({ "name": name, "words": words(lines) });
-    json!({
+    let all = |said: &[String]| said.iter().map(|said| located(said)).collect::<Vec<_>>();
+    let mut place = json!({
         "place": report.place,
-        "starts": described.is_some(),
-        "errors": report.errors.iter().map(|said| located(said)).collect::<Vec<_>>(),
-        "warnings": report.warnings.iter().map(|said| located(said)).collect::<Vec<_>>(),
+        "starts": report.described.is_some(),
+        "errors": all(&report.errors),
+        "warnings": all(&report.warnings),
         "notes": report.notes,
-        "store": described.map(|it| words(&it.store)),
-        "rules": described.map(|it| it.rules.iter().map(rule).collect::<Vec<_>>()),
-        "request": described.and_then(|it| it.request.as_ref()).map(|(line, lines)| {
-            json!({ "line": line, "words": words(lines) })
-        }),
-    })
+    });
+    match &report.described {
+        Some(Described::Framing) => place["framing"] = true.into(),
+        Some(Described::Gateway { store, rules, request }) => {
+            let rule = |(name, lines): &(String, Vec<Line>)| json!({ "name": name, "words": words(lines) });
+            place["store"] = words(store);
+            place["rules"] = rules.iter().map(rule).collect();
+            if let Some((line, lines)) = request {
+                place["request"] = json!({ "line": line, "words": words(lines) });
+            }
+        }
+        None => {}
+    }
+    place
 }
 
 /// A sentence, and the place in the document that it names in front, where it names one.
@@ -99,5 +110,7 @@ fn words(lines: &[Line]) -> Value {
     lines.iter().map(|(label, said)| json!({ "label": label, "text": said })).collect()
 }
 
+/// What the other plugin of the module does.
+const FRAMING: &str = "takes gRPC frames off on the way to Redis";
 const LABEL: usize = 17;
 const WIDTH: usize = 100;

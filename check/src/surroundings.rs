@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use envoy_idempotency::config::{Config, Execution, Mode, OnInFlight, Policy, Rule, Store};
+use envoy_idempotency::config::{Config, Dialect, Execution, Mode, OnInFlight, Policy, Rule, Store};
 use serde_json::Value;
 
 use crate::breakers;
@@ -15,6 +15,7 @@ use crate::istio;
 use crate::keeper;
 use crate::places::{Carrier, Chain, Found, typed};
 use crate::shielding;
+use crate::streams;
 use crate::world::{World, duration, list, named_clusters, whole};
 
 /// Every warning about one place where the filter is configured.
@@ -40,7 +41,13 @@ pub fn warnings(found: &Found<'_>, config: &Config, trees: &[Value]) -> Vec<Stri
     warnings.extend(keeper::warning(found, config, trees));
     if let Store::Redis(redis) = &config.store {
         warnings.extend(world.missing("store.cluster", &redis.cluster));
-        warnings.extend(world.cluster(&redis.cluster).and_then(|cluster| breakers::warning(redis, cluster)));
+        match redis.dialect {
+            Dialect::Resp { .. } => warnings.extend(streams::warnings(&redis.cluster, &world, trees)),
+            Dialect::Webdis(_) => {
+                let cluster = world.cluster(&redis.cluster);
+                warnings.extend(cluster.and_then(|cluster| breakers::warning(redis, cluster)));
+            }
+        }
     }
     let mut seen = Vec::new();
     for policy in config.rules.iter().map(|rule| &rule.policy) {

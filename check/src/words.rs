@@ -6,7 +6,7 @@
 
 pub use envoy_idempotency::config::words::{Line, all, either};
 use envoy_idempotency::config::words::{bytes, count, time, times};
-use envoy_idempotency::config::{Config, Store};
+use envoy_idempotency::config::{Config, Dialect, Store};
 use serde_json::Value;
 
 /// Where records are kept, and under which secrets. `document` is what the configuration was read from.
@@ -22,16 +22,19 @@ pub fn store(config: &Config, document: &Value) -> Vec<Line> {
             ),
         )),
         Store::Redis(redis) => {
+            let way = match &redis.dialect {
+                Dialect::Resp { login: None } => "on streams that stay open".to_owned(),
+                Dialect::Resp { login: Some(_) } => "on streams that stay open and log in first".to_owned(),
+                Dialect::Webdis(webdis) => format!("authority {}, path {}", webdis.authority, webdis.path),
+            };
             let batching = if redis.batching { "" } else { " One operation to a call." };
             lines.push((
                 "records",
                 format!(
-                    "in Redis, under the prefix {}, shared by all gateways; reached through cluster {} (authority {}, \
-                     path {}). A call may take {}, an operation is tried {}.{batching} After {} in a row all fail at once for {}.",
+                    "in Redis, under the prefix {}, shared by all gateways; reached through cluster {} ({way}). A call \
+                     may take {}, an operation is tried {}.{batching} After {} in a row all fail at once for {}.",
                     redis.prefix,
                     redis.cluster,
-                    redis.authority,
-                    redis.path,
                     time(redis.timeout_ms),
                     times(redis.attempts),
                     count(redis.breaker.failures, "failed call"),
@@ -48,8 +51,10 @@ pub fn store(config: &Config, document: &Value) -> Vec<Line> {
                 None => "off: every request asks Redis".to_owned(),
             };
             lines.push(("cache", cache));
-            if redis.authorization.is_some() {
-                lines.push(("authorization", origin(&document["store"]["authorization"])));
+            for secret in ["authorization", "username", "password"] {
+                if !document["store"][secret].is_null() {
+                    lines.push((secret, origin(&document["store"][secret])));
+                }
             }
         }
     }

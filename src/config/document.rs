@@ -16,6 +16,34 @@ use super::text::{path, plain, visible};
 use super::walk::{ConfigError, DAY_S, Place, Read, merge, parse_text};
 use super::{Anonymous, Config, Mode, Policy, Rule, Store};
 
+/// The document of a plugin of this module.
+pub enum Document {
+    /// Of the one that takes frames off on the way to Redis.
+    Framing,
+    /// Of a gateway.
+    Gateway(Box<Config>),
+}
+
+impl Document {
+    /// Reads the whole document, or says what is wrong with it; `env` reads a variable of the VM's environment.
+    pub fn parse(document: &[u8], env: &dyn Fn(&str) -> Option<String>) -> Result<Document, ConfigError> {
+        let warnings = RefCell::default();
+        let root = Place::root(&warnings);
+        match parse_text(document, root)? {
+            Value::Object(members) if members.contains_key("framing") => {
+                match members.iter().find(|(name, value)| *name != "framing" || **value != Value::Bool(true)) {
+                    None => Ok(Document::Framing),
+                    Some((name, value)) if name == "framing" => Err(root.member(name).wrong("true", value)),
+                    Some((name, _)) => {
+                        Err(root.member(name).error("must not stand beside framing, which stands alone"))
+                    }
+                }
+            }
+            _ => Config::parse(document, env).map(|config| Document::Gateway(Box::new(config))),
+        }
+    }
+}
+
 impl Config {
     /// How a warning ends about a rule that is in force for nothing.
     pub const PROTECTS_NOTHING: &str = "is empty, so no request is protected";

@@ -31,12 +31,14 @@ mod document;
 
 use std::rc::Rc;
 
+pub use document::Document;
 pub use duplicates::{OnCompleted, OnInFlight, OnMismatch, OnUnknown};
 pub use identity::{Anonymous, BodyPart, FingerprintPolicy, Inject, KeyPolicy, MEANINGFUL, Members, Scope, Separation};
 pub use outcomes::{Ending, Fate, JsonOutcome, Outcomes, Presence, Statuses};
 pub use policy::{Execution, Mode, OnStoreFailure, OnTooLarge, Policy, Save};
 pub use rules::{Match, PathMatch, Template};
 pub use source::Part;
+pub use store::{Breaker, CacheBounds, Dialect, Login, RESPONSE_MAX, Redis, Webdis};
 pub use walk::ConfigError;
 
 /// A claim counts as fresh until this part of its lease is left; then it is renewed before anything is forwarded on it.
@@ -71,59 +73,6 @@ pub enum Store {
     },
     /// In Redis behind HTTP, shared by all gateways.
     Redis(Box<Redis>),
-}
-
-/// `store` with `"type": "redis"`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Redis {
-    /// The Envoy cluster of the HTTP service.
-    pub cluster: String,
-    /// `:authority` of the calls.
-    pub authority: String,
-    /// In front of the path of every call; begins and ends with a slash.
-    pub path: String,
-    /// Value of the `authorization` header.
-    pub authorization: Option<String>,
-    /// How long one call may take.
-    pub timeout_ms: u64,
-    /// Tries of one operation within the request's path.
-    pub attempts: u32,
-    /// In front of every Redis key.
-    pub prefix: String,
-    /// Whether one call may carry many operations.
-    pub batching: bool,
-    /// When operations fail at once.
-    pub breaker: Breaker,
-    /// What this Envoy remembers of the store.
-    pub cache: Option<CacheBounds>,
-}
-
-impl Redis {
-    /// Whether both find the same records, by the same credentials.
-    pub fn is_same_store(&self, other: &Redis) -> bool {
-        let place = |redis: &Redis| [&redis.cluster, &redis.authority, &redis.path, &redis.prefix].map(Clone::clone);
-        place(self) == place(other) && self.authorization == other.authorization
-    }
-}
-
-/// `store.breaker`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Breaker {
-    /// After so many transport failures in a row,
-    pub failures: u32,
-    /// for so long.
-    pub open_ms: u64,
-}
-
-/// `store.cache`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CacheBounds {
-    /// Bytes of all entries.
-    pub max_bytes: u64,
-    /// Bytes of one response.
-    pub max_entry_bytes: u64,
-    /// How long an entry counts.
-    pub ttl_ms: u64,
 }
 
 /// One of `secrets.encryption`.

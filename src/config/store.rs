@@ -8,7 +8,105 @@ use serde_json::Value;
 
 use super::text::{is_visible, plain, visible};
 use super::walk::{DAY_S, Fields, GIB, MIB, Place, Read, flag};
-use super::{Breaker, CacheBounds, Config, EncryptionKey, LEASE_MARGIN, Mode, Redis, Rule, Store};
+use super::{Config, EncryptionKey, LEASE_MARGIN, Mode, Rule, Store};
+
+/// `store` with `"type": "redis"`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Redis {
+    /// The Envoy cluster that leads to the store.
+    pub cluster: String,
+    /// What is spoken there.
+    pub dialect: Dialect,
+    /// How long one call may take.
+    pub timeout_ms: u64,
+    /// Tries of one operation within the request's path.
+    pub attempts: u32,
+    /// In front of every Redis key.
+    pub prefix: String,
+    /// Whether one call may carry many operations.
+    pub batching: bool,
+    /// When operations fail at once.
+    pub breaker: Breaker,
+    /// What this Envoy remembers of the store.
+    pub cache: Option<CacheBounds>,
+}
+
+impl Redis {
+    /// Whether both find the same records, by the same credentials.
+    pub fn is_same_store(&self, other: &Redis) -> bool {
+        let place = |redis: &Redis| [&redis.cluster, &redis.prefix].map(Clone::clone);
+        place(self) == place(other) && self.dialect == other.dialect
+    }
+
+    /// Where the records are, in words that tell it from any other place.
+    pub fn place(&self) -> String {
+        match &self.dialect {
+            Dialect::Resp { .. } => format!("{} {}", self.cluster, self.prefix),
+            Dialect::Webdis(webdis) => format!("{} {} {} {}", self.cluster, webdis.authority, webdis.path, self.prefix),
+        }
+    }
+}
+
+/// `store.dialect`, and the fields that only it has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    /// Redis's own protocol, on a stream through an internal listener.
+    Resp {
+        /// What the stream logs in with.
+        login: Option<Login>,
+    },
+    /// HTTP, to Webdis.
+    Webdis(Webdis),
+}
+
+/// How many bytes of one response are kept in Redis at most.
+pub const RESPONSE_MAX: usize = 32 << 20;
+
+/// `store.username` and `store.password`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Login {
+    /// Redis's default user unless given.
+    pub username: Option<Vec<u8>>,
+    /// The password.
+    pub password: Vec<u8>,
+}
+
+impl std::fmt::Debug for Login {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Login").finish_non_exhaustive()
+    }
+}
+
+/// How Webdis is called.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Webdis {
+    /// `:authority` of the calls.
+    pub authority: String,
+    /// In front of the path of every call; begins and ends with a slash.
+    pub path: String,
+    /// Value of the `authorization` header.
+    pub authorization: Option<String>,
+}
+
+/// `store.breaker`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Breaker {
+    /// After so many transport failures in a row,
+    pub failures: u32,
+    /// for so long.
+    pub open_ms: u64,
+}
+
+/// `store.cache`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CacheBounds {
+    /// Bytes of all entries.
+    pub max_bytes: u64,
+    /// Bytes of one response.
+    pub max_entry_bytes: u64,
+    /// How long an entry counts.
+    pub ttl_ms: u64,
+}
 
 /// Reads a variable of the VM's environment.
 type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
@@ -28,23 +126,14 @@ pub(super) fn store(at: &Place<'_>, value: &Value, env: Environment<'_>) -> Read
 
 fn redis(fields: &mut Fields<'_>, env: Environment<'_>) -> Read<Redis> {
     let cluster = fields.required("cluster", plain)?;
-    fields.read("dialect", (), |at, value| at.choice(value, &[("webdis", ())]))?;
+    let words = [("resp", Kind::Resp), ("webdis", Kind::Webdis)];
+    let kind = fields.read("dialect", Kind::Resp, |at, value| at.choice(value, &words))?;
     Ok(Redis {
-        authority: fields.read("authority", cluster.clone(), |at, value| visible(at, value, 1..=255))?,
+        dialect: match kind {
+            Kind::Resp => resp(fields, &cluster, env)?,
+            Kind::Webdis => webdis(fields, &cluster, env)?,
+        },
         cluster,
-        path: fields.read("path", "/".to_owned(), |at, value| {
-            let fits = |text: &str| text.starts_with('/') && is_visible(text, &(1..=255)) && !text.contains(['?', '#']);
-            let path =
-                at.text(value, "a path of visible ASCII characters that begins with /, without ? and #", fits)?;
-            Ok(format!("{}/", path.trim_end_matches('/')))
-        })?,
-        authorization: fields.read("authorization", None, |at, value| {
-            let value = secret(&at.as_secret(), value, env)?;
-            match String::from_utf8(value) {
-                Ok(text) if text.bytes().all(|byte| (b' '..=b'~').contains(&byte)) => Ok(Some(text)),
-                _ => Err(at.error("must be ASCII without control characters")),
-            }
-        })?,
         timeout_ms: fields.read("timeout_ms", 250, |at, value| at.whole(value, 10..=60_000))?,
         attempts: fields.read("attempts", 2, |at, value| at.whole(value, 1..=10))? as u32,
         prefix: fields.read("prefix", "idem:".to_owned(), |at, value| visible(at, value, 1..=128))?,
@@ -62,6 +151,53 @@ fn redis(fields: &mut Fields<'_>, env: Environment<'_>) -> Read<Redis> {
             value => cache(at, value).map(Some),
         })?,
     })
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Resp,
+    Webdis,
+}
+
+fn resp(fields: &mut Fields<'_>, cluster: &str, env: Environment<'_>) -> Read<Dialect> {
+    if cluster.len() > STREAM_CLUSTER_MAX {
+        return Err(fields.at("cluster").error(format_args!(
+            "must be at most {STREAM_CLUSTER_MAX} bytes long with dialect \"resp\", is {}",
+            cluster.len()
+        )));
+    }
+    for name in ["authority", "path", "authorization"] {
+        fields.refuse(name, "is how HTTP is spoken, so it wants dialect \"webdis\" beside it")?;
+    }
+    let username = fields.read("username", None, |at, value| text_or_variable(at, value, env).map(Some))?;
+    let password = fields.read("password", None, |at, value| secret(&at.as_secret(), value, env).map(Some))?;
+    match (username, password) {
+        (username, Some(password)) => Ok(Dialect::Resp { login: Some(Login { username, password }) }),
+        (Some(_), None) => Err(fields.at("username").error("must not be there without password")),
+        (None, None) => Ok(Dialect::Resp { login: None }),
+    }
+}
+
+fn webdis(fields: &mut Fields<'_>, cluster: &str, env: Environment<'_>) -> Read<Dialect> {
+    for name in ["username", "password"] {
+        fields.refuse(name, "is what a stream logs in with, so it wants dialect \"resp\"; Webdis has its own")?;
+    }
+    Ok(Dialect::Webdis(Webdis {
+        authority: fields.read("authority", cluster.to_owned(), |at, value| visible(at, value, 1..=255))?,
+        path: fields.read("path", "/".to_owned(), |at, value| {
+            let fits = |text: &str| text.starts_with('/') && is_visible(text, &(1..=255)) && !text.contains(['?', '#']);
+            let path =
+                at.text(value, "a path of visible ASCII characters that begins with /, without ? and #", fits)?;
+            Ok(format!("{}/", path.trim_end_matches('/')))
+        })?,
+        authorization: fields.read("authorization", None, |at, value| {
+            let value = secret(&at.as_secret(), value, env)?;
+            match String::from_utf8(value) {
+                Ok(text) if text.bytes().all(|byte| (b' '..=b'~').contains(&byte)) => Ok(Some(text)),
+                _ => Err(at.error("must be ASCII without control characters")),
+            }
+        })?,
+    }))
 }
 
 fn cache(at: &Place<'_>, value: &Value) -> Read<CacheBounds> {
@@ -122,6 +258,14 @@ fn encryption_key(at: &Place<'_>, value: &Value, env: Environment<'_>) -> Read<E
 
 /// Reads a secret that stands here or, better, in the environment.
 fn secret(at: &Place<'_>, value: &Value, env: Environment<'_>) -> Read<Vec<u8>> {
+    let text = text_or_variable(at, value, env)?;
+    if value.is_string() {
+        at.warn("can be read in Envoy's config dump; give {\"env\": NAME} instead");
+    }
+    Ok(text)
+}
+
+fn text_or_variable(at: &Place<'_>, value: &Value, env: Environment<'_>) -> Read<Vec<u8>> {
     let text = match value {
         Value::Object(_) => at.object(value, |fields| {
             fields.required("env", |at, value| {
@@ -130,25 +274,23 @@ fn secret(at: &Place<'_>, value: &Value, env: Environment<'_>) -> Read<Vec<u8>> 
                 env(&name).ok_or_else(|| at.error("names a variable that the VM's environment does not have"))
             })
         })?,
-        Value::String(text) => {
-            at.warn("can be read in Envoy's config dump; give {\"env\": NAME} instead");
-            text.clone()
-        }
+        Value::String(text) => text.clone(),
         _ => return Err(at.wrong("a string or {\"env\": NAME}", value)),
     };
     if text.is_empty() { Err(at.error("must not be empty")) } else { Ok(text.into_bytes()) }
 }
 
-/// A table that no response of the allowed size fits would keep none of them, and Envoy does not carry a larger one
-/// back from Redis than it takes from a callout.
+/// A table that no response of the allowed size fits would keep none of them, and a larger one than a dialect carries
+/// does not come back from Redis.
 pub(super) fn refuse_bodies_that_never_fit(store: &Place<'_>, config: &Config) -> Read<()> {
     let largest = config.rules.iter().map(|rule| rule.policy.max_response_bytes).max().unwrap_or(0);
-    match config.store {
-        Store::Local { max_bytes } if max_bytes < largest => Err(store
+    match &config.store {
+        Store::Local { max_bytes } if *max_bytes < largest => Err(store
             .member("max_bytes")
             .error(format_args!("must be at least max_response_bytes ({largest}), is {max_bytes}"))),
-        Store::Redis(_) if largest > REDIS_RESPONSE_MAX => Err(store.error(format_args!(
-            "carries responses of at most {REDIS_RESPONSE_MAX} bytes in Redis, and max_response_bytes is {largest}"
+        Store::Redis(redis) if largest > redis.dialect.response_max() => Err(store.error(format_args!(
+            "carries responses of at most {} bytes in Redis, and max_response_bytes is {largest}",
+            redis.dialect.response_max()
         ))),
         _ => Ok(()),
     }
@@ -169,5 +311,16 @@ pub(super) fn warn_of_claims_that_come_too_late(store: &Place<'_>, config: &Conf
     }
 }
 
-/// Envoy gives up a callout whose response is over 32 MiB.
-const REDIS_RESPONSE_MAX: u64 = 16 * MIB;
+impl Dialect {
+    /// How large a response may be that is kept.
+    fn response_max(&self) -> u64 {
+        match self {
+            Dialect::Resp { .. } => RESPONSE_MAX as u64,
+            // Envoy gives up a callout whose response is over 32 MiB.
+            Dialect::Webdis(_) => 16 * MIB,
+        }
+    }
+}
+
+/// The module names a stream's cluster to Envoy in a message whose lengths are bytes below 128.
+const STREAM_CLUSTER_MAX: usize = 120;

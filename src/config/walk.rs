@@ -262,6 +262,19 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// Refuses a field that stands here for nothing, with a reason.
+    pub fn refuse(&self, name: &'static str, reason: &str) -> Read<()> {
+        match self.members.contains_key(name) {
+            true => Err(self.at(name).error(reason)),
+            false => Ok(()),
+        }
+    }
+
+    /// The place of a member.
+    pub fn at(&self, name: &'static str) -> Place<'a> {
+        self.at.member(name)
+    }
+
     fn given(&mut self, name: &'static str) -> (Place<'a>, Option<&'a Value>) {
         self.known.push(name);
         let value = self.members.get(name).filter(|value| !(self.at.patch && value.is_null()));

@@ -9,12 +9,13 @@ use crate::command::Failure;
 use crate::config::{Config, Mode};
 use crate::digest::{Digest, hex};
 use crate::message::Edit;
-use crate::shell::calls::Calls;
-use crate::shell::host::{self, Level, Map, Metric, RootWaker, SharedData};
+use crate::shell::host::{self, Buffer, Level, Map, Metric, RootWaker, SharedData};
+use crate::shell::streams::Streams;
+use crate::shell::way::Way;
 use crate::step::{Count, Flow, Outgoing, Remark};
-use crate::store::client::{Batch, Reply};
+use crate::store::client::{Batch, Heard, Lane};
 use crate::store::local::Cells;
-use crate::worker::{Gauge, Host, NO_CALLER_QUIET_MS, Side};
+use crate::worker::{Gauge, Host, NO_CALLER_QUIET_MS, Side, Turn};
 
 /// How many random bytes are drawn at once.
 const ENTROPY_BYTES: usize = 4096;
@@ -24,7 +25,7 @@ pub struct Envoy {
     /// Of the plugin's name and document: what tells its notes for other workers from another's.
     identity: [u8; 32],
     /// None with the embedded store.
-    calls: Option<Calls>,
+    way: Option<Way>,
     /// By which a stream has the root called.
     waker: RootWaker,
     entropy: Entropy,
@@ -58,12 +59,7 @@ impl Envoy {
     ///
     /// # Errors
     /// A sentence that says what the host refuses.
-    pub fn new(
-        config: &Config,
-        identity: [u8; 32],
-        calls: Option<Calls>,
-        mut entropy: Entropy,
-    ) -> Result<Self, String> {
+    pub fn new(config: &Config, identity: [u8; 32], way: Option<Way>, mut entropy: Entropy) -> Result<Self, String> {
         let name = format!("idempotency {}", hex(&entropy.draw::<16>()));
         let waker = RootWaker::register(&name).ok_or("Envoy refuses to register a shared queue")?;
         let observes = config.rules.iter().any(|rule| rule.policy.mode == Mode::Observe);
@@ -78,7 +74,7 @@ impl Envoy {
         let gauge = |name| host::define_metric(Metric::Gauge, name);
         Ok(Envoy {
             identity,
-            calls,
+            way,
             waker,
             entropy,
             counters,
@@ -90,9 +86,14 @@ impl Envoy {
         })
     }
 
-    /// The end of a call to the store: which batch it carried, and what came back. None where the call goes on.
-    pub fn call_ended(&mut self, token: u32, responded: bool, body_size: usize) -> Option<(u64, Reply)> {
-        self.calls.as_mut()?.ended(token, responded, body_size)
+    /// An HTTP call has ended; none where it is not over, or not of the store.
+    pub fn call_ended(&mut self, token: u32, responded: bool, body_size: usize) -> Option<Heard> {
+        self.way.as_mut()?.call_ended(token, responded, body_size)
+    }
+
+    /// The streams to the store, where there are any.
+    pub fn streams(&mut self) -> Option<&mut Streams> {
+        self.way.as_mut()?.streams()
     }
 
     /// Where workers note for each other whether requests of this rule have shown a caller.
@@ -130,7 +131,7 @@ impl Host for Envoy {
                 }
             }
             Flow::Restore(headers) => host::set_headers(map(side), &headers),
-            Flow::Replace(body) => host::set_response_body(&body),
+            Flow::Replace(body) => host::set_body(Buffer::ResponseBody, usize::MAX, &body),
             Flow::Answer(reply) => {
                 host::send_local_response(reply.status, &reply.headers, &reply.body, reply.details);
             }
@@ -154,8 +155,12 @@ impl Host for Envoy {
         host::http_call(&cluster, &headers, &body, timeout_ms)
     }
 
-    fn send(&mut self, batch: Batch) -> bool {
-        self.calls.as_mut().is_some_and(|calls| calls.send(batch))
+    fn room(&self, lane: Lane, turn: Turn) -> usize {
+        self.way.as_ref().map_or(0, |way| way.room(lane, turn))
+    }
+
+    fn send(&mut self, batches: Vec<Batch>) -> Vec<(u64, Failure)> {
+        self.way.as_mut().map_or_else(Vec::new, |way| way.send(batches))
     }
 
     fn wake(&mut self) {

@@ -1,18 +1,23 @@
-//! The calls to a store behind HTTP: which are under way, and what came back from them.
+//! The calls to Webdis: which are under way, and what came back from them.
 //!
 //! Its one rule: a call ends once, with a reply or with a reason.
 //! It does not know what a call carries, nor what becomes of its reply.
 
 use crate::command::{Failure, RedisError};
-use crate::config::Redis;
+use crate::config::{Redis, Webdis};
 use crate::message::Headers;
-use crate::shell::host::{self, Buffer, Map, Metric};
+use crate::shell::host::{self, Buffer, Map};
 use crate::store::client::{Batch, Reply};
-use crate::store::webdis::{self, Answer, Named};
+use crate::store::redis::Named;
+use crate::store::resp::Answer;
+use crate::store::webdis;
 
 /// The calls of one worker.
 pub struct Calls {
-    redis: Redis,
+    cluster: String,
+    webdis: Webdis,
+    prefix: String,
+    timeout_ms: u64,
     /// Few: the client of the store sees to that.
     under_way: Vec<Sent>,
     call_us: Option<u32>,
@@ -27,9 +32,9 @@ struct Sent {
 
 impl Calls {
     /// None under way.
-    pub fn new(redis: &Redis) -> Self {
-        let call_us = host::define_metric(Metric::Histogram, "idempotency_store_call_us");
-        Calls { redis: redis.clone(), under_way: Vec::new(), call_us }
+    pub fn new(redis: &Redis, webdis: &Webdis, call_us: Option<u32>) -> Self {
+        let Redis { cluster, prefix, timeout_ms, .. } = redis.clone();
+        Calls { cluster, webdis: webdis.clone(), prefix, timeout_ms, under_way: Vec::new(), call_us }
     }
 
     /// Sends a batch; tells whether the host took it.
@@ -59,13 +64,13 @@ impl Calls {
     }
 
     fn send_as(&mut self, batch: Batch, named: Named) -> bool {
-        let Redis { cluster, authority, path, authorization, prefix, timeout_ms, .. } = &self.redis;
-        let put = webdis::put(path, prefix, &batch, named);
+        let Webdis { authority, path, authorization } = &self.webdis;
+        let put = webdis::put(path, &self.prefix, &batch, named);
         let mut headers: Headers =
             [(":method", "PUT"), (":path", put.path.as_str()), (":authority", authority)].into_iter().collect();
         authorization.iter().for_each(|value| headers.push(b"authorization", value.as_bytes()));
         let at_us = host::monotonic_us();
-        let Some(token) = host::http_call(cluster, &headers, &put.body, *timeout_ms) else { return false };
+        let Some(token) = host::http_call(&self.cluster, &headers, &put.body, self.timeout_ms) else { return false };
         self.under_way.push(Sent { token, batch, named, at_us });
         true
     }

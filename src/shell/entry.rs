@@ -8,6 +8,7 @@
 use std::cell::RefCell;
 
 use crate::by_id::ById;
+use crate::shell::framing::FramedStream;
 use crate::shell::root::Root;
 use crate::shell::stream::HttpStream;
 use crate::worker::Action;
@@ -17,6 +18,8 @@ use crate::worker::Action;
 struct Contexts {
     roots: ById<Root>,
     streams: ById<HttpStream>,
+    /// Those of the plugin that takes frames off.
+    framed: ById<FramedStream>,
 }
 
 thread_local! {
@@ -30,7 +33,23 @@ fn with_root<R>(id: u32, default: R, call: impl FnOnce(&mut Root) -> R) -> R {
 
 /// Calls the stream; the message goes on where there is none.
 fn with_stream(id: u32, call: impl FnOnce(&mut HttpStream) -> Action) -> u32 {
-    match with_contexts(|contexts| contexts.streams.get_mut(&id).map(call)) {
+    answer(with_contexts(|contexts| contexts.streams.get_mut(&id).map(call)))
+}
+
+/// Calls the stream, of whichever of the two plugins it is.
+fn with_body(
+    id: u32,
+    call: impl FnOnce(&mut HttpStream) -> Action,
+    call_framed: impl FnOnce(&mut FramedStream) -> Action,
+) -> u32 {
+    answer(with_contexts(|contexts| match contexts.streams.get_mut(&id) {
+        Some(stream) => Some(call(stream)),
+        None => contexts.framed.get_mut(&id).map(call_framed),
+    }))
+}
+
+fn answer(action: Option<Action>) -> u32 {
+    match action {
         Some(Action::Pause) => 1,
         Some(Action::Continue) | None => 0,
     }
@@ -68,6 +87,7 @@ extern "C" fn proxy_on_vm_start(_root: u32, _size: usize) -> u32 {
 extern "C" fn proxy_on_context_create(id: u32, root: u32) {
     with_contexts(|contexts| {
         match contexts.roots.get(&root) {
+            Some(root) if root.is_framing() => drop(contexts.framed.insert(id, FramedStream::default())),
             Some(root) => drop(contexts.streams.insert(id, root.stream(id))),
             None => drop(contexts.roots.insert(id, Root::new(id))),
         }
@@ -96,13 +116,23 @@ extern "C" fn proxy_on_http_call_response(root: u32, token: u32, headers: usize,
 }
 
 #[unsafe(no_mangle)]
+extern "C" fn proxy_on_grpc_receive(root: u32, token: u32, size: usize) {
+    with_root(root, (), |root| root.on_stream_message(token, size));
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn proxy_on_grpc_close(root: u32, token: u32, _status: u32) {
+    with_root(root, (), |root| root.on_stream_close(token));
+}
+
+#[unsafe(no_mangle)]
 extern "C" fn proxy_on_request_headers(stream: u32, _count: usize, end: u32) -> u32 {
     with_stream(stream, |stream| stream.on_request_headers(end != 0))
 }
 
 #[unsafe(no_mangle)]
 extern "C" fn proxy_on_request_body(stream: u32, size: usize, end: u32) -> u32 {
-    with_stream(stream, |stream| stream.on_request_body(size, end != 0))
+    with_body(stream, |stream| stream.on_request_body(size, end != 0), |stream| stream.on_request_body(size))
 }
 
 #[unsafe(no_mangle)]
@@ -117,7 +147,7 @@ extern "C" fn proxy_on_response_headers(stream: u32, _count: usize, end: u32) ->
 
 #[unsafe(no_mangle)]
 extern "C" fn proxy_on_response_body(stream: u32, size: usize, end: u32) -> u32 {
-    with_stream(stream, |stream| stream.on_response_body(size, end != 0))
+    with_body(stream, |stream| stream.on_response_body(size, end != 0), |stream| stream.on_response_body(size))
 }
 
 #[unsafe(no_mangle)]
@@ -141,7 +171,7 @@ extern "C" fn proxy_on_done(id: u32) -> u32 {
 #[unsafe(no_mangle)]
 extern "C" fn proxy_on_delete(id: u32) {
     with_contexts(|contexts| {
-        if contexts.streams.remove(&id).is_none() {
+        if contexts.streams.remove(&id).is_none() && contexts.framed.remove(&id).is_none() {
             contexts.roots.remove(&id);
         }
         Some(())

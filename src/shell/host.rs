@@ -1,6 +1,6 @@
 //! Every call to the host, in bytes and `Result`s.
 //!
-//! Its one rule: nothing in here panics, whatever the host answers; the SDK's own getters do, on ordinary bad input.
+//! Its one rule: nothing in here panics, whatever the host answers.
 //! It does not know why a call is made. Where a call is only legal in some callbacks, its comment says so.
 #![expect(unsafe_code, reason = "the host's functions are foreign, and hand over memory that they had us allocate")]
 
@@ -9,6 +9,15 @@ use std::ptr::null_mut;
 use crate::command::Failure;
 use crate::message::Headers;
 use crate::record::Input;
+use crate::shell::abi::{
+    clock_time_get, proxy_add_header_map_value, proxy_continue_stream, proxy_define_metric, proxy_dequeue_shared_queue,
+    proxy_done, proxy_enqueue_shared_queue, proxy_get_buffer_bytes, proxy_get_header_map_pairs,
+    proxy_get_header_map_value, proxy_get_property, proxy_get_shared_data, proxy_grpc_cancel, proxy_grpc_send,
+    proxy_grpc_stream, proxy_http_call, proxy_increment_metric, proxy_log, proxy_record_metric,
+    proxy_register_shared_queue, proxy_remove_header_map_value, proxy_replace_header_map_value,
+    proxy_send_local_response, proxy_set_buffer_bytes, proxy_set_effective_context, proxy_set_header_map_pairs,
+    proxy_set_property, proxy_set_shared_data, proxy_set_tick_period_milliseconds, random_get,
+};
 use crate::store::local::Cells;
 
 /// Which header map.
@@ -33,6 +42,8 @@ pub enum Buffer {
     ResponseBody = 1,
     /// Legal in the root's callback about a callout.
     CallResponseBody = 4,
+    /// Legal in the root's callback about a message of a stream.
+    StreamMessage = 5,
     /// Legal in the root's configure callback.
     PluginConfiguration = 7,
 }
@@ -70,85 +81,6 @@ const NO_VERSION: u32 = u32::MAX;
 /// The version that makes it write whatever was there.
 const ANY_VERSION: u32 = 0;
 const MONOTONIC: u32 = 1;
-
-#[link(wasm_import_module = "env")]
-unsafe extern "C" {
-    fn proxy_add_header_map_value(
-        map: u32,
-        name: *const u8,
-        name_len: usize,
-        value: *const u8,
-        value_len: usize,
-    ) -> u32;
-    fn proxy_continue_stream(stream: u32) -> u32;
-    fn proxy_define_metric(kind: u32, name: *const u8, name_len: usize, id: *mut u32) -> u32;
-    fn proxy_dequeue_shared_queue(queue: u32, data: *mut *mut u8, size: *mut usize) -> u32;
-    fn proxy_done() -> u32;
-    fn proxy_enqueue_shared_queue(queue: u32, data: *const u8, len: usize) -> u32;
-    fn proxy_get_buffer_bytes(buffer: u32, start: usize, len: usize, data: *mut *mut u8, size: *mut usize) -> u32;
-    fn proxy_get_header_map_pairs(map: u32, data: *mut *mut u8, size: *mut usize) -> u32;
-    fn proxy_get_header_map_value(
-        map: u32,
-        name: *const u8,
-        name_len: usize,
-        data: *mut *mut u8,
-        size: *mut usize,
-    ) -> u32;
-    fn proxy_get_property(path: *const u8, path_len: usize, data: *mut *mut u8, size: *mut usize) -> u32;
-    fn proxy_get_shared_data(
-        key: *const u8,
-        key_len: usize,
-        data: *mut *mut u8,
-        size: *mut usize,
-        cas: *mut u32,
-    ) -> u32;
-    fn proxy_http_call(
-        cluster: *const u8,
-        cluster_len: usize,
-        headers: *const u8,
-        headers_len: usize,
-        body: *const u8,
-        body_len: usize,
-        trailers: *const u8,
-        trailers_len: usize,
-        timeout_ms: u32,
-        token: *mut u32,
-    ) -> u32;
-    fn proxy_increment_metric(id: u32, offset: i64) -> u32;
-    fn proxy_log(level: u32, text: *const u8, len: usize) -> u32;
-    fn proxy_register_shared_queue(name: *const u8, name_len: usize, queue: *mut u32) -> u32;
-    fn proxy_record_metric(id: u32, value: u64) -> u32;
-    fn proxy_remove_header_map_value(map: u32, name: *const u8, name_len: usize) -> u32;
-    fn proxy_replace_header_map_value(
-        map: u32,
-        name: *const u8,
-        name_len: usize,
-        value: *const u8,
-        value_len: usize,
-    ) -> u32;
-    fn proxy_send_local_response(
-        status: u32,
-        details: *const u8,
-        details_len: usize,
-        body: *const u8,
-        body_len: usize,
-        headers: *const u8,
-        headers_len: usize,
-        grpc_status: i32,
-    ) -> u32;
-    fn proxy_set_buffer_bytes(buffer: u32, start: usize, len: usize, data: *const u8, data_len: usize) -> u32;
-    fn proxy_set_effective_context(id: u32) -> u32;
-    fn proxy_set_header_map_pairs(map: u32, data: *const u8, len: usize) -> u32;
-    fn proxy_set_property(path: *const u8, path_len: usize, value: *const u8, value_len: usize) -> u32;
-    fn proxy_set_shared_data(key: *const u8, key_len: usize, value: *const u8, value_len: usize, cas: u32) -> u32;
-    fn proxy_set_tick_period_milliseconds(period: u32) -> u32;
-}
-
-#[link(wasm_import_module = "wasi_snapshot_preview1")]
-unsafe extern "C" {
-    fn clock_time_get(clock: u32, precision: u64, time: *mut u64) -> u32;
-    fn random_get(buffer: *mut u8, len: usize) -> u32;
-}
 
 /// Microseconds of a clock that all workers share and that never goes back.
 pub fn monotonic_us() -> u64 {
@@ -215,10 +147,10 @@ pub fn set_headers(map: Map, headers: &Headers) {
     unsafe { proxy_set_header_map_pairs(map as u32, pairs.as_ptr(), pairs.len()) };
 }
 
-/// Puts these bytes in the place of the piece of a response's body in hand.
-pub fn set_response_body(bytes: &[u8]) {
+/// Puts these bytes in the place of the first so many of the piece of a body in hand; of all where there are fewer.
+pub fn set_body(buffer: Buffer, replaced: usize, bytes: &[u8]) {
     // SAFETY: the host reads as many bytes as we say are there, and stops where its own end.
-    unsafe { proxy_set_buffer_bytes(Buffer::ResponseBody as u32, 0, usize::MAX, bytes.as_ptr(), bytes.len()) };
+    unsafe { proxy_set_buffer_bytes(buffer as u32, 0, replaced, bytes.as_ptr(), bytes.len()) };
 }
 
 /// Part of a buffer; empty where the host has none in this callback.
@@ -334,6 +266,46 @@ pub fn http_call(cluster: &str, headers: &Headers, body: &[u8], timeout_ms: u64)
         )
     };
     (status == OK).then_some(token)
+}
+
+/// Opens a stream of messages and gives its token; none where the host refuses. It belongs to the root, whatever callback
+/// opens it.
+pub fn open_stream(cluster: &str) -> Option<u32> {
+    // `GrpcService { envoy_grpc: { cluster_name } }` in protobuf; the configuration keeps each length to one byte.
+    let len = u8::try_from(cluster.len()).ok().filter(|len| *len < 126)?;
+    let service = [&[b'\n', len + 2, b'\n', len], cluster.as_bytes()].concat();
+    let no_metadata = encode_pairs(&Headers::default());
+    let (name, method) = ("idempotency.Redis", "Commands");
+    let mut token = 0;
+    // SAFETY: the host reads as many bytes as we say are there, and writes one u32 where we point.
+    let status = unsafe {
+        proxy_grpc_stream(
+            service.as_ptr(),
+            service.len(),
+            name.as_ptr(),
+            name.len(),
+            method.as_ptr(),
+            method.len(),
+            no_metadata.as_ptr(),
+            no_metadata.len(),
+            &raw mut token,
+        )
+    };
+    (status == OK).then_some(token)
+}
+
+/// Writes to a stream; tells whether it is there. The host tells of its end only after the callback under way.
+pub fn write_to_stream(token: u32, bytes: &[u8]) -> bool {
+    // SAFETY: the host reads as many bytes as we say are there.
+    unsafe { proxy_grpc_send(token, bytes.as_ptr(), bytes.len(), 0) == OK }
+}
+
+/// Ends a stream, of which nothing more comes then. Not legal in a callback that brings a message of it: the host goes on
+/// with the stream after that. One that the other side has ended is to be ended as well, in the very callback that tells
+/// so: the host keeps it otherwise, and touches it when the root goes and it is no more.
+pub fn cancel_stream(token: u32) {
+    // SAFETY: no memory is involved.
+    unsafe { proxy_grpc_cancel(token) };
 }
 
 /// By which a stream has its root called: a queue that wakes the root which registered its name last.

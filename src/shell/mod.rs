@@ -3,9 +3,15 @@
 //! Its one rule: it decides nothing about idempotency.
 //! It does not know what a key or a record is.
 
+mod abi;
+
 mod host;
 
 mod calls;
+
+mod streams;
+
+mod way;
 
 mod acts;
 
@@ -14,6 +20,8 @@ mod plugin;
 mod heirs;
 
 mod stream;
+
+mod framing;
 
 mod root;
 

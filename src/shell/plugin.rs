@@ -15,8 +15,8 @@ use crate::look_up;
 use crate::message::{Headers, RequestHead};
 use crate::record::Owner;
 use crate::shell::acts::{Entropy, Envoy};
-use crate::shell::calls::Calls;
 use crate::shell::host::{self, Level, Map, SharedData};
+use crate::shell::way::Way;
 use crate::step::Flow;
 use crate::store::cache::Cache;
 use crate::store::client::{Client, Limits};
@@ -42,33 +42,31 @@ pub struct Plugin {
 }
 
 impl Plugin {
-    /// Reads the document, and sets up what it asks for.
+    /// Sets up what the document asks for.
     ///
     /// # Errors
     /// A sentence that says what is wrong, and where.
-    pub fn configure(document: &[u8]) -> Result<Self, String> {
-        let config = Config::parse(document, &|name| std::env::var(name).ok()).map_err(|error| error.to_string())?;
+    pub fn configure(root: u32, config: Config, document: &[u8]) -> Result<Self, String> {
         let plugin = host::property(&["plugin_name"]).unwrap_or_default();
         let mut entropy = Entropy::default();
-        let (store, calls) = match &config.store {
+        let (store, way) = match &config.store {
             StoreConfig::Local { max_bytes } => {
                 let table = Table::open(SharedData, &plugin, *max_bytes, u64::from_le_bytes(entropy.draw()));
                 let refused = |failure: Failure| format!("the embedded store cannot be opened: {}", failure.as_str());
                 (Store::Embedded(table.map_err(refused)?), None)
             }
             StoreConfig::Redis(redis) => {
-                let whose = format!("{} {} {} {}", redis.cluster, redis.authority, redis.path, redis.prefix);
-                let cache = redis.cache.map(|bounds| Cache::new(SharedData, &plugin, &whose, bounds));
+                let cache = redis.cache.map(|bounds| Cache::new(SharedData, &plugin, &redis.place(), bounds));
                 let client = POOL.with(|pool| Client::sharing(Limits::new(redis), pool));
                 let store = Store::Remote(Box::new(client), cache);
-                (store, Some(Calls::new(redis)))
+                (store, Some(Way::new(root, redis)))
             }
         };
         let mut identity = Digest::new("identity", None);
         identity.part("plugin", &plugin);
         identity.part("document", document);
         let identity = identity.finish();
-        let envoy = Envoy::new(&config, identity, calls, entropy)?;
+        let envoy = Envoy::new(&config, identity, way, entropy)?;
         warn_once(&config, &identity);
         let leases = config.rules.iter().map(|rule| rule.policy.lease_ms);
         let worker = Worker::new(store, leases.max().unwrap_or(0));

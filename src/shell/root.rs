@@ -6,11 +6,13 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
+use crate::config::Document;
 use crate::event::Executed;
 use crate::shell::heirs;
 use crate::shell::host::{self, Buffer, Level, Map};
 use crate::shell::plugin::{Plugin, status};
 use crate::shell::stream::HttpStream;
+use crate::shell::streams::Streams;
 
 /// How often the root looks at what is due.
 const TICK_MS: u32 = 100;
@@ -19,12 +21,18 @@ const TICK_MS: u32 = 100;
 pub struct Root {
     id: u32,
     plugin: Option<Rc<RefCell<Plugin>>>,
+    is_framing: bool,
 }
 
 impl Root {
     /// A root that has not been configured.
     pub fn new(id: u32) -> Self {
-        Root { id, plugin: None }
+        Root { id, plugin: None, is_framing: false }
+    }
+
+    /// Whether it is the other plugin of the module, which takes frames off.
+    pub fn is_framing(&self) -> bool {
+        self.is_framing
     }
 
     /// A stream of this plugin.
@@ -37,7 +45,11 @@ impl Root {
         let Some(plugin) = &self.plugin else { return true };
         let plugin = &mut *plugin.borrow_mut();
         heirs::hand_over(plugin);
-        plugin.worker.drain(&mut plugin.envoy)
+        let may_go = plugin.worker.drain(&mut plugin.envoy);
+        if may_go {
+            plugin.envoy.streams().into_iter().for_each(Streams::end);
+        }
+        may_go
     }
 
     /// A call of this plugin has ended; without header fields it has failed.
@@ -53,15 +65,44 @@ impl Root {
                 None => Executed::Lost,
             };
             worker.on_executed(envoy, exchange, answer);
-        } else if let Some((batch, reply)) = envoy.call_ended(token, responded, body_size) {
-            worker.on_store_reply(envoy, batch, reply);
+        } else if let Some(heard) = envoy.call_ended(token, responded, body_size) {
+            worker.on_store_heard(envoy, heard);
+        }
+    }
+
+    /// A message has come on a stream of this plugin's.
+    pub fn on_stream_message(&mut self, token: u32, size: usize) {
+        let Some(plugin) = &self.plugin else { return };
+        let Plugin { worker, envoy, .. } = &mut *plugin.borrow_mut();
+        if let Some(received) = envoy.streams().and_then(|streams| streams.received(token, size)) {
+            worker.on_store_heard(envoy, received.heard);
+            worker.wake_root(envoy);
+        }
+    }
+
+    /// A stream of this plugin's has ended.
+    pub fn on_stream_close(&mut self, token: u32) {
+        let Some(plugin) = &self.plugin else { return };
+        let Plugin { worker, envoy, .. } = &mut *plugin.borrow_mut();
+        if let Some(heard) = envoy.streams().and_then(|streams| streams.closed(token)) {
+            worker.on_store_heard(envoy, heard);
         }
     }
 
     /// Reads the configuration; tells whether it is right.
     pub fn on_configure(&mut self, size: usize) -> bool {
-        match Plugin::configure(&host::buffer(Buffer::PluginConfiguration, 0, size)) {
-            Ok(plugin) => {
+        let document = host::buffer(Buffer::PluginConfiguration, 0, size);
+        let read = Document::parse(&document, &|name| std::env::var(name).ok()).map_err(|error| error.to_string());
+        let configured = read.and_then(|read| match read {
+            Document::Framing => Ok(None),
+            Document::Gateway(config) => Plugin::configure(self.id, *config, &document).map(Some),
+        });
+        match configured {
+            Ok(None) => {
+                self.is_framing = true;
+                true
+            }
+            Ok(Some(plugin)) => {
                 let plugin = Rc::new(RefCell::new(plugin));
                 heirs::note(&plugin);
                 self.plugin = Some(plugin);
@@ -83,10 +124,15 @@ impl Root {
             if plugin.worker.is_draining() {
                 heirs::hand_over(plugin);
             }
+            plugin.envoy.streams().into_iter().for_each(Streams::let_go);
+            for lost in plugin.envoy.streams().map(Streams::tick).unwrap_or_default() {
+                plugin.worker.on_store_heard(&mut plugin.envoy, lost);
+            }
             plugin.worker.on_tick(&mut plugin.envoy)
         };
         host::set_effective_context(self.id);
         if may_go {
+            plugin.borrow_mut().envoy.streams().into_iter().for_each(Streams::end);
             self.plugin = None;
             host::done();
         }
@@ -96,6 +142,7 @@ impl Root {
     pub fn on_queue_ready(&mut self) {
         if let Some(plugin) = &self.plugin {
             let Plugin { worker, envoy, .. } = &mut *plugin.borrow_mut();
+            envoy.streams().into_iter().for_each(Streams::let_go);
             worker.on_wake(envoy);
         }
     }

@@ -15,85 +15,9 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use crate::command::{Command, Failure, ReplyKind, StoreReply};
-use crate::config::Redis;
 use crate::mutant::{self, Mutant};
+pub use crate::store::call::{Batch, Completion, Heard, Lane, Limits, MAX_BATCH_BYTES, Nonce, OUTSTANDING_MAX, Reply};
 use crate::store::outbox::{Cause, HandedOver, Outbox, Pool, size};
-
-/// A random token that one try of one operation carries, and that its answer must bring back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Nonce(pub [u8; 16]);
-
-/// Bounds of the client.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// Tries of one operation before it fails for its asker.
-    pub attempts: u32,
-    /// How long one call may take.
-    pub timeout_ms: u64,
-    /// How many calls may be under way at once.
-    pub max_calls: usize,
-    /// How many operations one call carries at most.
-    pub max_batch: usize,
-    /// How many bytes of responses one call carries at most, beyond its first operation.
-    pub max_batch_bytes: usize,
-    /// How many operations may wait.
-    pub max_queued: usize,
-    /// About how many bytes the outboxes of one pool keep together.
-    pub max_owed_bytes: usize,
-    /// After so many transport failures in a row operations fail at once.
-    pub breaker_failures: u32,
-    /// For so long, and then one probe.
-    pub breaker_open_ms: u64,
-}
-
-impl Limits {
-    /// As the operator's document has them.
-    pub fn new(redis: &Redis) -> Self {
-        Limits {
-            attempts: redis.attempts,
-            timeout_ms: redis.timeout_ms,
-            // While one is under way, the next one fills.
-            max_calls: if redis.batching { 2 } else { 128 },
-            max_batch: if redis.batching { 64 } else { 1 },
-            max_batch_bytes: 1 << 20,
-            max_queued: 4096,
-            max_owed_bytes: 16 << 20,
-            breaker_failures: redis.breaker.failures,
-            breaker_open_ms: redis.breaker.open_ms,
-        }
-    }
-}
-
-/// One call to the store: operations in order, each with its nonce.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Batch {
-    /// Which call this is.
-    pub id: u64,
-    /// What it carries.
-    pub tries: Vec<(Nonce, Rc<Command>)>,
-}
-
-/// What came back from one call.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Reply {
-    /// The store's answers in the order of the operations, each under a nonce.
-    Answers(Vec<(Nonce, StoreReply)>),
-    /// Nothing that could be read as answers.
-    Failed(Failure),
-}
-
-/// What came of an operation.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Completion {
-    /// Who had asked; none where no exchange waits for it any more.
-    pub exchange: Option<u32>,
-    /// What was asked.
-    pub command: Rc<Command>,
-    /// When.
-    pub asked_ms: u64,
-    /// The answer.
-    pub verdict: StoreReply,
-}
 
 /// The store client of one worker.
 pub struct Client {
@@ -103,6 +27,8 @@ pub struct Client {
     under_way: Vec<Sent>,
     outbox: Outbox,
     next_batch: u64,
+    /// Whether the next call is an odd one, on the lane for small responses and on the other.
+    turns: (bool, bool),
     failures_in_row: u32,
     /// While the breaker is open: until when.
     open_until_ms: Option<u64>,
@@ -114,6 +40,7 @@ pub struct Client {
 struct Job {
     asker: Asker,
     command: Rc<Command>,
+    lane: Lane,
     /// When it was asked for.
     asked_ms: u64,
     tries_left: u32,
@@ -146,6 +73,7 @@ enum Asker {
 /// A call under way.
 struct Sent {
     batch: u64,
+    lane: Lane,
     jobs: Vec<(Nonce, Job)>,
     sent_ms: u64,
 }
@@ -167,6 +95,7 @@ impl Client {
             under_way: Vec::new(),
             outbox: Outbox::new(limits.max_owed_bytes, pool.clone()),
             next_batch: 0,
+            turns: (false, false),
             failures_in_row: 0,
             open_until_ms: None,
             has_failed: false,
@@ -190,7 +119,8 @@ impl Client {
             let until_ms = now_ms + 2 * u64::from(tries_left) * self.limits.timeout_ms;
             let asker = Asker::Exchange(exchange);
             let (asked_ms, due_ms) = (now_ms, now_ms);
-            self.queue.push_back(Job { asker, command, asked_ms, tries_left, in_doubt: false, due_ms, until_ms });
+            let lane = self.limits.lane(&command);
+            self.queue.push_back(Job { asker, command, lane, asked_ms, tries_left, in_doubt: false, due_ms, until_ms });
             return None;
         };
         if matches!(asked, ReplyKind::Mark | ReplyKind::Settle) {
@@ -199,25 +129,29 @@ impl Client {
         Some(Completion { exchange: Some(exchange), command, asked_ms: now_ms, verdict: StoreReply::Failed(failure) })
     }
 
-    /// The next call to send, if one may be sent and anything waits; what is owed goes first, and leaves half of the room
-    /// to claims that wait.
-    pub fn next_batch(&mut self, now_ms: u64, mut nonce: impl FnMut() -> Nonce) -> Option<Batch> {
-        if !self.has_line(now_ms) {
+    /// The next call to send on this lane, if one may be sent and anything waits for it; what is owed goes first, and
+    /// leaves half of the room to claims that wait.
+    pub fn next_batch(&mut self, lane: Lane, now_ms: u64, mut nonce: impl FnMut() -> Nonce) -> Option<Batch> {
+        if !self.has_line(lane, now_ms) {
             return None;
         }
         let room = if self.open_until_ms.is_some() { 1 } else { self.limits.max_batch };
         let is_owed = |job: &Job| matches!(job.asker, Asker::Outbox(_));
+        // Where a call has room for one, every other of its lane carries a claim.
+        let odd = usize::from(*self.turn(lane));
+        let mut on_lane = self.queue.iter().filter(|job| job.lane == lane);
         let has_claims =
-            self.queue.iter().any(|job| job.due_ms <= now_ms && job.command.kind.reply_kind() == ReplyKind::Claim);
-        // Where a call has room for one, every other carries a claim.
-        let odd = usize::from(self.next_batch % 2 == 1);
+            on_lane.clone().any(|job| job.due_ms <= now_ms && job.command.kind.reply_kind() == ReplyKind::Claim);
         let mut room_for_owed = if has_claims { (room + odd) / 2 } else { room };
         // No more than fit, so that what is owed does not fill the queue that others wait in.
-        let queued = self.queue.iter().filter(|job| is_owed(job)).count();
-        let due = self.outbox.due(room_for_owed.saturating_sub(queued), now_ms).into_iter().map(|(id, command)| {
+        let queued = on_lane.by_ref().filter(|job| is_owed(job)).count();
+        let limits = self.limits;
+        let fits_lane = |command: &Command| limits.lane(command) == lane;
+        let due = self.outbox.due(room_for_owed.saturating_sub(queued), fits_lane, now_ms).into_iter();
+        let due = due.map(|(id, command)| {
             let (asked_ms, due_ms, until_ms) = (now_ms, now_ms, u64::MAX);
             let asker = Asker::Outbox(id);
-            Job { asker, command, asked_ms, tries_left: 1, in_doubt: false, due_ms, until_ms }
+            Job { asker, command, lane, asked_ms, tries_left: 1, in_doubt: false, due_ms, until_ms }
         });
         due.rev().for_each(|job| self.queue.push_front(job));
         let (mut jobs, mut left, mut bytes) = (Vec::new(), VecDeque::new(), 0);
@@ -226,7 +160,7 @@ impl Client {
             let is_light = job.command.kind.reply_kind() == ReplyKind::Claim;
             let fits = jobs.is_empty() || is_light || bytes + size <= self.limits.max_batch_bytes;
             let has_room = jobs.len() < room && (!is_owed(&job) || room_for_owed > 0);
-            if has_room && job.due_ms <= now_ms && fits {
+            if job.lane == lane && has_room && job.due_ms <= now_ms && fits {
                 bytes += size;
                 room_for_owed -= usize::from(is_owed(&job));
                 jobs.push((nonce(), job));
@@ -239,10 +173,11 @@ impl Client {
             return None;
         }
         self.next_batch += 1;
+        *self.turn(lane) ^= true;
         let id = self.next_batch;
         let tries = jobs.iter().map(|(nonce, job)| (*nonce, Rc::clone(&job.command))).collect();
-        self.under_way.push(Sent { batch: id, jobs, sent_ms: now_ms });
-        Some(Batch { id, tries })
+        self.under_way.push(Sent { batch: id, lane, jobs, sent_ms: now_ms });
+        Some(Batch { id, lane, tries })
     }
 
     /// Takes what came back from a call. A reply to a call that is over completes nothing.
@@ -271,7 +206,8 @@ impl Client {
             let verdict = answers.next().filter(|(echoed, _)| is_echo(*echoed, nonce)).map(|(_, verdict)| verdict);
             completed.extend(match verdict.unwrap_or(StoreReply::Failed(Failure::Nonce)) {
                 StoreReply::Deferred => {
-                    self.queue.push_front(job);
+                    let lane = if self.limits.large_bytes.is_some() { Lane::Large } else { job.lane };
+                    self.queue.push_front(Job { lane, ..job });
                     None
                 }
                 StoreReply::Failed(failure) => {
@@ -290,6 +226,21 @@ impl Client {
         }
         self.has_failed = fails || (self.has_failed && !is_back);
         completed
+    }
+
+    /// A stream of calls is lost: those of them that are under way have failed, all for one reason.
+    pub fn lost(&mut self, batches: &[u64], failure: Failure, now_ms: u64) -> Vec<Completion> {
+        let is_lost = |sent: &mut Sent| batches.contains(&sent.batch);
+        let lost: Vec<Sent> = self.under_way.extract_if(.., is_lost).collect();
+        if lost.is_empty() {
+            return Vec::new();
+        }
+        if failure.is_transport() {
+            self.transport_failed(now_ms);
+        }
+        self.has_failed = true;
+        let jobs = lost.into_iter().flat_map(|sent| sent.jobs);
+        jobs.filter_map(|(nonce, job)| self.failed(nonce, job, failure, now_ms)).collect()
     }
 
     /// Ends calls and operations whose time is over, and forgets what cannot matter any more.
@@ -348,9 +299,9 @@ impl Client {
         self.outbox.reminders()
     }
 
-    /// Whether something waits that may be sent at once.
-    pub fn may_call(&self, now_ms: u64) -> bool {
-        !self.queue.is_empty() && self.has_line(now_ms)
+    /// Whether something waits that may be sent at once on this lane.
+    pub fn may_call(&self, lane: Lane, now_ms: u64) -> bool {
+        self.queue.iter().any(|job| job.lane == lane) && self.has_line(lane, now_ms)
     }
 
     /// How many operations wait to be sent.
@@ -410,15 +361,25 @@ impl Client {
         job.complete(verdict)
     }
 
-    /// Whether one more call may be under way; one alone, a probe, after the breaker was open.
+    fn turn(&mut self, lane: Lane) -> &mut bool {
+        match lane {
+            Lane::Small => &mut self.turns.0,
+            Lane::Large => &mut self.turns.1,
+        }
+    }
+
+    /// Whether one more call may be under way on this lane; one alone, a probe, after the breaker was open.
     ///
     /// It goes out beside another once it carries as many operations as that one: calls cost more than what they carry,
     /// and few that are full bring more answers than many that are not. It does not wait for one that is late.
-    fn has_line(&self, now_ms: u64) -> bool {
-        let probing = self.open_until_ms.is_some();
-        let max_calls = if probing { 1 } else { self.limits.max_calls };
-        let lets_by = |other: &Sent| self.queue.len() >= other.jobs.len() || now_ms >= other.sent_ms + LATE_MS;
-        !self.is_open(now_ms) && self.under_way.len() < max_calls && self.under_way.last().is_none_or(lets_by)
+    fn has_line(&self, lane: Lane, now_ms: u64) -> bool {
+        if self.open_until_ms.is_some() {
+            return !self.is_open(now_ms) && self.under_way.is_empty();
+        }
+        let mut others = self.under_way.iter().filter(|sent| sent.lane == lane);
+        let waiting = || self.queue.iter().filter(|job| job.lane == lane).count();
+        let lets_by = |other: &Sent| now_ms >= other.sent_ms + LATE_MS || waiting() >= other.jobs.len();
+        others.clone().count() < self.limits.max_calls && others.next_back().is_none_or(lets_by)
     }
 
     fn is_open(&self, now_ms: u64) -> bool {

@@ -7,6 +7,8 @@ pub mod model;
 
 pub mod local;
 
+mod call;
+
 mod outbox;
 
 pub mod client;
@@ -15,13 +17,17 @@ pub mod cache;
 
 pub mod redis;
 
+pub mod resp;
+
+pub mod pipeline;
+
 pub mod webdis;
 
 use crate::command::{Command, GivenUp, ReplyKind, StoreReply};
 use std::rc::Rc;
 
 use cache::Cache;
-use client::{Batch, Client, Completion, Nonce, Reply};
+use client::{Batch, Client, Completion, Heard, Lane, Nonce};
 use local::{Cells, Table};
 pub use outbox::{HandedOver, Outbox, Pool};
 
@@ -63,17 +69,24 @@ impl<C: Cells> Store<C> {
         Submission::Answered(told.verdict)
     }
 
-    /// The next call to send, if one may be sent and anything waits.
-    pub fn next_batch(&mut self, now_ms: u64, nonce: impl FnMut() -> Nonce) -> Option<Batch> {
+    /// The next call to send on this lane, if one may be sent and anything waits.
+    pub fn next_batch(&mut self, lane: Lane, now_ms: u64, nonce: impl FnMut() -> Nonce) -> Option<Batch> {
         match self {
             Store::Embedded(_) => None,
-            Store::Remote(client, _) => client.next_batch(now_ms, nonce),
+            Store::Remote(client, _) => client.next_batch(lane, now_ms, nonce),
         }
     }
 
-    /// Takes what came back from a call; `awaits` tells whether an exchange still waits for its claim.
-    pub fn replied(&mut self, batch: u64, reply: Reply, now_ms: u64, awaits: impl Fn(u32) -> bool) -> Vec<Completion> {
-        self.hear(now_ms, awaits, |client| client.replied(batch, reply, now_ms))
+    /// Takes what came back from calls; `awaits` tells whether an exchange still waits for its claim.
+    pub fn heard(&mut self, heard: Heard, now_ms: u64, awaits: impl Fn(u32) -> bool) -> Vec<Completion> {
+        self.hear(now_ms, awaits, |client| {
+            let replies = heard.replies.into_iter();
+            let mut told: Vec<_> = replies.flat_map(|(batch, reply)| client.replied(batch, reply, now_ms)).collect();
+            if let Some((batches, failure)) = heard.lost {
+                told.extend(client.lost(&batches, failure, now_ms));
+            }
+            told
+        })
     }
 
     /// Ends calls and operations whose time is over.
@@ -149,12 +162,5 @@ impl<C: Cells> Store<C> {
             told.iter().filter(runs).for_each(|told| cache.learn(told, now_ms));
         }
         told
-    }
-}
-
-impl Completion {
-    /// What the exchange had asked.
-    pub fn asked(&self) -> ReplyKind {
-        self.command.kind.reply_kind()
     }
 }

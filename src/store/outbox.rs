@@ -130,9 +130,15 @@ impl Outbox {
         self.owed.contains_key(&id)
     }
 
-    /// Takes up to `room` operations whose time has come, to be tried.
-    pub(super) fn due(&mut self, room: usize, now_ms: u64) -> Vec<(u64, Rc<Command>)> {
-        let due = self.owed.iter_mut().filter(|(_, owed)| !owed.trying && owed.due_ms <= now_ms).take(room);
+    /// Takes up to `room` of these operations whose time has come, to be tried.
+    pub(super) fn due(
+        &mut self,
+        room: usize,
+        is_wanted: impl Fn(&Command) -> bool,
+        now_ms: u64,
+    ) -> Vec<(u64, Rc<Command>)> {
+        let is_due = |owed: &Owed| !owed.trying && owed.due_ms <= now_ms && is_wanted(&owed.command);
+        let due = self.owed.iter_mut().filter(|(_, owed)| is_due(owed)).take(room);
         due.map(|(id, owed)| {
             owed.trying = true;
             (*id, Rc::clone(&owed.command))

@@ -5,7 +5,7 @@
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
-local FORMAT, KIND, KEPT, BODIES_MAX = 2, 0, 8, 4194304
+local FORMAT, KIND, KEPT, BODIES_MAX, LARGE = 2, 0, 8, 4194304, 65536
 local OPEN, RUNNING, UNKNOWN, COMPLETED = 0, 1, 2, 3
 local op, record, bodies
 
@@ -144,7 +144,7 @@ local function claim(may_retry, max_attempt)
   if is_own() then return grant(record, attempt) end
   if record.state == COMPLETED then
     local response = record.response or ''
-    if bodies > 0 and bodies + #response > BODIES_MAX then return 'A' end
+    if op.has_other_way and #response > LARGE or bodies > 0 and bodies + #response > BODIES_MAX then return 'A' end
     bodies = bodies + #response
     local age = math.max(now - record.since, 0)
     return 'D' .. struct.pack('<I4I2I8I8', attempt, record.status, age, record.expires - now) .. optional(record.response)
@@ -244,7 +244,7 @@ for i, key in ipairs(KEYS) do
   op = { record = key }
   op.kind, op.nonce, op.owner, op.fingerprint, op.attempt, op.key, op.flag, op.lease, op.ttl, op.deadline, op.status,
     op.response, at = struct.unpack('<c1c16c16c32I4Bc0BI8I8I8I2I4c0', ARGV[1], at)
-  op.flag, op.in_window = op.flag % 2 == 1, op.flag >= 2
+  op.flag, op.in_window, op.has_other_way = op.flag % 2 == 1, op.flag % 4 >= 2, op.flag >= 4
   local done, answer = pcall(apply)
   if not done then
     -- Redis 7 hands over the text of an error alone. One of Lua's own, in small letters, is a record cut short.

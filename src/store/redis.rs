@@ -11,16 +11,41 @@ use crate::store::client::{Batch, Nonce};
 pub const SCRIPT: &str = include_str!("redis.lua");
 
 /// The SHA-1 of [`SCRIPT`] in hex, under which Redis keeps it; `tests/it/redis.rs` asks Redis whether it is right.
-pub const SCRIPT_SHA1: &str = "3afb5b99c6a5603b85c00d39deac98293d58d246";
+pub const SCRIPT_SHA1: &str = "0da35cf355589b9f70209ef65366358e81923529";
 
-/// The operations of a batch, packed one after the other, numbers in little-endian.
-pub fn pack(batch: &Batch) -> Vec<u8> {
+/// How the script is named in a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Named {
+    /// By its hash: Redis has it from an earlier command.
+    Hash,
+    /// By its text.
+    Text,
+}
+
+impl Named {
+    /// The command that runs it, and how it is named there.
+    pub fn command(self) -> (&'static str, &'static str) {
+        match self {
+            Named::Hash => ("EVALSHA", SCRIPT_SHA1),
+            Named::Text => ("EVAL", SCRIPT),
+        }
+    }
+}
+
+/// Why Redis refuses a command, by the text of its error.
+pub fn refusal(error: &[u8]) -> RedisError {
+    RedisError::of(error.split(|byte| !byte.is_ascii_alphanumeric()).next().unwrap_or_default())
+}
+
+/// The operations of a batch, packed one after the other, numbers in little-endian. Where another way is left for large
+/// responses, none comes with the answers.
+pub fn pack(batch: &Batch, has_other_way: bool) -> Vec<u8> {
     let mut out = Vec::new();
-    batch.tries.iter().for_each(|(nonce, command)| pack_call(*nonce, command, &mut out));
+    batch.tries.iter().for_each(|(nonce, command)| pack_call(*nonce, command, has_other_way, &mut out));
     out
 }
 
-fn pack_call(nonce: Nonce, command: &Command, out: &mut Vec<u8>) {
+fn pack_call(nonce: Nonce, command: &Command, has_other_way: bool, out: &mut Vec<u8>) {
     let (kind, flag, status, response) = match &command.kind {
         CommandKind::Claim { may_retry } => (b'c', *may_retry, 0, None),
         CommandKind::Complete { status, response } => (b'd', response.is_some(), *status, response.as_ref()),
@@ -41,7 +66,7 @@ fn pack_call(nonce: Nonce, command: &Command, out: &mut Vec<u8>) {
     let key = command.key.encode();
     out.push(key.len() as u8);
     out.extend(key);
-    out.push(u8::from(flag) + 2 * u8::from(command.in_window));
+    out.push(u8::from(flag) + 2 * u8::from(command.in_window) + 4 * u8::from(has_other_way));
     out.extend(command.lease_ms.to_le_bytes());
     out.extend(command.ttl_ms.to_le_bytes());
     // 0 is no deadline, so one at the beginning of time is as good as one a millisecond later.

@@ -8,22 +8,13 @@
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use crate::command::{Failure, RedisError};
-use crate::message::whole_number;
+use crate::command::Failure;
 use crate::store::client::{Batch, Reply};
-use crate::store::redis::{self, SCRIPT, SCRIPT_SHA1};
+use crate::store::redis::{self, Named};
+use crate::store::resp::{self, Answer, Parsed, Value};
 
 /// What may stand in a part of the path as it is.
 const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_');
-
-/// How the script is named in a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Named {
-    /// By its hash: Redis has it from an earlier request.
-    Hash,
-    /// By its text.
-    Text,
-}
 
 /// One HTTP request: `PUT <path>` with the operations as its body.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,21 +25,9 @@ pub struct Put {
     pub body: Vec<u8>,
 }
 
-/// What came back from a request.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer {
-    /// Redis does not have the script: the same batch is to be sent with its text.
-    NoScript,
-    /// The end of the call.
-    Reply(Reply),
-}
-
 /// The request that carries a batch. `base` is the path in front of every call, `prefix` that of every key.
 pub fn put(base: &str, prefix: &str, batch: &Batch, named: Named) -> Put {
-    let (command, script) = match named {
-        Named::Hash => ("EVALSHA", SCRIPT_SHA1),
-        Named::Text => ("EVAL", SCRIPT),
-    };
+    let (command, script) = named.command();
     let prefix = utf8_percent_encode(prefix, PLAIN).to_string();
     let mut path = format!("{base}{command}/{}/{}", utf8_percent_encode(script, PLAIN), batch.tries.len());
     for (_, call) in &batch.tries {
@@ -57,7 +36,7 @@ pub fn put(base: &str, prefix: &str, batch: &Batch, named: Named) -> Put {
         path.push_str(&call.name.hex());
     }
     path.push_str(".raw");
-    Put { path, body: redis::pack(batch) }
+    Put { path, body: redis::pack(batch, false) }
 }
 
 /// Reads what came back: a status, if any response came at all, and a body.
@@ -65,12 +44,9 @@ pub fn read(status: Option<u16>, body: &[u8]) -> Answer {
     let failed = |failure| Answer::Reply(Reply::Failed(failure));
     match (status, body) {
         (None, _) => failed(Failure::Transport),
-        (Some(200), [b'-', error @ ..]) => match error.split(|byte| !byte.is_ascii_alphanumeric()).next() {
-            Some(b"NOSCRIPT") => Answer::NoScript,
-            word => failed(Failure::Redis(RedisError::of(word.unwrap_or_default()))),
-        },
-        (Some(200), body) => match array(body).map(|items| items.into_iter().map(redis::unpack).collect()) {
-            Some(Ok(answers)) => Answer::Reply(Reply::Answers(answers)),
+        (Some(200), [b'-', error @ ..]) => Value::Error(error).into_answer(),
+        (Some(200), body) => match resp::parse(body) {
+            Parsed::Whole(value, len) if len == body.len() => value.into_answer(),
             _ => failed(Failure::Garbage),
         },
         (Some(504), _) => failed(Failure::Timeout),
@@ -78,25 +54,4 @@ pub fn read(status: Option<u16>, body: &[u8]) -> Answer {
         (Some(503), _) => failed(Failure::Transport),
         _ => failed(Failure::Garbage),
     }
-}
-
-/// The strings of an array in Redis's protocol (RESP2), if the whole input is one.
-fn array(input: &[u8]) -> Option<Vec<&[u8]>> {
-    let (count, mut rest) = length(b'*', input)?;
-    let mut items = Vec::new();
-    for _ in 0..count {
-        let (len, tail) = length(b'$', rest)?;
-        let (item, tail) = tail.split_at_checked(len)?;
-        items.push(item);
-        rest = tail.strip_prefix(b"\r\n")?;
-    }
-    rest.is_empty().then_some(items)
-}
-
-/// A number behind this byte, up to the end of the line.
-fn length(kind: u8, input: &[u8]) -> Option<(usize, &[u8])> {
-    let input = input.strip_prefix(&[kind])?;
-    let end = input.windows(2).position(|window| window == b"\r\n")?;
-    let (digits, rest) = input.split_at_checked(end)?;
-    Some((usize::try_from(whole_number(digits)?).ok()?, rest.get(2..)?))
 }

@@ -12,7 +12,7 @@ use crate::exchange::Exchange;
 use crate::key::Name;
 use crate::record::Owner;
 use crate::step::{Count, Flow, Outgoing, Remark, SeenCaller, Step};
-use crate::store::client::{Batch, Client, Completion, Nonce, Reply};
+use crate::store::client::{Batch, Client, Completion, Heard, Lane, Nonce};
 use crate::store::local::Cells;
 use crate::store::{Store, Submission};
 use crate::worker::host::Side;
@@ -199,15 +199,15 @@ impl<C: Cells> Exchanges<C> {
         acts
     }
 
-    /// The next call to the store to send, if one may be sent and anything waits.
-    pub fn next_batch(&mut self, now_ms: u64, nonce: impl FnMut() -> Nonce) -> Option<Batch> {
-        self.store.next_batch(now_ms, nonce)
+    /// The next call to the store to send on this lane, if one may be sent and anything waits.
+    pub fn next_batch(&mut self, lane: Lane, now_ms: u64, nonce: impl FnMut() -> Nonce) -> Option<Batch> {
+        self.store.next_batch(lane, now_ms, nonce)
     }
 
-    /// Feeds what came back from a call to the store.
-    pub fn replied(&mut self, batch: u64, reply: Reply, now_ms: u64) -> Vec<Act> {
+    /// Feeds what came back from calls to the store.
+    pub fn heard(&mut self, heard: Heard, now_ms: u64) -> Vec<Act> {
         let awaits = |id| self.exchanges.get(&id).is_some_and(|entry| entry.exchange.awaits() == "claim");
-        let told = self.store.replied(batch, reply, now_ms, awaits);
+        let told = self.store.heard(heard, now_ms, awaits);
         self.tell(told, now_ms)
     }
 

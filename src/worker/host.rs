@@ -3,8 +3,9 @@
 //! Its one rule: an act is done when it is called, and calls no method of the worker; the host's own callbacks come later.
 //! It does not know why anything is done.
 
+use crate::command::Failure;
 use crate::step::{Count, Flow, Outgoing, Remark};
-use crate::store::client::Batch;
+use crate::store::client::{Batch, Lane};
 
 /// The host of one worker.
 ///
@@ -32,8 +33,11 @@ pub trait Host {
     /// Sends a request of the gateway's own, for this exchange, whose stream may have ended. Gives the token under which
     /// its answer comes; none where the host does not take it.
     fn execute(&mut self, exchange: u32, outgoing: Outgoing) -> Option<u32>;
-    /// Sends a call to the store; tells whether the host takes it. Its reply comes under the batch's number.
-    fn send(&mut self, batch: Batch) -> bool;
+    /// How many calls to the store may be sent on this lane in this turn.
+    fn room(&self, lane: Lane, turn: Turn) -> usize;
+    /// Sends calls to the store; tells which of them the host does not take, and why. The reply to any other comes under
+    /// the batch's number. The acts that follow are about no stream until the next one is entered.
+    fn send(&mut self, batches: Vec<Batch>) -> Vec<(u64, Failure)>;
     /// Has the root called once the callback under way is over.
     fn wake(&mut self);
     /// Takes away the wake-up that has come.
@@ -52,6 +56,15 @@ pub trait Host {
     /// Notes for all workers that a request of this rule has shown no caller; tells whether none of them has said so of
     /// late, nor seen a caller.
     fn note_no_caller(&mut self, rule: &str, now_ms: u64) -> bool;
+}
+
+/// In whose callback an act is carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// In one of the stream that it is about.
+    Stream,
+    /// In one of the root's.
+    Root,
 }
 
 /// Which message of a stream is in hand.

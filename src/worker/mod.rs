@@ -22,16 +22,15 @@ mod stream;
 use std::collections::{HashMap, VecDeque};
 
 pub use exchanges::NO_CALLER_QUIET_MS;
-pub use host::{Action, Gauge, Host, Side};
+pub use host::{Action, Gauge, Host, Side, Turn};
 pub use stream::{RequestBody, ResponseBody, Stream};
 
 use crate::by_id::ById;
-use crate::command::Failure;
 use crate::event::{Clock, Event, EventKind, Executed};
 use crate::exchange::Exchange;
 use crate::record::Owner;
 use crate::step::{Count, Flow, Outgoing, Remark};
-use crate::store::client::{Client, Nonce, Reply};
+use crate::store::client::{Batch, Client, Heard, Lane, Nonce, Reply};
 use crate::store::local::Cells;
 use crate::store::{HandedOver, Store};
 use bodies::Bodies;
@@ -77,15 +76,6 @@ pub struct Worker<C> {
     lease_ms: u64,
     /// Whether its plugin is to go.
     is_draining: bool,
-}
-
-/// In whose callback an act is carried out.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Turn {
-    /// In one of the stream that it is about.
-    Stream,
-    /// In one of the root's.
-    Root,
 }
 
 impl<C: Cells> Worker<C> {
@@ -199,10 +189,15 @@ impl<C: Cells> Worker<C> {
         self.may_go(host, now_ms)
     }
 
-    /// A call to the store has ended; the next one goes out before any exchange hears of it.
+    /// A call to the store has ended.
     pub fn on_store_reply<H: Host>(&mut self, host: &mut H, batch: u64, reply: Reply) {
+        self.on_store_heard(host, Heard { replies: vec![(batch, reply)], lost: None });
+    }
+
+    /// Calls to the store have ended; the next ones go out before any exchange hears of it.
+    pub fn on_store_heard<H: Host>(&mut self, host: &mut H, heard: Heard) {
         let now_ms = self.begin_turn(host);
-        let acts = self.exchanges.replied(batch, reply, now_ms);
+        let acts = self.exchanges.heard(heard, now_ms);
         self.send(host, now_ms);
         self.carry_out(host, acts, now_ms);
         self.wake_or_send(host, now_ms);
@@ -237,9 +232,18 @@ impl<C: Cells> Worker<C> {
             }
             self.act(host, act, Turn::Stream, now_ms);
         }
-        // Calls belong to the root, and so do other streams: both have to wait until it is the root's turn.
-        let may_call = self.store().client().is_some_and(|client| client.may_call(now_ms));
-        if may_call || self.exchanges.has_woken() || !self.outgoing.is_empty() {
+        if self.may_call(now_ms) && Lane::ALL.iter().any(|lane| host.room(*lane, Turn::Stream) > 0) {
+            for act in self.send_batches(host, Turn::Stream, now_ms) {
+                match act.stream() {
+                    Some(_) => self.deferred.push_back(act),
+                    None => self.act(host, act, Turn::Root, now_ms),
+                }
+            }
+            host.enter(stream);
+        }
+        // Other calls belong to the root, and so do other streams: both have to wait until it is the root's turn.
+        let is_rest = self.exchanges.has_woken() || !self.outgoing.is_empty() || !self.deferred.is_empty();
+        if is_rest || self.may_call(now_ms) {
             self.wake_root(host);
         }
         (action, now_ms)
@@ -250,7 +254,8 @@ impl<C: Cells> Worker<C> {
         self.held_bytes() >= self.crowded_from
     }
 
-    fn wake_root<H: Host>(&mut self, host: &mut H) {
+    /// Has the root called once the callback under way is over.
+    pub fn wake_root<H: Host>(&mut self, host: &mut H) {
         if !self.is_root_woken {
             self.is_root_woken = true;
             host.wake();
@@ -294,16 +299,34 @@ impl<C: Cells> Worker<C> {
     /// Sends as many calls as may be under way at once.
     fn send<H: Host>(&mut self, host: &mut H, now_ms: u64) {
         self.execute(host, now_ms);
+        let acts = self.send_batches(host, Turn::Root, now_ms);
+        self.carry_out(host, acts, now_ms);
+    }
+
+    /// Hands the host as many calls as may be under way at once, and tells what comes of those that it does not take.
+    fn send_batches<H: Host>(&mut self, host: &mut H, turn: Turn, now_ms: u64) -> Vec<Act> {
         let mut acts = Vec::new();
-        while let Some(batch) = self.exchanges.next_batch(now_ms, || Nonce(host.draw())) {
-            let id = batch.id;
-            if host.send(batch) {
-                acts.push(Act::Count { count: Count::StoreCall, observed: false });
-            } else {
-                acts.extend(self.exchanges.replied(id, Reply::Failed(Failure::Transport), now_ms));
+        for lane in Lane::ALL {
+            loop {
+                let room = host.room(lane, turn);
+                let next = (0..room).map_while(|_| self.exchanges.next_batch(lane, now_ms, || Nonce(host.draw())));
+                let batches: Vec<Batch> = next.collect();
+                if batches.is_empty() {
+                    break;
+                }
+                let sent = batches.len();
+                let refused = host.send(batches);
+                let count = Act::Count { count: Count::StoreCall, observed: false };
+                acts.extend(std::iter::repeat_n(count, sent - refused.len()));
+                let replies = refused.into_iter().map(|(batch, failure)| (batch, Reply::Failed(failure))).collect();
+                acts.extend(self.exchanges.heard(Heard { replies, lost: None }, now_ms));
             }
         }
-        self.carry_out(host, acts, now_ms);
+        acts
+    }
+
+    fn may_call(&self, now_ms: u64) -> bool {
+        self.store().client().is_some_and(|client| Lane::ALL.iter().any(|lane| client.may_call(*lane, now_ms)))
     }
 
     /// Carries out in the root's turn what was deferred, then these acts, for as many streams as the turn may touch.

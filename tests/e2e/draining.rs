@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use envoy_idempotency::record::State;
 use harness::gateway::plugin;
-use harness::{Fault, Gateway, PATIENCE, Redis, SharedWorld, wait_until};
+use harness::{Dialect, Fault, Gateway, PATIENCE, Redis, SharedWorld, wait_until};
 use serde_json::{Value, json};
 
 use crate::check::{not_stored, refused, said, shown};
@@ -20,8 +20,10 @@ const LEASE: Duration = Duration::from_secs(1);
 
 /// Short leases, and a breaker that never opens.
 fn document(prefix: &str) -> Value {
+    let mut store = Dialect::chosen().store();
+    (store["prefix"], store["breaker"]) = (json!(prefix), json!({ "failures": 1000 }));
     json!({
-        "store": { "type": "redis", "cluster": "webdis", "prefix": prefix, "breaker": { "failures": 1000 } },
+        "store": store,
         "policy": { "lease_ms": 1000, "ttl_s": 1800, "on_store_failure": "forward" },
     })
 }

@@ -5,13 +5,13 @@
 //! It does not know Istio.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use envoy_idempotency::config::Config;
-use harness::gateway::{cluster, filter_wasm, hcm, listener, shipped};
+use harness::gateway::{cluster, filter_wasm, hcm, hcm_of, listener, set_endpoint, shipped};
 use harness::ledger::body_of_size;
-use harness::{Gateway, Ledger, Options, Redis, Request, Webdis};
+use harness::{Dialect, Gateway, Ledger, Options, Redis, Request};
 use serde_json::{Value, json};
 
 use crate::check::{not_stored, parameter, refused, replays, said, shown};
@@ -20,21 +20,22 @@ use crate::check::{not_stored, parameter, refused, replays, said, shown};
 struct Mesh {
     gateway: Gateway,
     ledger: Ledger,
-    _webdis: Webdis,
     redis: Redis,
 }
 
 fn mesh() -> &'static Mesh {
     static MESH: LazyLock<Mesh> = LazyLock::new(|| {
         let (ledger, redis) = (Ledger::start(), Redis::start());
-        let webdis = Webdis::start(redis.addr());
-        let gateway = Gateway::start(Options::redis(ledger.addr(), webdis.addr()).mutate(|tree| {
+        let addr = redis.addr();
+        let options = Options::speaking(Dialect::Resp, ledger.addr(), addr);
+        let gateway = Gateway::start(options.mutate(move |tree| {
             take_out(tree);
             for patch in patches() {
                 apply(&patch, tree);
             }
+            set_endpoint(cluster(tree, "redis"), addr);
         }));
-        Mesh { gateway, ledger, _webdis: webdis, redis }
+        Mesh { gateway, ledger, redis }
     });
     &MESH
 }
@@ -109,10 +110,10 @@ fn a_path_that_hides_another_is_seen_as_the_service_will_read_it() {
 
 /// What an ingress gateway of Istio does not have: the filter, and what the patches set for it.
 fn take_out(tree: &mut Value) {
-    let served = "outbound|7379||webdis.idempotency.svc.cluster.local";
-    let webdis = cluster(tree, "webdis");
-    webdis["name"] = json!(served);
-    webdis["load_assignment"]["cluster_name"] = json!(served);
+    for kind in ["listeners", "clusters"] {
+        let list = tree["static_resources"][kind].as_array_mut().expect("a list");
+        list.retain(|one| one["name"] != "resp" && one["name"] != "redis");
+    }
     // A subscription says who asks.
     tree["node"] = json!({ "id": "gateway", "cluster": "gateway" });
     listener(tree)["per_connection_buffer_limit_bytes"] = json!(32_768);
@@ -149,6 +150,13 @@ fn apply(patch: &Value, tree: &mut Value) {
             let router = filters.iter().position(|filter| filter["name"] == wanted["subFilter"]["name"]);
             filters.insert(router.expect("the filter to stand before is there"), discovering(value));
         }
+        ("LISTENER", "ADD") => {
+            let mut added = value;
+            let filter = &mut hcm_of(&mut added)["http_filters"][0];
+            *filter = discovering(filter.take());
+            tree["static_resources"]["listeners"].as_array_mut().expect("a list").push(added);
+        }
+        ("CLUSTER", "ADD") => tree["static_resources"]["clusters"].as_array_mut().expect("a list").push(value),
         ("LISTENER", "MERGE") => merge(listener(tree), value),
         ("VIRTUAL_HOST", "MERGE") => merge(&mut hcm(tree)["route_config"]["virtual_hosts"][0], value),
         ("NETWORK_FILTER", "MERGE") => {
@@ -165,21 +173,23 @@ fn write_discovered(mut extension: Value) {
     let code = &mut extension["typed_config"]["config"]["vm_config"]["code"];
     assert!(code["remote"]["http_uri"]["uri"].as_str().is_some_and(|uri| uri.starts_with("oci://")));
     *code = json!({ "local": { "filename": filter_wasm() } });
+    let file = discovered(&extension["name"]);
     extension["@type"] = json!("type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig");
     let answer = json!({ "version_info": "1", "resources": [extension] });
-    fs::write(discovered(), answer.to_string()).expect("the folder of tests can be written");
+    fs::write(file, answer.to_string()).expect("the folder of tests can be written");
 }
 
 /// The filter, with a file in place of Istio's control plane.
 fn discovering(mut filter: Value) -> Value {
+    let file = discovered(&filter["name"]);
     let source = filter["config_discovery"]["config_source"].as_object_mut().expect("an object");
     assert_eq!(source.remove("ads"), Some(json!({})));
-    source.insert("path_config_source".to_owned(), json!({ "path": discovered() }));
+    source.insert("path_config_source".to_owned(), json!({ "path": file }));
     filter
 }
 
-fn discovered() -> &'static Path {
-    Path::new(concat!(env!("CARGO_TARGET_TMPDIR"), "/istio.json"))
+fn discovered(name: &Value) -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("istio-{}.json", name.as_str().expect("it has a name")))
 }
 
 /// As protobuf merges messages: fields that are given replace those that were there.

@@ -184,7 +184,7 @@ fn gateways_on_one_redis_see_the_same_and_say_when_they_cannot() {
             (200, &json!("completed"), &json!(201))
         );
     }
-    world.webdis.kill();
+    world.interposer.close();
     refused(&seen(world.other()), 503, "store-unavailable", Some("1"));
 }
 

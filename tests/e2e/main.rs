@@ -95,6 +95,8 @@ mod redis_load;
 mod redis_losses;
 /// What may be read in Redis, and by whom.
 mod redis_secrets;
+
+mod redis_streams;
 /// First execution and replay.
 mod replay;
 /// Answers of odd shapes, as they come first and as they come again.

@@ -1,7 +1,7 @@
 //! The module as it is shipped: what it wants of its host, what it offers it, and how large it is.
 //!
 //! Its one rule: a host function that is not on the list is a host on which the filter does not start. What it exports
-//! is what Envoy calls; `make build` takes the SDK's other callbacks out, and what only they need.
+//! is what Envoy calls; `make build` takes other callbacks out, and what only they need.
 
 use std::collections::BTreeSet;
 use std::fs;

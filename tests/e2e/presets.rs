@@ -4,10 +4,11 @@
 //! It does not know what the fields mean.
 
 use harness::gateway::shipped;
-use harness::{Gateway, Ledger, Options, Request, Response, World, send_all};
+use harness::{Dialect, Gateway, Ledger, Options, Redis, Request, Response, World, send_all};
 use serde_json::{Value, json};
 
 use crate::check::{executed, not_stored, refused, replays, said};
+use crate::shielded_redis::add_shielding;
 use crate::worlds::start;
 
 /// The document of a preset, as text.
@@ -28,7 +29,10 @@ fn world(preset: &str, file: &'static str) -> World {
 
 #[test]
 fn payments_are_kept_for_the_subject_held_when_in_doubt_and_survive_their_client() {
-    let world = world("payments", "shielded.yaml");
+    let (ledger, redis) = (Ledger::start(), Redis::start());
+    let options = Options::speaking(Dialect::Resp, ledger.addr(), redis.addr()).mutate(add_shielding);
+    let gateway = Gateway::start(options.configuration(document("payments")));
+    let world = World { gateway, ledger };
     let pay = |body: &str| {
         let request = world.post("/v1/payments").key("\"order-1\"").header("content-type", "application/json");
         request.header("authorization", "Bearer e30.eyJzdWIiOiJhbGljZSJ9.sig").body(body)

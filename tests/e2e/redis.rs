@@ -13,8 +13,8 @@ use envoy_idempotency::record::Record;
 use harness::ledger::body_of_size;
 use harness::process::tail;
 use harness::{
-    Connection, Gateway, Ledger, Options, PATIENCE, Redis, Reply, Request, SharedWorld, Webdis, send_all, wait_for,
-    wait_until,
+    Connection, Dialect, Gateway, Ledger, Options, PATIENCE, Redis, Reply, Request, SharedWorld, Webdis, send_all,
+    wait_for, wait_until,
 };
 use serde_json::json;
 
@@ -251,7 +251,7 @@ fn a_record_lives_as_long_as_it_was_said_to() {
 fn the_shipped_file_shares_records_as_it_stands() {
     let (redis, ledger) = (Redis::start(), Ledger::start());
     let webdis = Webdis::start(redis.addr());
-    let gateway = Gateway::start(Options::redis(ledger.addr(), webdis.addr()));
+    let gateway = Gateway::start(Options::redis(ledger.addr(), Dialect::chosen().front(&redis, &webdis)));
     let pay = gateway.post("/v1/payments").key("k").body("ten");
     let first = pay.send();
     assert_eq!(said(&first), "executed;stored=?1;attempt=1;ttl=86400");

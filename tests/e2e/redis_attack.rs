@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use harness::gateway::{cluster, set_endpoint};
 use harness::ledger::body_of_size;
-use harness::{Fault, PATIENCE, Redis, Request, SharedWorld, wait_until};
+use harness::{Dialect, Fault, PATIENCE, Redis, Request, SharedWorld, wait_until};
 use serde_json::json;
 
 use crate::check::{executed, not_stored, refused, replays, said, shown};
@@ -29,8 +29,11 @@ fn a_client_that_broke_off_while_its_claim_was_slow_may_come_back() {
     connection.reset();
     // The withdrawal is answered first.
     world.interposer.wait_for_calls(calls + 2);
-    let under_way = || world.gateways[0].stat("cluster.webdis.upstream_rq_active");
-    wait_until("the claim is answered too", PATIENCE, || under_way() == 0);
+    wait_until("the claim is answered too", PATIENCE, || match Dialect::chosen() {
+        // On a stream before the withdrawal.
+        Dialect::Resp => world.stat("outbox") == 0,
+        Dialect::Webdis => world.gateways[0].stat("cluster.webdis.upstream_rq_active") == 0,
+    });
     // The withdrawn claim has its number.
     executed(&pay.send(), 2);
     assert_eq!(world.ledger.entries_for("/broken-off").len(), 1);
@@ -48,7 +51,7 @@ fn what_a_root_still_owes_when_it_goes_leaves_the_gauge() {
     not_stored(&running.response(), 201, 1, "completed");
     drop(running);
     wait_until("its outcome is owed", PATIENCE, || world.stat("outbox") == 1);
-    let document = json!({ "store": { "type": "redis", "cluster": "webdis" }, "policy": policy(1500) });
+    let document = json!({ "store": Dialect::chosen().store(), "policy": policy(1500) });
     world.gateways[0].update_plugin_config(&document).unwrap();
     wait_until("nobody owes it any more", PATIENCE, || world.stat("outbox") == 0);
 }
@@ -56,14 +59,26 @@ fn what_a_root_still_owes_when_it_goes_leaves_the_gauge() {
 #[test]
 fn what_one_store_has_completed_is_not_replayed_for_another_behind_the_same_cluster() {
     let world = SharedWorld::with(Redis::start(), &[json!({ "policy": { "ttl_s": 1800 } })], |options| {
-        options.lds().drain_time_s(1)
+        options.lds().drain_time_s(1).mutate(|tree| {
+            // Another cluster that leads to the same listener, where there is one.
+            let clusters = tree["static_resources"]["clusters"].as_array_mut().unwrap();
+            let another = clusters.iter().find(|cluster| cluster["name"] == "resp").cloned();
+            clusters.extend(another.map(|mut cluster| {
+                (cluster["name"], cluster["load_assignment"]["cluster_name"]) = (json!("another"), json!("another"));
+                cluster
+            }));
+        })
     });
     let pay = world.post("/other-store").key("k").body("ten");
     let first = pay.send();
     replays(&pay.send(), &first);
     let cached = || world.stat("replayed_cached_total");
     assert_eq!(cached(), 1);
-    let store = json!({ "type": "redis", "cluster": "webdis", "authority": "another-store" });
+    let mut store = Dialect::chosen().store();
+    match Dialect::chosen() {
+        Dialect::Resp => store["cluster"] = json!("another"),
+        Dialect::Webdis => store["authority"] = json!("another-store"),
+    }
     world.gateways[0].update_plugin_config(&json!({ "store": store, "policy": { "ttl_s": 1800 } })).unwrap();
     // Here both names lead to one Redis, so the record is found, but by asking.
     replays(&pay.send(), &first);

@@ -1,10 +1,11 @@
-//! `envoy/redis-cluster.yaml`: records on the three masters of a Redis Cluster, behind Webdis and Envoy's redis_proxy.
+//! Records on the three masters of a Redis Cluster, behind Envoy's redis_proxy: by way of Webdis, as
+//! `envoy/redis-cluster.yaml` has it, and on streams.
 //!
 //! Its one rule: enough keys are used that every master has some.
 //! It does not know of faults.
 
-use harness::gateway::{cluster, listener_named, plugin, set_endpoint, set_endpoints};
-use harness::{Gateway, Ledger, Options, PATIENCE, Port, Redis, RedisCluster, Webdis, send_all, wait_until};
+use harness::gateway::{cluster, listener_named, plugin, set_endpoint, set_endpoints, shipped};
+use harness::{Dialect, Gateway, Ledger, Options, PATIENCE, Port, Redis, RedisCluster, Webdis, send_all, wait_until};
 use serde_json::json;
 
 use crate::check::{is_refusal, refused, said};
@@ -31,6 +32,34 @@ fn every_master_of_a_redis_cluster_keeps_its_records() {
     let gateway = Gateway::start(options);
     // It was there before the proxy was.
     webdis.restart();
+    all_masters_keep_records(&nodes, &gateway, &ledger);
+}
+
+#[test]
+fn on_streams_every_master_of_a_redis_cluster_keeps_its_records() {
+    let nodes = RedisCluster::start();
+    let (proxy, ledger) = (Port::reserve(), Ledger::start());
+    let (addrs, front) = (nodes.nodes.each_ref().map(Redis::addr), proxy.addr());
+    let mut store = Dialect::Resp.store();
+    (store["batching"], store["timeout_ms"]) = (json!(false), json!(PATIENT_MS));
+    let options = Options::speaking(Dialect::Resp, ledger.addr(), front).configuration(json!({ "store": store }));
+    let gateway = Gateway::start(options.mutate(move |tree| {
+        let mut other = shipped("redis-cluster.yaml").expect("it is shipped");
+        let settings = &mut listener_named(&mut other, "redis")["filter_chains"][0]["filters"][0]["typed_config"];
+        settings["settings"]["op_timeout"] = json!("5s");
+        listener_named(&mut other, "redis")["address"]["socket_address"]["port_value"] = json!(front.port());
+        set_endpoints(cluster(&mut other, "redis-cluster"), &addrs);
+        let fixed = &mut tree["static_resources"];
+        fixed["listeners"].as_array_mut().unwrap().push(listener_named(&mut other, "redis").clone());
+        fixed["clusters"].as_array_mut().unwrap().push(cluster(&mut other, "redis-cluster").clone());
+    }));
+    all_masters_keep_records(&nodes, &gateway, &ledger);
+    // Every operation was a command of its own, and many went on one connection.
+    assert!(gateway.stat("cluster.redis.upstream_cx_total") <= 4);
+}
+
+#[track_caller]
+fn all_masters_keep_records(nodes: &RedisCluster, gateway: &Gateway, ledger: &Ledger) {
     let pay = |n: usize| gateway.post("/v1/payments").key(format!("key-{n}")).body(n.to_string());
     wait_until("the chain is complete", PATIENCE, || !is_refusal(&pay(0).send(), "store-unavailable"));
 

@@ -212,7 +212,7 @@ fn a_replica_that_lagged_forgets_only_what_it_never_had() {
         progress.wait_for(50);
         world.redis.kill();
         progress.wait_for(50);
-        world.webdis.turn_to(replica.addr());
+        world.turn_to(replica.addr());
     });
     let lost = lost.unwrap();
     executed(&lost, 1);

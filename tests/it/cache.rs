@@ -12,7 +12,7 @@ use envoy_idempotency::fingerprint::Fingerprint;
 use envoy_idempotency::key::{KeyForm, Name};
 use envoy_idempotency::record::{Owner, Record};
 use envoy_idempotency::store::cache::Cache;
-use envoy_idempotency::store::client::{Client, Completion, Nonce, Reply};
+use envoy_idempotency::store::client::{Client, Completion, Heard, Lane, Nonce, Reply};
 use envoy_idempotency::store::local::Cells;
 use envoy_idempotency::store::{Pool, Store, model};
 use host_model::{Fault, SharedData};
@@ -290,8 +290,8 @@ fn what_is_owed_is_shown_on_the_other_workers_for_as_long_as_the_store_is_silent
     let owes = |number: u8| Command { ttl_ms: 2 * MINUTE, ..complete(number, 1, 10) };
     for number in 0..200 {
         store.ask(number.into(), owes(number), 0);
-        if let Some(batch) = store.next_batch(0, || Nonce([number; 16])) {
-            store.replied(batch.id, Reply::Failed(Failure::Timeout), 0, |_| false);
+        if let Some(batch) = store.next_batch(Lane::Small, 0, || Nonce([number; 16])) {
+            store.heard(heard(batch.id, Reply::Failed(Failure::Timeout)), 0, |_| false);
         }
     }
     let shown = |now_ms| (0..200).filter(|number| other.look(&claim(*number, 2), now_ms).is_some()).count();
@@ -299,8 +299,8 @@ fn what_is_owed_is_shown_on_the_other_workers_for_as_long_as_the_store_is_silent
         store.tick(now_ms);
         assert_eq!(shown(now_ms), 200, "after {now_ms} ms");
     }
-    let batch = store.next_batch(MINUTE, || Nonce([1; 16])).expect("a probe");
-    store.replied(batch.id, Reply::Answers(vec![(Nonce([1; 16]), StoreReply::Lost)]), MINUTE, |_| false);
+    let batch = store.next_batch(Lane::Small, MINUTE, || Nonce([1; 16])).expect("a probe");
+    store.heard(heard(batch.id, Reply::Answers(vec![(Nonce([1; 16]), StoreReply::Lost)])), MINUTE, |_| false);
     (1..3).rev().for_each(|wait_ms| drop(store.tick(2 * MINUTE - wait_ms)));
     assert_eq!(shown(2 * MINUTE - 1), 199, "what the store has heard of is shown no more");
     store.tick(2 * MINUTE);
@@ -316,8 +316,8 @@ fn what_is_handed_over_is_shown_in_the_cache_of_the_heir() {
     let pool = Pool::default();
     let (mut old, mut heir) = (store(BOUNDS, &pool), store(larger, &pool));
     old.ask(1, complete(1, 1, 10), 0);
-    let batch = old.next_batch(0, || Nonce([1; 16])).expect("it waits");
-    old.replied(batch.id, Reply::Failed(Failure::Timeout), 0, |_| false);
+    let batch = old.next_batch(Lane::Small, 0, || Nonce([1; 16])).expect("it waits");
+    old.heard(heard(batch.id, Reply::Failed(Failure::Timeout)), 0, |_| false);
     assert_eq!(open(&host, larger).look(&claim(1, 2), 0), None);
     heir.inherit(old.hand_over(), 0);
     assert_eq!(open(&host, larger).look(&claim(1, 2), 0), Some(StoreReply::InFlight { attempt: 1 }));
@@ -478,4 +478,8 @@ fn longest(host: &SharedData) -> usize {
 
 fn bytes(host: &SharedData) -> usize {
     host.cells().values().map(Vec::len).sum()
+}
+
+fn heard(batch: u64, reply: Reply) -> Heard {
+    Heard { replies: vec![(batch, reply)], lost: None }
 }

@@ -10,7 +10,7 @@ use envoy_idempotency::fingerprint::Fingerprint;
 use envoy_idempotency::key::{KeyForm, Name};
 use envoy_idempotency::record::Owner;
 use envoy_idempotency::store::Pool;
-use envoy_idempotency::store::client::{Batch, Client, Completion, Limits, Nonce, Reply};
+use envoy_idempotency::store::client::{Batch, Client, Completion, Lane, Limits, Nonce, Reply};
 
 const CLAIM: CommandKind = CommandKind::Claim { may_retry: true };
 
@@ -27,7 +27,7 @@ fn what_is_owed_after_an_outage_does_not_keep_others_out() {
     assert_eq!(client.submit(100, call(100, CLAIM), 200), None, "the claim waits its turn");
     let mut granted = Vec::new();
     let mut batch = Some(first);
-    while let Some(Batch { id, tries }) = batch {
+    while let Some(Batch { id, tries, .. }) = batch {
         assert!(tries.len() <= LIMITS.max_batch);
         let answers = tries.iter().map(|(nonce, _)| (*nonce, StoreReply::Settled)).collect();
         let told = client.replied(id, Reply::Answers(answers), 200);
@@ -325,13 +325,133 @@ fn a_call_goes_out_beside_another_once_it_carries_as_much_or_the_other_is_late()
     let sizes = |client: &mut Client, now_ms| next(client, now_ms).map(|batch| batch.tries.len());
 
     let mut client = asked(1);
-    assert_eq!((client.may_call(4), sizes(&mut client, 4)), (false, None));
-    assert_eq!((client.may_call(5), sizes(&mut client, 5)), (true, Some(1)));
+    assert_eq!((client.may_call(Lane::Small, 4), sizes(&mut client, 4)), (false, None));
+    assert_eq!((client.may_call(Lane::Small, 5), sizes(&mut client, 5)), (true, Some(1)));
     let mut client = asked(2);
-    assert_eq!((client.may_call(1), sizes(&mut client, 1)), (true, Some(2)));
+    assert_eq!((client.may_call(Lane::Small, 1), sizes(&mut client, 1)), (true, Some(2)));
     let mut client = asked(1);
     assert_eq!(client.replied(1, Reply::Answers(Vec::new()), 1).len(), 2);
-    assert_eq!((client.may_call(1), sizes(&mut client, 1)), (true, Some(1)));
+    assert_eq!((client.may_call(Lane::Small, 1), sizes(&mut client, 1)), (true, Some(1)));
+}
+
+/// A client with two lanes: responses over 100 bytes are large.
+fn two_lanes() -> Client {
+    Client::new(Limits { large_bytes: Some(100), attempts: 2, ..LIMITS })
+}
+
+fn complete(bytes: usize) -> CommandKind {
+    CommandKind::Complete { status: 201, response: Some(vec![0; bytes]) }
+}
+
+fn next_on(lane: Lane, client: &mut Client, now_ms: u64) -> Option<Batch> {
+    client.next_batch(lane, now_ms, || Nonce([0; 16]))
+}
+
+#[test]
+fn what_is_large_goes_another_way_and_delays_nothing() {
+    let mut client = two_lanes();
+    for (number, bytes) in [(1, 101), (2, 100)] {
+        assert_eq!(client.submit(number, call(number, complete(bytes)), 0), None);
+    }
+    assert_eq!(client.submit(3, call(3, CLAIM), 0), None);
+    assert!(client.may_call(Lane::Small, 0) && client.may_call(Lane::Large, 0));
+    let small = next_on(Lane::Small, &mut client, 0).expect("two are small");
+    let large = next_on(Lane::Large, &mut client, 0).expect("one is large");
+    assert_eq!((small.lane, small.tries.len()), (Lane::Small, 2));
+    assert_eq!((large.lane, large.tries.len()), (Lane::Large, 1));
+    // Each lane has a line of its own.
+    assert_eq!(client.submit(4, call(4, complete(101)), 0), None);
+    assert_eq!(client.submit(5, call(5, CLAIM), 0), None);
+    assert_eq!((next_on(Lane::Large, &mut client, 0), client.may_call(Lane::Large, 0)), (None, false));
+    client.replied(small.id, Reply::Failed(Failure::Redis(RedisError::Oom)), 0);
+    assert!(next_on(Lane::Small, &mut client, 0).is_some());
+    assert_eq!(next_on(Lane::Large, &mut client, 0), None);
+}
+
+#[test]
+fn a_claim_whose_answer_is_large_asks_again_on_the_other_lane() {
+    let mut client = two_lanes();
+    assert_eq!(client.submit(1, call(1, CLAIM), 0), None);
+    let small = next_on(Lane::Small, &mut client, 0).expect("it waits");
+    let deferred = Reply::Answers(vec![(small.tries[0].0, StoreReply::Deferred)]);
+    assert_eq!(client.replied(small.id, deferred, 1), []);
+    assert_eq!(next_on(Lane::Small, &mut client, 1), None);
+    let large = next_on(Lane::Large, &mut client, 1).expect("it asks again");
+    // It stays there, whatever becomes of the try.
+    client.replied(large.id, Reply::Failed(Failure::Timeout), 2);
+    assert_eq!(next_on(Lane::Small, &mut client, 100), None);
+    assert!(next_on(Lane::Large, &mut client, 100).is_some());
+}
+
+#[test]
+fn what_is_owed_goes_on_the_lane_of_its_size() {
+    let mut client = Client::new(Limits { large_bytes: Some(100), ..LIMITS });
+    for (number, bytes) in [(1, 101), (2, 100)] {
+        assert_eq!(client.submit(number, call(number, complete(bytes)), 0), None);
+    }
+    for lane in Lane::ALL {
+        let batch = next_on(lane, &mut client, 0).expect("one for each");
+        client.replied(batch.id, Reply::Failed(Failure::Timeout), 0);
+    }
+    assert_eq!(client.owed(), 2);
+    for lane in [Lane::Large, Lane::Small] {
+        let batch = next_on(lane, &mut client, 200).expect("one for each");
+        assert_eq!((batch.lane, batch.tries.len()), (lane, 1));
+    }
+}
+
+#[test]
+fn where_a_call_carries_one_operation_claims_and_what_is_owed_take_turns_on_each_lane() {
+    let limits = Limits { max_batch: 1, max_queued: 100, large_bytes: Some(100), ..LIMITS };
+    let mut client = Client::new(limits);
+    for number in 0..8 {
+        assert_eq!(client.submit(number, call(number, CommandKind::MarkUnknown), 0), None);
+        assert_eq!(fail(&mut client, 0), 1);
+    }
+    for number in 100..116 {
+        assert_eq!(client.submit(number, call(number, CLAIM), 200), None);
+        assert_eq!(client.submit(100 + number, call(100 + number, complete(101)), 200), None);
+    }
+    let mut owed = 0;
+    for _ in 0..16 {
+        for lane in Lane::ALL {
+            let batch = next_on(lane, &mut client, 200).expect("much waits");
+            owed += batch.tries.iter().filter(|(_, command)| command.kind == CommandKind::MarkUnknown).count();
+            client.replied(batch.id, Reply::Answers(vec![(batch.tries[0].0, StoreReply::Stale)]), 200);
+        }
+    }
+    assert_eq!(owed, 8);
+}
+
+#[test]
+fn after_the_breaker_was_open_one_call_alone_probes_whichever_its_lane() {
+    let mut client = Client::new(Limits { large_bytes: Some(100), breaker_failures: 1, ..LIMITS });
+    assert_eq!(client.submit(1, call(1, CLAIM), 0), None);
+    assert_eq!(fail(&mut client, 0), 1);
+    assert_eq!(client.submit(2, call(2, CLAIM), 10), None);
+    assert_eq!(client.submit(3, call(3, complete(101)), 10), None);
+    assert!(next_on(Lane::Small, &mut client, 10).is_some());
+    assert_eq!(next_on(Lane::Large, &mut client, 10), None);
+}
+
+#[test]
+fn a_stream_that_is_lost_counts_once_for_the_breaker_and_leaves_all_on_it_in_doubt() {
+    let limits = Limits { max_calls: 4, max_batch: 1, breaker_failures: 2, breaker_open_ms: 1000, ..LIMITS };
+    let mut client = Client::new(limits);
+    let fill = |client: &mut Client, now_ms| {
+        (0..4).for_each(|number| drop(client.submit(number, call(number, CommandKind::MarkUnknown), now_ms)));
+        (0..4).map(|_| next(client, now_ms).expect("all may be under way").id).collect::<Vec<_>>()
+    };
+    let batches = fill(&mut client, 0);
+    let told = client.lost(&batches, Failure::Transport, 1);
+    assert_eq!((told.len(), client.owed()), (4, 4));
+    // Those that are over already count for nothing.
+    assert_eq!(client.lost(&batches, Failure::Transport, 2), []);
+    assert_eq!(client.submit(9, call(9, CLAIM), 3), None, "the breaker is not open");
+    let batch = next(&mut client, 3).expect("it waits");
+    client.lost(&[batch.id], Failure::Transport, 4);
+    let told = client.submit(9, call(8, CLAIM), 5).expect("the breaker is open");
+    assert_eq!(told.verdict, StoreReply::Failed(Failure::Breaker));
 }
 
 pub const LIMITS: Limits = Limits {
@@ -340,6 +460,7 @@ pub const LIMITS: Limits = Limits {
     max_calls: 1,
     max_batch: 8,
     max_batch_bytes: 1 << 20,
+    large_bytes: None,
     max_queued: 16,
     max_owed_bytes: 1 << 20,
     breaker_failures: 1000,
@@ -364,7 +485,7 @@ fn call(number: u32, operation: CommandKind) -> Rc<Command> {
 }
 
 fn next(client: &mut Client, now_ms: u64) -> Option<Batch> {
-    client.next_batch(now_ms, || Nonce([0; 16]))
+    client.next_batch(Lane::Small, now_ms, || Nonce([0; 16]))
 }
 
 /// Has the next call fail, and counts whom it told.

@@ -6,9 +6,9 @@
 use std::cell::RefCell;
 
 use envoy_idempotency::config::{
-    Anonymous, BodyPart, Breaker, CacheBounds, Config, ConfigError, EncryptionKey, Ending, Execution, Fate,
-    FingerprintPolicy, Inject, KeyPolicy, Members, Mode, Outcomes, Part, PathMatch, Policy, Redis, Scope, Separation,
-    Statuses, Store, Template,
+    Anonymous, BodyPart, Breaker, CacheBounds, Config, ConfigError, Dialect, Document, EncryptionKey, Ending,
+    Execution, Fate, FingerprintPolicy, Inject, KeyPolicy, Login, Members, Mode, Outcomes, Part, PathMatch, Policy,
+    Redis, Scope, Separation, Statuses, Store, Template, Webdis,
 };
 use envoy_idempotency::json::Pointer;
 use envoy_idempotency::message::{Headers, RequestHead};
@@ -132,12 +132,10 @@ fn keys_callers_and_fingerprints_are_read_from_bodies_tokens_and_the_host() {
 
 #[test]
 fn redis_needs_a_cluster_and_has_a_default_for_everything_else() {
-    let config = parse(r#"{"store": {"type": "redis", "cluster": "webdis"}}"#).unwrap();
+    let config = parse(r#"{"store": {"type": "redis", "cluster": "resp"}}"#).unwrap();
     let wanted = Redis {
-        cluster: "webdis".into(),
-        authority: "webdis".into(),
-        path: "/".into(),
-        authorization: None,
+        cluster: "resp".into(),
+        dialect: Dialect::Resp { login: None },
         timeout_ms: 250,
         attempts: 2,
         prefix: "idem:".into(),
@@ -147,6 +145,14 @@ fn redis_needs_a_cluster_and_has_a_default_for_everything_else() {
     };
     assert_eq!(config.store, Store::Redis(Box::new(wanted)));
     assert_eq!(only(&config).ttl_ms, 86_400_000);
+}
+
+#[test]
+fn webdis_is_named_and_has_a_default_for_everything_else() {
+    let config = parse(r#"{"store": {"type": "redis", "dialect": "webdis", "cluster": "w"}}"#).unwrap();
+    let Store::Redis(redis) = config.store else { panic!("it is Redis") };
+    let wanted = Webdis { authority: "w".into(), path: "/".into(), authorization: None };
+    assert_eq!(redis.dialect, Dialect::Webdis(wanted));
 }
 
 #[test]
@@ -167,9 +173,11 @@ fn every_field_of_redis_is_read() {
     .unwrap();
     let wanted = Redis {
         cluster: "outbound|7379||webdis.idempotency.svc.cluster.local".into(),
-        authority: "webdis.idempotency".into(),
-        path: "/redis/7/".into(),
-        authorization: Some("Basic Z2F0ZXdheTpzZWNyZXQ=".into()),
+        dialect: Dialect::Webdis(Webdis {
+            authority: "webdis.idempotency".into(),
+            path: "/redis/7/".into(),
+            authorization: Some("Basic Z2F0ZXdheTpzZWNyZXQ=".into()),
+        }),
         timeout_ms: 10,
         attempts: 10,
         prefix: "a/b%c.d:".into(),
@@ -182,9 +190,103 @@ fn every_field_of_redis_is_read() {
 }
 
 #[test]
+fn redis_itself_is_reached_with_or_without_a_login() {
+    let dialect = |fields: &str| {
+        let document = format!(r#"{{"store": {{"type": "redis", "cluster": "c", "dialect": "resp"{fields}}}}}"#);
+        let config = parse(&document).unwrap_or_else(|error| panic!("{error}"));
+        match config.store {
+            Store::Redis(redis) => (redis.dialect, config.warnings),
+            Store::Local { .. } => panic!("it is Redis"),
+        }
+    };
+    let in_clear = "/store: keeps responses in Redis in clear; give secrets.encryption".to_owned();
+    let login = |username: Option<&str>, password: &str| Dialect::Resp {
+        login: Some(Login { username: username.map(Into::into), password: password.into() }),
+    };
+    assert_eq!(dialect(""), (Dialect::Resp { login: None }, vec![in_clear.clone()]));
+    let (given, warnings) = dialect(r#", "username": "gateway", "password": "secret""#);
+    assert_eq!(given, login(Some("gateway"), "secret"));
+    let shown = "/store/password: can be read in Envoy's config dump; give {\"env\": NAME} instead".to_owned();
+    assert_eq!(warnings, [shown, in_clear.clone()]);
+    let (given, warnings) = dialect(r#", "username": {"env": "TOKEN"}, "password": {"env": "TOKEN"}"#);
+    assert_eq!(given, login(Some("Basic Z2F0ZXdheTpzZWNyZXQ="), "Basic Z2F0ZXdheTpzZWNyZXQ="));
+    assert!(!format!("{given:?}").contains("Z2F"));
+    assert_eq!(
+        (dialect(r#", "password": {"env": "TOKEN"}"#).0, warnings),
+        (login(None, "Basic Z2F0ZXdheTpzZWNyZXQ="), vec![in_clear])
+    );
+}
+
+#[test]
+fn a_field_of_another_dialect_is_refused_with_the_dialect_that_has_it() {
+    for field in ["authority", "path", "authorization"] {
+        let wanted = format!("/store/{field}: is how HTTP is spoken, so it wants dialect \"webdis\" beside it");
+        assert_eq!(refusal(&redis(&format!(r#""dialect": "resp", "{field}": "/a""#))), wanted);
+        let by_default = format!(r#"{{"store": {{"type": "redis", "cluster": "c", "{field}": "/a"}}}}"#);
+        assert_eq!(refusal(&by_default), wanted);
+    }
+    for field in ["username", "password"] {
+        let message = refusal(&redis(&format!(r#""{field}": "a""#)));
+        let wanted = "is what a stream logs in with, so it wants dialect \"resp\"; Webdis has its own";
+        assert_eq!(message, format!("/store/{field}: {wanted}"));
+    }
+    let known = "type, cluster, dialect, username, password, timeout_ms, attempts, prefix, batching, breaker, cache";
+    let message = refusal(&redis(r#""dialect": "resp", "max_bytes": 67108864"#));
+    assert_eq!(message, format!("/store/max_bytes: is not a known field; known here: {known}"));
+}
+
+#[test]
+fn every_mistake_about_redis_itself_is_one_sentence_with_its_place_in_front() {
+    let resp = |given: &str| redis(&format!(r#""dialect": "resp", {given}"#));
+    for (given, message) in [
+        (r#""username": "a""#, "/store/username: must not be there without password"),
+        (r#""username": """#, "/store/username: must not be empty"),
+        (r#""username": 7, "password": "a""#, r#"/store/username: must be a string or {"env": NAME}, is 7"#),
+        (r#""password": """#, "/store/password: must not be empty"),
+        (r#""password": 7"#, r#"/store/password: must be a string or {"env": NAME}, is a number"#),
+        (
+            r#""password": {"env": "NONE"}"#,
+            "/store/password/env: names a variable that the VM's environment does not have",
+        ),
+    ] {
+        assert_eq!(refusal(&resp(given)), message, "for {given}");
+    }
+    let long = "x".repeat(121);
+    assert_eq!(
+        refusal(&format!(r#"{{"store": {{"type": "redis", "dialect": "resp", "cluster": "{long}"}}}}"#)),
+        r#"/store/cluster: must be at most 120 bytes long with dialect "resp", is 121"#
+    );
+    let large = r#"{"store": {"type": "redis", "dialect": "resp", "cluster": "c"}, "policy": {"max_response_bytes": 33554433}}"#;
+    assert_eq!(
+        refusal(large),
+        "/store: carries responses of at most 33554432 bytes in Redis, and max_response_bytes is 33554433"
+    );
+    parse(&large.replace("33554433", "33554432")).unwrap();
+}
+
+#[test]
+fn the_document_that_takes_frames_off_stands_alone() {
+    let read = |document: &str| {
+        Document::parse(document.as_bytes(), &|_| None).map(|document| matches!(document, Document::Framing))
+    };
+    assert!(read(r#"{"framing": true}"#).unwrap());
+    assert!(!read("{}").unwrap());
+    for (document, message) in [
+        (r#"{"framing": false}"#, "/framing: must be true, is false"),
+        (r#"{"framing": 1}"#, "/framing: must be true, is 1"),
+        (r#"{"framing": true, "store": {}}"#, "/store: must not stand beside framing, which stands alone"),
+    ] {
+        assert_eq!(read(document).unwrap_err().to_string(), message);
+    }
+    // As any other field of a gateway's document it is unknown.
+    assert!(refusal(r#"{"framing": true}"#).starts_with("/framing: is not a known field"));
+}
+
+#[test]
 fn two_documents_have_one_store_where_place_and_credentials_are_the_same() {
     let store = |more: &str| {
-        let document = format!(r#"{{"store": {{"type": "redis", "cluster": "c", "authority": "c"{more}}}}}"#);
+        let document =
+            format!(r#"{{"store": {{"type": "redis", "dialect": "webdis", "cluster": "c", "authority": "c"{more}}}}}"#);
         match parse(&document).expect("it is right").store {
             Store::Redis(redis) => redis,
             Store::Local { .. } => panic!("it is Redis"),
@@ -197,7 +299,11 @@ fn two_documents_have_one_store_where_place_and_credentials_are_the_same() {
     for other in [r#", "path": "/x""#, r#", "prefix": "x:""#, r#", "authorization": "Basic eA==""#] {
         assert!(!own.is_same_store(&store(other)), "{other}");
     }
-    for other in [r#"{"cluster": "d", "authority": "c"}"#, r#"{"cluster": "c", "authority": "d"}"#] {
+    for other in [
+        r#"{"cluster": "d", "dialect": "webdis", "authority": "c"}"#,
+        r#"{"cluster": "c", "dialect": "webdis", "authority": "d"}"#,
+        r#"{"cluster": "c", "dialect": "resp"}"#,
+    ] {
         let document = format!(r#"{{"store": {}}}"#, other.replace('{', r#"{"type": "redis", "#));
         let Store::Redis(other) = parse(&document).expect("it is right").store else { panic!("it is Redis") };
         assert!(!own.is_same_store(&other), "{document}");
@@ -227,14 +333,15 @@ fn the_path_of_the_store_ends_with_one_slash() {
         let Store::Redis(redis) = parse(&redis(&format!(r#""path": "{path}""#))).unwrap().store else {
             panic!("{path} is not on redis")
         };
-        assert_eq!(redis.path, wanted, "{path}");
+        let Dialect::Webdis(webdis) = redis.dialect else { panic!("{path} is not of Webdis") };
+        assert_eq!(webdis.path, wanted, "{path}");
     }
 }
 
 #[test]
 fn a_record_lives_for_a_day_on_redis_unless_a_rule_says_otherwise() {
     let config = parse(
-        r#"{"store": {"type": "redis", "cluster": "webdis"}, "rules": [
+        r#"{"store": {"type": "redis", "dialect": "webdis", "cluster": "webdis"}, "rules": [
             {"match": {"path": {"exact": "/a"}}, "policy": {"lease_ms": 86399999}},
             {"policy": {"ttl_s": 61}}
         ]}"#,
@@ -770,9 +877,10 @@ fn parse(document: &str) -> Result<Config, ConfigError> {
     parsed
 }
 
-/// A document on redis with these fields.
+/// A document on redis with these fields, by way of Webdis unless they name another dialect.
 fn redis(given: &str) -> String {
-    format!(r#"{{"store": {{"type": "redis", "cluster": "webdis", {given}}}}}"#)
+    let dialect = if given.contains("dialect") { "" } else { r#""dialect": "webdis", "# };
+    format!(r#"{{"store": {{"type": "redis", "cluster": "webdis", {dialect}{given}}}}}"#)
 }
 
 fn refusal(document: &str) -> String {
@@ -858,11 +966,11 @@ const MISTAKES: &[(&str, &str)] = &[
     ),
     (r#"{"store": {"type": "redis"}}"#, r#"/store: must have cluster"#),
     (
-        r#"{"store": {"type": "redis", "cluster": "webdis"}, "policy": {"max_response_bytes": 16777217}}"#,
+        r#"{"store": {"type": "redis", "dialect": "webdis", "cluster": "webdis"}, "policy": {"max_response_bytes": 16777217}}"#,
         r#"/store: carries responses of at most 16777216 bytes in Redis, and max_response_bytes is 16777217"#,
     ),
     (
-        r#"{"store": {"type": "redis", "cluster": "webdis"}, "policy": {"lease_ms": 86400000}}"#,
+        r#"{"store": {"type": "redis", "dialect": "webdis", "cluster": "webdis"}, "policy": {"lease_ms": 86400000}}"#,
         r#"/policy/lease_ms: must be less than ttl_s (86400 s), is 86400000"#,
     ),
     (r#"{"secrets": {"hash_key": ""}}"#, r#"/secrets/hash_key: must not be empty"#),
@@ -1068,8 +1176,8 @@ const MISTAKES: &[(&str, &str)] = &[
 
 /// Fields of `store` on redis with one mistake, and what the log line says.
 const REDIS_MISTAKES: &[(&str, &str)] = &[
-    (r#""dialect": "upstash""#, r#"/store/dialect: must be "webdis", is "upstash""#),
-    (r#""dialect": null"#, r#"/store/dialect: must be "webdis", is null"#),
+    (r#""dialect": "upstash""#, r#"/store/dialect: must be "resp" or "webdis", is "upstash""#),
+    (r#""dialect": null"#, r#"/store/dialect: must be "resp" or "webdis", is null"#),
     (
         r#""path": "redis""#,
         r#"/store/path: must be a path of visible ASCII characters that begins with /, without ? and #, is "redis""#,
@@ -1153,21 +1261,21 @@ const WARNINGS: &[(&str, &[&str])] = &[
         &[r#"/secrets/hash_key: can be read in Envoy's config dump; give {"env": NAME} instead"#],
     ),
     (
-        r#"{"store": {"type": "redis", "cluster": "webdis", "timeout_ms": 800}, "policy": {"lease_ms": 1000}, "secrets": {"encryption": [{"id": "a", "key": {"env": "KEY"}}]}}"#,
+        r#"{"store": {"type": "redis", "dialect": "webdis", "cluster": "webdis", "timeout_ms": 800}, "policy": {"lease_ms": 1000}, "secrets": {"encryption": [{"id": "a", "key": {"env": "KEY"}}]}}"#,
         &[
             r#"/store/timeout_ms: is 800, and should be below 800, four fifths of lease_ms of rule default: a claim that comes later is never fresh, so with a slow store nothing runs"#,
         ],
     ),
     (
-        r#"{"store": {"type": "redis", "cluster": "webdis"}}"#,
+        r#"{"store": {"type": "redis", "dialect": "webdis", "cluster": "webdis"}}"#,
         &[r#"/store: keeps responses in Redis in clear; give secrets.encryption"#],
     ),
     (
-        r#"{"store": {"type": "redis", "cluster": "webdis"}, "secrets": {"encryption": [{"id": "a", "key": {"env": "KEY"}}]}}"#,
+        r#"{"store": {"type": "redis", "dialect": "webdis", "cluster": "webdis"}, "secrets": {"encryption": [{"id": "a", "key": {"env": "KEY"}}]}}"#,
         &[],
     ),
     (
-        r#"{"store": {"type": "redis", "cluster": "webdis", "authorization": "Basic YTpi"}}"#,
+        r#"{"store": {"type": "redis", "dialect": "webdis", "cluster": "webdis", "authorization": "Basic YTpi"}}"#,
         &[
             r#"/store/authorization: can be read in Envoy's config dump; give {"env": NAME} instead"#,
             r#"/store: keeps responses in Redis in clear; give secrets.encryption"#,

@@ -13,11 +13,13 @@ use envoy_idempotency::command::{Command, CommandKind, Failure, RedisError, Stor
 use envoy_idempotency::fingerprint::Fingerprint;
 use envoy_idempotency::key::{KeyForm, Name};
 use envoy_idempotency::record::{Owner, Record, State};
-use envoy_idempotency::store::client::{Batch, Nonce, Reply};
+use envoy_idempotency::store::client::{Batch, Lane, Nonce, Reply};
 use envoy_idempotency::store::local::Table;
 use envoy_idempotency::store::model;
+use envoy_idempotency::store::redis::Named;
 use envoy_idempotency::store::redis::{SCRIPT, SCRIPT_SHA1, pack, unpack};
-use envoy_idempotency::store::webdis::{self, Answer, Named};
+use envoy_idempotency::store::resp::Answer;
+use envoy_idempotency::store::webdis;
 use harness::{Redis, Webdis};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
@@ -112,7 +114,7 @@ fn ask<'a>(redis: &Redis, sha: &str, calls: impl Iterator<Item = &'a Command>, n
     let batch = batch(calls.cloned().collect());
     let keys = batch.tries.iter().map(|(_, call)| call.name.hex().into_bytes());
     let head = [b"EVALSHA".to_vec(), sha.into(), batch.tries.len().to_string().into_bytes()];
-    let tail = [pack(&batch), now_ms.to_string().into_bytes()];
+    let tail = [pack(&batch, false), now_ms.to_string().into_bytes()];
     let reply = redis.ask(&head.into_iter().chain(keys).chain(tail).collect::<Vec<_>>());
     let answers: Vec<_> = reply.clone().list().into_iter().filter_map(harness::resp::Reply::bytes).collect();
     assert_eq!(answers.len(), batch.tries.len(), "{reply:?}");
@@ -234,7 +236,11 @@ fn granted(call: Command) -> Command {
 
 fn batch(calls: Vec<Command>) -> Batch {
     let tries = calls.into_iter().enumerate();
-    Batch { id: 1, tries: tries.map(|(index, call)| (Nonce([index as u8; 16]), Rc::new(call))).collect() }
+    Batch {
+        id: 1,
+        lane: Lane::Small,
+        tries: tries.map(|(index, call)| (Nonce([index as u8; 16]), Rc::new(call))).collect(),
+    }
 }
 
 /// Sends a batch as the filter does, through Webdis, and reads what comes back.

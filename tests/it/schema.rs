@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::LazyLock;
 
 use boon::{Compiler, SchemaIndex, Schemas};
-use envoy_idempotency::config::{Config, ConfigError};
+use envoy_idempotency::config::{Config, ConfigError, Document};
 use harness::gateway::{shipped, yaml};
 use serde_json::{Map, Value, json};
 
@@ -33,6 +33,8 @@ fn it_accepts_every_configuration_that_is_shipped() {
         let mut texts = Vec::new();
         string_values(&shipped(&name).unwrap(), &mut texts);
         assert!(!texts.is_empty() || name == "compose.yaml", "{name} configures nothing");
+        // The document of the module's other plugin.
+        texts.retain(|text| !matches!(Document::parse(text.as_bytes(), &|_| Some(KEY.into())), Ok(Document::Framing)));
         count += texts.len();
         texts.iter().for_each(|text| accepts(text, &name));
     }

@@ -11,9 +11,11 @@ use envoy_idempotency::digest::hex;
 use envoy_idempotency::fingerprint::Fingerprint;
 use envoy_idempotency::key::{KeyForm, Name, UpstreamKey};
 use envoy_idempotency::record::{Corrupt, Owner, Sight, Standing};
-use envoy_idempotency::store::client::{Batch, Client, Limits, Nonce, Reply};
+use envoy_idempotency::store::client::{Batch, Client, Lane, Limits, Nonce, Reply};
+use envoy_idempotency::store::redis::Named;
 use envoy_idempotency::store::redis::{SCRIPT, SCRIPT_SHA1, pack, unpack};
-use envoy_idempotency::store::webdis::{Answer, Named, put, read};
+use envoy_idempotency::store::resp::Answer;
+use envoy_idempotency::store::webdis::{put, read};
 use percent_encoding::percent_decode_str;
 use proptest::prelude::*;
 
@@ -26,7 +28,7 @@ fn a_batch_is_one_put_with_the_keys_in_the_path_and_the_operations_in_the_body()
     let keys = ["00".repeat(32), "01".repeat(32)];
     let wanted = format!("/EVALSHA/{SCRIPT_SHA1}/2/idem%3A{}/idem%3A{}.raw", keys[0], keys[1]);
     assert_eq!(put("/", "idem:", &batch, Named::Hash).path, wanted);
-    assert_eq!(put("/", "idem:", &batch, Named::Hash).body, pack(&batch));
+    assert_eq!(put("/", "idem:", &batch, Named::Hash).body, pack(&batch, false));
     let wanted =
         format!("/redis/7/EVALSHA/{SCRIPT_SHA1}/2/a%2Fb%25c%2E%20d{}/a%2Fb%25c%2E%20d{}.raw", keys[0], keys[1]);
     assert_eq!(put("/redis/7/", "a/b%c. d", &batch, Named::Hash).path, wanted);
@@ -39,7 +41,7 @@ fn redis_is_told_the_script_itself_when_it_does_not_keep_it() {
     let script = percent_decode_str(parts[2]).decode_utf8().unwrap();
     assert_eq!((parts.len(), parts[0], parts[1], script.as_ref(), parts[3]), (5, "", "EVAL", SCRIPT, "1"));
     assert_eq!(parts[4], format!("idem%3A{}.raw", "00".repeat(32)));
-    assert_eq!(request.body, pack(&batch([CLAIM])));
+    assert_eq!(request.body, pack(&batch([CLAIM]), false));
     // Envoy and other proxies on the way take 60 KiB of headers.
     let longest = put("/", &"%".repeat(128), &batch(vec![CLAIM; 64]), Named::Text);
     assert!(longest.path.len() < 48 * 1024, "{} bytes", longest.path.len());
@@ -92,8 +94,8 @@ fn every_operation_is_packed_as_the_script_reads_it() {
         ),
     ] {
         let operation = call.kind.clone();
-        let batch = Batch { id: 1, tries: vec![(NONCE, Rc::new(call))] };
-        assert_eq!(hex(&pack(&batch)), sample.replace(' ', ""), "{operation:?}");
+        let batch = Batch { id: 1, lane: Lane::Small, tries: vec![(NONCE, Rc::new(call))] };
+        assert_eq!(hex(&pack(&batch, false)), sample.replace(' ', ""), "{operation:?}");
     }
 }
 
@@ -162,8 +164,8 @@ fn an_error_of_redis_counts_under_its_first_word() {
         let told = (NONCE, StoreReply::Failed(failure));
         assert_eq!(unpack(&[&answer("45")[..], word.as_bytes()].concat()), Ok(told), "{word} of one operation");
     }
-    assert_eq!(words, 18);
-    for body in ["-", "-\r\n", "- ERR", "-ERROR a", "-WRONGPASS a", "-\u{e9}"] {
+    assert_eq!(words, 19);
+    for body in ["-", "-\r\n", "- ERR", "-ERROR a", "-\u{e9}"] {
         assert_eq!(read(Some(200), body.as_bytes()), failed(Failure::Redis(RedisError::Other)), "{body}");
     }
 }
@@ -389,7 +391,7 @@ fn call(number: u8, operation: CommandKind) -> Command {
 /// One operation each on so many names, under one nonce.
 fn batch(operations: impl IntoIterator<Item = CommandKind>) -> Batch {
     let tries = operations.into_iter().zip(0..).map(|(operation, number)| (NONCE, Rc::new(call(number, operation))));
-    Batch { id: 1, tries: tries.collect() }
+    Batch { id: 1, lane: Lane::Small, tries: tries.collect() }
 }
 
 /// A client that has sent so many claims, once each, the first under nonce 0 and so on.
@@ -400,6 +402,7 @@ fn asked(count: usize) -> (Client, Batch) {
         max_calls: 1,
         max_batch: count,
         max_batch_bytes: 1 << 20,
+        large_bytes: None,
         max_queued: count,
         max_owed_bytes: 1 << 20,
         breaker_failures: 100,
@@ -409,6 +412,6 @@ fn asked(count: usize) -> (Client, Batch) {
         assert_eq!(client.submit(number as u32, Rc::new(call(number as u8, CLAIM)), 0), None);
     }
     let mut nonces = (0..).map(|number| Nonce([number; 16]));
-    let batch = client.next_batch(0, || nonces.next().unwrap_or(NONCE)).expect("claims wait");
+    let batch = client.next_batch(Lane::Small, 0, || nonces.next().unwrap_or(NONCE)).expect("claims wait");
     (client, batch)
 }

@@ -15,10 +15,12 @@ use envoy_idempotency::key::{KeyForm, UpstreamKey};
 use envoy_idempotency::message::{Headers, RequestHead};
 use envoy_idempotency::record::Owner;
 use envoy_idempotency::step::{Count, Flow, Outgoing, Remark};
-use envoy_idempotency::store::client::{Batch, Client, Limits, Reply};
+use envoy_idempotency::store::client::{Batch, Client, Lane, Limits, Reply};
 use envoy_idempotency::store::local::Cells;
 use envoy_idempotency::store::{Pool, Store};
-use envoy_idempotency::worker::{Action, FLOWS_AT_ONCE, Gauge, Host, RequestBody, ResponseBody, Side, Stream, Worker};
+use envoy_idempotency::worker::{
+    Action, FLOWS_AT_ONCE, Gauge, Host, RequestBody, ResponseBody, Side, Stream, Turn, Worker,
+};
 
 const INLINE: &str = r#"{"store": {"type": "redis", "cluster": "c", "cache": null}, "policy": {"lease_ms": 3000}}"#;
 const SHIELDED: &str = r#"{"store": {"type": "redis", "cluster": "c", "cache": null},
@@ -117,6 +119,45 @@ fn an_exchange_whose_stream_has_ended_touches_nothing() {
         world.ticks();
     }
     assert_eq!(world.touches(), [""; 0]);
+}
+
+#[test]
+fn where_a_stream_to_the_store_is_open_a_call_is_written_in_the_callback_that_asks() {
+    let mut world = World::new(INLINE);
+    world.host.room_in_streams = usize::MAX;
+    world.asks(1);
+    assert_eq!((world.acts("send"), world.acts("count StoreCall").len()), (vec!["send 1".to_owned()], 1));
+    assert_eq!(world.host.entered, Some(1), "the acts that follow are about the stream again");
+    // While it is under way the next ones gather.
+    (2..=4).for_each(|id| world.asks(id));
+    assert_eq!(world.acts("send"), [""; 0]);
+    assert!(!world.host.is_woken, "the root has no part in it");
+    let first = world.host.batches.remove(0);
+    world.reply(first, &GRANTED);
+    assert_eq!(
+        (world.acts("send"), world.acts("resume")),
+        (vec!["send 3".to_owned()], vec!["resume 1 Request".to_owned()])
+    );
+}
+
+#[test]
+fn a_call_that_is_refused_in_the_callback_that_asks_is_told_in_the_turn_of_the_root() {
+    let mut world = World::new(INLINE);
+    (world.host.room_in_streams, world.host.takes_no_calls) = (usize::MAX, true);
+    world.asks(1);
+    // Its next try waits a moment.
+    assert!(world.acts("answer").is_empty());
+    world.host.now_ms += 100;
+    world.host.room_in_streams = usize::MAX;
+    world.asks(2);
+    assert!(world.acts("answer").is_empty(), "another stream is not touched here");
+    while std::mem::take(&mut world.host.is_woken) {
+        world.host.entered = None;
+        world.worker.on_wake(&mut world.host);
+        world.host.now_ms += 100;
+    }
+    world.ticks();
+    assert_eq!(world.acts("answer").len(), 2);
 }
 
 #[test]
@@ -604,6 +645,10 @@ struct Recorder {
     batches: Vec<Batch>,
     gauges: HashMap<Gauge, i64>,
     request_size: u64,
+    /// How many calls may be sent in a callback of a stream.
+    room_in_streams: usize,
+    /// Whether every call is refused.
+    takes_no_calls: bool,
     /// It takes no request of the gateway's own.
     refuses: bool,
     /// Requests show who is asking.
@@ -638,6 +683,8 @@ impl World {
             batches: Vec::new(),
             gauges: HashMap::new(),
             request_size: 0,
+            room_in_streams: 0,
+            takes_no_calls: false,
             refuses: false,
             shows_caller: true,
             others_said: false,
@@ -879,10 +926,24 @@ impl Host for Recorder {
         (!self.refuses).then_some(100 + exchange)
     }
 
-    fn send(&mut self, batch: Batch) -> bool {
-        self.acts.push(format!("send {}", batch.tries.len()));
-        self.batches.push(batch);
-        true
+    fn room(&self, lane: Lane, turn: Turn) -> usize {
+        match (lane, turn) {
+            (Lane::Small, Turn::Root) => usize::MAX,
+            (Lane::Small, Turn::Stream) => self.room_in_streams,
+            (Lane::Large, _) => 0,
+        }
+    }
+
+    fn send(&mut self, batches: Vec<Batch>) -> Vec<(u64, Failure)> {
+        self.entered = None;
+        if self.takes_no_calls {
+            return batches.iter().map(|batch| (batch.id, Failure::Transport)).collect();
+        }
+        for batch in batches {
+            self.acts.push(format!("send {}", batch.tries.len()));
+            self.batches.push(batch);
+        }
+        Vec::new()
     }
 
     fn wake(&mut self) {

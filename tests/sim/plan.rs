@@ -275,12 +275,15 @@ impl Plan {
             }
         }
         let lease = *random.pick(&[1000, 1000, 1500, 3000]);
+        // On streams to the store calls go out at once, and the large ones on another.
+        let has_streams = seed.is_multiple_of(3);
         let limits = Limits {
             attempts: random.between(1, 3) as u32,
             timeout_ms: *random.pick(&[50, 100, 250, 400]),
             max_calls: random.between(1, 2) as usize,
             max_batch: *random.pick(&[1, 2, 8, 64]),
             max_batch_bytes: *random.pick(&[256, 4096]),
+            large_bytes: has_streams.then_some(64),
             max_queued: *random.pick(&[2, 16, 1000]),
             max_owed_bytes: if embedded.is_some() { 1 << 20 } else { *random.pick(&[700, 1 << 20, 1 << 20, 1 << 20]) },
             breaker_failures: *random.pick(&[2, 5, 1000]),

@@ -233,7 +233,7 @@ fn a_variable_that_the_plugin_does_not_let_in_is_missing_there_too() {
 #[test]
 fn no_secret_is_shown() {
     let literals = r#"{
-        "store": {"type": "redis", "cluster": "webdis", "authorization": "Basic hunter2"},
+        "store": {"type": "redis", "dialect": "webdis", "cluster": "webdis", "authorization": "Basic hunter2"},
         "secrets": {"hash_key": "hunter2"}
     }"#;
     let run = check(literals);

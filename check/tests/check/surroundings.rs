@@ -335,10 +335,10 @@ fn a_store_without_a_cluster_is_warned_of() {
         clusters.retain(|cluster| cluster["name"] != "webdis");
     };
     let in_clear = "/store: keeps responses in Redis in clear; give secrets.encryption";
-    let run = check_changed("redis.yaml", absent);
+    let run = check_changed("redis-webdis.yaml", absent);
     let missing = "store.cluster is webdis, and the file has no cluster of this name: every call to it fails";
     assert_eq!(run.warnings(), [in_clear, missing]);
-    let run = check_changed("redis.yaml", |tree| {
+    let run = check_changed("redis-webdis.yaml", |tree| {
         absent(tree);
         tree["dynamic_resources"] = json!({ "cds_config": { "ads": {} } });
     });
@@ -370,8 +370,8 @@ fn a_circuit_breaker_that_many_workers_would_open_is_warned_of() {
     let enough =
         json!([{ "priority": "DEFAULT", "max_connections": 8192, "max_pending_requests": 8192, "max_requests": 8192 }]);
     assert_eq!(of_breaker("redis-cluster.yaml", enough), None);
-    assert_eq!(of_breaker("redis.yaml", json!([])), None, "two calls a worker");
-    assert!(of_breaker("redis.yaml", json!([{ "max_requests": 100 }])).is_some());
+    assert_eq!(of_breaker("redis-webdis.yaml", json!([])), None, "two calls a worker");
+    assert!(of_breaker("redis-webdis.yaml", json!([{ "max_requests": 100 }])).is_some());
 }
 
 /// The warnings about `envoy/istio.yaml` with a change of its patches, without the one it has anyway.
@@ -437,7 +437,7 @@ fn an_envoy_filter_that_shortens_the_idle_time_out_is_judged_by_it() {
 fn a_cluster_that_istio_does_not_make_is_warned_of() {
     let other = |patches: &mut Vec<Value>| {
         let configuration = &mut patches[0]["patch"]["value"]["typed_config"]["config"]["configuration"]["value"];
-        *configuration = json!(r#"{"store": {"type": "redis", "cluster": "webdis"}}"#);
+        *configuration = json!(r#"{"store": {"type": "redis", "dialect": "webdis", "cluster": "webdis"}}"#);
     };
     assert_eq!(
         istio(other),

@@ -3,7 +3,7 @@
 //! One rule: all sides of a scenario bear the same load, byte for byte, in front of the same upstream.
 //! It does not know how anything is measured.
 
-use harness::{Request, Response};
+use harness::{Dialect, Request, Response};
 use serde_json::{Value, json};
 
 use crate::nginx::body;
@@ -202,7 +202,9 @@ fn roomy() -> Value {
 
 /// Nothing leaves the memory while it is measured.
 fn remembering() -> Value {
-    json!({ "store": { "type": "redis", "cluster": "webdis", "cache": { "ttl_s": 86400 } } })
+    let mut store = Dialect::chosen().store();
+    store["cache"] = json!({ "ttl_s": 86400 });
+    json!({ "store": store })
 }
 
 fn before_reply() -> Value {
@@ -216,7 +218,7 @@ fn after_reply() -> Value {
 /// Records in Redis that live as long as the peer's.
 fn saving(save: &str) -> Value {
     json!({
-        "store": { "type": "redis", "cluster": "webdis" },
+        "store": Dialect::chosen().store(),
         "policy": { "ttl_s": peer::TTL_S, "lease_ms": 1000, "save": save },
     })
 }

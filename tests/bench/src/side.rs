@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use harness::gateway::{hcm, plugin};
-use harness::{Gateway, Options, PATIENCE, Redis, Request, Response, Webdis, wait_for};
+use harness::{Dialect, Gateway, Options, PATIENCE, Redis, Request, Response, Webdis, wait_for};
 use serde_json::{Value, json};
 
 use crate::machine::{Machine, cpu_us, workers};
@@ -96,8 +96,11 @@ impl Recipe {
             What::Filter(configuration) => envoy(Options::new(upstream).configuration(configuration()), other_build),
             What::FilterOnRedis(configuration) => {
                 let redis = store.redis.insert(Redis::try_start(&[])?);
-                let webdis = store.webdis.insert(Webdis::try_start(redis.addr())?);
-                envoy(Options::redis(upstream, webdis.addr()).configuration(configuration()), other_build)
+                let front = match Dialect::chosen() {
+                    Dialect::Resp => redis.addr(),
+                    Dialect::Webdis => store.webdis.insert(Webdis::try_start(redis.addr())?).addr(),
+                };
+                envoy(Options::redis(upstream, front).configuration(configuration()), other_build)
             }
             What::Peer => {
                 let redis = store.redis.insert(Redis::try_start(&[])?);

@@ -17,7 +17,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use harness::gateway::{cluster, hcm, set_endpoint};
-use harness::{Gateway, Ledger, Options, PATIENCE, Redis, Request, Webdis, send_all, wait_for, wait_until};
+use harness::{Dialect, Gateway, Ledger, Options, PATIENCE, Redis, Request, Webdis, send_all, wait_for, wait_until};
 use serde_json::{Value, json};
 
 use crate::machine::{Machine, workers};
@@ -53,10 +53,11 @@ pub fn run(minutes: u64) -> Result<(), String> {
     let redis = Redis::try_start(&[])?;
     let webdis = Webdis::try_start(redis.addr())?;
     let local = json!({ "max_bytes": TABLE_BYTES });
-    let shared = json!({ "type": "redis", "cluster": "webdis", "cache": { "max_bytes": CACHE_BYTES } });
+    let mut shared = Dialect::chosen().store();
+    shared["cache"] = json!({ "max_bytes": CACHE_BYTES });
     let gateways = [
         start(Options::new(nginx.addr()), local, ledger.addr())?,
-        start(Options::redis(nginx.addr(), webdis.addr()), shared, ledger.addr())?,
+        start(Options::redis(nginx.addr(), Dialect::chosen().front(&redis, &webdis)), shared, ledger.addr())?,
     ];
     let subjects = Subjects { gateways, redis };
     println!("{minutes} minutes; {machine}\n{}", Row::HEAD);

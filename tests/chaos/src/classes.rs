@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use harness::Fault;
+use harness::{Dialect, Fault};
 
 use crate::history::{Kind, Sent};
 use crate::scene::{BRIEFLY, PAST_A_LEASE, Scene};
@@ -23,6 +23,8 @@ pub struct Class {
     pub promise: Promise,
     /// Breaks and heals.
     pub inject: fn(&mut Scene<'_>),
+    /// Where it is about one way to the store alone.
+    pub of: Option<Dialect>,
 }
 
 /// What is still promised. Everything that is excused is in `checker`; the classes only say when.
@@ -41,7 +43,11 @@ pub enum Promise {
 }
 
 const fn row(name: &'static str, promise: Promise, inject: fn(&mut Scene<'_>)) -> Class {
-    Class { name, promise, inject }
+    Class { name, promise, inject, of: None }
+}
+
+const fn row_of(of: Dialect, name: &'static str, promise: Promise, inject: fn(&mut Scene<'_>)) -> Class {
+    Class { name, promise, inject, of: Some(of) }
 }
 
 fn refusing(refusal: Refusal) -> Mood {
@@ -65,9 +71,10 @@ pub const CLASSES: &[Class] = &[
     row("store garbage", Promise::Everything, |s| s.to_store(Fault::SayAfter(200, b"<html>It works!</html>".to_vec()))),
     row("store 502", Promise::Everything, |s| s.to_store(Fault::SayAfter(502, Vec::new()))),
     row("store loading", Promise::Everything, |s| s.to_store(Fault::error("LOADING Redis is loading the dataset"))),
+    row_of(Dialect::Resp, "streams replaced", Promise::Everything, |s| s.update_way_to_redis()),
     // The store's processes.
-    row("webdis kill", Promise::Everything, |s| s.kill_webdis()),
-    row("webdis stop", Promise::Everything, |s| s.stop_webdis()),
+    row_of(Dialect::Webdis, "webdis kill", Promise::Everything, |s| s.kill_webdis()),
+    row_of(Dialect::Webdis, "webdis stop", Promise::Everything, |s| s.stop_webdis()),
     row("redis kill", Promise::Everything, |s| s.kill_redis()),
     row("redis stop", Promise::Everything, |s| s.stop_redis()),
     row("redis unsaved", Promise::UntilTheLoss, |s| s.lose_unsaved()),

@@ -1,4 +1,4 @@
-//! Chaos: real Envoys, Webdis, Redis and a service under load, broken in many ways, and a judge of what came out.
+//! Chaos: real Envoys, Redis, Webdis and a service under load, broken in many ways, and a judge of what came out.
 //!
 //! One rule: the judge believes the ledger of the service and what clients were told, never a gateway or a store.
 //! It does not know how the filter is built.
@@ -6,7 +6,7 @@
 //! ```text
 //! traffic ──▶ 2 Envoys ──▶ Interposer ──▶ upstream, which keeps the ledger
 //!                 ├──▶ its Unix domain socket, and its HTTP/2 port
-//!                 ╰──▶ Interposer ──▶ Webdis ──▶ Redis ──▶ replica
+//!                 ╰──▶ Interposer ──▶ Redis, or Webdis and Redis ──▶ replica
 //!
 //! classes ──▶ scene, which breaks and heals all of them and notes what that may excuse
 //! history ──▶ checker ──▶ table

@@ -7,6 +7,7 @@
 //! |---|---|---|
 //! | `SEED` | of the plan and the traffic | the time |
 //! | `ONLY` | the classes whose names contain this, or one of these between commas | all |
+//! | `DIALECT` | `webdis`: what the gateways speak to their store | `resp` |
 //! | `TIMES` | how often each class is injected | 20 |
 //! | `REQUESTS` | how many there must be at least | 200000; 0 with `ONLY` or `TIMES` |
 
@@ -19,6 +20,7 @@ use chaos::classes::{CLASSES, Class};
 use chaos::run::{BOUND, run};
 use chaos::table::{Table, tell};
 use chaos::upstream;
+use harness::Dialect;
 use host_model::Random;
 
 fn main() -> ExitCode {
@@ -38,8 +40,10 @@ fn main() -> ExitCode {
     let wanted = number("REQUESTS").unwrap_or(if is_whole { 200_000 } else { 0 });
 
     let mut random = Random::new(seed);
-    let classes: Vec<&Class> =
-        CLASSES.iter().filter(|class| only.split(',').any(|one| class.name.contains(one))).collect();
+    let dialect = Dialect::chosen();
+    let is_possible = |class: &&Class| class.of.is_none_or(|of| of == dialect);
+    let is_wanted = |class: &&Class| only.split(',').any(|one| class.name.contains(one));
+    let classes: Vec<&Class> = CLASSES.iter().filter(is_possible).filter(is_wanted).collect();
     let mut plan: Vec<&Class> = classes.iter().flat_map(|class| (0..times).map(move |_| *class)).collect();
     random.shuffle(&mut plan);
     if classes.is_empty() {

@@ -211,6 +211,21 @@ impl<'a> Scene<'a> {
         self.world.to_store.set(Fault::Pass);
     }
 
+    /// What leads from a gateway to Redis is replaced: the listener, and in it the plugin that takes frames off.
+    pub fn update_way_to_redis(&mut self) {
+        let which = self.random.below(2) as usize;
+        self.updates += 1;
+        let document = format!("{{ \"framing\": true }}{}", " ".repeat(self.updates as usize));
+        let update = |listener: &mut Value| {
+            let manager = harness::gateway::hcm_of(listener);
+            manager["http_filters"][0]["typed_config"]["config"]["configuration"]["value"] = json!(document);
+        };
+        self.world.gateways[which]
+            .update_way_to_redis(update)
+            .expect("Envoy takes a listener that is as good as the one before");
+        self.last(DRAINED);
+    }
+
     /// A gateway gets other rules for its filter: the cache off, or on again.
     pub fn update_policy(&mut self) {
         let which = self.random.below(2) as usize;
@@ -331,10 +346,10 @@ impl<'a> Scene<'a> {
         self.last(BRIEFLY);
         let from_us = now_us();
         self.world.primary().kill();
-        self.world.webdis.turn_to(self.world.replica().addr());
-        self.lose(from_us, Lost::Since(since_us));
-        self.world.redis[self.world.primary].restart();
         self.world.primary = 1 - self.world.primary;
+        self.world.turn_to_primary();
+        self.lose(from_us, Lost::Since(since_us));
+        self.world.replica().restart();
         self.world.follow();
     }
 
@@ -346,7 +361,7 @@ impl<'a> Scene<'a> {
             is_primary(self.world.replica()) && !is_primary(self.world.primary())
         });
         self.world.primary = 1 - self.world.primary;
-        self.world.webdis.turn_to(self.world.primary().addr());
+        self.world.turn_to_primary();
         self.world.follow();
     }
 

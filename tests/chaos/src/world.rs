@@ -11,7 +11,7 @@ use std::thread;
 
 use harness::gateway::{cluster, hcm_of, set_endpoint, set_pipe, shipped};
 use harness::redis::DURABLE;
-use harness::{Gateway, Interposer, Options, PATIENCE, Redis, Webdis, wait_until};
+use harness::{Dialect, Gateway, Interposer, Options, PATIENCE, Redis, Webdis, wait_until};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -29,7 +29,7 @@ pub struct World {
     // Each part ends before what it talks to.
     /// Real Envoys with the filter, two workers each.
     pub gateways: [Gateway; 2],
-    /// Between the gateways and Webdis.
+    /// Between the gateways and Redis, or Webdis where they speak to that.
     pub to_store: Interposer,
     /// Between the gateways and the service.
     pub to_upstream: Interposer,
@@ -54,7 +54,8 @@ impl World {
         let upstream = Upstream::start();
         let redis = [(); 2].map(|()| start_redis(&clock));
         let webdis = Webdis::start(redis[0].addr());
-        let to_store = Interposer::start(webdis.addr());
+        let dialect = Dialect::chosen();
+        let to_store = Interposer::speaking(dialect, dialect.front(&redis[0], &webdis));
         let to_upstream = Interposer::start(upstream.addr());
         let start = || start_gateway(&upstream, to_upstream.addr(), to_store.addr());
         // Each compiles the module, which takes a processor a while.
@@ -66,6 +67,14 @@ impl World {
             World { gateways, to_store, to_upstream, webdis, redis, primary: 0, upstream, clock, _folder: folder };
         world.follow();
         world
+    }
+
+    /// Has what is asked from now on go to the Redis that is the primary now.
+    pub fn turn_to_primary(&self) {
+        match Dialect::chosen() {
+            Dialect::Resp => self.to_store.turn_to(self.primary().addr()),
+            Dialect::Webdis => self.webdis.turn_to(self.primary().addr()),
+        }
     }
 
     /// The Redis that the gateways' records are in.
@@ -148,9 +157,11 @@ fn start_gateway(upstream: &Upstream, through: SocketAddr, store: SocketAddr) ->
 /// The rules of each [`Kind`].
 pub fn document() -> Value {
     let rule = |path: &str, policy: Value| json!({ "match": { "methods": ["POST"], "path": { "prefix": path } }, "policy": policy });
+    let mut store = Dialect::chosen().store();
+    // The breaker closes soon, so that a fault is not hidden by the one before.
+    store["breaker"] = json!({ "failures": 5, "open_ms": 100 });
     json!({
-        // The breaker closes soon, so that a fault is not hidden by the one before.
-        "store": { "type": "redis", "cluster": "webdis", "breaker": { "failures": 5, "open_ms": 100 } },
+        "store": store,
         "policy": { "lease_ms": LEASE_MS, "ttl_s": 1800 },
         "rules": [
             rule("/hold/", json!({ "on_unknown": "hold" })),
@@ -170,7 +181,9 @@ fn change(tree: &mut Value, http2: SocketAddr, socket: &Path) {
         let one = all.iter().find(|one| one["name"] == "shielded").expect("it is in there").clone();
         tree["static_resources"][kind].as_array_mut().expect("it is a list").push(one);
     }
-    for listener in tree["static_resources"]["listeners"].as_array_mut().expect("it is a list") {
+    let listeners = tree["static_resources"]["listeners"].as_array_mut().expect("it is a list").iter_mut();
+    // What leads to Redis stays as it is.
+    for listener in listeners.filter(|listener| listener["name"] != "resp") {
         let routes = &mut hcm_of(listener)["route_config"]["virtual_hosts"][0]["routes"];
         routes[0]["route"]["timeout"] = json!(ROUTE_TIMEOUT);
         let way = |kind: Kind| json!({ "match": { "prefix": kind.path() }, "route": { "cluster": kind.path(), "timeout": ROUTE_TIMEOUT } });

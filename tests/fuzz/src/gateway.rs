@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 
 use envoy_idempotency::command::{Command, Failure, StoreReply};
-use envoy_idempotency::config::{CacheBounds, Config, Policy, Store as Where};
+use envoy_idempotency::config::{CacheBounds, Config, Dialect, Policy, Store as Where};
 use envoy_idempotency::event::{EventKind, Executed};
 use envoy_idempotency::evidence::{Origin, VIA_UPSTREAM, flags};
 use envoy_idempotency::exchange::{Exchange, Secrets};
@@ -18,10 +18,12 @@ use envoy_idempotency::record::{Owner, Record};
 use envoy_idempotency::reply::STATUS;
 use envoy_idempotency::step::{Count, Flow, Outgoing, Remark};
 use envoy_idempotency::store::cache::Cache;
-use envoy_idempotency::store::client::{Batch, Client, Limits, Reply};
+use envoy_idempotency::store::client::{Batch, Client, Lane, Limits, Reply};
 use envoy_idempotency::store::local::Table;
 use envoy_idempotency::store::{Store, model};
-use envoy_idempotency::worker::{Action, Gauge, Host, RequestBody, ResponseBody, Side, Stream as Callbacks, Worker};
+use envoy_idempotency::worker::{
+    Action, Gauge, Host, RequestBody, ResponseBody, Side, Stream as Callbacks, Turn, Worker,
+};
 use host_model::SharedData;
 
 use crate::choices::Choices;
@@ -41,6 +43,8 @@ struct World {
     worker: Option<Box<Worker<SharedData>>>,
     /// Whether the root is to be called.
     is_woken: bool,
+    /// How many calls may be sent in a callback of a stream.
+    room_in_streams: usize,
     /// What the host was told of each gauge.
     gauges: HashMap<Gauge, i64>,
     policy: Rc<Policy>,
@@ -104,6 +108,7 @@ impl World {
     fn new(document: &str) -> World {
         let config = Config::parse(document.as_bytes(), &|_| None).expect("the document is right");
         let memory = SharedData::default();
+        let has_streams = matches!(&config.store, Where::Redis(redis) if matches!(redis.dialect, Dialect::Resp { .. }));
         let store = match &config.store {
             Where::Local { max_bytes } => {
                 Store::Embedded(Table::open(memory, b"plugin", *max_bytes, 7).expect("memory refuses nothing"))
@@ -116,6 +121,7 @@ impl World {
         World {
             worker: Some(Box::new(Worker::new(store, config.rules[0].policy.lease_ms))),
             is_woken: false,
+            room_in_streams: if has_streams { usize::MAX } else { 0 },
             gauges: HashMap::new(),
             policy: Rc::clone(&config.rules[0].policy),
             secrets: Rc::new(Secrets::new(&config)),
@@ -524,9 +530,16 @@ impl Host for Envoy<'_> {
         Some(token)
     }
 
-    fn send(&mut self, batch: Batch) -> bool {
-        self.world.batches.push(batch);
-        true
+    fn room(&self, _lane: Lane, turn: Turn) -> usize {
+        match turn {
+            Turn::Root => usize::MAX,
+            Turn::Stream => self.world.room_in_streams,
+        }
+    }
+
+    fn send(&mut self, batches: Vec<Batch>) -> Vec<(u64, Failure)> {
+        self.world.batches.extend(batches);
+        Vec::new()
     }
 
     fn wake(&mut self) {
@@ -564,12 +577,14 @@ const STREAMS: usize = 6;
 const REST_STEPS: usize = 600;
 
 /// Records live for a year, so that none expires within a run.
-const DOCUMENTS: [&str; 7] = [
+const DOCUMENTS: [&str; 9] = [
     r#"{"policy": {"ttl_s": 31536000}}"#,
     r#"{"policy": {"ttl_s": 31536000, "on_in_flight": {"action": "wait"}, "lease_ms": 1000}}"#,
+    r#"{"store": {"type": "redis", "dialect": "webdis", "cluster": "c"}, "policy": {"ttl_s": 31536000, "lease_ms": 2000}}"#,
+    r#"{"store": {"type": "redis", "dialect": "webdis", "cluster": "c", "cache": null, "batching": false}, "policy": {"ttl_s": 31536000, "on_in_flight": {"action": "wait"}, "lease_ms": 1000, "max_running_ms": 2000}}"#,
+    r#"{"store": {"type": "redis", "dialect": "webdis", "cluster": "c"}, "policy": {"ttl_s": 31536000, "execution": {"kind": "shielded", "cluster": "c"}}}"#,
+    r#"{"store": {"type": "redis", "dialect": "webdis", "cluster": "c"}, "policy": {"ttl_s": 31536000, "on_store_failure": "forward", "lease_ms": 1000}}"#,
+    r#"{"policy": {"ttl_s": 31536000, "execution": {"kind": "shielded", "cluster": "c"}, "save": "after_reply", "on_in_flight": {"action": "wait"}}}"#,
     r#"{"store": {"type": "redis", "cluster": "c"}, "policy": {"ttl_s": 31536000, "lease_ms": 2000}}"#,
     r#"{"store": {"type": "redis", "cluster": "c", "cache": null, "batching": false}, "policy": {"ttl_s": 31536000, "on_in_flight": {"action": "wait"}, "lease_ms": 1000, "max_running_ms": 2000}}"#,
-    r#"{"store": {"type": "redis", "cluster": "c"}, "policy": {"ttl_s": 31536000, "execution": {"kind": "shielded", "cluster": "c"}}}"#,
-    r#"{"store": {"type": "redis", "cluster": "c"}, "policy": {"ttl_s": 31536000, "on_store_failure": "forward", "lease_ms": 1000}}"#,
-    r#"{"policy": {"ttl_s": 31536000, "execution": {"kind": "shielded", "cluster": "c"}, "save": "after_reply", "on_in_flight": {"action": "wait"}}}"#,
 ];

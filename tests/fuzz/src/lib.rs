@@ -23,6 +23,9 @@ pub mod record;
 /// What a store answers.
 pub mod reply;
 
+/// What comes on a stream from one.
+pub mod resp;
+
 /// The machine, fed whatever can be fed in any order.
 pub mod exchange;
 
@@ -34,7 +37,7 @@ pub mod gateway;
 pub type Target = fn(&[u8]);
 
 /// All of them, by the names of their programs and of their folders of seeds.
-pub const TARGETS: [(&str, Target); 8] = [
+pub const TARGETS: [(&str, Target); 9] = [
     ("body", body::hold),
     ("config", config::hold),
     ("exchange", exchange::hold),
@@ -43,4 +46,5 @@ pub const TARGETS: [(&str, Target); 8] = [
     ("key", key::hold),
     ("record", record::hold),
     ("reply", reply::hold),
+    ("resp", resp::hold),
 ];

@@ -9,8 +9,9 @@ use envoy_idempotency::config::{Config, Store};
 use envoy_idempotency::fingerprint::Fingerprint;
 use envoy_idempotency::key::{KeyForm, Name};
 use envoy_idempotency::record::Owner;
-use envoy_idempotency::store::client::{Client, Limits, Nonce, Reply};
-use envoy_idempotency::store::webdis::{Answer, read};
+use envoy_idempotency::store::client::{Client, Lane, Limits, Nonce, Reply};
+use envoy_idempotency::store::resp::Answer;
+use envoy_idempotency::store::webdis::read;
 
 use crate::choices::Choices;
 
@@ -46,7 +47,8 @@ fn is_failed(answer: &Answer) -> bool {
 }
 
 fn only_its_own_answer_is_a_grant(reply: Reply, body: &[u8]) {
-    let config = Config::parse(br#"{"store": {"type": "redis", "cluster": "c"}}"#, &|_| None).expect("it is right");
+    let config = Config::parse(br#"{"store": {"type": "redis", "dialect": "webdis", "cluster": "c"}}"#, &|_| None)
+        .expect("it is right");
     let Store::Redis(redis) = &config.store else { panic!("it says redis") };
     let mut client = Client::new(Limits::new(redis));
     let claims = [0, 1].map(|number| Rc::new(claim(number)));
@@ -54,7 +56,7 @@ fn only_its_own_answer_is_a_grant(reply: Reply, body: &[u8]) {
         assert_eq!(client.submit(exchange as u32, Rc::clone(claim), 0), None);
     }
     let mut drawn = 0;
-    let batch = client.next_batch(0, || nonce(&mut drawn)).expect("two claims wait");
+    let batch = client.next_batch(Lane::Small, 0, || nonce(&mut drawn)).expect("two claims wait");
     let mut told = client.replied(batch.id, reply, 1);
     for (exchange, told) in told.iter().filter_map(|told| Some((told.exchange?, told))) {
         let (nonce, _) = batch.tries[exchange as usize];
@@ -65,14 +67,15 @@ fn only_its_own_answer_is_a_grant(reply: Reply, body: &[u8]) {
     // Whoever has not been told yet is told within the bound of docs/redis.md: tries, and the waits before them.
     for now_ms in (0..=2_000).step_by(50) {
         told.extend(client.tick(now_ms));
-        while client.next_batch(now_ms, || nonce(&mut drawn)).is_some() {}
+        while client.next_batch(Lane::Small, now_ms, || nonce(&mut drawn)).is_some() {}
     }
     let mut askers: Vec<_> = told.iter().filter_map(|told| told.exchange).collect();
     askers.sort_unstable();
     assert_eq!(askers, [0, 1], "each is told once: {told:?}");
 }
 
-fn claim(number: u8) -> Command {
+/// A claim of this number.
+pub fn claim(number: u8) -> Command {
     Command {
         name: Name([number; 32]),
         owner: Owner([number; 16]),

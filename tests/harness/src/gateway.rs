@@ -17,6 +17,7 @@ use tempfile::TempDir;
 
 use crate::CALLER;
 use crate::client::Request;
+use crate::dialect::Dialect;
 use crate::ports::Port;
 use crate::process::{Process, tail};
 use crate::wait::{PATIENCE, wait_for, wait_until};
@@ -45,9 +46,16 @@ impl Options {
         Options::file(LOCAL, upstream)
     }
 
-    /// `envoy/redis.yaml`, with the HTTP front of the store at `store`; otherwise as [`new`](Options::new).
+    /// The file of the dialect that was chosen, with the store, or its HTTP front, at `store`; otherwise as
+    /// [`new`](Options::new).
     pub fn redis(upstream: SocketAddr, store: SocketAddr) -> Options {
-        Options::file(REDIS, upstream).mutate(move |tree| set_endpoint(cluster(tree, "webdis"), store))
+        Options::speaking(Dialect::chosen(), upstream, store)
+    }
+
+    /// The file of this dialect.
+    pub fn speaking(dialect: Dialect, upstream: SocketAddr, store: SocketAddr) -> Options {
+        Options::file(dialect.file(), upstream)
+            .mutate(move |tree| set_endpoint(cluster(tree, dialect.cluster()), store))
     }
 
     /// As [`new`](Options::new) from another file of the folder `envoy`.
@@ -192,6 +200,8 @@ impl Gateway {
         access_log["path"] = json!(folder.path().join(ACCESS_LOG));
         let plugin_config = plugin(&mut tree);
         plugin_config["vm_config"]["code"]["local"]["filename"] = json!(filter_wasm());
+        set_framing_module(&mut tree);
+        let plugin_config = plugin(&mut tree);
         if let Some(configuration) = &options.configuration {
             set_configuration(plugin_config, configuration, options.as_struct);
         }
@@ -344,11 +354,22 @@ impl Gateway {
     /// Changes the listener while Envoy runs; needs [`Options::lds`]. As [`update_plugin_config`](Self::update_plugin_config).
     #[track_caller]
     pub fn update_listener(&self, change: impl FnOnce(&mut Value)) -> Result<(), String> {
+        self.update(|lds| change(&mut lds.listener))
+    }
+
+    /// The same with the listener that leads to Redis, where there is one.
+    #[track_caller]
+    pub fn update_way_to_redis(&self, change: impl FnOnce(&mut Value)) -> Result<(), String> {
+        self.update(|lds| lds.to_redis.as_mut().map_or((), change))
+    }
+
+    #[track_caller]
+    fn update(&self, change: impl FnOnce(&mut Lds)) -> Result<(), String> {
         let counters = || LDS_COUNTERS.map(|name| self.stat(name));
         let before = counters();
         let logged = self.log().len();
         let mut lds = self.lds_file();
-        change(&mut lds.listener);
+        change(&mut lds);
         lds.write()?;
         drop(lds);
         wait_until("Envoy has judged the new listener", PATIENCE, || counters() != before);
@@ -512,6 +533,17 @@ pub fn repository() -> PathBuf {
     root.canonicalize().unwrap_or(root)
 }
 
+/// The plugin that takes frames off on the way to Redis is of the same module; only some files have it.
+fn set_framing_module(tree: &mut Value) {
+    let listeners = tree["static_resources"]["listeners"].as_array_mut().into_iter().flatten();
+    let filters = listeners.filter_map(|listener| {
+        listener.pointer_mut("/filter_chains/0/filters/0/typed_config/http_filters")?.as_array_mut()
+    });
+    for framing in filters.flatten().filter(|filter| filter["name"] == "framing") {
+        framing["typed_config"]["config"]["vm_config"]["code"]["local"]["filename"] = json!(filter_wasm());
+    }
+}
+
 /// Has the service that keeps the records run what the filter runs, as the file's alias does; without a filter there is
 /// none.
 fn keep_as(tree: &mut Value, own: Option<&Value>) {
@@ -527,17 +559,24 @@ fn keep_as(tree: &mut Value, own: Option<&Value>) {
 struct Lds {
     folder: PathBuf,
     listener: Value,
+    /// What leads to Redis, where there is such a listener; it is always listed.
+    to_redis: Option<Value>,
     is_listed: bool,
     as_struct: bool,
     version: u32,
 }
 
 impl Lds {
-    /// Moves the first listener out of the tree into a file of its own.
+    /// Moves the first listener, and the one that leads to Redis, out of the tree into a file of their own.
     fn take_listener(tree: &mut Value, folder: &Path, as_struct: bool) -> Result<Lds, String> {
         let listeners = tree["static_resources"]["listeners"].as_array_mut().ok_or("listeners is no list")?;
-        let mut listener = listeners.remove(0);
-        listener["@type"] = json!("type.googleapis.com/envoy.config.listener.v3.Listener");
+        let typed = |mut listener: Value| {
+            listener["@type"] = json!("type.googleapis.com/envoy.config.listener.v3.Listener");
+            listener
+        };
+        let listener = typed(listeners.remove(0));
+        let to_redis = listeners.iter().position(|listener| listener["name"] == "resp");
+        let to_redis = to_redis.map(|place| typed(listeners.remove(place)));
         let folder = folder.join("lds");
         fs::create_dir(&folder).map_err(|error| format!("{} cannot be made: {error}.", folder.display()))?;
         tree["node"] = json!({ "id": "harness", "cluster": "harness" });
@@ -545,14 +584,15 @@ impl Lds {
             "resource_api_version": "V3",
             "path_config_source": { "path": folder.join("lds.json"), "watched_directory": { "path": &folder } },
         });
-        let mut lds = Lds { folder, listener, is_listed: true, as_struct, version: 0 };
+        let mut lds = Lds { folder, listener, to_redis, is_listed: true, as_struct, version: 0 };
         lds.write()?;
         Ok(lds)
     }
 
     fn write(&mut self) -> Result<(), String> {
         self.version += 1;
-        let resources: &[&Value] = if self.is_listed { &[&self.listener] } else { &[] };
+        let listed = self.is_listed.then_some(&self.listener);
+        let resources: Vec<&Value> = listed.into_iter().chain(&self.to_redis).collect();
         let response = json!({ "version_info": self.version.to_string(), "resources": resources });
         // Envoy must never see half a file: write beside it, then rename. It watches for the rename, so the first
         // name must lie in another folder.
@@ -655,7 +695,6 @@ fn write(file: &Path, tree: &Value) -> Result<(), String> {
 }
 
 const LOCAL: &str = "local.yaml";
-const REDIS: &str = "redis.yaml";
 pub const FILTER: &str = "idempotency";
 const KEEPER: &str = "envoy.bootstrap.wasm";
 const ACCESS_LOG: &str = "access.log";

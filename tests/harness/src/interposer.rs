@@ -1,14 +1,16 @@
-//! The fault proxy: stands before the HTTP front of the store, or between a client and a gateway, and does to calls what
+//! The fault proxy: stands before the store or its HTTP front, or between a client and a gateway, and does to calls what
 //! networks and stores do.
 //!
 //! One rule: it knows where a call and its reply begin and end, so a fault meets whole calls, at a chosen point.
 //! It does not know what a call asks, beyond how it begins.
 //!
 //! ```text
-//! Gateway ──call──▶ Interposer ──call──▶ Webdis ──▶ Redis
+//! Gateway ──call──▶ Interposer ──call──▶ Webdis ──▶ Redis, or Redis itself
 //!         ◀─reply──            ◀─reply──
 //!  Client ──call──▶ Interposer ──call──▶ Gateway
 //! ```
+
+mod stream;
 
 use std::collections::VecDeque;
 use std::io;
@@ -22,6 +24,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{oneshot, watch};
 
+use crate::dialect::Dialect;
 use crate::ports::Port;
 use crate::wait::{PATIENCE, wait_until};
 
@@ -41,7 +44,8 @@ pub enum Fault {
     /// Nothing: it is run and the reply comes.
     #[default]
     Pass,
-    /// It is not run, and this is the reply: a status and a body.
+    /// It is not run, and this is the reply: a status and a body. On a stream it is the body, or with another status than
+    /// 200 an end.
     Say(u16, Vec<u8>),
     /// It is run, and this is the reply.
     SayAfter(u16, Vec<u8>),
@@ -50,7 +54,7 @@ pub enum Fault {
     /// It goes and its reply comes in small pieces.
     Slice,
     /// It is run, and gets the reply of the next call that is swapped, which gets this one's: Webdis before 0.1.20
-    /// does so when a client has gone.
+    /// does so when a client has gone. On a stream it gets the reply of the call that was swapped before.
     Swap,
     /// It is run twice, and the first reply comes.
     Twice,
@@ -73,14 +77,22 @@ pub struct Interposer {
 }
 
 impl Interposer {
-    /// Starts one in front of an address.
+    /// Starts one in front of an address where HTTP is spoken.
     #[track_caller]
     pub fn start(store: SocketAddr) -> Interposer {
+        Interposer::speaking(Dialect::Webdis, store)
+    }
+
+    /// Starts one in front of an address where this is spoken.
+    #[track_caller]
+    pub fn speaking(dialect: Dialect, store: SocketAddr) -> Interposer {
         let port = Port::reserve();
         let desk = Arc::new(Desk {
-            store,
+            dialect,
+            store: Mutex::new(store),
             plan: Mutex::default(),
             swapped: Mutex::default(),
+            exchanged: Mutex::default(),
             is_open: watch::Sender::new(true),
         });
         let (stop, stopped) = oneshot::channel();
@@ -133,6 +145,11 @@ impl Interposer {
         wait_until(&format!("{calls} calls have come"), PATIENCE, || self.calls() >= calls);
     }
 
+    /// Connections that are taken from now on lead to another address.
+    pub fn turn_to(&self, store: SocketAddr) {
+        *self.desk.store.lock().unwrap_or_else(PoisonError::into_inner) = store;
+    }
+
     /// Ends all connections and refuses new ones.
     #[track_caller]
     pub fn close(&self) {
@@ -163,8 +180,11 @@ impl Drop for Interposer {
 /// What the tests say and the connections ask.
 #[derive(Debug)]
 struct Desk {
-    store: SocketAddr,
+    dialect: Dialect,
+    store: Mutex<SocketAddr>,
     plan: Mutex<Plan>,
+    /// On streams: the last reply that was swapped.
+    exchanged: Mutex<Option<Vec<u8>>>,
     /// A reply that waits for another to be swapped with.
     swapped: Mutex<Option<Waiting>>,
     is_open: watch::Sender<bool>,
@@ -184,6 +204,16 @@ struct Plan {
 impl Desk {
     fn plan(&self) -> MutexGuard<'_, Plan> {
         self.plan.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn store(&self) -> SocketAddr {
+        *self.store.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives this reply away for the one that was swapped last; the first one stays where it is.
+    fn exchange(&self, reply: Vec<u8>) -> Vec<u8> {
+        let mut exchanged = self.exchanged.lock().unwrap_or_else(PoisonError::into_inner);
+        exchanged.replace(reply.clone()).unwrap_or(reply)
     }
 
     fn fault(&self, call: &[u8]) -> Fault {
@@ -211,7 +241,7 @@ async fn accept(addr: SocketAddr, desk: Arc<Desk>) {
                         tokio::select! {
                             _ = is_open.wait_for(|open| !*open) => (),
                             // An error is a peer that went away, or a fault that a test has asked for.
-                            _ = serve(client, &desk) => (),
+                            _ = serve_as(client, &desk) => (),
                         }
                     });
                 },
@@ -229,10 +259,17 @@ fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
+async fn serve_as(client: TcpStream, desk: &Desk) -> io::Result<()> {
+    match desk.dialect {
+        Dialect::Resp => stream::serve(client, desk).await,
+        Dialect::Webdis => serve(client, desk).await,
+    }
+}
+
 /// Serves the calls of one connection until it or the store's ends; an end of either ends both.
 async fn serve(client: TcpStream, desk: &Desk) -> io::Result<()> {
     let mut client = Line::new(client)?;
-    let mut store = Line::new(TcpStream::connect(desk.store).await?)?;
+    let mut store = Line::new(TcpStream::connect(desk.store()).await?)?;
     loop {
         let call = tokio::select! {
             call = client.message() => call?,

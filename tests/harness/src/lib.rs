@@ -7,7 +7,7 @@
 //! client::Request ──▶ Gateway (Envoy + filter) ──▶ Ledger
 //!        bytes            envoy/*.yaml               remembers every execution
 //!                             │
-//!                             ╰──▶ Interposer ──▶ Webdis ──▶ Redis
+//!                             ╰──▶ Interposer ──▶ (Webdis ──▶) Redis
 //!                                  faults          where gateways share a store
 //! ```
 //!
@@ -28,9 +28,10 @@
 use std::net::SocketAddr;
 use std::thread;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 pub mod client;
+pub mod dialect;
 pub mod gateway;
 mod http2;
 pub mod interposer;
@@ -46,6 +47,7 @@ pub mod wait;
 pub mod webdis;
 
 pub use client::{Connection, Request, Response, send_all};
+pub use dialect::Dialect;
 pub use gateway::{Gateway, Options};
 pub use interposer::{Fault, Interposer};
 pub use ledger::{Entry, Ledger};
@@ -96,7 +98,7 @@ impl World {
     }
 }
 
-/// Gateways, two workers each, on one Redis behind Webdis, with the ledger behind all.
+/// Gateways, two workers each, on one Redis, behind Webdis where that is the dialect, with the ledger behind all.
 #[derive(Debug)]
 pub struct SharedWorld {
     // Each part ends before what it talks to.
@@ -104,9 +106,9 @@ pub struct SharedWorld {
     pub gateways: Vec<Gateway>,
     /// The service behind them.
     pub ledger: Ledger,
-    /// What the gateways take for Webdis.
+    /// What the gateways take for the store.
     pub interposer: Interposer,
-    /// Between the interposer and Redis.
+    /// Between the interposer and Redis, where HTTP is spoken.
     pub webdis: Webdis,
     /// Where the records are.
     pub redis: Redis,
@@ -114,7 +116,7 @@ pub struct SharedWorld {
 
 impl SharedWorld {
     /// Starts all of it with two gateways, the filters with this plugin configuration on top of the `store` of
-    /// `envoy/redis.yaml`, on a Redis that keeps nothing on disk.
+    /// the dialect's file, on a Redis that keeps nothing on disk.
     #[track_caller]
     pub fn start(configuration: Value) -> SharedWorld {
         SharedWorld::on(Redis::start(), configuration)
@@ -135,15 +137,26 @@ impl SharedWorld {
     /// One gateway for each configuration, with more to say about all of them.
     #[track_caller]
     pub fn with(redis: Redis, configurations: &[Value], change: impl Fn(Options) -> Options + Sync) -> SharedWorld {
+        SharedWorld::speaking(Dialect::chosen(), redis, configurations, change)
+    }
+
+    /// As [`with`](SharedWorld::with) in this dialect.
+    #[track_caller]
+    pub fn speaking(
+        dialect: Dialect,
+        redis: Redis,
+        configurations: &[Value],
+        change: impl Fn(Options) -> Options + Sync,
+    ) -> SharedWorld {
         let ledger = Ledger::start();
         let webdis = Webdis::start(redis.addr());
-        let interposer = Interposer::start(webdis.addr());
+        let interposer = Interposer::speaking(dialect, dialect.front(&redis, &webdis));
         let start = |configuration: &Value| {
             let mut configuration = configuration.clone();
-            for (member, value) in [("type", "redis"), ("cluster", "webdis")] {
-                configuration["store"][member] = json!(value);
+            for (member, value) in dialect.store().as_object().into_iter().flatten() {
+                configuration["store"][member] = value.clone();
             }
-            let options = Options::redis(ledger.addr(), interposer.addr()).configuration(configuration);
+            let options = Options::speaking(dialect, ledger.addr(), interposer.addr()).configuration(configuration);
             Gateway::try_start(change(options))
         };
         // Each compiles the module, which takes a processor a while.
@@ -153,6 +166,14 @@ impl SharedWorld {
         });
         let gateways = started.into_iter().collect::<Result<_, _>>().unwrap_or_else(|message| panic!("{message}"));
         SharedWorld { gateways, ledger, interposer, webdis, redis }
+    }
+
+    /// Has what is asked from now on go to another Redis.
+    pub fn turn_to(&self, redis: SocketAddr) {
+        match Dialect::chosen() {
+            Dialect::Resp => self.interposer.turn_to(redis),
+            Dialect::Webdis => self.webdis.turn_to(redis),
+        }
     }
 
     /// A POST to the first gateway, by [`CALLER`]; `.to(world.other())` sends it to the last.

@@ -64,6 +64,28 @@ pub fn ask<A: AsRef<[u8]>>(to: SocketAddr, arguments: &[A], patience: Duration) 
     read(&mut BufReader::new(stream))
 }
 
+/// How long the message is that these bytes begin with, once it is whole.
+pub fn message_len(bytes: &[u8]) -> io::Result<Option<usize>> {
+    let Some(end) = bytes.iter().position(|byte| *byte == b'\n') else { return Ok(None) };
+    let line = bytes[..end].strip_suffix(b"\r").and_then(|line| str::from_utf8(line).ok()).ok_or_else(no_answer)?;
+    let (kind, number) = line.split_at_checked(1).ok_or_else(no_answer)?;
+    let mut at = end + 1;
+    let count = || Ok::<_, io::Error>(usize::try_from(number.parse::<i64>().map_err(|_| no_answer())?).unwrap_or(0));
+    match kind {
+        "$" if number.starts_with('-') => {}
+        "$" => at += count()? + 2,
+        "*" => {
+            for _ in 0..count()? {
+                let Some(len) = message_len(bytes.get(at..).unwrap_or_default())? else { return Ok(None) };
+                at += len;
+            }
+        }
+        "+" | "-" | ":" => {}
+        _ => return Err(no_answer()),
+    }
+    Ok((at <= bytes.len()).then_some(at))
+}
+
 fn read(input: &mut impl BufRead) -> io::Result<Reply> {
     let mut line = Vec::new();
     input.read_until(b'\n', &mut line)?;

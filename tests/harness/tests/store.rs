@@ -1,15 +1,15 @@
 //! Redis, Webdis and the fault proxy: what the harness itself promises about them.
 
-use std::io::Write;
-use std::net::{SocketAddr, TcpListener};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use harness::gateway::{cluster, listener_named, set_endpoint, set_endpoints, shipped};
 use harness::redis::DURABLE;
 use harness::{
-    Fault, Gateway, Interposer, Ledger, Options, PATIENCE, Port, Redis, RedisCluster, Reply, Request, Response, Webdis,
-    wait_until,
+    Dialect, Fault, Gateway, Interposer, Ledger, Options, PATIENCE, Port, Redis, RedisCluster, Reply, Request,
+    Response, Webdis, wait_until,
 };
 use serde_json::{Value, json};
 
@@ -296,12 +296,7 @@ fn the_compose_file_agrees_with_the_gateway_it_starts() {
     let endpoint = |tree: &mut Value, name: &str| {
         cluster(tree, name)["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]["address"]["socket_address"].take()
     };
-    let webdis: Value = serde_json::from_str(compose["configs"]["webdis"]["content"].as_str().unwrap()).unwrap();
-    assert_eq!(
-        endpoint(&mut tree, "webdis"),
-        json!({ "address": webdis["http_host"], "port_value": webdis["http_port"] })
-    );
-    assert_eq!((&webdis["redis_host"], &webdis["redis_port"]), (&json!("127.0.0.1"), &json!(6379)));
+    assert_eq!(endpoint(&mut tree, "redis"), json!({ "address": "127.0.0.1", "port_value": 6379 }));
     let echo = &services["service"]["environment"]["HTTP_PORT"];
     assert_eq!(endpoint(&mut tree, "payments")["port_value"].to_string(), echo.as_str().unwrap());
     let redis = services["redis"]["command"].to_string();
@@ -325,4 +320,66 @@ fn many_calls_at_once_each_get_their_own_reply() {
         }
     });
     assert_eq!((chain.runs(), chain.interposer.calls()), (320, 320));
+}
+
+/// A stream through the fault proxy, on which commands are written before any reply is read.
+fn stream(interposer: &Interposer, commands: &[&str]) -> TcpStream {
+    let mut stream = TcpStream::connect(interposer.addr()).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let text: String =
+        commands.iter().map(|word| format!("*2\r\n$4\r\nECHO\r\n${}\r\n{word}\r\n", word.len())).collect();
+    stream.write_all(text.as_bytes()).unwrap();
+    stream
+}
+
+fn read(stream: &mut TcpStream, len: usize) -> String {
+    let mut bytes = vec![0; len];
+    stream.read_exact(&mut bytes).unwrap();
+    String::from_utf8(bytes).unwrap()
+}
+
+#[test]
+fn on_a_stream_faults_meet_single_commands_and_replies_keep_their_order() {
+    let redis = Redis::start();
+    let interposer = Interposer::speaking(Dialect::Resp, redis.addr());
+    let late = Duration::from_millis(100);
+    for fault in [
+        Fault::Pass,
+        Fault::Slice,
+        Fault::DelayReply(late),
+        Fault::Late(late),
+        Fault::Twice,
+        Fault::Swap,
+        Fault::SayAfter(200, b"$1\r\nA\r\n".to_vec()),
+        Fault::Say(200, b"$1\r\nS\r\n".to_vec()),
+        Fault::Swap,
+    ] {
+        interposer.next(1, fault);
+    }
+    let mut replies = stream(&interposer, &["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"]);
+    let said = read(&mut replies, 70);
+    let said: Vec<_> = said.split("\r\n").filter(|line| !line.is_empty() && !line.starts_with('$')).collect();
+    assert_eq!(said, ["a", "b", "c", "d", "e", "f", "A", "S", "f", "j"]);
+    assert_eq!(interposer.calls(), 10);
+}
+
+#[test]
+fn on_a_stream_a_cut_ends_it_where_it_was_to() {
+    let redis = Redis::start();
+    let interposer = Interposer::speaking(Dialect::Resp, redis.addr());
+    for (fault, wanted) in [
+        (Fault::CutBefore, "$1\r\na\r\n"),
+        (Fault::CutAfter, "$1\r\na\r\n"),
+        (Fault::Say(302, Vec::new()), "$1\r\na\r\n"),
+        (Fault::CutInside, "$1\r\na\r\n$1\r"),
+    ] {
+        let mut replies = stream(&interposer, &["a"]);
+        assert_eq!(read(&mut replies, 7), "$1\r\na\r\n");
+        interposer.next(1, fault.clone());
+        replies.write_all(b"*2\r\n$4\r\nECHO\r\n$1\r\nb\r\n*1\r\n$4\r\nPING\r\n").unwrap();
+        let mut rest = String::new();
+        // An end may be a reset.
+        let _ = replies.read_to_string(&mut rest);
+        assert_eq!(format!("$1\r\na\r\n{rest}"), wanted, "{fault:?}");
+    }
 }

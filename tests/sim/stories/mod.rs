@@ -224,6 +224,7 @@ pub fn quiet() -> Plan {
             max_calls: 2,
             max_batch: 64,
             max_batch_bytes: 4096,
+            large_bytes: None,
             max_queued: 1000,
             max_owed_bytes: 1 << 20,
             breaker_failures: 5,

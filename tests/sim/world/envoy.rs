@@ -5,10 +5,11 @@
 
 use std::rc::Rc;
 
+use envoy_idempotency::command::Failure;
 use envoy_idempotency::config::Mode;
 use envoy_idempotency::step::{Count, Flow, Outgoing, Remark};
-use envoy_idempotency::store::client::Batch;
-use envoy_idempotency::worker::{Action, Gauge, Host, Side, Stream, Worker};
+use envoy_idempotency::store::client::{Batch, Lane};
+use envoy_idempotency::worker::{Action, Gauge, Host, Side, Stream, Turn, Worker};
 use host_model::SharedData;
 
 use super::gateways::edited;
@@ -160,9 +161,16 @@ impl Host for Envoy<'_> {
         self.world.execute(self.worker, exchange, &outgoing)
     }
 
-    fn send(&mut self, batch: Batch) -> bool {
-        self.world.departs(self.worker, batch);
-        true
+    fn room(&self, _lane: Lane, turn: Turn) -> usize {
+        match turn {
+            Turn::Root => usize::MAX,
+            Turn::Stream => self.world.room_in_streams,
+        }
+    }
+
+    fn send(&mut self, batches: Vec<Batch>) -> Vec<(u64, Failure)> {
+        batches.into_iter().for_each(|batch| self.world.departs(self.worker, batch));
+        Vec::new()
     }
 
     fn wake(&mut self) {

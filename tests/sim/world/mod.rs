@@ -395,6 +395,8 @@ pub struct World {
     /// Owners whose claim was granted and not withdrawn.
     granted: HashSet<Owner>,
     is_wild: bool,
+    /// How many calls may be sent in a callback of a stream.
+    room_in_streams: usize,
 }
 impl World {
     pub fn new(plan: Plan, is_wild: bool) -> World {
@@ -444,6 +446,7 @@ impl World {
             is_bodiless,
             granted: HashSet::new(),
             is_wild,
+            room_in_streams: plan.limits.large_bytes.map_or(0, |_| usize::MAX),
             plan,
         };
         for node in 0..world.nodes.len() {

@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use harness::{CALLER, Gateway, Ledger, Options, Redis, Request, Response, Webdis};
+use harness::{CALLER, Dialect, Gateway, Ledger, Options, Redis, Request, Response};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 fn main() -> ExitCode {
@@ -51,7 +51,7 @@ fn run() -> Result<(), String> {
 struct Stage {
     gateways: Vec<Gateway>,
     ledger: Ledger,
-    store: Option<(Webdis, Redis)>,
+    store: Option<Redis>,
 }
 
 impl Stage {
@@ -63,10 +63,7 @@ impl Stage {
         };
         let ledger = Ledger::start();
         let store = match shared {
-            true => {
-                let redis = Redis::try_start(&harness::redis::DURABLE)?;
-                Some((Webdis::try_start(redis.addr())?, redis))
-            }
+            true => Some(Redis::try_start(&harness::redis::DURABLE)?),
             false => None,
         };
         let port = match std::env::var("PORT") {
@@ -75,7 +72,7 @@ impl Stage {
         };
         let gateway = |number| {
             let mut options = match &store {
-                Some((webdis, _)) => Options::redis(ledger.addr(), webdis.addr()),
+                Some(redis) => Options::speaking(Dialect::Resp, ledger.addr(), redis.addr()),
                 None => Options::new(ledger.addr()),
             };
             if !once {
@@ -105,13 +102,12 @@ fn transcript(stage: &Stage) -> Result<(), String> {
         None => {
             println!("Envoy with the filter listens on {}; the payment service behind it on {ledger}.", stage.first());
         }
-        Some((webdis, redis)) => println!(
+        Some(redis) => println!(
             "Two Envoys with the filter listen on {} and {}; the payment service behind both on {ledger}.\n\
-             Their records are in the Redis on {}, behind the Webdis on {}.",
+             Their records are in the Redis on {}.",
             stage.first(),
             stage.last(),
-            redis.addr(),
-            webdis.addr()
+            redis.addr()
         ),
     }
 
