@@ -55,7 +55,8 @@ fn is_settled(answer: &Response) -> bool {
 fn is_to_be_tried_again(answer: &Response) -> bool {
     let has = |word: &str| said(answer).contains(word);
     let waits = is_refusal(answer, "outcome-unknown") && answer.header("retry-after").is_some();
-    has(";outcome=retry") || has(";outcome=unknown") || is_refusal(answer, "in-flight") || waits
+    let is_early = ["in-flight", "store-unavailable"].iter().any(|slug| is_refusal(answer, slug));
+    has(";outcome=retry") || has(";outcome=unknown") || is_early || waits
 }
 
 #[test]
