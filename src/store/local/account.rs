@@ -7,8 +7,9 @@ use crate::record::{Corrupt, Input};
 
 /// One stay of a body in a place: bodies come to the places in order, lap after lap, so an earlier stay is an older body.
 ///
-/// No stay is used twice. The first lap is 1: a new place counts to the lap before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// No stay is used twice: a lap goes over the places that there were at its beginning, and those made in its course
+/// belong to it too.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
     /// The number of the lap.
     pub lap: u32,
@@ -37,7 +38,7 @@ impl Place {
 }
 
 /// Bytes in use and positions, in one cell so that they change together.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Account {
     /// May be below zero for a moment: a change is accounted for after it was made.
     pub bytes: i64,
@@ -45,7 +46,9 @@ pub struct Account {
     pub bodies: i64,
     /// How many places for bodies have been made.
     pub places: u32,
-    /// Where the next body goes, unless a new place is made for it.
+    /// How many there were when this lap began.
+    pub lap_places: u32,
+    /// Where the next body goes, unless the lap is over or a new place is made for it.
     pub next: Place,
     /// Where the oldest body may be.
     pub oldest: Place,
@@ -57,13 +60,6 @@ pub struct Account {
     pub barren_until_ms: u64,
 }
 
-impl Default for Account {
-    fn default() -> Self {
-        let start = Place { lap: 1, slot: 0 };
-        Account { bytes: 0, bodies: 0, places: 0, next: start, oldest: start, hand: 0, barren: 0, barren_until_ms: 0 }
-    }
-}
-
 impl Account {
     /// A place for one more body: a new one while three in four are taken, because then a free one is hard to find.
     pub fn place(&mut self) -> Place {
@@ -73,18 +69,23 @@ impl Account {
         }
     }
 
-    /// The next place of this lap, which another body may still be in.
+    /// The next place of this lap, which a body of an earlier one may still be in.
     pub fn next_place(&mut self) -> Place {
+        if self.next.slot >= self.lap_places {
+            self.next = Place { lap: self.next.lap.saturating_add(1), slot: 0 };
+            self.lap_places = self.places;
+        }
         let place = self.next;
-        self.next = place.after(self.places);
+        self.next.slot = place.slot.saturating_add(1);
+        self.oldest = self.oldest.min(place);
         place
     }
 
-    /// A place that no body was ever in. This lap has yet to come to it, so it belongs to the lap before.
+    /// A place that no body was ever in.
     pub fn new_place(&mut self) -> Place {
-        let place = Place { lap: self.next.lap.saturating_sub(1), slot: self.places };
-        self.oldest = self.oldest.min(place);
+        let place = Place { slot: self.places, ..self.next };
         self.places = self.places.saturating_add(1);
+        self.oldest = self.oldest.min(place);
         place
     }
 
@@ -106,7 +107,7 @@ impl Account {
 
     /// As its cell holds it.
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(52);
+        let mut out = Vec::with_capacity(56);
         out.extend(self.bytes.to_le_bytes());
         out.extend(self.bodies.to_le_bytes());
         out.extend(self.next.number().to_le_bytes());
@@ -115,6 +116,7 @@ impl Account {
         out.extend(self.hand.to_le_bytes());
         out.extend(self.barren.to_le_bytes());
         out.extend(self.places.to_le_bytes());
+        out.extend(self.lap_places.to_le_bytes());
         out
     }
 
@@ -136,6 +138,7 @@ impl Account {
             hand: u32::from_le_bytes(input.array()?),
             barren: u32::from_le_bytes(input.array()?),
             places: u32::from_le_bytes(input.array()?),
+            lap_places: u32::from_le_bytes(input.array()?),
         };
         input.end()?;
         Ok(account)

@@ -1,6 +1,7 @@
 //! The bodies of stored responses, in places of their own beside the records.
 //!
-//! Its one rule: no body goes before the bytes are used, and then the oldest go first, lap by lap.
+//! Its one rule: no body goes before the bytes are used, and then the oldest go first; where places were made
+//! or left in between, nearly so.
 //! It does not know what a response is, nor what becomes of its record.
 
 use std::ops::RangeInclusive;
@@ -63,7 +64,11 @@ impl<C: Cells> Table<C> {
 
     /// The body that a record of this name carries the place of; none when it has gone.
     pub(super) fn body(&self, name: &Name, place: &[u8]) -> Result<Option<Vec<u8>>, Failure> {
-        let place = Place::of(u64::from_le_bytes(place.try_into().map_err(|_| Failure::Corrupt)?));
+        self.body_at(name, Place::of(u64::from_le_bytes(place.try_into().map_err(|_| Failure::Corrupt)?)))
+    }
+
+    /// The body of a record of this name in this place; none when it has gone.
+    pub(super) fn body_at(&self, name: &Name, place: Place) -> Result<Option<Vec<u8>>, Failure> {
         let (value, _) = self.get(&self.body_key(place))?;
         if value.is_empty() {
             return Ok(None);
@@ -81,20 +86,20 @@ impl<C: Cells> Table<C> {
             }
             // A body that outlasts a lap goes with that of the lap after.
             let mut place = account.oldest.max(Place { lap: account.next.lap.saturating_sub(1), slot: 0 });
-            if place >= account.next {
+            if place.lap > account.next.lap {
                 return Ok(false);
             }
             for _ in 0..PLACE_STEPS {
                 let dropped = self.drop_stays(Place { lap: 0, ..place }..=place);
                 place = place.after(account.places);
-                if dropped || place >= account.next {
+                if dropped || place.lap > account.next.lap {
                     break;
                 }
             }
             self.change_account(|now| {
-                // Unless another worker has gone on, or has made a place behind.
+                // Unless another worker has gone on, or has put a body behind.
                 if now.oldest == account.oldest {
-                    now.oldest = place.min(now.next);
+                    now.oldest = place;
                 }
             })?;
         }

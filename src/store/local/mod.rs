@@ -9,7 +9,7 @@
 //! Cells are never deleted, so their keys are drawn from a set that grows only by need: *buckets* of records, found by
 //! name; *places* for response bodies, found by what the record carries; one *account* of bytes and positions; one
 //! *salt*. Bodies come to free places in order, lap after lap, and a new place is made while few are free: so no body
-//! goes before the bytes are used. Then they go oldest lap first, and a record whose body has gone says "not
+//! goes before the bytes are used. Then the oldest go first, lap by lap, and a record whose body has gone says "not
 //! replayable". A clock hand goes round the buckets a few at a time and drops what has expired, and under pressure what
 //! was released.
 
@@ -108,10 +108,17 @@ impl<C: Cells> Table<C> {
             dropped = place.is_none();
         }
         let applied = self.apply_to_bucket(&command, prepaid, now_ms);
-        let (verdict, written) = applied.unwrap_or_else(|failure| (StoreReply::Failed(failure), false));
-        if let Some(place) = place.filter(|_| !written) {
-            let _ = self.account_for(-prepaid);
-            self.drop_body(place);
+        let (verdict, change) = applied.unwrap_or_else(|failure| (StoreReply::Failed(failure), Change::None));
+        if let Some(place) = place {
+            match change {
+                Change::None => {
+                    let _ = self.account_for(-prepaid);
+                    self.drop_body(place);
+                }
+                // The room for it may be that of the body itself.
+                Change::Grown => dropped = !matches!(self.body_at(&command.name, place), Ok(Some(_))),
+                Change::Written => {}
+            }
         }
         match verdict {
             StoreReply::Settled if dropped => StoreReply::Dropped,
@@ -137,8 +144,8 @@ impl<C: Cells> Table<C> {
         self.account().map_or(0, |account| account.used())
     }
 
-    /// Tells also whether anything was written. `prepaid` bytes of growth are accounted for already.
-    fn apply_to_bucket(&self, command: &Command, prepaid: i64, now_ms: u64) -> Result<(StoreReply, bool), Failure> {
+    /// Tells also what was written. `prepaid` bytes of growth are accounted for already.
+    fn apply_to_bucket(&self, command: &Command, prepaid: i64, now_ms: u64) -> Result<(StoreReply, Change), Failure> {
         let key = self.key(b'r', self.bucket_of(&command.name));
         let is_claim = command.kind.reply_kind() == ReplyKind::Claim;
         for _ in 0..TRIES {
@@ -147,7 +154,7 @@ impl<C: Cells> Table<C> {
             let before = found.map(Record::decode).transpose()?;
             let body_before = before.as_ref().and_then(body_place);
             let Outcome { record, verdict } = model::apply(before, command, now_ms);
-            let Some(record) = record else { return Ok((verdict, false)) };
+            let Some(record) = record else { return Ok((verdict, Change::None)) };
             let after = put(&bucket, place, &command.name, &record.encode())?;
             let growth = after.len() as i64 - bucket.len() as i64 - prepaid;
             let reserved = match self.reserve_growth(growth, now_ms) {
@@ -168,7 +175,7 @@ impl<C: Cells> Table<C> {
                 // Here is something that may go.
                 let _ = self.change_account(|account| account.barren = 0);
             }
-            return Ok((verdict, true));
+            return Ok((verdict, if reserved { Change::Grown } else { Change::Written }));
         }
         Err(Failure::Contention)
     }
@@ -354,6 +361,15 @@ impl<C: Cells> Table<C> {
         let [i, j, k, l] = index.to_le_bytes();
         [a, b, c, d, e, f, g, h, kind, i, j, k, l]
     }
+}
+
+/// What an operation did to a bucket.
+enum Change {
+    None,
+    /// Within the bytes that it had.
+    Written,
+    /// Into more bytes, for which others may have gone.
+    Grown,
 }
 
 /// What the hand found in one bucket.
