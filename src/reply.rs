@@ -77,7 +77,8 @@ impl Reply {
         if let Some(seconds) = facts.retry_after_s {
             headers.push(b"retry-after", seconds.to_string().as_bytes());
         }
-        let status_line = StatusLine { attempt: facts.attempt, reason: Some(slug), ..StatusLine::new(Token::Refused) };
+        let status_line =
+            IdempotencyStatus { attempt: facts.attempt, reason: Some(slug), ..IdempotencyStatus::new(Token::Refused) };
         headers.push(STATUS.as_bytes(), status_line.to_string().as_bytes());
         expose(policy, &mut headers);
         Reply { status, headers, body: body.to_string().into_bytes(), details: code_details }
@@ -139,7 +140,7 @@ impl Reply {
     }
 
     /// The stored response once more. Its body is what was kept: nothing where only the head was.
-    pub fn replay(policy: &Policy, response: Response, line: &StatusLine) -> Self {
+    pub fn replay(policy: &Policy, response: Response, line: &IdempotencyStatus) -> Self {
         let mut headers = response.headers;
         headers.push(STATUS.as_bytes(), line.to_string().as_bytes());
         headers.push(REPLAYED.as_bytes(), b"true");
@@ -150,7 +151,7 @@ impl Reply {
 
 /// The value of `Idempotency-Status`: "an Item ... MUST be a Token" with parameters (RFC 9651, section 3.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StatusLine {
+pub struct IdempotencyStatus {
     /// What became of the request.
     pub token: Token,
     /// Whether a retry will be answered from the store; of an execution.
@@ -217,24 +218,24 @@ impl Reason {
     }
 }
 
-impl StatusLine {
+impl IdempotencyStatus {
     /// A line without parameters.
     pub fn new(token: Token) -> Self {
-        StatusLine { token, stored: None, attempt: None, age_s: None, ttl_s: None, outcome: None, reason: None }
+        IdempotencyStatus { token, stored: None, attempt: None, age_s: None, ttl_s: None, outcome: None, reason: None }
     }
 
     /// The line of a request that goes upstream unprotected.
     pub fn bypassed(reason: Reason) -> Self {
-        StatusLine { reason: Some(reason.as_str()), ..StatusLine::new(Token::Bypassed) }
+        IdempotencyStatus { reason: Some(reason.as_str()), ..IdempotencyStatus::new(Token::Bypassed) }
     }
 
     /// The line with what became of the response as its reason; why the request ran unprotected matters more.
     pub fn because(self, reason: Option<Reason>) -> Self {
-        StatusLine { reason: self.reason.or(reason.map(Reason::as_str)), ..self }
+        IdempotencyStatus { reason: self.reason.or(reason.map(Reason::as_str)), ..self }
     }
 }
 
-impl fmt::Display for StatusLine {
+impl fmt::Display for IdempotencyStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.token {
             Token::Bypassed => "bypassed",

@@ -14,7 +14,7 @@ use crate::key::{self, ClientKey, KEY, KeyForm, NoKey, UpstreamKey};
 use crate::message::{Edit, Headers, RequestHead, media_type};
 use crate::record::Owner;
 use crate::refusal::ProblemType;
-use crate::reply::{ProblemDetails, Reason, StatusLine, Token};
+use crate::reply::{IdempotencyStatus, ProblemDetails, Reason, Token};
 use crate::step::{Bypass, Count, Flow, Outgoing, SeenCaller, Step};
 
 use super::attempt::{ClaimRequest, Injected, PendingRequest};
@@ -95,7 +95,7 @@ impl Body {
         if origin.is_request_too_large() {
             return refuse(cx, injected, ProblemType::BodyTooLarge, ProblemDetails::default());
         }
-        (State::Done, respond(cx, injected, headers, StatusLine::new(Token::Refused)))
+        (State::Done, respond(cx, injected, headers, IdempotencyStatus::new(Token::Refused)))
     }
 
     /// Whether it keeps the body itself.
@@ -122,7 +122,7 @@ fn begin(
         let counts = vec![Count::Bypassed(bypass)];
         // A client that did not call by gRPC has to hear that a filter in front has made a call of its request.
         let state = if bypass == Bypass::Grpc && head.headers.has(TRANSCODED) {
-            State::Unprotected(Unprotected { line: StatusLine::bypassed(Reason::Grpc), injected: None })
+            State::Unprotected(Unprotected { line: IdempotencyStatus::bypassed(Reason::Grpc), injected: None })
         } else {
             State::Done
         };
@@ -247,7 +247,7 @@ fn without_caller(request: &Request<'_>, (state, step): Next) -> Next {
 fn send_key(pending: &mut PendingRequest, key: Option<UpstreamKey>) -> Next {
     let mut edits = std::mem::take(&mut pending.forged);
     let Some(key) = key else {
-        let unprotected = Unprotected { line: StatusLine::new(Token::Bypassed), injected: pending.injected };
+        let unprotected = Unprotected { line: IdempotencyStatus::new(Token::Bypassed), injected: pending.injected };
         return (State::Unprotected(unprotected), Step { flow: Flow::Resume(edits), ..Step::default() });
     };
     edits.push(Edit::Set(KEY, key.text().into_bytes()));

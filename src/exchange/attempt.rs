@@ -11,7 +11,7 @@ use crate::fingerprint::Fingerprint;
 use crate::key::{ClientKey, KeyForm, Name, UpstreamKey};
 use crate::message::{Edit, Headers, accepts_coding};
 use crate::record::{Owner, Response};
-use crate::reply::{Reason, StatusLine, Token};
+use crate::reply::{IdempotencyStatus, Reason, Token};
 use crate::step::Outgoing;
 
 use super::headers::steered_ttl_s;
@@ -151,10 +151,10 @@ impl Execution {
     }
 
     /// Its status, where the store keeps its answer or may; see [`Outcome`] for what else becomes of it.
-    pub(super) fn line(&self, stored: Option<bool>, outcome: Option<Fate>) -> StatusLine {
+    pub(super) fn line(&self, stored: Option<bool>, outcome: Option<Fate>) -> IdempotencyStatus {
         let Some(attempt) = self.attempt else {
             // It runs although its claim got no answer.
-            return StatusLine::bypassed(Reason::StoreFailure);
+            return IdempotencyStatus::bypassed(Reason::StoreFailure);
         };
         let outcome = outcome.map(|fate| match fate {
             Fate::Release => "released",
@@ -162,7 +162,8 @@ impl Execution {
             Fate::Store => "completed",
             Fate::Unknown => "unknown",
         });
-        let line = StatusLine { stored, attempt: Some(attempt), outcome, ..StatusLine::new(Token::Executed) };
+        let line =
+            IdempotencyStatus { stored, attempt: Some(attempt), outcome, ..IdempotencyStatus::new(Token::Executed) };
         line.because(self.injected.map(|_| Reason::Injected))
     }
 }

@@ -14,7 +14,7 @@ use crate::message::{Edit, Headers};
 use crate::mutant::{self, Mutant};
 use crate::record::{Owner, Response};
 use crate::refusal::ProblemType;
-use crate::reply::{ProblemDetails, Reason, Reply, StatusLine, Token};
+use crate::reply::{IdempotencyStatus, ProblemDetails, Reason, Reply, Token};
 use crate::step::{Count, Flow, Remark, Step};
 
 use super::attempt::{ClaimRequest, Execution, Injected, PendingRequest};
@@ -103,7 +103,7 @@ impl Waiting {
             EventKind::Tick { owner } => unless_sent_as_it_is(self.ask_again(cx, owner)),
             EventKind::ResponseHeaders { headers, .. } => {
                 let (attempt, reason) = (Some(self.waiter.attempt), Some(ProblemType::InFlight.as_str()));
-                let line = StatusLine { attempt, reason, ..StatusLine::new(Token::Refused) };
+                let line = IdempotencyStatus { attempt, reason, ..IdempotencyStatus::new(Token::Refused) };
                 let counts = vec![Count::Refused(ProblemType::InFlight)];
                 let step = respond(cx, self.claim.pending.injected, headers, line);
                 (State::Done, Step { counts, ..step })
@@ -152,7 +152,7 @@ impl Renewal {
 
 /// Envoy answers a request whose claim is under way: the claim is withdrawn.
 fn overtaken(cx: &Context<'_>, injected: Option<Injected>, headers: &Headers, (state, step): Next) -> Next {
-    let Step { flow, status, .. } = respond(cx, injected, headers, StatusLine::new(Token::Refused));
+    let Step { flow, status, .. } = respond(cx, injected, headers, IdempotencyStatus::new(Token::Refused));
     (state, Step { flow, status, ..step })
 }
 
@@ -194,11 +194,11 @@ impl Claim {
                 forward_if_fresh(cx, execution, pending, 0)
             }
             StoreReply::Completed { attempt, status, response, age_ms, ttl_ms } => {
-                let line = StatusLine {
+                let line = IdempotencyStatus {
                     attempt: Some(attempt),
                     age_s: Some(age_ms / 1000),
                     ttl_s: Some(ttl_ms / 1000),
-                    ..StatusLine::new(Token::Replayed)
+                    ..IdempotencyStatus::new(Token::Replayed)
                 };
                 self.replay(cx, line, status, response.as_deref())
             }
@@ -273,7 +273,7 @@ impl Claim {
     }
 
     /// A completed operation, once more.
-    fn replay(self, cx: &Context<'_>, line: StatusLine, status: Option<u16>, response: Option<&[u8]>) -> Next {
+    fn replay(self, cx: &Context<'_>, line: IdempotencyStatus, status: Option<u16>, response: Option<&[u8]>) -> Next {
         let (request, injected) = (&self.request, self.pending.injected);
         let opened = response.map(|sealed| Response::decode(&cx.secrets.vault.open(&request.name, sealed)?));
         let Ok(response) = opened.transpose() else {
@@ -286,7 +286,7 @@ impl Claim {
         match response {
             // A trial keeps no bodies: what would be replayed is all there is to know.
             _ if cx.policy.mode == Mode::Observe => {
-                let unprotected = Unprotected { line: StatusLine::bypassed(Reason::Observe), injected };
+                let unprotected = Unprotected { line: IdempotencyStatus::bypassed(Reason::Observe), injected };
                 (State::Unprotected(unprotected), Step { counts: vec![Count::Replayed], ..Step::default() })
             }
             response if cx.policy.on_completed == OnCompleted::Conflict => {

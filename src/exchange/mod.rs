@@ -45,7 +45,7 @@ use crate::event::{Clock, Event, EventKind};
 use crate::key::Name;
 use crate::message::{Edit, Headers};
 use crate::record::Owner;
-use crate::reply::{Reason, STATUS, StatusLine};
+use crate::reply::{IdempotencyStatus, Reason, STATUS};
 use crate::seal::Vault;
 use crate::step::{Count, Flow, Step};
 
@@ -215,7 +215,7 @@ impl Exchange {
             Count::Replayed => Some("replayed"),
             _ => None,
         });
-        let line = StatusLine { outcome: before.or(decided), ..StatusLine::bypassed(Reason::Observe) };
+        let line = IdempotencyStatus { outcome: before.or(decided), ..IdempotencyStatus::bypassed(Reason::Observe) };
         if matches!(step.flow, Flow::Answer(_)) || matches!(self.state, State::Answered(_) | State::Unprotected(_)) {
             self.state = State::Unprotected(Unprotected { line, injected: None });
         }

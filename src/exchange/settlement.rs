@@ -12,7 +12,7 @@ use crate::event::EventKind;
 use crate::key::KEY;
 use crate::message::{Edit, Headers};
 use crate::refusal::ProblemType;
-use crate::reply::{EXPOSE, EXPOSED, ProblemDetails, Reason, Reply, STATUS, StatusLine};
+use crate::reply::{EXPOSE, EXPOSED, IdempotencyStatus, ProblemDetails, Reason, Reply, STATUS};
 use crate::step::{Bypass, Count, Flow, Remark, Step};
 
 use super::answered::Answered;
@@ -54,7 +54,7 @@ pub(super) struct Message {
 
 /// Awaits the head of a response that only gets a status.
 pub(super) struct Unprotected {
-    pub(super) line: StatusLine,
+    pub(super) line: IdempotencyStatus,
     pub(super) injected: Option<Injected>,
 }
 
@@ -95,7 +95,7 @@ impl Save {
     }
 
     /// The status of the execution, where the store keeps its answer or does not.
-    pub(super) fn line(&self, stored: bool) -> StatusLine {
+    pub(super) fn line(&self, stored: bool) -> IdempotencyStatus {
         self.execution.line(Some(stored), (!stored).then_some(self.fate))
     }
 
@@ -223,7 +223,7 @@ impl Save {
                 let stored = self.fate == Fate::Store && *reply == StoreReply::Settled;
                 // How much is left of a window only the store knows.
                 let ttl_s = (stored && self.execution.request.window_ms.is_none()).then_some(message.ttl_ms / 1000);
-                let line = StatusLine { ttl_s, ..self.line(stored) };
+                let line = IdempotencyStatus { ttl_s, ..self.line(stored) };
                 match held {
                     None => resume(with_status(cx, self.execution.injected, message.removals, line), line),
                     Some(held) => self.handed_on(cx, held, line),
@@ -255,7 +255,7 @@ impl Save {
     }
 
     /// The upstream's answer to a request that the gateway itself had sent, on its way to the client.
-    fn handed_on(&mut self, cx: &Context<'_>, mut reply: Rc<Reply>, line: StatusLine) -> Step {
+    fn handed_on(&mut self, cx: &Context<'_>, mut reply: Rc<Reply>, line: IdempotencyStatus) -> Step {
         let edits = with_status(cx, self.execution.injected, Vec::new(), line);
         let changed = Rc::make_mut(&mut reply);
         changed.headers = edited(&changed.headers, &edits);
@@ -321,7 +321,7 @@ pub(super) fn bypass(pending: &mut PendingRequest, reason: Reason) -> Next {
     if reason == Reason::NoCaller {
         pending.injected = None;
     }
-    let unprotected = Unprotected { line: StatusLine::bypassed(reason), injected: pending.injected };
+    let unprotected = Unprotected { line: IdempotencyStatus::bypassed(reason), injected: pending.injected };
     let counts = vec![Count::Bypassed(Bypass::Said(reason))];
     let flow = Flow::Resume(std::mem::take(&mut pending.forged));
     (State::Unprotected(unprotected), Step { flow, counts, ..Step::default() })
@@ -347,11 +347,21 @@ pub(super) fn answer(injected: Option<Injected>, mut reply: Reply, count: Count)
 }
 
 /// Lets the response at hand go with this status.
-pub(super) fn respond(cx: &Context<'_>, injected: Option<Injected>, headers: &Headers, line: StatusLine) -> Step {
+pub(super) fn respond(
+    cx: &Context<'_>,
+    injected: Option<Injected>,
+    headers: &Headers,
+    line: IdempotencyStatus,
+) -> Step {
     resume(with_status(cx, injected, removals(headers), line), line)
 }
 
-fn with_status(cx: &Context<'_>, injected: Option<Injected>, mut edits: Vec<Edit>, line: StatusLine) -> Vec<Edit> {
+fn with_status(
+    cx: &Context<'_>,
+    injected: Option<Injected>,
+    mut edits: Vec<Edit>,
+    line: IdempotencyStatus,
+) -> Vec<Edit> {
     edits.push(Edit::Set(STATUS, line.to_string().into_bytes()));
     edits.extend(injected.and_then(Injected::generated_key).map(|key| Edit::Set(KEY, key)));
     if cx.policy.expose_cors {
@@ -360,6 +370,6 @@ fn with_status(cx: &Context<'_>, injected: Option<Injected>, mut edits: Vec<Edit
     edits
 }
 
-fn resume(edits: Vec<Edit>, line: StatusLine) -> Step {
+fn resume(edits: Vec<Edit>, line: IdempotencyStatus) -> Step {
     Step { flow: Flow::Resume(edits), status: Some(line.to_string()), ..Step::default() }
 }
