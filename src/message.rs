@@ -174,7 +174,7 @@ pub fn accepts_coding(accepted: &[u8], coding: &[u8]) -> bool {
 
 /// A change to the header fields of the message that is let go.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Edit {
+pub enum HeaderMutation {
     /// Add a line, beside those that may be there.
     Add(&'static str, Vec<u8>),
     /// Remove every line of this name.

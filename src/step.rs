@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use crate::command::{Command, Failure, GivenUp, WhyGivenUp};
 use crate::key::Name;
-use crate::message::{Edit, Headers};
+use crate::message::{HeaderMutation, Headers};
 use crate::refusal::ProblemType;
 use crate::reply::{Reason, Reply};
 
@@ -52,7 +52,7 @@ pub enum SeenCaller {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Flow {
     /// Send this instead of what the upstream would say, or has said.
-    Answer(Rc<Reply>),
+    LocalReply(Rc<Reply>),
     /// Keep it until a later step lets it go.
     Hold,
     /// Leave it as it is: go on if it is going, stay if it is held.
@@ -63,7 +63,7 @@ pub enum Flow {
     /// Put these fields in the place of all that its head has, and let it go.
     Restore(Headers),
     /// Change its head so, and let it go.
-    Resume(Vec<Edit>),
+    Resume(Vec<HeaderMutation>),
 }
 
 /// A request that the gateway itself sends upstream.

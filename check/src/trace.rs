@@ -85,7 +85,7 @@ fn becomes(policy: &Policy, step: &Step) -> Vec<Line> {
     let bypassed =
         step.counts.iter().find_map(|count| if let Count::Bypassed(why) = count { Some(*why) } else { None });
     let then = match (&step.flow, bypassed) {
-        (Flow::Answer(reply), _) => {
+        (Flow::LocalReply(reply), _) => {
             let body = String::from_utf8_lossy(&reply.body);
             return vec![("then", format!("is refused: {}", reply.status)), ("with", body.trim().to_owned())];
         }

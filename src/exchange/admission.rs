@@ -11,7 +11,7 @@ use crate::event::EventKind;
 use crate::evidence::Origin;
 use crate::fingerprint::Payload;
 use crate::key::{self, ClientKey, KEY, KeyForm, NoKey, UpstreamKey};
-use crate::message::{Edit, Headers, RequestHead, media_type};
+use crate::message::{HeaderMutation, Headers, RequestHead, media_type};
 use crate::record::Owner;
 use crate::refusal::ProblemType;
 use crate::reply::{IdempotencyStatus, ProblemDetails, Reason, Token};
@@ -117,7 +117,7 @@ fn begin(
     if policy.mode == Mode::Off {
         return done();
     }
-    let forged = OURS_ALONE.into_iter().filter(|name| head.headers.has(name)).map(Edit::Remove).collect();
+    let forged = OURS_ALONE.into_iter().filter(|name| head.headers.has(name)).map(HeaderMutation::Remove).collect();
     if let Some(bypass) = never_protected(head) {
         let counts = vec![Count::Bypassed(bypass)];
         // A client that did not call by gRPC has to hear that a filter in front has made a call of its request.
@@ -250,7 +250,7 @@ fn send_key(pending: &mut PendingRequest, key: Option<UpstreamKey>) -> Next {
         let unprotected = Unprotected { line: IdempotencyStatus::new(Token::Bypassed), injected: pending.injected };
         return (State::Unprotected(unprotected), Step { flow: Flow::Resume(edits), ..Step::default() });
     };
-    edits.push(Edit::Set(KEY, key.text().into_bytes()));
+    edits.push(HeaderMutation::Set(KEY, key.text().into_bytes()));
     let (state, step) = bypass(pending, Reason::Injected);
     (state, Step { flow: Flow::Resume(edits), ..step })
 }

@@ -56,7 +56,7 @@ impl Answered {
                 if origin.is_request_too_large() || given.is_none() && is_overtaken(headers, status) =>
             {
                 let reply = Reply::problem(cx.policy, ProblemType::BodyTooLarge, ProblemDetails::default());
-                let flow = Flow::Answer(Rc::new(reply));
+                let flow = Flow::LocalReply(Rc::new(reply));
                 (State::Done, Step { flow, ..Step::default() })
             }
             (EventKind::ResponseHeaders { headers, status, origin, end }, Some(given))

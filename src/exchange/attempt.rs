@@ -9,7 +9,7 @@ use crate::digest::{Digest, hex};
 use crate::evidence::{Origin, Source};
 use crate::fingerprint::Fingerprint;
 use crate::key::{ClientKey, KeyForm, Name, UpstreamKey};
-use crate::message::{Edit, Headers, accepts_coding};
+use crate::message::{HeaderMutation, Headers, accepts_coding};
 use crate::record::{Owner, Response};
 use crate::reply::{IdempotencyStatus, Reason, Token};
 use crate::step::Outgoing;
@@ -20,7 +20,7 @@ use super::headers::steered_ttl_s;
 #[derive(Default)]
 pub(super) struct PendingRequest {
     /// Removals of what a client must not tell the upstream in the gateway's name.
-    pub(super) forged: Vec<Edit>,
+    pub(super) forged: Vec<HeaderMutation>,
     /// Which operation it is by the word of the hop before, if that is one.
     pub(super) said_operation: Option<Vec<u8>>,
     /// The key that the gateway has made, where the client brought none.

@@ -10,7 +10,7 @@ use crate::config::{LEASE_MARGIN, Mode, OnCompleted, OnInFlight, OnStoreFailure,
 use crate::event::EventKind;
 use crate::fingerprint::Fingerprint;
 use crate::key::KEY;
-use crate::message::{Edit, Headers};
+use crate::message::{HeaderMutation, Headers};
 use crate::mutant::{self, Mutant};
 use crate::record::{Owner, Response};
 use crate::refusal::ProblemType;
@@ -291,7 +291,7 @@ impl Claim {
             }
             response if cx.policy.on_completed == OnCompleted::Conflict => {
                 let (state, mut step) = refuse(cx, injected, ProblemType::AlreadyCompleted, details);
-                if let (Flow::Answer(reply), Some(response)) = (&mut step.flow, response)
+                if let (Flow::LocalReply(reply), Some(response)) = (&mut step.flow, response)
                     && let Some(location) = response.headers.first("location")
                 {
                     Rc::make_mut(reply).headers.push(b"location", location);
@@ -351,9 +351,9 @@ fn forward(cx: &Context<'_>, mut execution: Execution, pending: PendingRequest) 
     let attempt = execution.attempt.unwrap_or(0);
     execution.renew_at_ms = Some(execution.asked_ms + cx.policy.lease_ms / 3);
     let mut edits = pending.forged;
-    edits.push(Edit::Set(OPERATION, execution.request.operation().into_bytes()));
-    edits.push(Edit::Set(ATTEMPT, attempt.to_string().into_bytes()));
-    edits.extend(execution.request.key_for_upstream().map(|key| Edit::Set(KEY, key)));
+    edits.push(HeaderMutation::Set(OPERATION, execution.request.operation().into_bytes()));
+    edits.push(HeaderMutation::Set(ATTEMPT, attempt.to_string().into_bytes()));
+    edits.extend(execution.request.key_for_upstream().map(|key| HeaderMutation::Set(KEY, key)));
     let counts = execution.doubt.then_some(Count::Takeover).into_iter().collect();
     let remark = execution.doubt.then_some(Remark::Takeover(execution.request.name, attempt));
     let step = Step { wake_ms: execution.renew_at_ms, counts, remark, ..Step::default() };

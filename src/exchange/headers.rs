@@ -5,7 +5,7 @@
 
 use crate::config::Fate;
 use crate::evidence::{Origin, flags};
-use crate::message::{Edit, Headers, whole_number};
+use crate::message::{HeaderMutation, Headers, whole_number};
 use crate::reply::OUR_HEADERS;
 
 /// The fencing number, for the upstream.
@@ -29,13 +29,13 @@ const REPORT_OWNER: &str = "x-idempotency-owner";
 const REPORT_SENT: &str = "x-idempotency-sent";
 
 /// Header fields after these changes.
-pub(super) fn edited(headers: &Headers, edits: &[Edit]) -> Headers {
+pub(super) fn edited(headers: &Headers, edits: &[HeaderMutation]) -> Headers {
     let is_replaced = |name: &[u8]| {
-        edits.iter().any(|edit| matches!(edit, Edit::Remove(gone) | Edit::Set(gone, _) if gone.as_bytes() == name))
+        edits.iter().any(|edit| matches!(edit, HeaderMutation::Remove(gone) | HeaderMutation::Set(gone, _) if gone.as_bytes() == name))
     };
     let mut out: Headers = headers.iter().filter(|(name, _)| !is_replaced(name)).collect();
     for edit in edits {
-        if let Edit::Add(name, value) | Edit::Set(name, value) = edit {
+        if let HeaderMutation::Add(name, value) | HeaderMutation::Set(name, value) = edit {
             out.push(name.as_bytes(), value);
         }
     }
@@ -106,14 +106,14 @@ fn single<'a>(headers: &'a Headers, name: &'a str) -> Option<&'a [u8]> {
 }
 
 /// Removals of what only the gateway may say, and of what was said to it alone.
-pub(super) fn removals(headers: &Headers) -> Vec<Edit> {
-    let ours = OUR_HEADERS.into_iter().filter(|name| headers.has(name)).map(Edit::Remove);
+pub(super) fn removals(headers: &Headers) -> Vec<HeaderMutation> {
+    let ours = OUR_HEADERS.into_iter().filter(|name| headers.has(name)).map(HeaderMutation::Remove);
     ours.chain(steering_removals(headers)).collect()
 }
 
 /// Removals of what the upstream has said to the gateway alone.
-pub(super) fn steering_removals(headers: &Headers) -> Vec<Edit> {
-    [STEER_FATE, STEER_TTL].into_iter().filter(|name| headers.has(name)).map(Edit::Remove).collect()
+pub(super) fn steering_removals(headers: &Headers) -> Vec<HeaderMutation> {
+    [STEER_FATE, STEER_TTL].into_iter().filter(|name| headers.has(name)).map(HeaderMutation::Remove).collect()
 }
 
 /// The fields that are worth repeating: end-to-end ones that are not about this one delivery.

@@ -64,7 +64,7 @@ fn seen(cx: &Context<'_>, reply: &StoreReply) -> Next {
         StoreReply::Seen(sight) => {
             let reply = Rc::new(Reply::sight(*sight));
             let answered = Answered::to(&reply);
-            (State::Answered(answered), Step { flow: Flow::Answer(reply), ..Step::default() })
+            (State::Answered(answered), Step { flow: Flow::LocalReply(reply), ..Step::default() })
         }
         StoreReply::Failed(failure) => refused_by_store(cx, None, *failure),
         _ => refused_by_store(cx, None, Failure::Stale),

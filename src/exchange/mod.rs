@@ -43,7 +43,7 @@ use crate::config::{Config, Mode, Policy};
 use crate::digest::HashKey;
 use crate::event::{Clock, Event, EventKind};
 use crate::key::Name;
-use crate::message::{Edit, Headers};
+use crate::message::{HeaderMutation, Headers};
 use crate::record::Owner;
 use crate::reply::{IdempotencyStatus, Reason, STATUS};
 use crate::seal::Vault;
@@ -192,7 +192,7 @@ impl Exchange {
             State::Done => (State::Done, Step::default()),
         };
         self.buffered_bytes = match step.flow {
-            Flow::Answer(_) | Flow::Replace(_) | Flow::Restore(_) | Flow::Resume(_) => 0,
+            Flow::LocalReply(_) | Flow::Replace(_) | Flow::Restore(_) | Flow::Resume(_) => 0,
             Flow::Hold | Flow::Pass => cx.buffered_bytes.get(),
         };
         self.state = state;
@@ -216,11 +216,12 @@ impl Exchange {
             _ => None,
         });
         let line = IdempotencyStatus { outcome: before.or(decided), ..IdempotencyStatus::bypassed(Reason::Observe) };
-        if matches!(step.flow, Flow::Answer(_)) || matches!(self.state, State::Answered(_) | State::Unprotected(_)) {
+        if matches!(step.flow, Flow::LocalReply(_)) || matches!(self.state, State::Answered(_) | State::Unprotected(_))
+        {
             self.state = State::Unprotected(Unprotected { line, injected: None });
         }
         let flow = match is_response_head && !matches!(step.flow, Flow::Pass) {
-            true => Flow::Resume(vec![Edit::Set(STATUS, line.to_string().into_bytes())]),
+            true => Flow::Resume(vec![HeaderMutation::Set(STATUS, line.to_string().into_bytes())]),
             false => Flow::Pass,
         };
         let status = matches!(flow, Flow::Resume(_)).then(|| line.to_string());

@@ -10,7 +10,7 @@ use crate::command::{CommandKind, Failure, ReplyKind, StoreReply};
 use crate::config::{Fate, Mode, OnStoreFailure, Save as When};
 use crate::event::EventKind;
 use crate::key::KEY;
-use crate::message::{Edit, Headers};
+use crate::message::{HeaderMutation, Headers};
 use crate::refusal::ProblemType;
 use crate::reply::{EXPOSE, EXPOSED, IdempotencyStatus, ProblemDetails, Reason, Reply, STATUS};
 use crate::step::{Bypass, Count, Flow, Remark, Step};
@@ -47,7 +47,7 @@ pub(super) struct PendingReply {
 #[derive(Default)]
 pub(super) struct Message {
     /// What it loses on its way.
-    pub(super) removals: Vec<Edit>,
+    pub(super) removals: Vec<HeaderMutation>,
     /// How long it will be replayed, if the store keeps it.
     pub(super) ttl_ms: u64,
 }
@@ -260,7 +260,7 @@ impl Save {
         let changed = Rc::make_mut(&mut reply);
         changed.headers = edited(&changed.headers, &edits);
         self.answered = Some(Answered::to(&reply));
-        Step { flow: Flow::Answer(reply), status: Some(line.to_string()), ..Step::default() }
+        Step { flow: Flow::LocalReply(reply), status: Some(line.to_string()), ..Step::default() }
     }
 }
 
@@ -277,7 +277,7 @@ impl Unprotected {
     /// ours is added only where it says nothing.
     fn beside_theirs(&self, cx: &Context<'_>, headers: &Headers) -> Step {
         let mut edits = with_status(cx, self.injected, steering_removals(headers), self.line);
-        edits.retain(|edit| !matches!(edit, Edit::Set(name, _) if headers.has(name)));
+        edits.retain(|edit| !matches!(edit, HeaderMutation::Set(name, _) if headers.has(name)));
         let theirs = headers.first(STATUS).map(|line| String::from_utf8_lossy(line).into_owned());
         let status = theirs.unwrap_or_else(|| self.line.to_string());
         Step { flow: Flow::Resume(edits), status: Some(status), ..Step::default() }
@@ -342,7 +342,7 @@ pub(super) fn answer(injected: Option<Injected>, mut reply: Reply, count: Count)
     let reply = Rc::new(reply);
     let answered = Answered::to(&reply);
     let status = reply.headers.first(STATUS).map(|line| String::from_utf8_lossy(line).into_owned());
-    let flow = Flow::Answer(reply);
+    let flow = Flow::LocalReply(reply);
     (State::Answered(answered), Step { flow, counts: vec![count], status, ..Step::default() })
 }
 
@@ -359,17 +359,17 @@ pub(super) fn respond(
 fn with_status(
     cx: &Context<'_>,
     injected: Option<Injected>,
-    mut edits: Vec<Edit>,
+    mut edits: Vec<HeaderMutation>,
     line: IdempotencyStatus,
-) -> Vec<Edit> {
-    edits.push(Edit::Set(STATUS, line.to_string().into_bytes()));
-    edits.extend(injected.and_then(Injected::generated_key).map(|key| Edit::Set(KEY, key)));
+) -> Vec<HeaderMutation> {
+    edits.push(HeaderMutation::Set(STATUS, line.to_string().into_bytes()));
+    edits.extend(injected.and_then(Injected::generated_key).map(|key| HeaderMutation::Set(KEY, key)));
     if cx.policy.expose_cors {
-        edits.push(Edit::Add(EXPOSE, EXPOSED.as_bytes().to_vec()));
+        edits.push(HeaderMutation::Add(EXPOSE, EXPOSED.as_bytes().to_vec()));
     }
     edits
 }
 
-fn resume(edits: Vec<Edit>, line: IdempotencyStatus) -> Step {
+fn resume(edits: Vec<HeaderMutation>, line: IdempotencyStatus) -> Step {
     Step { flow: Flow::Resume(edits), status: Some(line.to_string()), ..Step::default() }
 }

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use crate::command::Failure;
 use crate::config::{Config, Mode};
 use crate::digest::{Digest, hex};
-use crate::message::Edit;
+use crate::message::HeaderMutation;
 use crate::shell::host::{self, Buffer, Level, Map, Metric, RootWaker, SharedData};
 use crate::shell::streams::Streams;
 use crate::shell::way::Way;
@@ -124,15 +124,15 @@ impl Host for Envoy {
             Flow::Resume(edits) => {
                 for edit in edits {
                     match edit {
-                        Edit::Add(name, value) => host::add_header(map(side), name, &value),
-                        Edit::Remove(name) => host::remove_header(map(side), name),
-                        Edit::Set(name, value) => host::set_header(map(side), name, &value),
+                        HeaderMutation::Add(name, value) => host::add_header(map(side), name, &value),
+                        HeaderMutation::Remove(name) => host::remove_header(map(side), name),
+                        HeaderMutation::Set(name, value) => host::set_header(map(side), name, &value),
                     }
                 }
             }
             Flow::Restore(headers) => host::set_headers(map(side), &headers),
             Flow::Replace(body) => host::set_body(Buffer::ResponseBody, usize::MAX, &body),
-            Flow::Answer(reply) => {
+            Flow::LocalReply(reply) => {
                 host::send_local_response(reply.status, &reply.headers, &reply.body, reply.details);
             }
         }

@@ -92,7 +92,7 @@ impl Plugin {
             match look_up::begin(config, secrets, &head, &host::property, &metadata, owner) {
                 Ok(exchange) => exchange,
                 Err(reply) => {
-                    envoy.apply_flow(Side::Request, Flow::Answer(Rc::new(reply)));
+                    envoy.apply_flow(Side::Request, Flow::LocalReply(Rc::new(reply)));
                     return Some(worker::Action::Pause);
                 }
             }

@@ -227,7 +227,7 @@ impl<C: Cells> Worker<C> {
             if let Act::Flow { flow, .. } = &act {
                 action = match flow {
                     Flow::Pass | Flow::Replace(_) | Flow::Restore(_) | Flow::Resume(_) => Action::Continue,
-                    Flow::Hold | Flow::Answer(_) => Action::Pause,
+                    Flow::Hold | Flow::LocalReply(_) => Action::Pause,
                 };
             }
             self.act(host, act, Turn::Stream, now_ms);

@@ -50,7 +50,7 @@ fn what_is_held_is_let_go_or_answered_by_the_last_word_of_the_store() {
             clock: &Clock::at(5),
             kind: EventKind::StoreAnswered { asked: ReplyKind::Claim, verdict: verdict.clone(), may_wait: false },
         });
-        assert!(matches!(step.flow, Flow::Resume(_) | Flow::Answer(_)), "{verdict:?} leaves the request held");
+        assert!(matches!(step.flow, Flow::Resume(_) | Flow::LocalReply(_)), "{verdict:?} leaves the request held");
     }
     for verdict in settle_verdicts() {
         let mut exchange = in_state("save", REPLAY);

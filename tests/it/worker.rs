@@ -897,7 +897,7 @@ impl Host for Recorder {
         let id = self.touched();
         match flow {
             Flow::Replace(_) | Flow::Restore(_) => self.acts.push(format!("restore {id}")),
-            Flow::Answer(_) => {
+            Flow::LocalReply(_) => {
                 self.acts.push(format!("answer {id}"));
                 self.answered.push(id);
             }

@@ -10,7 +10,7 @@ use envoy_idempotency::event::{Clock, Event, EventKind, Executed};
 use envoy_idempotency::evidence::Origin;
 use envoy_idempotency::exchange::{Exchange, Secrets};
 use envoy_idempotency::key::{KeyForm, UpstreamKey};
-use envoy_idempotency::message::{Edit, Headers, RequestHead};
+use envoy_idempotency::message::{HeaderMutation, Headers, RequestHead};
 use envoy_idempotency::record::Owner;
 use envoy_idempotency::reply::STATUS;
 use envoy_idempotency::step::{Count, Flow, Step};
@@ -127,7 +127,7 @@ impl Subject {
         assert!(before != "done" || (step == nothing && after == "done"), "{step:?} after the end");
         assert!(step.commands.len() <= 1, "{step:?}");
         assert!(step.commands.is_empty() || step.commands.iter().all(|call| call.lease_ms == self.policy.lease_ms));
-        let is_numbered = |edit: &Edit| matches!(edit, Edit::Set("idempotency-attempt", _));
+        let is_numbered = |edit: &HeaderMutation| matches!(edit, HeaderMutation::Set("idempotency-attempt", _));
         let executes =
             step.execute.is_some() || matches!(&step.flow, Flow::Resume(edits) if edits.iter().any(is_numbered));
         self.counted += u32::from(step.counts.contains(&Count::Executed));
@@ -140,7 +140,7 @@ impl Subject {
         assert!(!self.exchange.awaits_body() || self.exchange.held_bytes() <= bound, "it holds more than it may");
         assert!(self.exchange.runs().is_none() || self.exchange.waits_for().is_none());
         match &step.flow {
-            Flow::Answer(reply) => {
+            Flow::LocalReply(reply) => {
                 assert!(!self.only_looks(), "an answer in {:?}", self.policy.mode);
                 assert!(reply.details.starts_with("idempotency_"), "{reply:?}");
                 assert!(reply.headers.all(STATUS).count() <= 1, "{reply:?}");

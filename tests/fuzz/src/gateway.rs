@@ -13,7 +13,7 @@ use envoy_idempotency::evidence::{Origin, VIA_UPSTREAM, flags};
 use envoy_idempotency::exchange::{Exchange, Secrets};
 use envoy_idempotency::key::Name;
 use envoy_idempotency::key::UpstreamKey;
-use envoy_idempotency::message::{Edit, Headers, RequestHead};
+use envoy_idempotency::message::{HeaderMutation, Headers, RequestHead};
 use envoy_idempotency::record::{Owner, Record};
 use envoy_idempotency::reply::STATUS;
 use envoy_idempotency::step::{Count, Flow, Outgoing, Remark};
@@ -349,7 +349,7 @@ impl World {
             Flow::Pass => panic!("that is no act"),
             Flow::Replace(_) | Flow::Restore(_) => panic!("an answer is restored that came by as it was given"),
             Flow::Hold => stream.held[at] = true,
-            Flow::Answer(reply) => {
+            Flow::LocalReply(reply) => {
                 assert!(stream.held[0] || stream.held[1] || !stream.is_sent || stream.is_shielded, "two answers");
                 (stream.is_answered, stream.held) = (true, [false; 2]);
                 let line = reply.headers.first(STATUS).map(|line| String::from_utf8_lossy(line).into_owned());
@@ -361,7 +361,7 @@ impl World {
                 stream.is_sent = stream.is_whole;
                 let set = |wanted: &str| {
                     edits.iter().find_map(|edit| match edit {
-                        Edit::Set(name, value) if *name == wanted => Some(value.as_slice()),
+                        HeaderMutation::Set(name, value) if *name == wanted => Some(value.as_slice()),
                         _ => None,
                     })
                 };
@@ -374,7 +374,9 @@ impl World {
                 stream.held[1] = false;
                 let body = stream.body.clone().unwrap_or_default();
                 let line = edits.iter().find_map(|edit| match edit {
-                    Edit::Set(name, value) if *name == STATUS => Some(String::from_utf8_lossy(value).into_owned()),
+                    HeaderMutation::Set(name, value) if *name == STATUS => {
+                        Some(String::from_utf8_lossy(value).into_owned())
+                    }
                     _ => None,
                 });
                 self.told(id, &line.expect("every response says what it is"), &body);

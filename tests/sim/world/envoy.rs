@@ -133,7 +133,7 @@ impl Host for Envoy<'_> {
                     self.world.broken_bounds.push("a response was changed that had begun".to_owned());
                 }
             }
-            (_, Flow::Answer(reply)) => {
+            (_, Flow::LocalReply(reply)) => {
                 if self.world.requests[request].incoming.as_ref().is_some_and(|incoming| incoming.has_begun) {
                     self.world.broken_bounds.push("a client was answered twice".to_owned());
                 }

@@ -11,7 +11,7 @@ use envoy_idempotency::event::EventKind;
 use envoy_idempotency::evidence::Origin;
 use envoy_idempotency::exchange::Exchange;
 use envoy_idempotency::key::UpstreamKey;
-use envoy_idempotency::message::{Edit, Headers};
+use envoy_idempotency::message::{HeaderMutation, Headers};
 use envoy_idempotency::reply::Reply as Own;
 use envoy_idempotency::store as stores;
 use envoy_idempotency::store::client;
@@ -619,13 +619,13 @@ pub(super) fn policy(plan: &Plan, which: usize) -> Rc<Policy> {
     Rc::clone(&config.rules[0].policy)
 }
 
-pub(super) fn edited(headers: &Headers, edits: &[Edit]) -> Headers {
+pub(super) fn edited(headers: &Headers, edits: &[HeaderMutation]) -> Headers {
     let mut fields: Vec<(Vec<u8>, Vec<u8>)> = headers.iter().map(|(n, v)| (n.to_vec(), v.to_vec())).collect();
     for edit in edits {
         match edit {
-            Edit::Add(name, value) => fields.push((name.as_bytes().to_vec(), value.clone())),
-            Edit::Remove(name) => fields.retain(|(found, _)| found != name.as_bytes()),
-            Edit::Set(name, value) => {
+            HeaderMutation::Add(name, value) => fields.push((name.as_bytes().to_vec(), value.clone())),
+            HeaderMutation::Remove(name) => fields.retain(|(found, _)| found != name.as_bytes()),
+            HeaderMutation::Set(name, value) => {
                 fields.retain(|(found, _)| found != name.as_bytes());
                 fields.push((name.as_bytes().to_vec(), value.clone()));
             }

@@ -20,7 +20,7 @@ use std::rc::Rc;
 use envoy_idempotency::command::Failure;
 use envoy_idempotency::config::Policy;
 use envoy_idempotency::key::Name;
-use envoy_idempotency::message::{Edit, Headers};
+use envoy_idempotency::message::{HeaderMutation, Headers};
 use envoy_idempotency::record::Owner;
 use envoy_idempotency::store as stores;
 use envoy_idempotency::store::client::{Batch, Nonce, Reply};
@@ -84,7 +84,7 @@ pub struct Request {
     was_at: Option<usize>,
     is_held: bool,
     /// What the gateway changes in its head once it goes on.
-    edits: Vec<Edit>,
+    edits: Vec<HeaderMutation>,
     /// How many bytes of its body Envoy has received.
     received: u64,
     /// It ended before it had a claim, and nothing may be executed for it any more.

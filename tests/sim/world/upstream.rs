@@ -5,7 +5,7 @@
 use envoy_idempotency::event::Executed;
 use envoy_idempotency::evidence::{self, Origin, VIA_UPSTREAM};
 use envoy_idempotency::exchange::Exchange;
-use envoy_idempotency::message::{Edit, Headers};
+use envoy_idempotency::message::{HeaderMutation, Headers};
 use envoy_idempotency::step::Outgoing;
 
 use super::gateways::edited;
@@ -25,7 +25,7 @@ impl World {
         if sent.is_observed && !edits.is_empty() {
             self.broken_bounds.push("a request was changed though the policy is only tried".to_owned());
         }
-        let is_numbered = edits.iter().any(|edit| matches!(edit, Edit::Set("idempotency-attempt", _)));
+        let is_numbered = edits.iter().any(|edit| matches!(edit, HeaderMutation::Set("idempotency-attempt", _)));
         let treatment = self.treatment();
         let is_told = self.awaits(worker, stream, Exchange::is_running);
         let forward = self.goes_up(request, worker, is_told, is_numbered.then_some(&upstream), treatment);
