@@ -5,7 +5,7 @@
 
 use crate::fingerprint::Fingerprint;
 use crate::key::{KeyForm, Name};
-use crate::record::{Owner, Sight};
+use crate::record::{Owner, RecordSummary};
 
 /// One thing asked of the store. With what it carries a record that the store has lost can be made again.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,7 +55,7 @@ pub enum CommandKind {
         response: Option<Vec<u8>>,
     },
     /// What is known? Changes nothing.
-    Look,
+    Inspect,
     /// I may have executed.
     MarkUnknown,
     /// May I execute, as one that has waited for another's attempt to end? Never after an unknown outcome.
@@ -79,7 +79,7 @@ impl CommandKind {
     pub fn reply_kind(&self) -> ReplyKind {
         match self {
             CommandKind::Claim { .. } | CommandKind::Poll { .. } => ReplyKind::Claim,
-            CommandKind::Look => ReplyKind::Look,
+            CommandKind::Inspect => ReplyKind::Inspect,
             CommandKind::MarkUnknown => ReplyKind::Mark,
             CommandKind::Renew => ReplyKind::Renew,
             CommandKind::Complete { .. } | CommandKind::Release { .. } | CommandKind::Withdraw => ReplyKind::Settle,
@@ -93,7 +93,7 @@ pub enum ReplyKind {
     /// To claim the name.
     Claim,
     /// To tell what is known of the name.
-    Look,
+    Inspect,
     /// To say that it is not known whether it was executed: at its end, or while it runs too long.
     Mark,
     /// To make the lease last.
@@ -155,7 +155,7 @@ pub enum StoreReply {
         expires_ms: u64,
     },
     /// To a look: what is known of the name; nothing where there is no record.
-    Seen(Option<Sight>),
+    Seen(Option<RecordSummary>),
     /// To a settlement: it is so.
     Settled,
     /// To a claim: this very claim has been released; its answer comes too late.

@@ -76,18 +76,18 @@ pub enum State {
 
 /// What a record shows to a look-up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sight {
+pub struct RecordSummary {
     /// The last that was granted.
     pub attempt: u32,
     /// How far it is.
-    pub standing: Standing,
+    pub standing: RecordStatus,
     /// Until the record is forgotten.
     pub ttl_ms: u64,
 }
 
 /// How far an operation is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
+pub enum RecordStatus {
     /// The upstream answered for good, with this status, where it is known.
     Completed(Option<u16>),
     /// Nobody executes; it may be tried again.
@@ -120,14 +120,14 @@ impl Record {
     }
 
     /// What there is to see of it now.
-    pub fn sight(&self, now_ms: u64) -> Sight {
+    pub fn sight(&self, now_ms: u64) -> RecordSummary {
         let standing = match self.state {
-            State::Completed { status, .. } => Standing::Completed(status),
-            State::Open { .. } => Standing::Open,
-            State::Running { lease_end_ms, .. } if now_ms < lease_end_ms => Standing::Running,
-            State::Running { .. } | State::Unknown { .. } => Standing::Unknown,
+            State::Completed { status, .. } => RecordStatus::Completed(status),
+            State::Open { .. } => RecordStatus::Open,
+            State::Running { lease_end_ms, .. } if now_ms < lease_end_ms => RecordStatus::Running,
+            State::Running { .. } | State::Unknown { .. } => RecordStatus::Unknown,
         };
-        Sight { attempt: self.attempt, standing, ttl_ms: self.forgotten_ms().saturating_sub(now_ms) }
+        RecordSummary { attempt: self.attempt, standing, ttl_ms: self.forgotten_ms().saturating_sub(now_ms) }
     }
 
     /// The wire form: version, kind, state, flags, attempt, expiry, form of the key, released owners, then the state's

@@ -8,7 +8,7 @@ use std::fmt;
 use crate::config::Policy;
 use crate::key::KEY;
 use crate::message::Headers;
-use crate::record::{Response, Sight, Standing};
+use crate::record::{RecordStatus, RecordSummary, Response};
 use crate::refusal::{OUTCOME_HELD, ProblemType, Row};
 
 /// Our response headers; what an upstream sends under these names is removed.
@@ -111,15 +111,15 @@ impl Reply {
     }
 
     /// What is known of an operation, for a look-up: `{"state", "attempt", "status", "ttl"}`.
-    pub fn sight(sight: Option<Sight>) -> Self {
+    pub fn sight(sight: Option<RecordSummary>) -> Self {
         let (status, body) = match sight {
             None => (404, serde_json::json!({ "state": "absent" })),
-            Some(Sight { attempt, standing, ttl_ms }) => {
+            Some(RecordSummary { attempt, standing, ttl_ms }) => {
                 let (state, status) = match standing {
-                    Standing::Completed(status) => ("completed", Some(status)),
-                    Standing::Open => ("open", None),
-                    Standing::Running => ("running", None),
-                    Standing::Unknown => ("unknown", None),
+                    RecordStatus::Completed(status) => ("completed", Some(status)),
+                    RecordStatus::Open => ("open", None),
+                    RecordStatus::Running => ("running", None),
+                    RecordStatus::Unknown => ("unknown", None),
                 };
                 let ttl_s = ttl_ms / 1000;
                 (200, serde_json::json!({ "state": state, "attempt": attempt, "status": status, "ttl": ttl_s }))

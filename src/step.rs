@@ -31,7 +31,7 @@ pub struct Step {
     /// Whether the request showed who is asking, once that was read.
     pub caller: Option<SeenCaller>,
     /// What to log.
-    pub remark: Option<Remark>,
+    pub log_event: Option<LogEvent>,
     /// Whether all of this is only a trial (`mode: observe`).
     pub observed: bool,
 }
@@ -196,7 +196,7 @@ impl Count {
 
 /// Something an operator may want to read of. Never holds a key, a body or a record.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Remark {
+pub enum LogEvent {
     /// The response cannot be replayed: it is too large or too slow, or there was no room for it.
     BodyDropped(Name),
     /// The worker gave up a part of what the store must still hear of.
@@ -228,39 +228,39 @@ pub enum Remark {
     Unknown(Name, u32),
 }
 
-impl Remark {
+impl LogEvent {
     /// Whether every request would say the same.
     pub fn is_repeated(&self) -> bool {
-        matches!(self, Remark::NoWay(_) | Remark::Reentered(_) | Remark::SecondHop(_) | Remark::StoreFailed(_))
+        matches!(self, LogEvent::NoWay(_) | LogEvent::Reentered(_) | LogEvent::SecondHop(_) | LogEvent::StoreFailed(_))
     }
 
     /// Whether an operator should look at it.
     pub fn is_warning(&self) -> bool {
-        !matches!(self, Remark::Takeover(..) | Remark::Unknown(..) | Remark::BodyDropped(..))
+        !matches!(self, LogEvent::Takeover(..) | LogEvent::Unknown(..) | LogEvent::BodyDropped(..))
     }
 }
 
-impl fmt::Display for Remark {
+impl fmt::Display for LogEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Remark::BodyDropped(name) => {
+            LogEvent::BodyDropped(name) => {
                 write!(
                     f,
                     "operation {} completed, its response cannot be replayed: it is too large or too slow, or there was no room for it",
                     name.short()
                 )
             }
-            Remark::GaveUp(given_up) => gave_up(f, given_up),
-            Remark::InternalRedirect(name) => write!(
+            LogEvent::GaveUp(given_up) => gave_up(f, given_up),
+            LogEvent::InternalRedirect(name) => write!(
                 f,
                 "operation {} met an internal redirect, which this filter does not support: its outcome is unknown; \
                  take the redirect off the route or the route out of the rules",
                 name.short()
             ),
-            Remark::LeaseLost(name) => {
+            LogEvent::LeaseLost(name) => {
                 write!(f, "operation {} lost its lease while it ran: another attempt may run beside it", name.short())
             }
-            Remark::NoCaller { rule, certificate } => {
+            LogEvent::NoCaller { rule, certificate } => {
                 write!(
                     f,
                     "no request of rule {rule:?} has shown a caller so far, so none was protected: scope.caller reads what a \
@@ -274,35 +274,35 @@ impl fmt::Display for Remark {
                 }
                 Ok(())
             }
-            Remark::NoWay(cluster) => write!(
+            LogEvent::NoWay(cluster) => write!(
                 f,
                 "nothing can be executed through the cluster {cluster:?} of `execution`: it does not exist, or has no host"
             ),
-            Remark::RanTooLong(name) => write!(
+            LogEvent::RanTooLong(name) => write!(
                 f,
                 "operation {} runs longer than max_running_ms: its outcome counts as unknown until it answers",
                 name.short()
             ),
-            Remark::Reentered(cluster) => write!(
+            LogEvent::Reentered(cluster) => write!(
                 f,
                 "the internal listener behind the cluster {cluster:?} of `execution` runs this filter too, which refuses what \
                  is to be executed: take the filter off that listener"
             ),
-            Remark::SecondHop(name) => write!(
+            LogEvent::SecondHop(name) => write!(
                 f,
                 "operation {} has come through another hop that has claimed it in this very store, so it never runs: give \
                  the two a store.prefix (Redis), or a plugin name (embedded), of their own",
                 name.short()
             ),
-            Remark::StoreFailed(Failure::MissingFlag) => f.write_str(
+            LogEvent::StoreFailed(Failure::MissingFlag) => f.write_str(
                 "Envoy has not shown the body of a message that is held back: unless it is only slow, set \
                  allow_on_headers_stop_iteration: true in this filter's PluginConfig (Envoy 1.35 or later)",
             ),
-            Remark::StoreFailed(failure) => write!(f, "the store failed: {}", failure.as_str()),
-            Remark::Takeover(name, attempt) => {
+            LogEvent::StoreFailed(failure) => write!(f, "the store failed: {}", failure.as_str()),
+            LogEvent::Takeover(name, attempt) => {
                 write!(f, "operation {} runs as attempt {attempt} after one whose outcome is unknown", name.short())
             }
-            Remark::Unknown(name, attempt) => {
+            LogEvent::Unknown(name, attempt) => {
                 write!(f, "operation {}: the outcome of attempt {attempt} is unknown", name.short())
             }
         }

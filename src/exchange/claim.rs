@@ -15,7 +15,7 @@ use crate::mutant::{self, Mutant};
 use crate::record::{Owner, Response};
 use crate::refusal::ProblemType;
 use crate::reply::{IdempotencyStatus, ProblemDetails, Reason, Reply, Token};
-use crate::step::{Count, Flow, Remark, Step};
+use crate::step::{Count, Flow, LogEvent, Step};
 
 use super::attempt::{ClaimRequest, Execution, Injected, PendingRequest};
 use super::execution::{AwaitResponse, Shielded};
@@ -238,10 +238,10 @@ impl Claim {
 
     /// The hop before has claimed this very request in the same store: here it can never run.
     fn already_claimed(self, cx: &Context<'_>, attempt: u32) -> Next {
-        let remark = Some(Remark::SecondHop(self.request.name));
+        let log_event = Some(LogEvent::SecondHop(self.request.name));
         let (state, mut step) = in_flight(cx, self.pending.injected, attempt);
         step.counts.push(Count::SecondHop);
-        (state, Step { remark, ..step })
+        (state, Step { log_event, ..step })
     }
 
     /// Another attempt runs: wait for its end, or be refused.
@@ -355,8 +355,8 @@ fn forward(cx: &Context<'_>, mut execution: Execution, pending: PendingRequest) 
     edits.push(HeaderMutation::Set(ATTEMPT, attempt.to_string().into_bytes()));
     edits.extend(execution.request.key_for_upstream().map(|key| HeaderMutation::Set(KEY, key)));
     let counts = execution.doubt.then_some(Count::Takeover).into_iter().collect();
-    let remark = execution.doubt.then_some(Remark::Takeover(execution.request.name, attempt));
-    let step = Step { wake_ms: execution.renew_at_ms, counts, remark, ..Step::default() };
+    let log_event = execution.doubt.then_some(LogEvent::Takeover(execution.request.name, attempt));
+    let step = Step { wake_ms: execution.renew_at_ms, counts, log_event, ..Step::default() };
     match pending.outgoing {
         None => (State::Response(AwaitResponse { execution }), Step { flow: Flow::Resume(edits), ..step }),
         Some(mut outgoing) => {

@@ -13,7 +13,7 @@ use crate::message::{Headers, content_length, media_type};
 use crate::mutant::{self, Mutant};
 use crate::record::Response;
 use crate::reply::{Reason, Reply};
-use crate::step::{Count, Flow, Remark, Step};
+use crate::step::{Count, Flow, LogEvent, Step};
 
 use super::attempt::{Execution, Outcome, Tries, Ttl};
 use super::headers::{Steering, kept, passed, removals, reported, steering};
@@ -144,7 +144,7 @@ impl AwaitResponse {
         };
         let (save, mut step) = Save::of(cx, self.execution, outcome);
         if origin.details == b"internal_redirect" {
-            step.remark = Some(Remark::InternalRedirect(name));
+            step.log_event = Some(LogEvent::InternalRedirect(name));
         }
         (State::Save(save), step)
     }
@@ -187,21 +187,21 @@ impl Shielded {
         };
         let failed = |fate, tries| Outcome::Failed { fate, tries };
         let mut unread = None;
-        let (outcome, reply, given_up, remark) = match answer {
+        let (outcome, reply, given_up, log_event) = match answer {
             Executed::Answered { status, headers, body } => {
                 let headers_given_up = (!headers.fit_a_map()).then_some(Some(Reason::TooLarge));
                 let given_up = headers_given_up.or_else(|| given_up(cx.policy, body.len() as u64, crowded));
                 let (outcome, source, is_unread) =
                     judged(cx, &execution, status, headers, given_up.map_or(Ok(body), Err));
                 unread = is_unread.then_some(Count::OutcomeUnread);
-                let remark = match (given_up, &outcome) {
-                    (Some(_), Outcome::Completed { .. }) => Some(Remark::BodyDropped(execution.request.name)),
-                    _ => (source == Some(Source::Own)).then(|| Remark::Reentered(cluster())),
+                let log_event = match (given_up, &outcome) {
+                    (Some(_), Outcome::Completed { .. }) => Some(LogEvent::BodyDropped(execution.request.name)),
+                    _ => (source == Some(Source::Own)).then(|| LogEvent::Reentered(cluster())),
                 };
                 let passed = || Reply::passed(status, passed(headers), body.to_vec());
                 // What the host takes no more lines of cannot be handed on.
                 let reply = headers_given_up.map_or_else(passed, |_| Reply::lost());
-                (outcome, reply, given_up, remark)
+                (outcome, reply, given_up, log_event)
             }
             Executed::Lost => {
                 let fate = if mutant::is(Mutant::LostAnswerReleased) { Fate::Release } else { Fate::Unknown };
@@ -209,13 +209,13 @@ impl Shielded {
             }
             Executed::Unsent => {
                 let fate = cx.policy.outcomes.of_ending(Ending::Unsent);
-                (failed(fate, Tries::Never), Reply::unsent(), None, Some(Remark::NoWay(cluster())))
+                (failed(fate, Tries::Never), Reply::unsent(), None, Some(LogEvent::NoWay(cluster())))
             }
         };
         let (mut save, mut step) = Save::of(cx, execution, outcome);
         step.counts.extend(unread);
         save.is_over = is_over;
-        save.with_our_copy(cx, Step { remark, ..step }, reply, given_up)
+        save.with_our_copy(cx, Step { log_event, ..step }, reply, given_up)
     }
 }
 
@@ -272,7 +272,7 @@ impl ResponseBody {
                 let (state, step) = self.complete(cx, unavailable(None));
                 let failure = Failure::MissingFlag;
                 let counts = vec![Count::StoreFailed(failure)];
-                (state, Step { counts, remark: Some(Remark::StoreFailed(failure)), ..step })
+                (state, Step { counts, log_event: Some(LogEvent::StoreFailed(failure)), ..step })
             }
             // The status decided when it came; only the body got lost.
             EventKind::Closed { .. } => {
@@ -281,9 +281,9 @@ impl ResponseBody {
             }
             // It trickles. Its status is known, and its reader has waited long enough.
             EventKind::Tick { .. } if cx.now_ms() >= self.until_ms && !mutant::is(Mutant::TrickleHeld) => {
-                let remark = Some(Remark::BodyDropped(self.execution.request.name));
+                let log_event = Some(LogEvent::BodyDropped(self.execution.request.name));
                 let (state, step) = self.complete(cx, unavailable(None));
-                (state, Step { remark, ..step })
+                (state, Step { log_event, ..step })
             }
             EventKind::Tick { .. } => {
                 let step = self.execution.renew(cx);
@@ -364,10 +364,10 @@ impl Execution {
         let Some(reason) = given_up else {
             return save.until_stored(cx, step, Message { removals: removals(headers), ttl_ms: ttl.ms }, headers);
         };
-        let remark = reason.map(|_| Remark::BodyDropped(name));
+        let log_event = reason.map(|_| LogEvent::BodyDropped(name));
         let line = save.line(false).because(reason);
         let Step { flow, status, .. } = respond(cx, save.execution.injected, headers, line);
-        (State::Save(save), Step { flow, status, remark, ..step })
+        (State::Save(save), Step { flow, status, log_event, ..step })
     }
 
     /// Keeps the lease alive while the upstream works, and hears what the store says to that.
@@ -386,7 +386,7 @@ impl Execution {
         if cx.now_ms() >= ends_ms {
             self.renew_at_ms = None;
             let commands = vec![self.command(cx.policy, CommandKind::MarkUnknown)];
-            return Step { commands, remark: Some(Remark::RanTooLong(self.request.name)), ..Step::default() };
+            return Step { commands, log_event: Some(LogEvent::RanTooLong(self.request.name)), ..Step::default() };
         }
         let mut commands = Vec::new();
         if cx.now_ms() >= due_ms {
@@ -400,7 +400,7 @@ impl Execution {
         match reply {
             StoreReply::Failed(failure) => Step {
                 counts: vec![Count::StoreFailed(*failure)],
-                remark: Some(Remark::StoreFailed(*failure)),
+                log_event: Some(LogEvent::StoreFailed(*failure)),
                 ..Step::default()
             },
             StoreReply::Renewed { expires_ms } => {
@@ -409,7 +409,7 @@ impl Execution {
             }
             StoreReply::Lost => {
                 self.renew_at_ms = None;
-                Step { remark: Some(Remark::LeaseLost(self.request.name)), ..Step::default() }
+                Step { log_event: Some(LogEvent::LeaseLost(self.request.name)), ..Step::default() }
             }
             _ => Step::default(),
         }

@@ -36,7 +36,7 @@ impl LookUp {
             ttl_ms: policy.ttl_ms,
             in_window: false,
             deadline_ms: None,
-            kind: CommandKind::Look,
+            kind: CommandKind::Inspect,
         };
         LookUp { command: Box::new(command) }
     }
@@ -52,7 +52,7 @@ impl LookUp {
                 true => refuse(cx, None, ProblemType::BodyTooLarge, ProblemDetails::default()),
                 false => (State::LookUp(self), hold()),
             },
-            EventKind::StoreAnswered { asked: ReplyKind::Look, verdict, .. } => seen(cx, &verdict),
+            EventKind::StoreAnswered { asked: ReplyKind::Inspect, verdict, .. } => seen(cx, &verdict),
             EventKind::ResponseHeaders { .. } | EventKind::Closed { .. } => done(),
             _ => (State::LookUp(self), Step::default()),
         }

@@ -13,7 +13,7 @@ use crate::key::KEY;
 use crate::message::{HeaderMutation, Headers};
 use crate::refusal::ProblemType;
 use crate::reply::{EXPOSE, EXPOSED, IdempotencyStatus, ProblemDetails, Reason, Reply, STATUS};
-use crate::step::{Bypass, Count, Flow, Remark, Step};
+use crate::step::{Bypass, Count, Flow, LogEvent, Step};
 
 use super::answered::Answered;
 use super::attempt::{Execution, Injected, Outcome, PendingRequest, Tries};
@@ -215,7 +215,7 @@ impl Save {
     }
 
     fn on_settled(mut self, cx: &Context<'_>, reply: &StoreReply) -> Next {
-        let (count, remark) = self.settled(reply);
+        let (count, log_event) = self.settled(reply);
         let counts = count.into_iter().collect();
         let step = match self.pending.take() {
             None => Step::default(),
@@ -231,26 +231,26 @@ impl Save {
             }
         };
         let state = self.answered.filter(|_| !self.is_over).map_or(State::Done, State::Answered);
-        (state, Step { counts, remark, ..step })
+        (state, Step { counts, log_event, ..step })
     }
 
     /// What is counted and logged of a settlement.
-    fn settled(&self, reply: &StoreReply) -> (Option<Count>, Option<Remark>) {
+    fn settled(&self, reply: &StoreReply) -> (Option<Count>, Option<LogEvent>) {
         let name = self.execution.request.name;
         match (reply, self.fate, self.execution.attempt) {
             (StoreReply::Failed(failure), ..) => {
-                (Some(Count::StoreFailed(*failure)), Some(Remark::StoreFailed(*failure)))
+                (Some(Count::StoreFailed(*failure)), Some(LogEvent::StoreFailed(*failure)))
             }
             (StoreReply::Settled, Fate::Store, _) => (Some(Count::Stored), None),
-            (StoreReply::Dropped, ..) => (Some(Count::Stored), Some(Remark::BodyDropped(name))),
+            (StoreReply::Dropped, ..) => (Some(Count::Stored), Some(LogEvent::BodyDropped(name))),
             // A withdrawn claim was never an execution.
             (StoreReply::Settled, _, None) | (StoreReply::Lost, Fate::Release, None) => (None, None),
             (StoreReply::Settled, Fate::Release, _) => (Some(Count::Released), None),
             (StoreReply::Settled, Fate::Retry, _) => (Some(Count::Retryable), None),
             (StoreReply::Settled, Fate::Unknown, Some(attempt)) => {
-                (Some(Count::Unknown), Some(Remark::Unknown(name, attempt)))
+                (Some(Count::Unknown), Some(LogEvent::Unknown(name, attempt)))
             }
-            _ => (Some(Count::Unknown), Some(Remark::LeaseLost(name))),
+            _ => (Some(Count::Unknown), Some(LogEvent::LeaseLost(name))),
         }
     }
 
@@ -314,7 +314,7 @@ pub(super) fn refused_by_store(cx: &Context<'_>, injected: Option<Injected>, fai
 /// Says what failed.
 fn with_failure(failure: Failure, (state, mut step): Next) -> Next {
     step.counts.push(Count::StoreFailed(failure));
-    (state, Step { remark: Some(Remark::StoreFailed(failure)), ..step })
+    (state, Step { log_event: Some(LogEvent::StoreFailed(failure)), ..step })
 }
 
 pub(super) fn bypass(pending: &mut PendingRequest, reason: Reason) -> Next {

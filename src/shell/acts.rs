@@ -12,7 +12,7 @@ use crate::message::HeaderMutation;
 use crate::shell::host::{self, Buffer, Level, Map, Metric, RootWaker, SharedData};
 use crate::shell::streams::Streams;
 use crate::shell::way::Way;
-use crate::step::{Count, Flow, Outgoing, Remark};
+use crate::step::{Count, Flow, LogEvent, Outgoing};
 use crate::store::client::{Batch, Heard, Lane};
 use crate::store::local::Cells;
 use crate::worker::{Gauge, Host, NO_CALLER_QUIET_MS, Side, Turn};
@@ -195,9 +195,9 @@ impl Host for Envoy {
         }
     }
 
-    fn log(&mut self, remark: &Remark) {
-        let level = if remark.is_warning() { Level::Warn } else { Level::Info };
-        host::log(level, &format!("idempotency: {remark}"));
+    fn log(&mut self, log_event: &LogEvent) {
+        let level = if log_event.is_warning() { Level::Warn } else { Level::Info };
+        host::log(level, &format!("idempotency: {log_event}"));
     }
 
     fn note_caller(&mut self, rule: &str) {

@@ -99,7 +99,7 @@ impl<C: Cells> Cache<C> {
                 let state = completed(command, Some(*status), response.clone(), asked_ms);
                 self.put(command, command.attempt, state, asked_ms + command.ttl_ms, until_ms);
             }
-            (CommandKind::Claim { .. } | CommandKind::Look | CommandKind::Poll { .. }, _) => {}
+            (CommandKind::Claim { .. } | CommandKind::Inspect | CommandKind::Poll { .. }, _) => {}
             (CommandKind::Renew, StoreReply::Failed(_)) => {}
             // It stands for nothing that ran: whether its claim was granted the store tells the next that asks.
             (_, StoreReply::Failed(_)) if command.is_withdrawal() => {}

@@ -4,7 +4,7 @@
 //! It does not know how Redis is reached.
 
 use crate::command::{Command, CommandKind, Failure, RedisError, StoreReply};
-use crate::record::{Corrupt, Input, Sight, Standing, known_status};
+use crate::record::{Corrupt, Input, RecordStatus, RecordSummary, known_status};
 use crate::store::client::{Batch, Nonce};
 
 /// Carries out a batch: one key and one packed operation each.
@@ -49,7 +49,7 @@ fn pack_call(nonce: Nonce, command: &Command, has_other_way: bool, out: &mut Vec
     let (kind, flag, status, response) = match &command.kind {
         CommandKind::Claim { may_retry } => (b'c', *may_retry, 0, None),
         CommandKind::Complete { status, response } => (b'd', response.is_some(), *status, response.as_ref()),
-        CommandKind::Look => (b'l', false, 0, None),
+        CommandKind::Inspect => (b'l', false, 0, None),
         CommandKind::MarkUnknown => (b'u', false, 0, None),
         CommandKind::Poll { .. } => (b'p', false, 0, None),
         CommandKind::Release { keep_fingerprint } => (b'f', *keep_fingerprint, 0, None),
@@ -116,13 +116,13 @@ pub fn unpack(answer: &[u8]) -> Result<(Nonce, StoreReply), Corrupt> {
             let [state] = input.array()?;
             let (attempt, status) = (u32::from_le_bytes(input.array()?), u16::from_le_bytes(input.array()?));
             let standing = match state {
-                0 => Standing::Open,
-                1 => Standing::Running,
-                2 => Standing::Unknown,
-                3 => Standing::Completed(known_status(status)),
+                0 => RecordStatus::Open,
+                1 => RecordStatus::Running,
+                2 => RecordStatus::Unknown,
+                3 => RecordStatus::Completed(known_status(status)),
                 _ => return Err(Corrupt),
             };
-            StoreReply::Seen(Some(Sight { attempt, standing, ttl_ms: u64::from_le_bytes(input.array()?) }))
+            StoreReply::Seen(Some(RecordSummary { attempt, standing, ttl_ms: u64::from_le_bytes(input.array()?) }))
         }
         b'Z' => StoreReply::Seen(None),
         _ => return Err(Corrupt),

@@ -11,7 +11,7 @@ use crate::event::{Clock, Event, EventKind};
 use crate::exchange::Exchange;
 use crate::key::Name;
 use crate::record::Owner;
-use crate::step::{Count, Flow, Outgoing, Remark, SeenCaller, Step};
+use crate::step::{Count, Flow, LogEvent, Outgoing, SeenCaller, Step};
 use crate::store::client::{Batch, Client, Completion, Heard, Lane, Nonce};
 use crate::store::local::Cells;
 use crate::store::{Store, Submission};
@@ -46,7 +46,7 @@ pub enum Act {
     /// Note that a request of this rule has shown a caller, the first that this worker has seen.
     CallerSeen(String),
     /// Write a log line.
-    Log(Remark),
+    Log(LogEvent),
     /// Note the status for the access log of a stream.
     Status {
         /// Whose.
@@ -273,7 +273,7 @@ impl<C: Cells> Exchanges<C> {
             (Some(Callers::Missing { said_ms }), _) if now_ms < said_ms + NO_CALLER_QUIET_MS => return None,
             (_, SeenCaller::None { certificate }) => (
                 Callers::Missing { said_ms: now_ms },
-                Act::Log(Remark::NoCaller { rule: rule.to_owned(), certificate }),
+                Act::Log(LogEvent::NoCaller { rule: rule.to_owned(), certificate }),
             ),
         };
         self.callers.insert(rule.to_owned(), callers);
@@ -344,7 +344,7 @@ impl Entry {
 /// Turns a step into acts; hands back what it asks of the store.
 fn obey(id: u32, entry: &mut Entry, step: Step, acts: &mut Vec<Act>) -> Vec<Command> {
     acts.extend(step.counts.into_iter().map(|count| Act::Count { count, observed: step.observed }));
-    acts.extend(step.remark.map(Act::Log));
+    acts.extend(step.log_event.map(Act::Log));
     acts.extend(step.execute.map(|outgoing| Act::Execute { exchange: id, outgoing }));
     entry.wake_ms = step.wake_ms.or(entry.wake_ms);
     if !entry.closed {

@@ -4,7 +4,7 @@
 //! It does not know why anything is done.
 
 use crate::command::Failure;
-use crate::step::{Count, Flow, Outgoing, Remark};
+use crate::step::{Count, Flow, LogEvent, Outgoing};
 use crate::store::client::{Batch, Lane};
 
 /// The host of one worker.
@@ -50,7 +50,7 @@ pub trait Host {
     /// Sets the gauge of the embedded store's size.
     fn set_store_bytes(&mut self, bytes: u64);
     /// Writes a log line.
-    fn log(&mut self, remark: &Remark);
+    fn log(&mut self, log_event: &LogEvent);
     /// Notes for all workers that a request of this rule has shown a caller.
     fn note_caller(&mut self, rule: &str);
     /// Notes for all workers that a request of this rule has shown no caller; tells whether none of them has said so of

@@ -29,7 +29,7 @@ use crate::by_id::ById;
 use crate::event::{Clock, Event, EventKind, Executed};
 use crate::exchange::Exchange;
 use crate::record::Owner;
-use crate::step::{Count, Flow, Outgoing, Remark};
+use crate::step::{Count, Flow, LogEvent, Outgoing};
 use crate::store::client::{Batch, Client, Heard, Lane, Nonce, Reply};
 use crate::store::local::Cells;
 use crate::store::{HandedOver, Store};
@@ -68,7 +68,7 @@ pub struct Worker<C> {
     /// From how many held bytes on the worker is crowded.
     crowded_from: u64,
     /// When what every request would say was logged last.
-    said_ms: HashMap<Remark, u64>,
+    said_ms: HashMap<LogEvent, u64>,
     /// What the host was told of each gauge.
     told: [(Gauge, i64); 4],
     ticks: u32,
@@ -348,7 +348,7 @@ impl<C: Cells> Worker<C> {
             Act::CallerSeen(rule) => host.note_caller(&rule),
             Act::Count { count, observed } => host.count(count, observed),
             Act::Execute { exchange, outgoing } => self.outgoing.push((exchange, outgoing)),
-            Act::Log(remark) => self.log(host, remark, now_ms),
+            Act::Log(log_event) => self.log(host, log_event, now_ms),
             Act::Status { exchange, text } => {
                 if turn == Turn::Stream || host.enter(exchange) {
                     host.set_status(&text);
@@ -368,19 +368,19 @@ impl<C: Cells> Worker<C> {
         }
     }
 
-    fn log<H: Host>(&mut self, host: &mut H, remark: Remark, now_ms: u64) {
+    fn log<H: Host>(&mut self, host: &mut H, log_event: LogEvent, now_ms: u64) {
         // Every request would say so; once a second is enough.
-        if self.said_ms.get(&remark).is_some_and(|said| now_ms < said + QUIET_MS) {
+        if self.said_ms.get(&log_event).is_some_and(|said| now_ms < said + QUIET_MS) {
             return;
         }
-        if let Remark::NoCaller { rule, .. } = &remark
+        if let LogEvent::NoCaller { rule, .. } = &log_event
             && !host.note_no_caller(rule, now_ms)
         {
             return;
         }
-        host.log(&remark);
-        if remark.is_repeated() {
-            self.said_ms.insert(remark, now_ms);
+        host.log(&log_event);
+        if log_event.is_repeated() {
+            self.said_ms.insert(log_event, now_ms);
         }
     }
 
@@ -410,7 +410,7 @@ impl<C: Cells> Worker<C> {
 
     fn tell_given_up<H: Host>(&mut self, host: &mut H, now_ms: u64) {
         for given_up in self.exchanges.store_mut().take_given_up() {
-            self.log(host, Remark::GaveUp(given_up), now_ms);
+            self.log(host, LogEvent::GaveUp(given_up), now_ms);
         }
     }
 

@@ -98,7 +98,7 @@ fn deed(names: u8, number: u32) -> Deed {
         10 => CommandKind::MarkUnknown,
         11 => CommandKind::Release { keep_fingerprint: true },
         12..14 => CommandKind::Release { keep_fingerprint: false },
-        14 if number & 1 == 0 => CommandKind::Look,
+        14 if number & 1 == 0 => CommandKind::Inspect,
         _ => CommandKind::Renew,
     };
     Deed {

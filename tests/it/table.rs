@@ -12,7 +12,7 @@ use envoy_idempotency::evidence::{Origin, flags};
 use envoy_idempotency::exchange::Exchange;
 use envoy_idempotency::key::{KeyForm, Name, UpstreamKey};
 use envoy_idempotency::message::{Headers, RequestHead};
-use envoy_idempotency::record::{Owner, Response, Sight, Standing};
+use envoy_idempotency::record::{Owner, RecordStatus, RecordSummary, Response};
 use envoy_idempotency::seal::Vault;
 use envoy_idempotency::step::{Flow, Step};
 
@@ -371,12 +371,12 @@ fn each_event(kind: &str, mut feed: impl FnMut(Event<'_>)) {
             }
         }
         "look reply" => {
-            let sight = Sight { attempt: 1, standing: Standing::Running, ttl_ms: 5 };
+            let sight = RecordSummary { attempt: 1, standing: RecordStatus::Running, ttl_ms: 5 };
             for verdict in [StoreReply::Seen(None), StoreReply::Seen(Some(sight)), StoreReply::Failed(Failure::Timeout)]
             {
                 feed(Event {
                     clock: &Clock::at(1),
-                    kind: EventKind::StoreAnswered { asked: ReplyKind::Look, verdict, may_wait: false },
+                    kind: EventKind::StoreAnswered { asked: ReplyKind::Inspect, verdict, may_wait: false },
                 });
             }
         }

@@ -10,7 +10,7 @@ use envoy_idempotency::command::{Command, CommandKind, Failure, RedisError, Stor
 use envoy_idempotency::digest::hex;
 use envoy_idempotency::fingerprint::Fingerprint;
 use envoy_idempotency::key::{KeyForm, Name, UpstreamKey};
-use envoy_idempotency::record::{Corrupt, Owner, Sight, Standing};
+use envoy_idempotency::record::{Corrupt, Owner, RecordStatus, RecordSummary};
 use envoy_idempotency::store::client::{Batch, Client, Lane, Limits, Nonce, Reply};
 use envoy_idempotency::store::redis::Named;
 use envoy_idempotency::store::redis::{SCRIPT, SCRIPT_SHA1, pack, unpack};
@@ -318,7 +318,7 @@ fn answers() -> Vec<(Vec<u8>, StoreReply)> {
     let granted = |doubt, key| StoreReply::Granted { attempt: 0x0102, doubt, key, expires_ms: 0x0304 };
     let ours = KeyForm::Ours(UpstreamKey([0x0b; 16]));
     let times = "0403000000000000 0605000000000000";
-    let seen = |standing| StoreReply::Seen(Some(Sight { attempt: 0x0102, standing, ttl_ms: 0x0304 }));
+    let seen = |standing| StoreReply::Seen(Some(RecordSummary { attempt: 0x0102, standing, ttl_ms: 0x0304 }));
     [
         ("41".to_owned(), StoreReply::Deferred),
         (format!("44 02010000 c900 {times} 00"), completed(None)),
@@ -337,11 +337,11 @@ fn answers() -> Vec<(Vec<u8>, StoreReply)> {
         ("4f".to_owned(), StoreReply::Settled),
         ("53".to_owned(), StoreReply::Stale),
         ("55 02010000 0403000000000000".to_owned(), StoreReply::Unknown { attempt: 0x0102, wait_ms: 0x0304 }),
-        ("56 00 02010000 0000 0403000000000000".to_owned(), seen(Standing::Open)),
-        ("56 01 02010000 0000 0403000000000000".to_owned(), seen(Standing::Running)),
-        ("56 02 02010000 0000 0403000000000000".to_owned(), seen(Standing::Unknown)),
-        ("56 03 02010000 c900 0403000000000000".to_owned(), seen(Standing::Completed(Some(201)))),
-        ("56 03 02010000 0000 0403000000000000".to_owned(), seen(Standing::Completed(None))),
+        ("56 00 02010000 0000 0403000000000000".to_owned(), seen(RecordStatus::Open)),
+        ("56 01 02010000 0000 0403000000000000".to_owned(), seen(RecordStatus::Running)),
+        ("56 02 02010000 0000 0403000000000000".to_owned(), seen(RecordStatus::Unknown)),
+        ("56 03 02010000 c900 0403000000000000".to_owned(), seen(RecordStatus::Completed(Some(201)))),
+        ("56 03 02010000 0000 0403000000000000".to_owned(), seen(RecordStatus::Completed(None))),
         ("5a".to_owned(), StoreReply::Seen(None)),
     ]
     .map(|(sample, verdict)| (answer(&sample), verdict))

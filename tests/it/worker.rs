@@ -14,7 +14,7 @@ use envoy_idempotency::exchange::{Exchange, Secrets};
 use envoy_idempotency::key::{KeyForm, UpstreamKey};
 use envoy_idempotency::message::{Headers, RequestHead};
 use envoy_idempotency::record::Owner;
-use envoy_idempotency::step::{Count, Flow, Outgoing, Remark};
+use envoy_idempotency::step::{Count, Flow, LogEvent, Outgoing};
 use envoy_idempotency::store::client::{Batch, Client, Lane, Limits, Reply};
 use envoy_idempotency::store::local::Cells;
 use envoy_idempotency::store::{Pool, Store};
@@ -965,8 +965,8 @@ impl Host for Recorder {
 
     fn set_store_bytes(&mut self, _bytes: u64) {}
 
-    fn log(&mut self, remark: &Remark) {
-        self.acts.push(format!("log {remark}"));
+    fn log(&mut self, log_event: &LogEvent) {
+        self.acts.push(format!("log {log_event}"));
     }
 
     fn note_caller(&mut self, rule: &str) {

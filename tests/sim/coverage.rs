@@ -55,7 +55,7 @@ impl Coverage {
         let asked = match operation {
             CommandKind::Claim { .. } => "claim",
             CommandKind::Complete { .. } => "complete",
-            CommandKind::Look => "look",
+            CommandKind::Inspect => "look",
             CommandKind::MarkUnknown => "mark unknown",
             CommandKind::Poll { .. } => "poll",
             CommandKind::Release { .. } => "release",
@@ -203,7 +203,9 @@ fn meets(state: &'static str, event: &Event<'_>) {
         Event { kind: EventKind::StoreAnswered { asked: ReplyKind::Renew, verdict, .. }, .. } => {
             ("renew", told(verdict))
         }
-        Event { kind: EventKind::StoreAnswered { asked: ReplyKind::Look, verdict, .. }, .. } => ("look", told(verdict)),
+        Event { kind: EventKind::StoreAnswered { asked: ReplyKind::Inspect, verdict, .. }, .. } => {
+            ("look", told(verdict))
+        }
         Event { kind: EventKind::StoreAnswered { asked: ReplyKind::Settle, verdict, .. }, .. } => {
             ("settle", told(verdict))
         }

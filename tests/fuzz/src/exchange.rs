@@ -255,7 +255,8 @@ fn verdict(choices: &mut Choices<'_>) -> StoreReply {
     }
 }
 
-const ASKED: [ReplyKind; 5] = [ReplyKind::Claim, ReplyKind::Renew, ReplyKind::Mark, ReplyKind::Settle, ReplyKind::Look];
+const ASKED: [ReplyKind; 5] =
+    [ReplyKind::Claim, ReplyKind::Renew, ReplyKind::Mark, ReplyKind::Settle, ReplyKind::Inspect];
 
 /// Where no value stands, the fuzzer writes one.
 const REQUEST_FIELDS: [(&str, &str); 12] = [

@@ -16,7 +16,7 @@ use envoy_idempotency::key::UpstreamKey;
 use envoy_idempotency::message::{HeaderMutation, Headers, RequestHead};
 use envoy_idempotency::record::{Owner, Record};
 use envoy_idempotency::reply::STATUS;
-use envoy_idempotency::step::{Count, Flow, Outgoing, Remark};
+use envoy_idempotency::step::{Count, Flow, LogEvent, Outgoing};
 use envoy_idempotency::store::cache::Cache;
 use envoy_idempotency::store::client::{Batch, Client, Lane, Limits, Reply};
 use envoy_idempotency::store::local::Table;
@@ -558,7 +558,7 @@ impl Host for Envoy<'_> {
 
     fn set_store_bytes(&mut self, _bytes: u64) {}
 
-    fn log(&mut self, _remark: &Remark) {}
+    fn log(&mut self, _remark: &LogEvent) {}
 
     fn note_caller(&mut self, _rule: &str) {}
 

@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use envoy_idempotency::command::Failure;
 use envoy_idempotency::config::Mode;
-use envoy_idempotency::step::{Count, Flow, Outgoing, Remark};
+use envoy_idempotency::step::{Count, Flow, LogEvent, Outgoing};
 use envoy_idempotency::store::client::{Batch, Lane};
 use envoy_idempotency::worker::{Action, Gauge, Host, Side, Stream, Turn, Worker};
 use host_model::SharedData;
@@ -196,8 +196,8 @@ impl Host for Envoy<'_> {
 
     fn set_store_bytes(&mut self, _bytes: u64) {}
 
-    fn log(&mut self, remark: &Remark) {
-        if let Remark::GaveUp(given_up) = remark {
+    fn log(&mut self, log_event: &LogEvent) {
+        if let LogEvent::GaveUp(given_up) = log_event {
             self.world.gives_up(self.worker, given_up);
         }
     }

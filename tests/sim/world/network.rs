@@ -224,7 +224,7 @@ impl World {
             CommandKind::Claim { may_retry: false } => "claim, no retry".to_owned(),
             CommandKind::Complete { status, response: Some(_) } => format!("complete {status}"),
             CommandKind::Complete { status, response: None } => format!("complete {status} without its response"),
-            CommandKind::Look => "look".to_owned(),
+            CommandKind::Inspect => "look".to_owned(),
             CommandKind::MarkUnknown => "mark unknown".to_owned(),
             CommandKind::Poll { max_attempt } => format!("poll up to attempt {max_attempt}"),
             CommandKind::Release { keep_fingerprint: true } => "release for the same payload".to_owned(),
