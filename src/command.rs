@@ -205,7 +205,7 @@ pub enum Failure {
     /// What is stored is not a record.
     Corrupt,
     /// Too many bytes of bodies are held in this worker.
-    Crowded,
+    Overloaded,
     /// The table is full of records that must not go.
     Full,
     /// What came back is not an answer at all.
@@ -314,7 +314,7 @@ impl Failure {
             Failure::Breaker,
             Failure::Contention,
             Failure::Corrupt,
-            Failure::Crowded,
+            Failure::Overloaded,
             Failure::Full,
             Failure::Garbage,
             Failure::Host,
@@ -354,7 +354,7 @@ impl Failure {
             Failure::Breaker => "breaker",
             Failure::Contention => "contention",
             Failure::Corrupt => "corrupt",
-            Failure::Crowded => "crowded",
+            Failure::Overloaded => "overloaded",
             Failure::Full => "full",
             Failure::Garbage => "garbage",
             Failure::Host => "host",

@@ -77,7 +77,7 @@ pub enum EventKind<'a> {
         /// What has not been shown before.
         chunk: &'a [u8],
         /// Whether too many bytes of bodies are held already.
-        crowded: bool,
+        overloaded: bool,
         /// Whether this is the end of the request.
         end: bool,
         /// Whether trailers stand at that end.
@@ -90,7 +90,7 @@ pub enum EventKind<'a> {
         /// Reads all that is held; asked once, when the body is whole.
         whole: &'a dyn Fn() -> Vec<u8>,
         /// Whether too many bytes of bodies are held already.
-        crowded: bool,
+        overloaded: bool,
         /// Whether this is the end of the response.
         end: bool,
     },
@@ -110,7 +110,7 @@ pub enum EventKind<'a> {
         /// What came back.
         answer: Executed<'a>,
         /// Whether too many bytes of bodies are held already.
-        crowded: bool,
+        overloaded: bool,
     },
     /// When the store has answered.
     StoreAnswered {
@@ -127,7 +127,7 @@ pub enum EventKind<'a> {
         owner: Owner,
     },
     /// When the host turns out not to show request bodies to a filter that pauses in the headers.
-    Unable,
+    BodyUnavailable,
 }
 
 /// What came of a request that the gateway itself had sent.

@@ -13,7 +13,7 @@ use crate::record::{Corrupt, Input, Owner};
 
 /// The keys of stored responses.
 #[derive(Default)]
-pub struct Vault(Vec<Locked>);
+pub struct ResponseCipher(Vec<Locked>);
 
 struct Locked {
     id: String,
@@ -25,14 +25,14 @@ const CLEAR: u8 = 0;
 /// The first byte of the form with keys: then the key's id with its length, a nonce, the encrypted response with its tag.
 const ENCRYPTED: u8 = 1;
 
-impl Vault {
+impl ResponseCipher {
     /// Seals with the first of these keys and opens with all of them; without any, nothing is encrypted.
     pub fn new(keys: &[EncryptionKey]) -> Self {
         let locked = |key: &EncryptionKey| {
             let cipher = XChaCha20Poly1305::new(&Key::from(key.key));
             Locked { id: key.id.clone(), cipher }
         };
-        Vault(keys.iter().map(locked).collect())
+        ResponseCipher(keys.iter().map(locked).collect())
     }
 
     /// Seals the one response that this owner has for this name; none where it cannot be sealed.

@@ -76,7 +76,7 @@ fn run(config: &Config, rule: &Rule, given: &Given) -> Step {
         return step;
     }
     let attribute = &NO_ATTRIBUTES;
-    let kind = EventKind::RequestBody { attribute, chunk: &given.body, crowded: false, end: true, trailers: false };
+    let kind = EventKind::RequestBody { attribute, chunk: &given.body, overloaded: false, end: true, trailers: false };
     exchange.handle(Event { clock: &clock, kind })
 }
 

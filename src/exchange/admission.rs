@@ -62,13 +62,13 @@ impl Head {
 impl Body {
     pub(super) fn on(mut self, cx: &Context<'_>, event: EventKind<'_>) -> Next {
         match event {
-            EventKind::RequestBody { attribute, chunk, crowded, end, trailers } => {
+            EventKind::RequestBody { attribute, chunk, overloaded, end, trailers } => {
                 let buffered_bytes = cx.buffer(chunk);
                 if buffered_bytes > cx.policy.max_request_bytes {
                     return too_large(cx, self.pending);
                 }
-                if crowded && buffered_bytes > SMALL_BODY {
-                    return store_failed(cx, self.pending, Failure::Crowded);
+                if overloaded && buffered_bytes > SMALL_BODY {
+                    return store_failed(cx, self.pending, Failure::Overloaded);
                 }
                 self.payload.body(chunk);
                 if let Some(outgoing) = &mut self.pending.outgoing {
@@ -83,7 +83,7 @@ impl Body {
                 (state, step)
             }
             EventKind::ResponseHeaders { origin, headers, .. } => self.overtaken(cx, origin, headers),
-            EventKind::Unable => store_failed(cx, self.pending, Failure::MissingFlag),
+            EventKind::BodyUnavailable => store_failed(cx, self.pending, Failure::MissingFlag),
             EventKind::Closed { .. } => done(),
             _ => (State::Body(self), Step::default()),
         }

@@ -275,7 +275,7 @@ impl Claim {
     /// A completed operation, once more.
     fn replay(self, cx: &Context<'_>, line: IdempotencyStatus, status: Option<u16>, response: Option<&[u8]>) -> Next {
         let (request, injected) = (&self.request, self.pending.injected);
-        let opened = response.map(|sealed| Response::decode(&cx.secrets.vault.open(&request.name, sealed)?));
+        let opened = response.map(|sealed| Response::decode(&cx.secrets.cipher.open(&request.name, sealed)?));
         let Ok(response) = opened.transpose() else {
             // It has run, whatever it answered: so it is refused, also where a failing store lets requests through.
             return refused_by_store(cx, injected, Failure::Corrupt);

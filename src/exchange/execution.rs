@@ -153,7 +153,7 @@ impl AwaitResponse {
 impl Shielded {
     pub(super) fn on(mut self, cx: &Context<'_>, event: EventKind<'_>) -> Next {
         match event {
-            EventKind::Executed { answer, crowded } => self.executed(cx, answer, crowded),
+            EventKind::Executed { answer, overloaded } => self.executed(cx, answer, overloaded),
             EventKind::Closed { .. } if mutant::is(Mutant::ShieldDropped) => {
                 let outcome = Outcome::Failed { fate: Fate::Unknown, tries: Tries::Once };
                 let (mut save, step) = Save::of(cx, self.execution, outcome);
@@ -179,7 +179,7 @@ impl Shielded {
     }
 
     /// What came back from a request that the gateway itself had sent.
-    fn executed(self, cx: &Context<'_>, answer: Executed<'_>, crowded: bool) -> Next {
+    fn executed(self, cx: &Context<'_>, answer: Executed<'_>, overloaded: bool) -> Next {
         let Shielded { execution, is_over } = self;
         let cluster = || match &cx.policy.execution {
             Sender::Shielded { cluster, .. } => cluster.clone(),
@@ -190,7 +190,7 @@ impl Shielded {
         let (outcome, reply, given_up, log_event) = match answer {
             Executed::Answered { status, headers, body } => {
                 let headers_given_up = (!headers.fit_a_map()).then_some(Some(Reason::TooLarge));
-                let given_up = headers_given_up.or_else(|| given_up(cx.policy, body.len() as u64, crowded));
+                let given_up = headers_given_up.or_else(|| given_up(cx.policy, body.len() as u64, overloaded));
                 let (outcome, source, is_unread) =
                     judged(cx, &execution, status, headers, given_up.map_or(Ok(body), Err));
                 unread = is_unread.then_some(Count::OutcomeUnread);
@@ -220,10 +220,10 @@ impl Shielded {
 }
 
 /// Why a body of so many bytes is neither held nor kept; none where it is.
-fn given_up(policy: &Policy, bytes: u64, crowded: bool) -> Option<Option<Reason>> {
+fn given_up(policy: &Policy, bytes: u64, overloaded: bool) -> Option<Option<Reason>> {
     match bytes {
         _ if bytes > policy.max_response_bytes => Some(Some(Reason::TooLarge)),
-        _ if crowded && bytes > SMALL_BODY => Some(None),
+        _ if overloaded && bytes > SMALL_BODY => Some(None),
         _ => None,
     }
 }
@@ -257,9 +257,9 @@ impl ResponseBody {
     pub(super) fn on(mut self, cx: &Context<'_>, event: EventKind<'_>) -> Next {
         let unavailable = Body::Unavailable;
         match event {
-            EventKind::ResponseBody { held, whole, crowded, end } => {
+            EventKind::ResponseBody { held, whole, overloaded, end } => {
                 cx.buffered_bytes.set(held);
-                if let Some(reason) = given_up(cx.policy, held, crowded) {
+                if let Some(reason) = given_up(cx.policy, held, overloaded) {
                     self.complete(cx, unavailable(reason))
                 } else if end || content_length(&self.headers) == Some(held) {
                     // As long as it was announced it is whole; Envoy may say so only in its next callback.
@@ -268,7 +268,7 @@ impl ResponseBody {
                     (State::ResponseBody(self), hold())
                 }
             }
-            EventKind::Unable => {
+            EventKind::BodyUnavailable => {
                 let (state, step) = self.complete(cx, unavailable(None));
                 let failure = Failure::MissingFlag;
                 let counts = vec![Count::StoreFailed(failure)];

@@ -46,7 +46,7 @@ use crate::key::Name;
 use crate::message::{HeaderMutation, Headers};
 use crate::record::Owner;
 use crate::reply::{IdempotencyStatus, Reason, STATUS};
-use crate::seal::Vault;
+use crate::seal::ResponseCipher;
 use crate::step::{Count, Flow, Step};
 
 mod headers;
@@ -82,13 +82,16 @@ pub struct Secrets {
     /// Keys the hashes of names and payloads.
     pub hash_key: Option<HashKey>,
     /// Seals stored responses.
-    pub vault: Vault,
+    pub cipher: ResponseCipher,
 }
 
 impl Secrets {
     /// As the operator's document has them.
     pub fn new(config: &Config) -> Self {
-        Secrets { hash_key: config.hash_key.as_deref().map(HashKey::new), vault: Vault::new(&config.encryption) }
+        Secrets {
+            hash_key: config.hash_key.as_deref().map(HashKey::new),
+            cipher: ResponseCipher::new(&config.encryption),
+        }
     }
 }
 

@@ -65,7 +65,7 @@ impl Save {
         let (fate, kind, ttl) = match outcome {
             Outcome::Completed { status, response, ttl } => {
                 let (name, owner) = (&execution.request.name, execution.request.owner);
-                let sealed = response.and_then(|response| cx.secrets.vault.seal(name, owner, &response.encode()));
+                let sealed = response.and_then(|response| cx.secrets.cipher.seal(name, owner, &response.encode()));
                 (Fate::Store, CommandKind::Complete { status, response: sealed }, Some(ttl))
             }
             Outcome::Failed { fate: Fate::Release | Fate::Retry, tries: Tries::Several }

@@ -14,7 +14,7 @@ use crate::shell::streams::Streams;
 use crate::shell::way::Way;
 use crate::step::{Count, Flow, LogEvent, Outgoing};
 use crate::store::client::{Batch, Heard, Lane};
-use crate::store::local::Cells;
+use crate::store::local::SharedMap;
 use crate::worker::{Gauge, Host, NO_CALLER_QUIET_MS, Side, Turn};
 
 /// How many random bytes are drawn at once.

@@ -18,7 +18,7 @@ use crate::shell::abi::{
     proxy_send_local_response, proxy_set_buffer_bytes, proxy_set_effective_context, proxy_set_header_map_pairs,
     proxy_set_property, proxy_set_shared_data, proxy_set_tick_period_milliseconds, random_get,
 };
-use crate::store::local::Cells;
+use crate::store::local::SharedMap;
 
 /// Which header map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -339,7 +339,7 @@ impl RootWaker {
 /// Envoy's shared data: one map for all workers of one Envoy.
 pub struct SharedData;
 
-impl Cells for SharedData {
+impl SharedMap for SharedData {
     fn get(&self, key: &[u8]) -> Result<Option<(Vec<u8>, u32)>, Failure> {
         let mut version = 0;
         let mut status = OK;

@@ -20,7 +20,7 @@ use crate::shell::way::Way;
 use crate::step::Flow;
 use crate::store::cache::Cache;
 use crate::store::client::{Client, Limits};
-use crate::store::local::{Cells, Table};
+use crate::store::local::{SharedMap, Table};
 use crate::store::{Pool, Store};
 use crate::worker::{self, Host, Side, Stream, Worker};
 

@@ -58,10 +58,10 @@ impl HttpStream {
     /// The stream ends. Envoy asks every context this; `on_log` would tell no more, and be one more callback.
     pub fn on_done(&mut self) {
         let Some(plugin) = self.plugin.take() else { return };
-        let account = Account::read();
-        let status = if account.is_certain() { None } else { host::number(&["response", "code"]) };
+        let report = UpstreamReport::read();
+        let status = if report.is_certain() { None } else { host::number(&["response", "code"]) };
         let Plugin { worker, envoy, .. } = &mut *plugin.borrow_mut();
-        worker.stream_ends(envoy, &self.stream, account.origin(), status.and_then(|code| code.try_into().ok()));
+        worker.stream_ends(envoy, &self.stream, report.origin(), status.and_then(|code| code.try_into().ok()));
     }
 
     /// The head of the request.
@@ -93,11 +93,11 @@ impl HttpStream {
             let plugin = plugin.borrow();
             plugin.worker.exchange(self.stream.id()).is_some_and(|exchange| exchange.has_answered(headers))
         });
-        let account = if is_ours { Account::of_ours() } else { Account::read() };
+        let report = if is_ours { UpstreamReport::of_ours() } else { UpstreamReport::read() };
         let head = headers.as_ref().map(|headers| EventKind::ResponseHeaders {
             headers,
             status: status(headers).unwrap_or(0),
-            origin: account.origin(),
+            origin: report.origin(),
             end,
         });
         let action = {
@@ -118,32 +118,32 @@ impl HttpStream {
     }
 }
 
-/// The host's account of a response or of an ending.
-struct Account {
+/// The host's report of a response or of an ending.
+struct UpstreamReport {
     details: Vec<u8>,
     attempts: Option<u64>,
     flags: u64,
     owner: Option<Vec<u8>>,
 }
 
-impl Account {
+impl UpstreamReport {
     /// Of an answer that this filter has given.
     fn of_ours() -> Self {
-        Account { details: DETAILS.into(), attempts: None, flags: 0, owner: None }
+        UpstreamReport { details: DETAILS.into(), attempts: None, flags: 0, owner: None }
     }
 
     fn read() -> Self {
         let details = host::property(&["response", "code_details"]).unwrap_or_default();
-        let mut account = Account { details, attempts: None, flags: 0, owner: None };
+        let mut report = UpstreamReport { details, attempts: None, flags: 0, owner: None };
         // Every question to the host costs.
-        if !account.is_ours() {
-            account.attempts = host::number(&["upstream", "request_attempt_count"]);
+        if !report.is_ours() {
+            report.attempts = host::number(&["upstream", "request_attempt_count"]);
         }
-        if !account.is_certain() {
-            account.flags = host::number(&["response", "flags"]).unwrap_or(0);
-            account.owner = host::property(&["filter_state", LOCAL_REPLY_OWNER]);
+        if !report.is_certain() {
+            report.flags = host::number(&["response", "flags"]).unwrap_or(0);
+            report.owner = host::property(&["filter_state", LOCAL_REPLY_OWNER]);
         }
-        account
+        report
     }
 
     /// Whether the details alone tell who has answered.
@@ -156,7 +156,7 @@ impl Account {
     }
 
     fn origin(&self) -> Origin<'_> {
-        let Account { details, attempts, flags, owner } = self;
+        let UpstreamReport { details, attempts, flags, owner } = self;
         Origin { details, attempts: *attempts, flags: *flags, sent: None, owner: owner.as_deref() }
     }
 }

@@ -17,7 +17,7 @@ use crate::digest::Digest;
 use crate::key::Name;
 use crate::record::{Corrupt, FORMAT, Input, Record, State};
 use crate::store::client::Completion;
-use crate::store::local::Cells;
+use crate::store::local::SharedMap;
 use crate::store::model;
 
 /// The cache of one plugin in one Envoy.
@@ -38,7 +38,7 @@ const HEAD_BYTES: u64 = 128;
 /// than it takes to be reminded of all that the default cache has cells for.
 const OWED_MS: u64 = 10_000;
 
-impl<C: Cells> Cache<C> {
+impl<C: SharedMap> Cache<C> {
     /// The cache of this plugin for the records of `store`.
     pub fn new(cells: C, plugin: &[u8], store: &str, bounds: CacheBounds) -> Self {
         let mut digest = Digest::new("cache", None);

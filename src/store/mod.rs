@@ -28,7 +28,7 @@ use std::rc::Rc;
 
 use cache::Cache;
 use client::{Batch, Client, Completion, Heard, Lane, Nonce};
-use local::{Cells, Table};
+use local::{SharedMap, Table};
 pub use outbox::{HandedOver, Outbox, Pool};
 
 /// The store as one worker reaches it.
@@ -50,7 +50,7 @@ pub enum Submission {
     Waiting,
 }
 
-impl<C: Cells> Store<C> {
+impl<C: SharedMap> Store<C> {
     /// Hands one operation of one exchange to the store.
     pub fn ask(&mut self, exchange: u32, command: Command, now_ms: u64) -> Submission {
         let (client, cache) = match self {

@@ -13,7 +13,7 @@ use crate::key::Name;
 use crate::record::Owner;
 use crate::step::{Count, Flow, LogEvent, Outgoing, SeenCaller, Step};
 use crate::store::client::{Batch, Client, Completion, Heard, Lane, Nonce};
-use crate::store::local::Cells;
+use crate::store::local::SharedMap;
 use crate::store::{Store, Submission};
 use crate::worker::host::Side;
 
@@ -131,7 +131,7 @@ struct Entry {
     closed: bool,
 }
 
-impl<C: Cells> Exchanges<C> {
+impl<C: SharedMap> Exchanges<C> {
     /// None, over this store.
     pub fn new(store: Store<C>) -> Self {
         Exchanges {

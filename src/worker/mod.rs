@@ -31,12 +31,12 @@ use crate::exchange::Exchange;
 use crate::record::Owner;
 use crate::step::{Count, Flow, LogEvent, Outgoing};
 use crate::store::client::{Batch, Client, Heard, Lane, Nonce, Reply};
-use crate::store::local::Cells;
+use crate::store::local::SharedMap;
 use crate::store::{HandedOver, Store};
 use bodies::Bodies;
 use exchanges::{Act, Exchanges};
 
-/// How many bytes of bodies one worker holds back at most before it calls itself crowded.
+/// How many bytes of bodies one worker holds back at most before it calls itself overloaded.
 const HELD_MAX: u64 = 64 << 20;
 /// How many buckets of the table one tick cleans.
 const SWEEP_STEPS: u32 = 64;
@@ -65,8 +65,8 @@ pub struct Worker<C> {
     /// How many streams the root may still let go or answer in this turn.
     flows_left: usize,
     bodies: Bodies,
-    /// From how many held bytes on the worker is crowded.
-    crowded_from: u64,
+    /// From how many held bytes on the worker is overloaded.
+    overloaded_from: u64,
     /// When what every request would say was logged last.
     said_ms: HashMap<LogEvent, u64>,
     /// What the host was told of each gauge.
@@ -78,7 +78,7 @@ pub struct Worker<C> {
     is_draining: bool,
 }
 
-impl<C: Cells> Worker<C> {
+impl<C: SharedMap> Worker<C> {
     /// A worker with nothing under way, whose longest lease is this.
     pub fn new(store: Store<C>, lease_ms: u64) -> Self {
         Worker {
@@ -89,7 +89,7 @@ impl<C: Cells> Worker<C> {
             is_root_woken: false,
             flows_left: FLOWS_AT_ONCE,
             bodies: Bodies::default(),
-            crowded_from: HELD_MAX + 1,
+            overloaded_from: HELD_MAX + 1,
             said_ms: HashMap::new(),
             told: Gauge::ALL.map(|gauge| (gauge, 0)),
             ticks: 0,
@@ -128,9 +128,9 @@ impl<C: Cells> Worker<C> {
         self.exchanges.is_idle() && self.deferred.is_empty()
     }
 
-    /// Has the worker call itself crowded from so many held bytes on.
-    pub fn set_crowded_from(&mut self, held_bytes: u64) {
-        self.crowded_from = held_bytes;
+    /// Has the worker call itself overloaded from so many held bytes on.
+    pub fn set_overloaded_from(&mut self, held_bytes: u64) {
+        self.overloaded_from = held_bytes;
     }
 
     /// Begins to drain, because the plugin is to go; tells whether it may go at once.
@@ -211,8 +211,8 @@ impl<C: Cells> Worker<C> {
     /// A request that the gateway itself had sent for this exchange has ended.
     pub fn on_executed<H: Host>(&mut self, host: &mut H, exchange: u32, answer: Executed<'_>) {
         let now_ms = self.begin_turn(host);
-        let crowded = self.is_crowded();
-        self.feed_from_root(host, exchange, EventKind::Executed { answer, crowded }, now_ms);
+        let overloaded = self.is_overloaded();
+        self.feed_from_root(host, exchange, EventKind::Executed { answer, overloaded }, now_ms);
         self.wake_or_send(host, now_ms);
     }
 
@@ -250,8 +250,8 @@ impl<C: Cells> Worker<C> {
     }
 
     /// Whether this worker holds back too many bytes already.
-    fn is_crowded(&self) -> bool {
-        self.held_bytes() >= self.crowded_from
+    fn is_overloaded(&self) -> bool {
+        self.held_bytes() >= self.overloaded_from
     }
 
     /// Has the root called once the callback under way is over.
@@ -289,7 +289,7 @@ impl<C: Cells> Worker<C> {
             match host.execute(exchange, *outgoing) {
                 Some(token) => drop(self.executing.insert(token, exchange)),
                 None => {
-                    let kind = EventKind::Executed { answer: Executed::Unsent, crowded: false };
+                    let kind = EventKind::Executed { answer: Executed::Unsent, overloaded: false };
                     self.feed_from_root(host, exchange, kind, now_ms);
                 }
             }
@@ -394,7 +394,7 @@ impl<C: Cells> Worker<C> {
                 host.request_size()
             };
             if self.bodies.is_hidden(stream, request_size, now_ms) {
-                self.feed_from_root(host, stream, EventKind::Unable, now_ms);
+                self.feed_from_root(host, stream, EventKind::BodyUnavailable, now_ms);
             }
         }
     }

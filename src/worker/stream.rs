@@ -8,7 +8,7 @@ use crate::event::EventKind;
 use crate::evidence::Origin;
 use crate::exchange::Exchange;
 use crate::step::Flow;
-use crate::store::local::Cells;
+use crate::store::local::SharedMap;
 use crate::worker::Worker;
 use crate::worker::exchanges::Act;
 use crate::worker::host::{Action, Host, Side};
@@ -71,7 +71,7 @@ impl Stream {
     }
 }
 
-impl<C: Cells> Worker<C> {
+impl<C: SharedMap> Worker<C> {
     /// Begins an exchange with the head of its request.
     pub fn on_request_headers<H: Host>(
         &mut self,
@@ -97,8 +97,8 @@ impl<C: Cells> Worker<C> {
         let RequestBody { size, end, trailers, read, attribute } = body;
         // While the body is held the host counts from its beginning; otherwise from this chunk's.
         let chunk = read(stream.buffered_bytes, size.saturating_sub(stream.buffered_bytes));
-        let crowded = self.is_crowded();
-        let kind = EventKind::RequestBody { attribute, chunk: &chunk, crowded, end, trailers };
+        let overloaded = self.is_overloaded();
+        let kind = EventKind::RequestBody { attribute, chunk: &chunk, overloaded, end, trailers };
         self.feed_body(host, stream, kind, size)
     }
 
@@ -118,7 +118,7 @@ impl<C: Cells> Worker<C> {
         let ResponseBody { size, end, whole } = body;
         // An answer of the filter's own, which nothing holds.
         if self.exchange(stream.id).is_some_and(Exchange::watches_response_body) {
-            let kind = EventKind::ResponseBody { held: size as u64, whole, crowded: false, end };
+            let kind = EventKind::ResponseBody { held: size as u64, whole, overloaded: false, end };
             return self.feed_body(host, stream, kind, size);
         }
         if !self.exchange(stream.id).is_some_and(Exchange::awaits_response_body) {
@@ -133,8 +133,8 @@ impl<C: Cells> Worker<C> {
             return Action::Pause;
         }
         self.bodies.note_shown();
-        let crowded = self.is_crowded();
-        let kind = EventKind::ResponseBody { held: size as u64, whole, crowded, end };
+        let overloaded = self.is_overloaded();
+        let kind = EventKind::ResponseBody { held: size as u64, whole, overloaded, end };
         self.feed_body(host, stream, kind, size)
     }
 

@@ -254,12 +254,12 @@ fn bodies_held_back_by_slow_clients_are_bounded_and_no_bar_once_they_have_gone()
         })
         .collect();
     let refusals = || world.gateway.stat("wasmcustom.idempotency_store_failures_crowded_total");
-    wait_until("the worker is crowded", PATIENCE, || refusals() > 0);
+    wait_until("the worker is overloaded", PATIENCE, || refusals() > 0);
     let after = resident(world.gateway.process_id());
     assert!(after <= before + (112 << 20), "{after} bytes after {before}");
     assert_eq!(said(&world.post("/keyless").body("ten").send()), "bypassed;reason=no-key");
     drop(slow);
-    let answer = wait_for("it is not crowded any more", PATIENCE, || {
+    let answer = wait_for("it is not overloaded any more", PATIENCE, || {
         Some(pay("/after").send()).filter(|answer| !is_refusal(answer, "store-unavailable"))
     });
     executed(&answer.unwrap(), 1);

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use envoy_idempotency::key::Name;
 use envoy_idempotency::record::{Record, Response, State};
-use envoy_idempotency::seal::Vault;
+use envoy_idempotency::seal::ResponseCipher;
 use harness::ledger::base64;
 use harness::{PATIENCE, SharedWorld, World, wait_until};
 use serde_json::json;
@@ -153,7 +153,7 @@ fn stored_response(world: &SharedWorld, path: &str) -> Response {
     else {
         panic!("{path} has no stored response")
     };
-    let opened = Vault::default().open(&name(world, path), &sealed).expect("nothing is encrypted");
+    let opened = ResponseCipher::default().open(&name(world, path), &sealed).expect("nothing is encrypted");
     Response::decode(&opened).expect("what the filter writes is a response")
 }
 
@@ -163,7 +163,7 @@ fn put_response(world: &SharedWorld, path: &str, response: &Response) {
     let key = key_of(world, path);
     let mut whole = record(world, &key).expect("there is a record");
     let State::Completed { owner, response: kept, .. } = &mut whole.state else { panic!("{path} is not completed") };
-    *kept = Vault::default().seal(&name(world, path), *owner, &response.encode());
+    *kept = ResponseCipher::default().seal(&name(world, path), *owner, &response.encode());
     world.redis.ask(&[b"SET", key.as_bytes(), &whole.encode(), b"KEEPTTL"]);
 }
 

@@ -13,7 +13,7 @@ use envoy_idempotency::key::{KeyForm, Name};
 use envoy_idempotency::record::{Owner, Record};
 use envoy_idempotency::store::cache::Cache;
 use envoy_idempotency::store::client::{Client, Completion, Heard, Lane, Nonce, Reply};
-use envoy_idempotency::store::local::Cells;
+use envoy_idempotency::store::local::SharedMap;
 use envoy_idempotency::store::{Pool, Store, model};
 use host_model::{Fault, SharedData};
 use proptest::prelude::*;
@@ -444,7 +444,7 @@ fn call(name: u8, owner: u8, operation: CommandKind) -> Command {
 }
 
 /// Has the cache hear what one that still waits for it was told.
-fn learn<C: Cells>(cache: &Cache<C>, call: &Command, asked_ms: u64, verdict: &StoreReply, now_ms: u64) {
+fn learn<C: SharedMap>(cache: &Cache<C>, call: &Command, asked_ms: u64, verdict: &StoreReply, now_ms: u64) {
     let told = Completion { exchange: Some(1), command: Rc::new(call.clone()), asked_ms, verdict: verdict.clone() };
     cache.learn(&told, now_ms);
 }

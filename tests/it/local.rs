@@ -13,7 +13,7 @@ use envoy_idempotency::command::{Command, CommandKind, Failure, StoreReply};
 use envoy_idempotency::fingerprint::Fingerprint;
 use envoy_idempotency::key::{KeyForm, Name};
 use envoy_idempotency::record::{Owner, RELEASED_KEPT, Record};
-use envoy_idempotency::store::local::{Cells, Table};
+use envoy_idempotency::store::local::{SharedMap, Table};
 use envoy_idempotency::store::model;
 use proptest::prelude::*;
 
@@ -791,7 +791,7 @@ impl Host {
     }
 }
 
-impl Cells for Host {
+impl SharedMap for Host {
     fn get(&self, key: &[u8]) -> Result<Option<(Vec<u8>, u32)>, Failure> {
         match self.access() {
             Some(Fault::Refused) => Err(Failure::Host),

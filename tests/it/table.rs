@@ -13,7 +13,7 @@ use envoy_idempotency::exchange::Exchange;
 use envoy_idempotency::key::{KeyForm, Name, UpstreamKey};
 use envoy_idempotency::message::{Headers, RequestHead};
 use envoy_idempotency::record::{Owner, RecordStatus, RecordSummary, Response};
-use envoy_idempotency::seal::Vault;
+use envoy_idempotency::seal::ResponseCipher;
 use envoy_idempotency::step::{Flow, Step};
 
 const SOURCE: &str = include_str!("../../src/exchange/mod.rs");
@@ -256,7 +256,7 @@ fn walk(policy: &str, route: &[&str]) -> Exchange {
                 kind: EventKind::RequestBody {
                     attribute: &|_| None,
                     chunk: b"x",
-                    crowded: false,
+                    overloaded: false,
                     end: true,
                     trailers: false,
                 },
@@ -277,11 +277,11 @@ fn walk(policy: &str, route: &[&str]) -> Exchange {
             "503" => respond(&mut exchange, 503, false),
             "executed" => {
                 let answer = Executed::Answered { status: 201, headers: &Headers::default(), body: b"done" };
-                exchange.handle(Event { clock: &Clock::at(0), kind: EventKind::Executed { answer, crowded: false } })
+                exchange.handle(Event { clock: &Clock::at(0), kind: EventKind::Executed { answer, overloaded: false } })
             }
             "executed in doubt" => {
                 let answer = Executed::Answered { status: 502, headers: &Headers::default(), body: b"who knows" };
-                exchange.handle(Event { clock: &Clock::at(0), kind: EventKind::Executed { answer, crowded: false } })
+                exchange.handle(Event { clock: &Clock::at(0), kind: EventKind::Executed { answer, overloaded: false } })
             }
             other => panic!("no such step: {other}"),
         };
@@ -347,7 +347,7 @@ fn each_event(kind: &str, mut feed: impl FnMut(Event<'_>)) {
             }
         }
         "request body" => {
-            for (chunk, crowded, end) in [
+            for (chunk, overloaded, end) in [
                 (b"".as_slice(), false, true),
                 (b"four", false, false),
                 (b"more than four", false, true),
@@ -356,7 +356,7 @@ fn each_event(kind: &str, mut feed: impl FnMut(Event<'_>)) {
             ] {
                 feed(Event {
                     clock: &Clock::at(1),
-                    kind: EventKind::RequestBody { attribute: &|_| None, chunk, crowded, end, trailers: false },
+                    kind: EventKind::RequestBody { attribute: &|_| None, chunk, overloaded, end, trailers: false },
                 });
             }
         }
@@ -435,12 +435,12 @@ fn each_event(kind: &str, mut feed: impl FnMut(Event<'_>)) {
             }
         }
         "response body" => {
-            for (held, crowded, end) in
+            for (held, overloaded, end) in
                 [(1, false, false), (1, false, true), (1, true, false), (9_999_999, false, false)]
             {
                 feed(Event {
                     clock: &Clock::at(1),
-                    kind: EventKind::ResponseBody { held, whole: &Vec::new, crowded, end },
+                    kind: EventKind::ResponseBody { held, whole: &Vec::new, overloaded, end },
                 });
             }
         }
@@ -456,12 +456,15 @@ fn each_event(kind: &str, mut feed: impl FnMut(Event<'_>)) {
                 }
             }
         }
-        "unable" => feed(Event { clock: &Clock::at(1), kind: EventKind::Unable }),
+        "unable" => feed(Event { clock: &Clock::at(1), kind: EventKind::BodyUnavailable }),
         "executed" => {
-            feed(Event { clock: &Clock::at(1), kind: EventKind::Executed { answer: Executed::Lost, crowded: false } });
             feed(Event {
                 clock: &Clock::at(1),
-                kind: EventKind::Executed { answer: Executed::Unsent, crowded: false },
+                kind: EventKind::Executed { answer: Executed::Lost, overloaded: false },
+            });
+            feed(Event {
+                clock: &Clock::at(1),
+                kind: EventKind::Executed { answer: Executed::Unsent, overloaded: false },
             });
             for status in [201, 404, 503] {
                 for details in ["via_upstream", "response_timeout", "-", "idempotency_mismatch"] {
@@ -474,7 +477,7 @@ fn each_event(kind: &str, mut feed: impl FnMut(Event<'_>)) {
                             clock: &Clock::at(1),
                             kind: EventKind::Executed {
                                 answer: Executed::Answered { status, headers: &headers, body },
-                                crowded: body.len() > 4,
+                                overloaded: body.len() > 4,
                             },
                         });
                     }
@@ -546,5 +549,5 @@ fn completed(response: Option<Vec<u8>>) -> StoreReply {
 fn sealed(body: Option<&[u8]>) -> Vec<u8> {
     let headers = [("location", "/p/1")].into_iter().collect();
     let response = Response { status: 201, headers, body: body.map(<[u8]>::to_vec), negotiated: false };
-    Vault::default().seal(&Name([0; 32]), Owner([1; 16]), &response.encode()).expect("it is small")
+    ResponseCipher::default().seal(&Name([0; 32]), Owner([1; 16]), &response.encode()).expect("it is small")
 }

@@ -16,7 +16,7 @@ use envoy_idempotency::message::{Headers, RequestHead};
 use envoy_idempotency::record::Owner;
 use envoy_idempotency::step::{Count, Flow, LogEvent, Outgoing};
 use envoy_idempotency::store::client::{Batch, Client, Lane, Limits, Reply};
-use envoy_idempotency::store::local::Cells;
+use envoy_idempotency::store::local::SharedMap;
 use envoy_idempotency::store::{Pool, Store};
 use envoy_idempotency::worker::{
     Action, FLOWS_AT_ONCE, Gauge, Host, RequestBody, ResponseBody, Side, Stream, Turn, Worker,
@@ -596,10 +596,10 @@ fn that_no_caller_was_seen_is_said_by_one_worker_once_a_minute() {
 }
 
 #[test]
-fn a_worker_is_crowded_by_what_all_its_exchanges_hold() {
+fn a_worker_is_overloaded_by_what_all_its_exchanges_hold() {
     let mut world = World::new(INLINE);
     let large = vec![b'x'; 17 << 10];
-    world.worker.set_crowded_from(1 << 20);
+    world.worker.set_overloaded_from(1 << 20);
     let mut held = 0;
     for id in 1.. {
         world.on_request_headers(id, false);
@@ -618,7 +618,7 @@ fn a_worker_is_crowded_by_what_all_its_exchanges_hold() {
 #[test]
 fn a_crowded_worker_holds_small_bodies_all_the_same() {
     let mut world = World::new(INLINE);
-    world.worker.set_crowded_from(0);
+    world.worker.set_overloaded_from(0);
     world.on_request_headers(1, false);
     assert_eq!(world.on_request_body(1, &[b'x'; 1 << 10], true), Action::Pause);
     assert_eq!(world.acts("answer"), [""; 0]);
@@ -628,7 +628,7 @@ fn a_crowded_worker_holds_small_bodies_all_the_same() {
 
 /// A worker and its host.
 struct World {
-    worker: Worker<NoCells>,
+    worker: Worker<NoSharedMap>,
     host: Recorder,
     streams: HashMap<u32, Stream>,
     policy: Config,
@@ -775,7 +775,7 @@ impl World {
     fn in_stream(
         &mut self,
         id: u32,
-        call: impl FnOnce(&mut Worker<NoCells>, &mut Recorder, &mut Stream) -> Action,
+        call: impl FnOnce(&mut Worker<NoSharedMap>, &mut Recorder, &mut Stream) -> Action,
     ) -> Action {
         let stream = self.streams.get_mut(&id).expect("it has begun");
         if stream.is_over() {
@@ -979,9 +979,9 @@ impl Host for Recorder {
 }
 
 /// The store of these tests is another.
-struct NoCells;
+struct NoSharedMap;
 
-impl Cells for NoCells {
+impl SharedMap for NoSharedMap {
     fn get(&self, _key: &[u8]) -> Result<Option<(Vec<u8>, u32)>, Failure> {
         Err(Failure::Host)
     }

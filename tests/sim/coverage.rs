@@ -210,7 +210,7 @@ fn meets(state: &'static str, event: &Event<'_>) {
             ("settle", told(verdict))
         }
         Event { kind: EventKind::Tick { .. }, .. } => ("tick", ""),
-        Event { kind: EventKind::Unable, .. } => ("unable", ""),
+        Event { kind: EventKind::BodyUnavailable, .. } => ("unable", ""),
     };
     MET.with_borrow_mut(|met| *met.entry((state, event, told)).or_default() += 1);
 }

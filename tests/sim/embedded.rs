@@ -10,7 +10,7 @@ use envoy_idempotency::store::cache::Cache;
 use envoy_idempotency::store::local::Table;
 use host_model::{Fault, Random, SharedData};
 
-/// Cells that live for as long as the process does.
+/// SharedMap that live for as long as the process does.
 #[derive(Clone)]
 pub struct Memory {
     cells: SharedData,
@@ -18,7 +18,7 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// Cells that others change meanwhile, where these numbers say when.
+    /// SharedMap that others change meanwhile, where these numbers say when.
     pub fn new(contention: Option<Random>) -> Memory {
         let (cells, contended) = (SharedData::default(), Rc::new(Cell::new(0)));
         if let Some(mut random) = contention {

@@ -509,7 +509,7 @@ fn may_lack_its_body(world: &World, forward: &Forward) -> bool {
             && !std::ptr::eq(other, forward)
             && other.heard.is_some_and(|(_, known)| known == Known::Success)
     });
-    world.plan.conflicts || forward.is_crowded_out || has_little_room || forward.body.len() > MAX_BODY || had_company
+    world.plan.conflicts || forward.is_overloaded_out || has_little_room || forward.body.len() > MAX_BODY || had_company
 }
 
 fn replayed<'a>(world: &'a World, answer: &Answer) -> Option<&'a Forward> {

@@ -190,7 +190,7 @@ impl Faults {
     }
 }
 
-/// Payloads from this one on are so large that a crowded worker refuses them.
+/// Payloads from this one on are so large that a overloaded worker refuses them.
 pub const LARGE: u8 = 3;
 /// The payload that is larger than the policy allows.
 pub const TOO_LARGE: u8 = 4;

@@ -6,9 +6,9 @@
 
 use std::ops::RangeInclusive;
 
-use super::account::{Account, Place};
 use super::cell::Body;
-use super::{Cells, TRIES, Table};
+use super::usage::{Place, Usage};
+use super::{SharedMap, TRIES, Table};
 use crate::command::Failure;
 use crate::key::Name;
 
@@ -19,19 +19,19 @@ const PLACE_TRIES: usize = 8;
 /// How many places are passed between two notes of how far the oldest body was sought.
 const PLACE_STEPS: usize = 1024;
 
-impl<C: Cells> Table<C> {
+impl<C: SharedMap> Table<C> {
     /// Keeps a body; none when there is no room for it and for its record's growth.
     pub(super) fn put_body(&self, name: &Name, response: &[u8], now_ms: u64) -> Result<Option<Place>, Failure> {
         let need = (BODY_HEAD + response.len()) as i64 + COMPLETION_GROWTH;
-        let first = self.reserve(need, now_ms, |account| {
-            let place = account.place();
-            account.bodies += 1;
+        let first = self.reserve(need, now_ms, |usage| {
+            let place = usage.place();
+            usage.bodies += 1;
             place
         })?;
         let Some(first) = first else { return Ok(None) };
         let put = self.put_from(first, name, response);
         if put.is_err() {
-            self.change_account(|account| account.lose_body(need))?;
+            self.change_usage(|usage| usage.lose_body(need))?;
         }
         put.map(Some)
     }
@@ -54,9 +54,9 @@ impl<C: Cells> Table<C> {
                 Ok(_) | Err(Failure::Corrupt) => {}
                 Err(failure) => return Err(failure),
             }
-            place = self.change_account(|account| match tries < PLACE_TRIES {
-                true => account.next_place(),
-                false => account.new_place(),
+            place = self.change_usage(|usage| match tries < PLACE_TRIES {
+                true => usage.next_place(),
+                false => usage.new_place(),
             })?;
         }
         Err(Failure::Contention)
@@ -77,28 +77,28 @@ impl<C: Cells> Table<C> {
         Ok((body.place == place && body.name == name.0).then(|| body.response.to_vec()))
     }
 
-    /// Drops the oldest bodies until the account fits; tells whether it does. None is left where it does not.
-    pub(super) fn drop_oldest(&self, fits: impl Fn(&Account) -> bool) -> Result<bool, Failure> {
+    /// Drops the oldest bodies until the usage fits; tells whether it does. None is left where it does not.
+    pub(super) fn drop_oldest(&self, fits: impl Fn(&Usage) -> bool) -> Result<bool, Failure> {
         loop {
-            let account = self.account()?;
-            if fits(&account) {
+            let usage = self.usage()?;
+            if fits(&usage) {
                 return Ok(true);
             }
             // A body that outlasts a lap goes with that of the lap after.
-            let mut place = account.oldest.max(Place { lap: account.next.lap.saturating_sub(1), slot: 0 });
-            if place.lap > account.next.lap {
+            let mut place = usage.oldest.max(Place { lap: usage.next.lap.saturating_sub(1), slot: 0 });
+            if place.lap > usage.next.lap {
                 return Ok(false);
             }
             for _ in 0..PLACE_STEPS {
                 let dropped = self.drop_stays(Place { lap: 0, ..place }..=place);
-                place = place.after(account.places);
-                if dropped || place.lap > account.next.lap {
+                place = place.after(usage.places);
+                if dropped || place.lap > usage.next.lap {
                     break;
                 }
             }
-            self.change_account(|now| {
+            self.change_usage(|now| {
                 // Unless another worker has gone on, or has put a body behind.
-                if now.oldest == account.oldest {
+                if now.oldest == usage.oldest {
                     now.oldest = place;
                 }
             })?;
@@ -118,7 +118,7 @@ impl<C: Cells> Table<C> {
         if !lasts || !self.swap(&key, &[], version).unwrap_or(false) {
             return false;
         }
-        let _ = self.change_account(|account| account.lose_body(value.len() as i64));
+        let _ = self.change_usage(|usage| usage.lose_body(value.len() as i64));
         true
     }
 

@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use crate::key::Name;
 use crate::record::{Corrupt, Input, Record, State};
-use crate::store::local::account::Place;
+use crate::store::local::usage::Place;
 
 /// The cell of a body: its place, whose it is, the encoded response.
 pub struct Body<'a> {

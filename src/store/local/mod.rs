@@ -7,21 +7,21 @@
 //! # The shape
 //!
 //! Cells are never deleted, so their keys are drawn from a set that grows only by need: *buckets* of records, found by
-//! name; *places* for response bodies, found by what the record carries; one *account* of bytes and positions; one
+//! name; *places* for response bodies, found by what the record carries; one *usage* of bytes and positions; one
 //! *salt*. Bodies come to free places in order, lap after lap, and a new place is made while few are free: so no body
 //! goes before the bytes are used. Then the oldest go first, lap by lap, and a record whose body has gone says "not
 //! replayable". A clock hand goes round the buckets a few at a time and drops what has expired, and under pressure what
 //! was released.
 
-mod account;
+mod usage;
 
 mod cell;
 
 mod bodies;
 
-use account::Account;
 use bodies::COMPLETION_GROWTH;
 use cell::{body_place, entries, find, put};
+use usage::Usage;
 
 use crate::command::{Command, CommandKind, Failure, ReplyKind, StoreReply};
 use crate::digest::{Digest, checksum};
@@ -29,8 +29,8 @@ use crate::key::Name;
 use crate::record::{Corrupt, FORMAT, Record, State};
 use crate::store::model::{self, Outcome};
 
-/// Cells shared by all workers, as the host has them.
-pub trait Cells {
+/// SharedMap shared by all workers, as the host has them.
+pub trait SharedMap {
     /// The value and its version; none where the cell was never written.
     ///
     /// # Errors
@@ -74,7 +74,7 @@ const SHAPE: u8 = 2;
 /// How long a whole round that found nothing to drop counts at most as proof that there is nothing. A round of the
 /// default table takes a worker some tenths of a second.
 const BARREN_MS: u64 = 10_000;
-impl<C: Cells> Table<C> {
+impl<C: SharedMap> Table<C> {
     /// Opens the table of this plugin, or makes it; `random` becomes its salt if it is new.
     ///
     /// # Errors
@@ -141,7 +141,7 @@ impl<C: Cells> Table<C> {
 
     /// Bytes of records and bodies in the table.
     pub fn bytes(&self) -> u64 {
-        self.account().map_or(0, |account| account.used())
+        self.usage().map_or(0, |usage| usage.used())
     }
 
     /// Tells also what was written. `prepaid` bytes of growth are accounted for already.
@@ -173,7 +173,7 @@ impl<C: Cells> Table<C> {
             }
             if matches!(record.state, State::Open { .. }) {
                 // Here is something that may go.
-                let _ = self.change_account(|account| account.barren = 0);
+                let _ = self.change_usage(|usage| usage.barren = 0);
             }
             return Ok((verdict, if reserved { Change::Grown } else { Change::Written }));
         }
@@ -188,13 +188,13 @@ impl<C: Cells> Table<C> {
         self.reserve(growth, now_ms, |_| ())?.map(|()| true).ok_or(Failure::Full)
     }
 
-    /// Accounts for this many more bytes and makes another change to the account, if there is or can be made room.
-    fn reserve<T>(&self, need: i64, now_ms: u64, change: impl Fn(&mut Account) -> T) -> Result<Option<T>, Failure> {
+    /// Accounts for this many more bytes and makes another change to the usage, if there is or can be made room.
+    fn reserve<T>(&self, need: i64, now_ms: u64, change: impl Fn(&mut Usage) -> T) -> Result<Option<T>, Failure> {
         loop {
-            let reserved = self.change_account(|account| {
-                account.fits(need, self.max_bytes).then(|| {
-                    account.bytes += need;
-                    change(account)
+            let reserved = self.change_usage(|usage| {
+                usage.fits(need, self.max_bytes).then(|| {
+                    usage.bytes += need;
+                    change(usage)
                 })
             })?;
             if reserved.is_some() || !self.make_room(need, now_ms)? {
@@ -208,17 +208,17 @@ impl<C: Cells> Table<C> {
     /// The hand takes the first two in short strides, so a body may go before an expired or released record that the
     /// hand has not come to; but nothing is refused before the hand has been everywhere.
     fn make_room(&self, need: i64, now_ms: u64) -> Result<bool, Failure> {
-        let fits = |account: &Account| account.fits(need, self.max_bytes);
-        if !Account::default().fits(need, self.max_bytes) {
+        let fits = |usage: &Usage| usage.fits(need, self.max_bytes);
+        if !Usage::default().fits(need, self.max_bytes) {
             return Ok(false);
         }
-        let is_proven = |account: &Account| now_ms < account.barren_until_ms && account.barren >= self.buckets();
+        let is_proven = |usage: &Usage| now_ms < usage.barren_until_ms && usage.barren >= self.buckets();
         for released in [false, true] {
-            let account = self.account()?;
-            if fits(&account) {
+            let usage = self.usage()?;
+            if fits(&usage) {
                 return Ok(true);
             }
-            if is_proven(&account) {
+            if is_proven(&usage) {
                 break;
             }
             self.turn_hand(HAND_STEPS.min(self.buckets()), now_ms, released);
@@ -228,11 +228,11 @@ impl<C: Cells> Table<C> {
         }
         // No body is left that could go. Say so only when a whole round of the hand has found nothing either.
         loop {
-            let account = self.account()?;
-            if fits(&account) {
+            let usage = self.usage()?;
+            if fits(&usage) {
                 return Ok(true);
             }
-            if is_proven(&account) {
+            if is_proven(&usage) {
                 return Ok(false);
             }
             self.turn_hand(ROUND_STEPS.min(self.buckets()), now_ms, true);
@@ -241,9 +241,9 @@ impl<C: Cells> Table<C> {
 
     /// Visits the next `steps` buckets and drops what has expired, and what was released if that may go too.
     fn turn_hand(&self, steps: u32, now_ms: u64, released: bool) {
-        let start = self.change_account(|account| {
-            let start = account.hand;
-            account.hand = (start + steps) % self.buckets();
+        let start = self.change_usage(|usage| {
+            let start = usage.hand;
+            usage.hand = (start + steps) % self.buckets();
             start
         });
         let Ok(start) = start else { return };
@@ -256,13 +256,13 @@ impl<C: Cells> Table<C> {
         }
         if found || released {
             // A failure to note this only makes the next round start over.
-            let _ = self.change_account(|account| {
-                if found || now_ms >= account.barren_until_ms {
-                    (account.barren, account.barren_until_ms) = (0, earliest_ms);
+            let _ = self.change_usage(|usage| {
+                if found || now_ms >= usage.barren_until_ms {
+                    (usage.barren, usage.barren_until_ms) = (0, earliest_ms);
                 }
                 if !found {
-                    account.barren = account.barren.saturating_add(steps);
-                    account.barren_until_ms = account.barren_until_ms.min(earliest_ms);
+                    usage.barren = usage.barren.saturating_add(steps);
+                    usage.barren_until_ms = usage.barren_until_ms.min(earliest_ms);
                 }
             });
         }
@@ -305,20 +305,20 @@ impl<C: Cells> Table<C> {
         if difference == 0 {
             return Ok(());
         }
-        self.change_account(|account| account.bytes = account.bytes.saturating_add(difference))
+        self.change_usage(|usage| usage.bytes = usage.bytes.saturating_add(difference))
     }
 
-    fn account(&self) -> Result<Account, Failure> {
-        Ok(Account::decode(&self.get(&self.key(b'a', 0))?.0)?)
+    fn usage(&self) -> Result<Usage, Failure> {
+        Ok(Usage::decode(&self.get(&self.key(b'a', 0))?.0)?)
     }
 
-    fn change_account<T>(&self, change: impl Fn(&mut Account) -> T) -> Result<T, Failure> {
+    fn change_usage<T>(&self, change: impl Fn(&mut Usage) -> T) -> Result<T, Failure> {
         let key = self.key(b'a', 0);
         for _ in 0..TRIES {
             let (bytes, version) = self.get(&key)?;
-            let mut account = Account::decode(&bytes)?;
-            let result = change(&mut account);
-            if self.swap(&key, &account.encode(), version)? {
+            let mut usage = Usage::decode(&bytes)?;
+            let result = change(&mut usage);
+            if self.swap(&key, &usage.encode(), version)? {
                 return Ok(result);
             }
         }

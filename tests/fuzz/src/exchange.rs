@@ -62,19 +62,19 @@ impl Subject {
                 });
             }
             1 => {
-                let (crowded, end, trailers) = (choices.flag(), choices.flag(), choices.flag());
+                let (overloaded, end, trailers) = (choices.flag(), choices.flag(), choices.flag());
                 let many = vec![b'b'; (choices.number() % (1 << 20)) as usize];
                 let chunk = if choices.flag() { choices.bytes(64) } else { &many };
                 self.feed(Event {
                     clock: &Clock::at(now_ms),
-                    kind: EventKind::RequestBody { attribute: &|_| None, chunk, crowded, end, trailers },
+                    kind: EventKind::RequestBody { attribute: &|_| None, chunk, overloaded, end, trailers },
                 });
             }
             2 => {
-                let (crowded, end, held) = (choices.flag(), choices.flag(), choices.number() % (1 << 20));
+                let (overloaded, end, held) = (choices.flag(), choices.flag(), choices.number() % (1 << 20));
                 self.feed(Event {
                     clock: &Clock::at(now_ms),
-                    kind: EventKind::ResponseBody { held, whole: &|| vec![b'b'; held as usize], crowded, end },
+                    kind: EventKind::ResponseBody { held, whole: &|| vec![b'b'; held as usize], overloaded, end },
                 });
             }
             3 => {
@@ -92,7 +92,7 @@ impl Subject {
                     1 => Executed::Lost,
                     _ => Executed::Answered { status, headers: &headers, body: choices.bytes(64) },
                 };
-                self.feed(Event { clock: &Clock::at(now_ms), kind: EventKind::Executed { answer, crowded: false } });
+                self.feed(Event { clock: &Clock::at(now_ms), kind: EventKind::Executed { answer, overloaded: false } });
             }
             5 => {
                 let (asked, may_wait) = (choices.one(&ASKED), choices.flag());
@@ -107,7 +107,7 @@ impl Subject {
                 let kind = EventKind::Closed { origin: origin(choices), status: status(choices) };
                 self.feed(Event { clock: &Clock::at(now_ms), kind });
             }
-            _ => self.feed(Event { clock: &Clock::at(now_ms), kind: EventKind::Unable }),
+            _ => self.feed(Event { clock: &Clock::at(now_ms), kind: EventKind::BodyUnavailable }),
         }
     }
 
@@ -163,7 +163,7 @@ impl Subject {
             self.feed(Event { clock: &Clock::at(now_ms), kind: EventKind::Closed { origin, status: None } });
             self.feed(Event {
                 clock: &Clock::at(now_ms),
-                kind: EventKind::Executed { answer: Executed::Lost, crowded: false },
+                kind: EventKind::Executed { answer: Executed::Lost, overloaded: false },
             });
             for asked in ASKED {
                 let verdict = StoreReply::Failed(Failure::Transport);

@@ -177,11 +177,11 @@ impl World {
 
     /// More of a request's body, or its end.
     fn body_comes(&mut self, choices: &mut Choices<'_>) {
-        let (end, crowded) = (choices.flag(), choices.byte() % 8 == 7);
+        let (end, overloaded) = (choices.flag(), choices.byte() % 8 == 7);
         let Some(id) = self.pick(choices, |stream| !stream.is_whole && !stream.is_answered && !stream.is_closed) else {
             return;
         };
-        let chunk = vec![b'b'; if crowded { 17 << 10 } else { 5 }];
+        let chunk = vec![b'b'; if overloaded { 17 << 10 } else { 5 }];
         let stream = self.stream(id);
         (stream.is_whole, stream.received) = (end, stream.received + chunk.len() as u64);
         let held = stream.callbacks.as_ref().map_or(0, Callbacks::buffered_bytes);
@@ -192,7 +192,7 @@ impl World {
         let size = held + chunk.len();
         let body = RequestBody { size, end, trailers: false, read: &read, attribute: &|_| None };
         let action = self.call_stream(id, |worker, envoy, stream| {
-            worker.set_crowded_from(if crowded { 0 } else { u64::MAX });
+            worker.set_overloaded_from(if overloaded { 0 } else { u64::MAX });
             worker.on_request_body(envoy, stream, body)
         });
         self.request_goes_on(id, action);
@@ -261,7 +261,7 @@ impl World {
         let body = stream.body.clone().unwrap_or_default();
         let (size, whole) = (body.len(), || body.clone());
         self.call_stream(id, |worker, envoy, stream| {
-            worker.set_crowded_from(u64::MAX);
+            worker.set_overloaded_from(u64::MAX);
             worker.on_response_body(envoy, stream, ResponseBody { size, end, whole: &whole })
         });
     }

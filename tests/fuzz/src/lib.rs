@@ -29,7 +29,7 @@ pub mod resp;
 /// The machine, fed whatever can be fed in any order.
 pub mod exchange;
 
-/// Cells that live as long as their owner.
+/// SharedMap that live as long as their owner.
 /// A worker between a host that keeps the rules and a store that answers as it likes.
 pub mod gateway;
 

@@ -5,7 +5,7 @@
 use envoy_idempotency::config::EncryptionKey;
 use envoy_idempotency::key::Name;
 use envoy_idempotency::record::{Owner, Record, Response};
-use envoy_idempotency::seal::Vault;
+use envoy_idempotency::seal::ResponseCipher;
 
 use crate::choices::Choices;
 
@@ -18,34 +18,34 @@ pub fn hold(data: &[u8]) {
         assert_eq!(response.encode(), data, "{response:?}");
     }
     let name = Name([1; 32]);
-    if let Ok(opened) = Vault::default().open(&name, data) {
-        assert_eq!(Vault::default().seal(&name, Owner([0; 16]), &opened).as_deref(), Some(data));
+    if let Ok(opened) = ResponseCipher::default().open(&name, data) {
+        assert_eq!(ResponseCipher::default().seal(&name, Owner([0; 16]), &opened).as_deref(), Some(data));
     }
     sealed_things_open_as_they_were(data, &name);
 }
 
 fn sealed_things_open_as_they_were(data: &[u8], name: &Name) {
     let [first, second] = ["first", "second"].map(|id| EncryptionKey { id: id.into(), key: [id.len() as u8; 32] });
-    let (old, new) = (Vault::new(std::slice::from_ref(&first)), Vault::new(&[second.clone(), first]));
+    let (old, new) = (ResponseCipher::new(std::slice::from_ref(&first)), ResponseCipher::new(&[second.clone(), first]));
     assert!(new.open(name, data).is_err(), "bytes that nobody has sealed open");
 
     let mut choices = Choices::new(data);
     let (at, change, cut, response) = (choices.byte(), choices.byte(), choices.byte(), choices.rest());
-    for vault in [&old, &Vault::default()] {
-        let sealed = vault.seal(name, Owner([7; 16]), response).expect("every response can be sealed");
-        assert_eq!(vault.open(name, &sealed).as_deref(), Ok(response));
+    for cipher in [&old, &ResponseCipher::default()] {
+        let sealed = cipher.seal(name, Owner([7; 16]), response).expect("every response can be sealed");
+        assert_eq!(cipher.open(name, &sealed).as_deref(), Ok(response));
         let mut broken = sealed.clone();
         let at = usize::from(at) % broken.len();
         broken[at] ^= change;
-        assert_eq!(vault.open(name, &broken).is_ok(), change == 0, "a changed byte opens");
+        assert_eq!(cipher.open(name, &broken).is_ok(), change == 0, "a changed byte opens");
         let cut = usize::from(cut) % sealed.len();
-        assert!(vault.open(name, &sealed[..cut]).is_err(), "a part of it opens");
+        assert!(cipher.open(name, &sealed[..cut]).is_err(), "a part of it opens");
     }
     let sealed = old.seal(name, Owner([7; 16]), response).expect("every response can be sealed");
     assert_eq!(new.open(name, &sealed).as_deref(), Ok(response), "a key that rotated out does not open");
     assert!(old.open(&Name([2; 32]), &sealed).is_err(), "it opens under another name");
-    assert!(Vault::new(&[second]).open(name, &sealed).is_err(), "it opens without its key");
-    assert!(Vault::default().open(name, &sealed).is_err(), "it opens without any key");
-    let clear = Vault::default().seal(name, Owner([7; 16]), response).expect("every response can be sealed");
+    assert!(ResponseCipher::new(&[second]).open(name, &sealed).is_err(), "it opens without its key");
+    assert!(ResponseCipher::default().open(name, &sealed).is_err(), "it opens without any key");
+    let clear = ResponseCipher::default().seal(name, Owner([7; 16]), response).expect("every response can be sealed");
     assert!(old.open(name, &clear).is_err(), "what is in clear opens where there are keys");
 }

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use envoy_idempotency::command::Failure;
-use envoy_idempotency::store::local::Cells;
+use envoy_idempotency::store::local::SharedMap;
 
 /// The cells of one process; its clones are the same cells.
 #[derive(Clone, Default)]
@@ -85,7 +85,7 @@ impl SharedData {
     }
 }
 
-impl Cells for SharedData {
+impl SharedMap for SharedData {
     fn get(&self, key: &[u8]) -> Result<Option<(Vec<u8>, u32)>, Failure> {
         match self.access(false) {
             Some(Fault::Refused) => Err(Failure::Host),

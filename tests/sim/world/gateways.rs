@@ -276,11 +276,11 @@ impl World {
             }
             in_hand.extend_from_slice(chunk);
             let is_awaited = self.awaits(worker, stream, Exchange::awaits_request_body);
-            let crowded = half > 0 && is_awaited && self.strikes(Fault::WorkerCrowded, 300);
+            let overloaded = half > 0 && is_awaited && self.strikes(Fault::WorkerCrowded, 300);
             let read = |from: usize, len: usize| in_hand[from..from + len].to_vec();
             let size = in_hand.len();
             let action = self.call_stream(worker, stream, |worker, envoy, stream| {
-                worker.set_crowded_from(if crowded { 0 } else { u64::MAX });
+                worker.set_overloaded_from(if overloaded { 0 } else { u64::MAX });
                 let body = RequestBody { size, end, trailers: false, read: &read, attribute: &|_| None };
                 worker.on_request_body(envoy, stream, body)
             });
@@ -471,10 +471,10 @@ impl World {
             }
             in_hand.extend_from_slice(chunk);
             let is_awaited = self.awaits(worker, stream, Exchange::awaits_response_body);
-            let crowded = half > 0 && is_awaited && self.strikes(Fault::WorkerCrowded, 300);
+            let overloaded = half > 0 && is_awaited && self.strikes(Fault::WorkerCrowded, 300);
             let (size, whole) = (in_hand.len(), || in_hand.clone());
             let action = self.call_stream(worker, stream, |worker, envoy, stream| {
-                worker.set_crowded_from(if crowded { 0 } else { u64::MAX });
+                worker.set_overloaded_from(if overloaded { 0 } else { u64::MAX });
                 worker.on_response_body(envoy, stream, ResponseBody { size, end, whole: &whole })
             });
             if action == Action::Continue {

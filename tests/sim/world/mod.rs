@@ -41,7 +41,7 @@ const TICK_MS: u64 = 100;
 const HIDDEN_MS: u64 = 10_500;
 /// The longest pause of the outbox.
 pub const BACKOFF_MS: u64 = 5_000;
-/// A body that a crowded worker does not hold back.
+/// A body that a overloaded worker does not hold back.
 pub const LARGE_BODY: usize = 17 << 10;
 /// The largest body the policy allows, either way.
 pub const MAX_BODY: usize = 18 << 10;
@@ -150,7 +150,7 @@ pub struct Forward {
     /// Whether the gateway is told how the answer came about.
     is_accounted: bool,
     /// Whether its answer came to a worker that held too much already.
-    pub is_crowded_out: bool,
+    pub is_overloaded_out: bool,
     is_announced: bool,
     body_ms: u64,
     arrives_ms: u64,

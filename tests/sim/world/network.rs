@@ -180,11 +180,11 @@ impl World {
     pub(super) fn may_be_orphaned(&self, call: &Command, again: bool) -> bool {
         let released = self.store.released.get(&call.name);
         let is_released = released.is_some_and(|owners| owners.contains(&call.owner));
-        let is_crowded_out = released.is_some_and(|owners| owners.len() > RELEASED_KEPT);
+        let is_overloaded_out = released.is_some_and(|owners| owners.len() > RELEASED_KEPT);
         let life_ms = self.forwards.iter().map(|forward| forward.lives_ms().0).min().unwrap_or(call.ttl_ms);
         let is_whole = self.store.peak(0, self.now) < self.store.trough(0, self.now) + life_ms
             && !self.store.lost_between(0, self.now);
-        if is_released { is_crowded_out || !is_whole } else { again || is_crowded_out }
+        if is_released { is_overloaded_out || !is_whole } else { again || is_overloaded_out }
     }
 
     pub(super) fn replied(&mut self, worker: usize, batch: u64, reply: Reply) {

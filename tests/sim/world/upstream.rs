@@ -111,11 +111,11 @@ impl World {
             };
             format!("  g{} ← upstream  {what} ({})", request.node + 1, request.label)
         });
-        let crowded = self.forwards[forward].body.len() >= LARGE_BODY && self.strikes(Fault::WorkerCrowded, 300);
-        self.forwards[forward].is_crowded_out = crowded;
+        let overloaded = self.forwards[forward].body.len() >= LARGE_BODY && self.strikes(Fault::WorkerCrowded, 300);
+        self.forwards[forward].is_overloaded_out = overloaded;
         self.call_root(worker, |worker, envoy| {
             let exchange = worker.take_execution(token).expect("it was sent under this token");
-            worker.set_crowded_from(if crowded { 0 } else { u64::MAX });
+            worker.set_overloaded_from(if overloaded { 0 } else { u64::MAX });
             worker.on_executed(envoy, exchange, answer);
         });
     }
@@ -168,7 +168,7 @@ impl World {
                 .into_bytes(),
             is_shielded: false,
             is_accounted: true,
-            is_crowded_out: false,
+            is_overloaded_out: false,
             is_announced: treatment.is_announced,
             body_ms: treatment.body_ms,
             end: treatment.end,

@@ -1,4 +1,4 @@
-//! The account of the table: bytes in use and positions, as one cell holds them.
+//! The usage of the table: bytes in use and positions, as one cell holds them.
 //!
 //! Its one rule: what changes together stands in one cell.
 //! It does not know what the bytes are of.
@@ -39,7 +39,7 @@ impl Place {
 
 /// Bytes in use and positions, in one cell so that they change together.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Account {
+pub struct Usage {
     /// May be below zero for a moment: a change is accounted for after it was made.
     pub bytes: i64,
     /// How many bodies there are; below zero for a moment as `bytes` is.
@@ -60,7 +60,7 @@ pub struct Account {
     pub barren_until_ms: u64,
 }
 
-impl Account {
+impl Usage {
     /// A place for one more body: a new one while three in four are taken, because then a free one is hard to find.
     pub fn place(&mut self) -> Place {
         match self.bodies.saturating_mul(4) < i64::from(self.places) * 3 {
@@ -120,16 +120,16 @@ impl Account {
         out
     }
 
-    /// A cell never written is an empty account.
+    /// A cell never written is an empty usage.
     ///
     /// # Errors
-    /// These bytes are no account.
+    /// These bytes are no usage.
     pub fn decode(bytes: &[u8]) -> Result<Self, Corrupt> {
         if bytes.is_empty() {
-            return Ok(Account::default());
+            return Ok(Usage::default());
         }
         let mut input = Input(bytes);
-        let account = Account {
+        let usage = Usage {
             bytes: i64::from_le_bytes(input.array()?),
             bodies: i64::from_le_bytes(input.array()?),
             next: Place::of(u64::from_le_bytes(input.array()?)),
@@ -141,6 +141,6 @@ impl Account {
             lap_places: u32::from_le_bytes(input.array()?),
         };
         input.end()?;
-        Ok(account)
+        Ok(usage)
     }
 }
