@@ -113,11 +113,11 @@ pub enum EventKind<'a> {
         overloaded: bool,
     },
     /// When the store has answered.
-    StoreAnswered {
+    StoreReplied {
         /// What it had been asked.
         asked: ReplyKind,
         /// What it said.
-        verdict: StoreReply,
+        reply: StoreReply,
         /// Whether this worker has room for one more that waits for another's attempt.
         may_wait: bool,
     },

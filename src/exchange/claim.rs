@@ -78,9 +78,9 @@ pub(super) struct Waiter {
 impl AwaitClaim {
     pub(super) fn on(self, cx: &Context<'_>, event: EventKind<'_>) -> Next {
         match event {
-            EventKind::StoreAnswered { asked: ReplyKind::Claim, verdict, may_wait } => {
+            EventKind::StoreReplied { asked: ReplyKind::Claim, reply, may_wait } => {
                 let AwaitClaim { claim, waiter } = self;
-                unless_sent_as_it_is(match verdict {
+                unless_sent_as_it_is(match reply {
                     StoreReply::InFlight { attempt } if claim.is_second_hop() => claim.already_claimed(cx, attempt),
                     StoreReply::InFlight { attempt } => claim.stood_in_the_way(cx, waiter, attempt, may_wait),
                     StoreReply::Failed(failure) if waiter.is_some() => claim.poll_failed(cx, failure),
@@ -132,7 +132,7 @@ impl Renewal {
     pub(super) fn on(self, cx: &Context<'_>, event: EventKind<'_>) -> Next {
         let injected = self.pending.injected;
         match event {
-            EventKind::StoreAnswered { asked: ReplyKind::Renew, verdict, .. } => match verdict {
+            EventKind::StoreReplied { asked: ReplyKind::Renew, reply, .. } => match reply {
                 StoreReply::Renewed { expires_ms } => {
                     let execution = Execution { expires_ms: Some(expires_ms), ..self.execution };
                     forward_if_fresh(cx, execution, self.pending, self.count)

@@ -374,7 +374,7 @@ impl Execution {
     fn keep_alive(&mut self, cx: &Context<'_>, event: &EventKind<'_>) -> Step {
         match event {
             EventKind::Tick { .. } => self.renew(cx),
-            EventKind::StoreAnswered { asked: ReplyKind::Renew, verdict, .. } => self.on_renewed(verdict),
+            EventKind::StoreReplied { asked: ReplyKind::Renew, reply, .. } => self.on_renewed(reply),
             _ => Step::default(),
         }
     }

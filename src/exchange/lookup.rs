@@ -52,7 +52,7 @@ impl LookUp {
                 true => refuse(cx, None, ProblemType::BodyTooLarge, ProblemDetails::default()),
                 false => (State::LookUp(self), hold()),
             },
-            EventKind::StoreAnswered { asked: ReplyKind::Inspect, verdict, .. } => seen(cx, &verdict),
+            EventKind::StoreReplied { asked: ReplyKind::Inspect, reply, .. } => seen(cx, &reply),
             EventKind::ResponseHeaders { .. } | EventKind::Closed { .. } => done(),
             _ => (State::LookUp(self), Step::default()),
         }

@@ -170,7 +170,7 @@ impl Save {
     pub(super) fn on(mut self, cx: &Context<'_>, event: EventKind<'_>) -> Next {
         match event {
             // The reply to an earlier mark, made because it ran too long, tells nothing about the completion.
-            EventKind::StoreAnswered { asked, verdict, .. } if asked == self.asked => self.on_settled(cx, &verdict),
+            EventKind::StoreReplied { asked, reply, .. } if asked == self.asked => self.on_settled(cx, &reply),
             // Envoy has ended the client's stream; what is being stored goes on.
             EventKind::ResponseHeaders { headers, .. }
                 if self.pending.as_ref().is_some_and(|pending| pending.reply.is_some()) =>

@@ -60,9 +60,9 @@ impl<C: SharedMap> Cache<C> {
         if matches!(record.state, State::Running { lease_end_ms, .. } if lease_end_ms <= now_ms) {
             return None;
         }
-        let verdict = model::apply(Some(record), command, now_ms).verdict;
-        matches!(verdict, StoreReply::Completed { .. } | StoreReply::InFlight { .. } | StoreReply::Mismatch)
-            .then_some(verdict)
+        let reply = model::apply(Some(record), command, now_ms).reply;
+        matches!(reply, StoreReply::Completed { .. } | StoreReply::InFlight { .. } | StoreReply::Mismatch)
+            .then_some(reply)
     }
 
     /// Remembers what became of an operation, and forgets what is not so any more.
@@ -70,7 +70,7 @@ impl<C: SharedMap> Cache<C> {
         let (command, now_ms, asked_ms) = (&told.command, now_ms + EPOCH_MS, told.asked_ms + EPOCH_MS);
         let is_heard = told.exchange.is_some();
         let until_ms = now_ms + self.bounds.ttl_ms;
-        match (&command.kind, &told.verdict) {
+        match (&command.kind, &told.reply) {
             (_, StoreReply::Granted { attempt, .. }) => {
                 self.put(
                     command,

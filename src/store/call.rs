@@ -129,7 +129,7 @@ pub struct Completion {
     /// When.
     pub asked_ms: u64,
     /// The answer.
-    pub verdict: StoreReply,
+    pub reply: StoreReply,
 }
 
 impl Completion {

@@ -53,12 +53,12 @@ struct Job {
 }
 
 impl Job {
-    fn complete(self, verdict: StoreReply) -> Completion {
+    fn complete(self, reply: StoreReply) -> Completion {
         let exchange = match self.asker {
             Asker::Exchange(exchange) => Some(exchange),
             Asker::Outbox(_) => None,
         };
-        Completion { exchange, command: self.command, asked_ms: self.asked_ms, verdict }
+        Completion { exchange, command: self.command, asked_ms: self.asked_ms, reply }
     }
 }
 
@@ -106,9 +106,9 @@ impl Client {
     pub fn submit(&mut self, exchange: u32, command: Rc<Command>, now_ms: u64) -> Option<Completion> {
         let asked = command.kind.reply_kind();
         if asked == ReplyKind::Claim
-            && let Some(verdict) = self.outbox.in_the_way(&command)
+            && let Some(reply) = self.outbox.in_the_way(&command)
         {
-            return Some(Completion { exchange: Some(exchange), command, asked_ms: now_ms, verdict });
+            return Some(Completion { exchange: Some(exchange), command, asked_ms: now_ms, reply });
         }
         let failure = if self.is_open(now_ms) {
             Failure::Breaker
@@ -126,7 +126,7 @@ impl Client {
         if matches!(asked, ReplyKind::Mark | ReplyKind::Settle) {
             self.outbox.owe_unheard(Rc::clone(&command), now_ms);
         }
-        Some(Completion { exchange: Some(exchange), command, asked_ms: now_ms, verdict: StoreReply::Failed(failure) })
+        Some(Completion { exchange: Some(exchange), command, asked_ms: now_ms, reply: StoreReply::Failed(failure) })
     }
 
     /// The next call to send on this lane, if one may be sent and anything waits for it; what is owed goes first, and
@@ -203,8 +203,8 @@ impl Client {
         let (mut is_back, mut fails) = (false, false);
         for (nonce, job) in sent.jobs {
             // An answer to another question, to another try, or none, is a failure too.
-            let verdict = answers.next().filter(|(echoed, _)| is_echo(*echoed, nonce)).map(|(_, verdict)| verdict);
-            completed.extend(match verdict.unwrap_or(StoreReply::Failed(Failure::Nonce)) {
+            let reply = answers.next().filter(|(echoed, _)| is_echo(*echoed, nonce)).map(|(_, reply)| reply);
+            completed.extend(match reply.unwrap_or(StoreReply::Failed(Failure::Nonce)) {
                 StoreReply::Deferred => {
                     let lane = if self.limits.large_bytes.is_some() { Lane::Large } else { job.lane };
                     self.queue.push_front(Job { lane, ..job });
@@ -215,9 +215,9 @@ impl Client {
                     fails |= !failure.is_unreadable();
                     self.failed(nonce, job, failure, now_ms)
                 }
-                verdict => {
+                reply => {
                     is_back = true;
-                    Some(self.answered(job, verdict, now_ms))
+                    Some(self.answered(job, reply, now_ms))
                 }
             });
         }
@@ -265,7 +265,7 @@ impl Client {
             exchange: None,
             command,
             asked_ms: now_ms,
-            verdict: StoreReply::Lost,
+            reply: StoreReply::Lost,
         }));
         let outbox = &self.outbox;
         self.queue.retain(|job| !matches!(job.asker, Asker::Outbox(id) if !outbox.has(id)));
@@ -347,18 +347,18 @@ impl Client {
         job.complete(StoreReply::Failed(failure))
     }
 
-    fn answered(&mut self, job: Job, verdict: StoreReply, now_ms: u64) -> Completion {
+    fn answered(&mut self, job: Job, reply: StoreReply, now_ms: u64) -> Completion {
         let asked = job.command.kind.reply_kind();
         let kept = match job.asker {
             Asker::Exchange(_) => Some(Cause::Unheard),
             Asker::Outbox(id) => self.outbox.heard(id),
         };
-        self.outbox.owe_again(kept, &job.command, &verdict, now_ms);
-        let is_refused = !matches!(verdict, StoreReply::Granted { .. } | StoreReply::Completed { .. });
+        self.outbox.owe_again(kept, &job.command, &reply, now_ms);
+        let is_refused = !matches!(reply, StoreReply::Granted { .. } | StoreReply::Completed { .. });
         if asked == ReplyKind::Claim && is_refused && job.in_doubt {
             self.outbox.owe_late_tries(&job.command, now_ms);
         }
-        job.complete(verdict)
+        job.complete(reply)
     }
 
     fn turn(&mut self, lane: Lane) -> &mut bool {

@@ -58,15 +58,15 @@ impl<C: SharedMap> Store<C> {
             Store::Remote(client, cache) => (client, cache),
         };
         if command.kind.reply_kind() == ReplyKind::Claim
-            && let Some(verdict) = cache.as_ref().and_then(|cache| cache.look(&command, now_ms))
+            && let Some(reply) = cache.as_ref().and_then(|cache| cache.look(&command, now_ms))
         {
-            return Submission::Remembered(verdict);
+            return Submission::Remembered(reply);
         }
         let Some(told) = client.submit(exchange, Rc::new(command), now_ms) else { return Submission::Waiting };
         if let Some(cache) = cache {
             cache.learn(&told, now_ms);
         }
-        Submission::Answered(told.verdict)
+        Submission::Answered(told.reply)
     }
 
     /// The next call to send on this lane, if one may be sent and anything waits.
@@ -156,7 +156,7 @@ impl<C: SharedMap> Store<C> {
         let told = hear(client);
         // The answer to a claim may be overtaken by that to its withdrawal: nobody runs on it.
         let runs = |told: &&Completion| {
-            !matches!(told.verdict, StoreReply::Granted { .. }) || told.exchange.is_some_and(&awaits)
+            !matches!(told.reply, StoreReply::Granted { .. }) || told.exchange.is_some_and(&awaits)
         };
         if let Some(cache) = cache {
             told.iter().filter(runs).for_each(|told| cache.learn(told, now_ms));

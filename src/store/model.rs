@@ -13,7 +13,7 @@ pub struct Outcome {
     /// The record from now on; none leaves what was there as it is.
     pub record: Option<Record>,
     /// The answer to the operation.
-    pub verdict: StoreReply,
+    pub reply: StoreReply,
 }
 
 /// One operation on one record, as one atomic step. `record` is what is stored, expired or not.
@@ -138,7 +138,7 @@ fn release(record: Option<Record>, command: &Command, keep_fingerprint: Option<b
             settle(Record { expires_ms, state, ..record })
         }
         State::Open { .. } if is_repeat => refuse(StoreReply::Settled),
-        _ => Outcome { record: Some(record), verdict: StoreReply::Lost },
+        _ => Outcome { record: Some(record), reply: StoreReply::Lost },
     }
 }
 
@@ -205,21 +205,21 @@ fn grant(record: Record, command: &Command, attempt: u32, now_ms: u64) -> Outcom
     let inherited = if attempt == record.attempt { record.inherited } else { record.state.fingerprint().is_some() };
     let record = running(Record { attempt, key, inherited, ..record }, command, now_ms);
     let (doubt, expires_ms) = (record.doubt, record.forgotten_ms());
-    let verdict = StoreReply::Granted { attempt, doubt, key, expires_ms };
-    Outcome { record: Some(record), verdict }
+    let reply = StoreReply::Granted { attempt, doubt, key, expires_ms };
+    Outcome { record: Some(record), reply }
 }
 
 fn renewed(record: Record) -> Outcome {
-    let verdict = StoreReply::Renewed { expires_ms: record.forgotten_ms() };
-    Outcome { record: Some(record), verdict }
+    let reply = StoreReply::Renewed { expires_ms: record.forgotten_ms() };
+    Outcome { record: Some(record), reply }
 }
 
 fn settle(record: Record) -> Outcome {
-    Outcome { record: Some(record), verdict: StoreReply::Settled }
+    Outcome { record: Some(record), reply: StoreReply::Settled }
 }
 
-fn refuse(verdict: StoreReply) -> Outcome {
-    Outcome { record: None, verdict }
+fn refuse(reply: StoreReply) -> Outcome {
+    Outcome { record: None, reply }
 }
 
 impl State {

@@ -189,8 +189,8 @@ impl Outbox {
     }
 
     /// What the store must hear of once more after this answer.
-    pub(super) fn owe_again(&mut self, kept: Option<Cause>, command: &Rc<Command>, verdict: &StoreReply, now_ms: u64) {
-        let is_contested = *verdict == StoreReply::Lost && is_completion(command);
+    pub(super) fn owe_again(&mut self, kept: Option<Cause>, command: &Rc<Command>, reply: &StoreReply, now_ms: u64) {
+        let is_contested = *reply == StoreReply::Lost && is_completion(command);
         let lease_ms = command.lease_ms;
         let (cause, wait_ms) = match kept {
             Some(Cause::Unheard) if command.is_withdrawal() => (Cause::LateTries, lease_ms / 2),

@@ -84,7 +84,7 @@ pub fn unpack(answer: &[u8]) -> Result<(Nonce, StoreReply), Corrupt> {
     let mut input = Input(answer);
     let nonce = Nonce(input.array()?);
     let [kind] = input.array()?;
-    let verdict = match kind {
+    let reply = match kind {
         b'A' => StoreReply::Deferred,
         b'D' => StoreReply::Completed {
             attempt: u32::from_le_bytes(input.array()?),
@@ -128,7 +128,7 @@ pub fn unpack(answer: &[u8]) -> Result<(Nonce, StoreReply), Corrupt> {
         _ => return Err(Corrupt),
     };
     input.end()?;
-    Ok((nonce, verdict))
+    Ok((nonce, reply))
 }
 
 fn failed(input: &mut Input<'_>, why: impl FnOnce(&[u8]) -> Failure) -> StoreReply {

@@ -176,15 +176,15 @@ impl<C: SharedMap> Exchanges<C> {
             acts.extend(step.caller.and_then(|seen| self.note_caller(entry.exchange.rule(), seen, now_ms)));
             for command in obey(id, &mut entry, step, &mut acts) {
                 let (asked, name) = (command.kind.reply_kind(), command.name);
-                let (verdict, remembered) = match self.store.ask(id, command, now_ms) {
-                    Submission::Remembered(verdict) => (Some(verdict), true),
-                    Submission::Answered(verdict) => (Some(verdict), false),
+                let (reply, remembered) = match self.store.ask(id, command, now_ms) {
+                    Submission::Remembered(reply) => (Some(reply), true),
+                    Submission::Answered(reply) => (Some(reply), false),
                     Submission::Waiting => (None, false),
                 };
                 if !remembered {
                     acts.push(Act::Count { count: Count::StoreOperation, observed });
                 }
-                let answer = verdict.map(|verdict| self.answer(&name, asked, verdict));
+                let answer = reply.map(|reply| self.answer(&name, asked, reply));
                 steps.extend(answer.map(|kind| (entry.exchange.handle(Event { clock, kind }), remembered)));
             }
         }
@@ -284,17 +284,17 @@ impl<C: SharedMap> Exchanges<C> {
         let mut acts = Vec::new();
         for told in told {
             let Some(exchange) = told.exchange else { continue };
-            let kind = self.answer(&told.command.name, told.asked(), told.verdict);
+            let kind = self.answer(&told.command.name, told.asked(), told.reply);
             acts.extend(self.feed(exchange, Event { clock: &Clock::at(now_ms), kind }));
         }
         acts
     }
 
-    fn answer(&self, name: &Name, asked: ReplyKind, verdict: StoreReply) -> EventKind<'static> {
-        let may_wait = matches!(verdict, StoreReply::InFlight { .. })
+    fn answer(&self, name: &Name, asked: ReplyKind, reply: StoreReply) -> EventKind<'static> {
+        let may_wait = matches!(reply, StoreReply::InFlight { .. })
             && self.load.waiting < WAITING_MAX
             && self.waiters.get(name).map_or(0, BTreeSet::len) < WAITING_FOR_ONE_MAX;
-        EventKind::StoreAnswered { asked, verdict, may_wait }
+        EventKind::StoreReplied { asked, reply, may_wait }
     }
 
     /// Has every duplicate that waits for this operation in this worker ask at once.

@@ -41,12 +41,12 @@ proptest! {
             }
             let said = model::apply(records.get(&call.name).cloned(), &call, now_ms);
             // The ghost of a claim that was released is in the network alone.
-            let is_asked = is_here && matches!(call.kind, CommandKind::Claim { .. }) && said.verdict != StoreReply::Stale;
-            if let Some(mut verdict) = is_asked.then(|| workers[turn % 2].look(&call, now_ms)).flatten() {
+            let is_asked = is_here && matches!(call.kind, CommandKind::Claim { .. }) && said.reply != StoreReply::Stale;
+            if let Some(mut reply) = is_asked.then(|| workers[turn % 2].look(&call, now_ms)).flatten() {
                 if let (
                     StoreReply::Completed { attempt, age_ms, ttl_ms, .. },
                     StoreReply::Completed { attempt: recorded, age_ms: since_ms, ttl_ms: left_ms, .. },
-                ) = (&mut verdict, &said.verdict)
+                ) = (&mut reply, &said.reply)
                 {
                     // A late owner completes under a number that is larger than its own and that it is not told.
                     *attempt = (*attempt).max(*recorded);
@@ -55,18 +55,18 @@ proptest! {
                     prop_assert!(*ttl_ms <= *left_ms && ttl_ms.saturating_add(late_ms) >= *left_ms);
                     (*age_ms, *ttl_ms) = (*since_ms, *left_ms);
                 }
-                prop_assert_eq!(&verdict, &said.verdict, "{:?}", call);
+                prop_assert_eq!(&reply, &said.reply, "{:?}", call);
                 continue;
             }
             if let Some(record) = said.record {
                 records.insert(call.name, record);
             }
-            gateways.hear(&call, &said.verdict);
-            if matches!(said.verdict, StoreReply::Granted { .. }) {
+            gateways.hear(&call, &said.reply);
+            if matches!(said.reply, StoreReply::Granted { .. }) {
                 completed.remove(&(call.name, call.owner));
             }
             if is_here {
-                learn(&workers[turn % 2], &call, now_ms - late_ms, &said.verdict, now_ms);
+                learn(&workers[turn % 2], &call, now_ms - late_ms, &said.reply, now_ms);
             }
         }
     }
@@ -90,7 +90,7 @@ fn a_completion_that_only_the_outbox_still_waits_for_is_asked_of_the_store() {
     let cache = open(&SharedData::default(), BOUNDS);
     learn(&cache, &complete(1, 1, 10), 0, &StoreReply::Failed(Failure::Timeout), 50);
     let call = Rc::new(complete(1, 1, 10));
-    cache.learn(&Completion { exchange: None, command: call, asked_ms: 200, verdict: StoreReply::Settled }, 200);
+    cache.learn(&Completion { exchange: None, command: call, asked_ms: 200, reply: StoreReply::Settled }, 200);
     assert_eq!(cache.look(&claim(1, 2), 201), None);
 }
 
@@ -99,8 +99,8 @@ fn a_record_that_is_older_than_the_clock_keeps_its_age() {
     let cache = open(&SharedData::default(), BOUNDS);
     let old = StoreReply::Completed { attempt: 1, status: Some(200), response: None, age_ms: 3_600_000, ttl_ms: 500 };
     learn(&cache, &claim(1, 1), 10, &old, 15);
-    let verdict = cache.look(&claim(1, 2), 20);
-    assert!(matches!(verdict, Some(StoreReply::Completed { age_ms: 3_600_010, ttl_ms: 490, .. })), "{verdict:?}");
+    let reply = cache.look(&claim(1, 2), 20);
+    assert!(matches!(reply, Some(StoreReply::Completed { age_ms: 3_600_010, ttl_ms: 490, .. })), "{reply:?}");
 }
 
 #[test]
@@ -211,7 +211,7 @@ fn a_renewal_lengthens_the_mark() {
 
 #[test]
 fn an_owner_that_ends_without_a_success_or_has_lost_is_forgotten() {
-    for (operation, verdict) in [
+    for (operation, reply) in [
         (CommandKind::Release { keep_fingerprint: false }, StoreReply::Settled),
         (CommandKind::Release { keep_fingerprint: true }, StoreReply::Settled),
         (CommandKind::Release { keep_fingerprint: false }, StoreReply::Lost),
@@ -224,8 +224,8 @@ fn an_owner_that_ends_without_a_success_or_has_lost_is_forgotten() {
         let cache = open(&SharedData::default(), BOUNDS);
         learn(&cache, &claim(1, 1), 0, &granted(1), 0);
         assert_eq!(cache.look(&claim(1, 2), 0), Some(StoreReply::InFlight { attempt: 1 }));
-        learn(&cache, &call(1, 1, operation.clone()), 0, &verdict, 0);
-        assert_eq!(cache.look(&claim(1, 2), 0), None, "{verdict:?} to {operation:?}");
+        learn(&cache, &call(1, 1, operation.clone()), 0, &reply, 0);
+        assert_eq!(cache.look(&claim(1, 2), 0), None, "{reply:?} to {operation:?}");
     }
 }
 
@@ -233,10 +233,10 @@ fn an_owner_that_ends_without_a_success_or_has_lost_is_forgotten() {
 fn what_a_claim_was_refused_with_is_not_remembered() {
     let unknown = StoreReply::Unknown { attempt: 1, wait_ms: 10 };
     let failed = StoreReply::Failed(Failure::Timeout);
-    for verdict in [StoreReply::InFlight { attempt: 1 }, StoreReply::Mismatch, unknown, StoreReply::Stale, failed] {
+    for reply in [StoreReply::InFlight { attempt: 1 }, StoreReply::Mismatch, unknown, StoreReply::Stale, failed] {
         let cache = open(&SharedData::default(), BOUNDS);
-        learn(&cache, &claim(1, 1), 0, &verdict, 0);
-        assert_eq!(cache.look(&claim(1, 2), 0), None, "{verdict:?}");
+        learn(&cache, &claim(1, 1), 0, &reply, 0);
+        assert_eq!(cache.look(&claim(1, 2), 0), None, "{reply:?}");
     }
 }
 
@@ -444,8 +444,8 @@ fn call(name: u8, owner: u8, operation: CommandKind) -> Command {
 }
 
 /// Has the cache hear what one that still waits for it was told.
-fn learn<C: SharedMap>(cache: &Cache<C>, call: &Command, asked_ms: u64, verdict: &StoreReply, now_ms: u64) {
-    let told = Completion { exchange: Some(1), command: Rc::new(call.clone()), asked_ms, verdict: verdict.clone() };
+fn learn<C: SharedMap>(cache: &Cache<C>, call: &Command, asked_ms: u64, reply: &StoreReply, now_ms: u64) {
+    let told = Completion { exchange: Some(1), command: Rc::new(call.clone()), asked_ms, reply: reply.clone() };
     cache.learn(&told, now_ms);
 }
 

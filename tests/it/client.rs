@@ -46,8 +46,8 @@ fn it_is_told_when_what_is_owed_cannot_matter_any_more() {
         assert_eq!(client.submit(1, Rc::clone(&completed), 0), None);
         assert_eq!(fail(&mut client, 0), 1);
         assert_eq!((client.tick(completed.ttl_ms - 1), client.owed()), (Vec::new(), 1));
-        let (asked_ms, verdict) = (completed.ttl_ms, StoreReply::Lost);
-        let given_up = Completion { exchange: None, command: Rc::clone(&completed), asked_ms, verdict };
+        let (asked_ms, reply) = (completed.ttl_ms, StoreReply::Lost);
+        let given_up = Completion { exchange: None, command: Rc::clone(&completed), asked_ms, reply };
         assert_eq!((client.tick(completed.ttl_ms), client.owed()), (vec![given_up], 0));
     }
 }
@@ -229,7 +229,7 @@ fn what_is_handed_over_keeps_its_time_its_age_and_its_name() {
     assert_eq!((heir.owed(), heir.owed_bytes()), (3, 684));
     // Nothing of its name begins.
     let told = heir.submit(9, call(1, CLAIM), 60).expect("it is told at once");
-    assert_eq!(told.verdict, StoreReply::InFlight { attempt: 1 });
+    assert_eq!(told.reply, StoreReply::InFlight { attempt: 1 });
     // It is due when it was, and what has waited longest goes first.
     assert_eq!(next(&mut heir, 99), None);
     let batch = next(&mut heir, 150).expect("it is owed");
@@ -451,7 +451,7 @@ fn a_stream_that_is_lost_counts_once_for_the_breaker_and_leaves_all_on_it_in_dou
     let batch = next(&mut client, 3).expect("it waits");
     client.lost(&[batch.id], Failure::Transport, 4);
     let told = client.submit(9, call(8, CLAIM), 5).expect("the breaker is open");
-    assert_eq!(told.verdict, StoreReply::Failed(Failure::Breaker));
+    assert_eq!(told.reply, StoreReply::Failed(Failure::Breaker));
 }
 
 pub const LIMITS: Limits = Limits {

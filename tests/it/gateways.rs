@@ -66,8 +66,8 @@ impl Gateways {
         }
     }
 
-    pub fn hear(&mut self, call: &Command, verdict: &StoreReply) {
-        if let StoreReply::Granted { attempt, key, .. } = *verdict {
+    pub fn hear(&mut self, call: &Command, reply: &StoreReply) {
+        if let StoreReply::Granted { attempt, key, .. } = *reply {
             self.0.insert((call.name.0[31], call.owner), Command { attempt, key, ..call.clone() });
         }
     }
@@ -127,8 +127,8 @@ pub fn bytes(text: &[u8]) -> [u8; 16] {
 
 /// The answer without the time at which the record expires, which only the next operation's deadline needs; a renewal
 /// says nothing else.
-pub fn timeless(verdict: StoreReply) -> StoreReply {
-    match verdict {
+pub fn timeless(reply: StoreReply) -> StoreReply {
+    match reply {
         StoreReply::Granted { attempt, doubt, key, .. } => StoreReply::Granted { attempt, doubt, key, expires_ms: 0 },
         StoreReply::Renewed { .. } => StoreReply::Settled,
         other => other,

@@ -53,9 +53,9 @@ proptest! {
             if let Some(record) = expected.record {
                 records.insert(call.name, record);
             }
-            gateways.hear(&call, &expected.verdict);
+            gateways.hear(&call, &expected.reply);
             let answer = tables[turn % 2].apply(call.clone(), now_ms);
-            prop_assert_eq!(&answer, &expected.verdict, "{:?}", call);
+            prop_assert_eq!(&answer, &expected.reply, "{:?}", call);
             if deed.wait_ms == TTL {
                 tables[turn % 2].sweep(64, now_ms);
             }
@@ -157,10 +157,10 @@ fn interleavings() -> Vec<(bool, bool, String)> {
                     for index in order {
                         let outcome = model::apply(record.clone(), &pair[index], now_ms);
                         record = outcome.record.or(record);
-                        answers[index] = outcome.verdict;
+                        answers[index] = outcome.reply;
                     }
                     let [first, second] = answers;
-                    (first, second, model::apply(record, &call(1, 7, CLAIM), now_ms).verdict)
+                    (first, second, model::apply(record, &call(1, 7, CLAIM), now_ms).reply)
                 });
                 let (said, held) = (one.bytes(), host.bytes());
                 let story = format!(

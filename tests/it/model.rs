@@ -371,10 +371,10 @@ proptest! {
             let call = gateways.call(&deed);
             let before = record.clone().filter(|record| record.expires_ms > now_ms);
             let outcome = model::apply(record.clone(), &call, now_ms);
-            gateways.hear(&call, &outcome.verdict);
+            gateways.hear(&call, &outcome.reply);
             record = outcome.record.or(record);
-            let claimed = matches!(outcome.verdict, StoreReply::Granted { .. });
-            let renewed = matches!(outcome.verdict, StoreReply::Renewed { .. });
+            let claimed = matches!(outcome.reply, StoreReply::Granted { .. });
+            let renewed = matches!(outcome.reply, StoreReply::Renewed { .. });
             if claimed || renewed {
                 holders.insert(call.owner, now_ms + call.lease_ms);
                 let live = holders.values().filter(|end| **end > now_ms).count();
@@ -472,9 +472,9 @@ impl Book {
         };
         let call = self.gateways.call(&deed);
         let outcome = model::apply(self.record.clone(), &call, self.now_ms);
-        self.gateways.hear(&call, &outcome.verdict);
+        self.gateways.hear(&call, &outcome.reply);
         self.record = outcome.record.or(self.record.take());
-        timeless(outcome.verdict)
+        timeless(outcome.reply)
     }
 }
 

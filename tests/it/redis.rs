@@ -102,11 +102,11 @@ impl Place {
         if let Some(record) = outcome.record {
             self.records.insert(call.name, record);
         }
-        if let StoreReply::Granted { expires_ms, .. } | StoreReply::Renewed { expires_ms } = outcome.verdict {
+        if let StoreReply::Granted { expires_ms, .. } | StoreReply::Renewed { expires_ms } = outcome.reply {
             self.expiries.insert((call.name, call.owner), expires_ms);
         }
-        self.gateways.hear(call, &outcome.verdict);
-        (outcome.verdict, self.table.apply(call.clone(), now_ms))
+        self.gateways.hear(call, &outcome.reply);
+        (outcome.reply, self.table.apply(call.clone(), now_ms))
     }
 }
 
@@ -119,9 +119,9 @@ fn ask<'a>(redis: &Redis, sha: &str, calls: impl Iterator<Item = &'a Command>, n
     let answers: Vec<_> = reply.clone().list().into_iter().filter_map(harness::resp::Reply::bytes).collect();
     assert_eq!(answers.len(), batch.tries.len(), "{reply:?}");
     let answers = answers.iter().zip(&batch.tries).map(|(answer, (nonce, _))| {
-        let (echoed, verdict) = unpack(answer).expect("it is an answer");
+        let (echoed, reply) = unpack(answer).expect("it is an answer");
         assert_eq!(echoed, *nonce);
-        verdict
+        reply
     });
     answers.collect()
 }
@@ -182,12 +182,12 @@ fn one_operation_that_fails_in_a_batch_fails_alone_and_with_its_reason() {
     redis.ask(&[b"SET", key(6).as_bytes(), &[&whole[..], b"x"].concat()]);
     let batch = batch((1..=7).map(named).collect());
     let Answer::Reply(Reply::Answers(answers)) = send(&front, &batch, Named::Text) else { panic!("no answers") };
-    let verdicts: Vec<StoreReply> = answers.into_iter().map(|(_, verdict)| verdict).collect();
+    let verdicts: Vec<StoreReply> = answers.into_iter().map(|(_, reply)| reply).collect();
     for granted in [0, 6] {
         assert!(matches!(verdicts[granted], StoreReply::Granted { .. }), "{verdicts:?}");
     }
     assert_eq!(verdicts[1], StoreReply::Failed(Failure::Redis(RedisError::WrongType)));
-    assert!(verdicts[2..6].iter().all(|verdict| *verdict == StoreReply::Failed(Failure::Corrupt)), "{verdicts:?}");
+    assert!(verdicts[2..6].iter().all(|reply| *reply == StoreReply::Failed(Failure::Corrupt)), "{verdicts:?}");
     assert_eq!(redis.get(key(3).as_bytes()).as_deref(), Some(&b"x"[..]), "what is no record is left as it is");
 }
 
@@ -206,10 +206,10 @@ fn a_reply_carries_only_so_many_bodies_and_the_rest_is_asked_for_again() {
     let Answer::Reply(Reply::Answers(answers)) = send(&front, &batch(claims.collect()), Named::Hash) else {
         panic!("no answers")
     };
-    let deferred = answers.iter().filter(|(_, verdict)| *verdict == StoreReply::Deferred).count();
+    let deferred = answers.iter().filter(|(_, reply)| *reply == StoreReply::Deferred).count();
     let whole = answers
         .iter()
-        .filter(|(_, verdict)| matches!(verdict, StoreReply::Completed { response: Some(kept), .. } if *kept == body));
+        .filter(|(_, reply)| matches!(reply, StoreReply::Completed { response: Some(kept), .. } if *kept == body));
     assert_eq!((deferred, whole.count()), (2, 4));
 }
 

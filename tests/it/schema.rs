@@ -179,11 +179,11 @@ fn its_defaults_are_those_of_the_parser() {
 pub fn agrees(document: &str, parsed: &Result<Config, ConfigError>) {
     let Ok(value) = serde_json::from_str(document) else { return };
     let (schemas, schema) = &*COMPILED;
-    let verdict = schemas.validate(&value, *schema);
+    let reply = schemas.validate(&value, *schema);
     match parsed {
-        Ok(_) => assert!(verdict.is_ok(), "the schema refuses {document}: {}", verdict.unwrap_err()),
+        Ok(_) => assert!(reply.is_ok(), "the schema refuses {document}: {}", reply.unwrap_err()),
         Err(error) if is_beyond(&value, &error.to_string()) => {}
-        Err(error) => assert!(verdict.is_err(), "the schema accepts {document}, and the parser says: {error}"),
+        Err(error) => assert!(reply.is_err(), "the schema accepts {document}, and the parser says: {error}"),
     }
 }
 

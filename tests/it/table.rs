@@ -44,21 +44,21 @@ fn the_list_has_every_state_and_no_other_event() {
 
 #[test]
 fn what_is_held_is_let_go_or_answered_by_the_last_word_of_the_store() {
-    for verdict in claim_verdicts() {
+    for reply in claim_verdicts() {
         let mut exchange = in_state("claim", REPLAY);
         let step = exchange.handle(Event {
             clock: &Clock::at(5),
-            kind: EventKind::StoreAnswered { asked: ReplyKind::Claim, verdict: verdict.clone(), may_wait: false },
+            kind: EventKind::StoreReplied { asked: ReplyKind::Claim, reply: reply.clone(), may_wait: false },
         });
-        assert!(matches!(step.flow, Flow::Resume(_) | Flow::LocalReply(_)), "{verdict:?} leaves the request held");
+        assert!(matches!(step.flow, Flow::Resume(_) | Flow::LocalReply(_)), "{reply:?} leaves the request held");
     }
-    for verdict in settle_verdicts() {
+    for reply in settle_verdicts() {
         let mut exchange = in_state("save", REPLAY);
         let step = exchange.handle(Event {
             clock: &Clock::at(5),
-            kind: EventKind::StoreAnswered { asked: ReplyKind::Settle, verdict: verdict.clone(), may_wait: false },
+            kind: EventKind::StoreReplied { asked: ReplyKind::Settle, reply: reply.clone(), may_wait: false },
         });
-        assert!(matches!(step.flow, Flow::Resume(_)), "{verdict:?} leaves the response held");
+        assert!(matches!(step.flow, Flow::Resume(_)), "{reply:?} leaves the response held");
         assert!(exchange.is_done());
     }
 }
@@ -262,10 +262,10 @@ fn walk(policy: &str, route: &[&str]) -> Exchange {
                 },
             }),
             "granted late" => {
-                let (asked, verdict) = (ReplyKind::Claim, granted());
+                let (asked, reply) = (ReplyKind::Claim, granted());
                 exchange.handle(Event {
                     clock: &Clock::at(1_000_000),
-                    kind: EventKind::StoreAnswered { asked, verdict, may_wait: true },
+                    kind: EventKind::StoreReplied { asked, reply, may_wait: true },
                 })
             }
             "in flight" => answer(&mut exchange, ReplyKind::Claim, StoreReply::InFlight { attempt: 1 }),
@@ -304,8 +304,8 @@ fn request(exchange: &mut Exchange, fields: &[(&str, &str)], end: bool) -> Step 
     })
 }
 
-fn answer(exchange: &mut Exchange, asked: ReplyKind, verdict: StoreReply) -> Step {
-    exchange.handle(Event { clock: &Clock::at(0), kind: EventKind::StoreAnswered { asked, verdict, may_wait: true } })
+fn answer(exchange: &mut Exchange, asked: ReplyKind, reply: StoreReply) -> Step {
+    exchange.handle(Event { clock: &Clock::at(0), kind: EventKind::StoreReplied { asked, reply, may_wait: true } })
 }
 
 fn respond(exchange: &mut Exchange, status: u16, end: bool) -> Step {
@@ -361,27 +361,26 @@ fn each_event(kind: &str, mut feed: impl FnMut(Event<'_>)) {
             }
         }
         "claim reply" => {
-            for verdict in claim_verdicts() {
+            for reply in claim_verdicts() {
                 for (now_ms, may_wait) in [(1, true), (1, false), (1_000_000, true)] {
                     feed(Event {
                         clock: &Clock::at(now_ms),
-                        kind: EventKind::StoreAnswered { asked: ReplyKind::Claim, verdict: verdict.clone(), may_wait },
+                        kind: EventKind::StoreReplied { asked: ReplyKind::Claim, reply: reply.clone(), may_wait },
                     });
                 }
             }
         }
         "look reply" => {
             let sight = RecordSummary { attempt: 1, standing: RecordStatus::Running, ttl_ms: 5 };
-            for verdict in [StoreReply::Seen(None), StoreReply::Seen(Some(sight)), StoreReply::Failed(Failure::Timeout)]
-            {
+            for reply in [StoreReply::Seen(None), StoreReply::Seen(Some(sight)), StoreReply::Failed(Failure::Timeout)] {
                 feed(Event {
                     clock: &Clock::at(1),
-                    kind: EventKind::StoreAnswered { asked: ReplyKind::Inspect, verdict, may_wait: false },
+                    kind: EventKind::StoreReplied { asked: ReplyKind::Inspect, reply, may_wait: false },
                 });
             }
         }
         "renew reply" => {
-            for verdict in [
+            for reply in [
                 StoreReply::Renewed { expires_ms: 5 },
                 StoreReply::Lost,
                 StoreReply::Failed(Failure::Contention),
@@ -390,9 +389,9 @@ fn each_event(kind: &str, mut feed: impl FnMut(Event<'_>)) {
                 for now_ms in [1_000_001, 9_000_000] {
                     feed(Event {
                         clock: &Clock::at(now_ms),
-                        kind: EventKind::StoreAnswered {
+                        kind: EventKind::StoreReplied {
                             asked: ReplyKind::Renew,
-                            verdict: verdict.clone(),
+                            reply: reply.clone(),
                             may_wait: false,
                         },
                     });
@@ -400,18 +399,18 @@ fn each_event(kind: &str, mut feed: impl FnMut(Event<'_>)) {
             }
         }
         "mark reply" => {
-            for verdict in settle_verdicts() {
+            for reply in settle_verdicts() {
                 feed(Event {
                     clock: &Clock::at(1),
-                    kind: EventKind::StoreAnswered { asked: ReplyKind::Mark, verdict, may_wait: false },
+                    kind: EventKind::StoreReplied { asked: ReplyKind::Mark, reply, may_wait: false },
                 });
             }
         }
         "settle reply" => {
-            for verdict in settle_verdicts() {
+            for reply in settle_verdicts() {
                 feed(Event {
                     clock: &Clock::at(1),
-                    kind: EventKind::StoreAnswered { asked: ReplyKind::Settle, verdict, may_wait: false },
+                    kind: EventKind::StoreReplied { asked: ReplyKind::Settle, reply, may_wait: false },
                 });
             }
         }

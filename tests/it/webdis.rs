@@ -101,23 +101,23 @@ fn every_operation_is_packed_as_the_script_reads_it() {
 
 #[test]
 fn every_answer_of_the_script_is_read() {
-    for (sample, verdict) in answers() {
-        assert_eq!(unpack(&sample), Ok((NONCE, verdict.clone())), "{verdict:?}");
-        let wanted = Answer::Reply(Reply::Answers(vec![(NONCE, verdict.clone()), (NONCE, StoreReply::Settled)]));
-        assert_eq!(read(Some(200), &array(&[&sample, &answer("4f")])), wanted, "{verdict:?}");
+    for (sample, reply) in answers() {
+        assert_eq!(unpack(&sample), Ok((NONCE, reply.clone())), "{reply:?}");
+        let wanted = Answer::Reply(Reply::Answers(vec![(NONCE, reply.clone()), (NONCE, StoreReply::Settled)]));
+        assert_eq!(read(Some(200), &array(&[&sample, &answer("4f")])), wanted, "{reply:?}");
     }
 }
 
 #[test]
 fn an_answer_that_is_cut_off_or_goes_on_is_none() {
-    for (sample, verdict) in answers() {
+    for (sample, reply) in answers() {
         // A response goes on to the end of its answer; whether it is whole, the seal of it tells.
-        let has_open_end = matches!(verdict, StoreReply::Completed { response: Some(_), .. } | StoreReply::Failed(_));
+        let has_open_end = matches!(reply, StoreReply::Completed { response: Some(_), .. } | StoreReply::Failed(_));
         let least = if has_open_end { 16 + 1 } else { sample.len() };
         for end in 0..least {
-            assert_eq!(unpack(&sample[..end]), Err(Corrupt), "{verdict:?} cut at {end}");
+            assert_eq!(unpack(&sample[..end]), Err(Corrupt), "{reply:?} cut at {end}");
         }
-        assert!(has_open_end || unpack(&[&sample[..], &[0]].concat()) == Err(Corrupt), "{verdict:?}");
+        assert!(has_open_end || unpack(&[&sample[..], &[0]].concat()) == Err(Corrupt), "{reply:?}");
     }
     for letter in 0..=255_u8 {
         if !b"ADEGHILMNOSUVZ".contains(&letter) {
@@ -237,7 +237,7 @@ fn one_answer_too_few_fails_the_last_operation_alone_and_one_too_many_tells_nobo
     let told = |count: u8| {
         let (mut client, batch) = asked(2);
         let answers: Vec<_> = (0..count).map(|number| (Nonce([number; 16]), granted.clone())).collect();
-        client.replied(batch.id, Reply::Answers(answers), 1).into_iter().map(|told| told.verdict).collect::<Vec<_>>()
+        client.replied(batch.id, Reply::Answers(answers), 1).into_iter().map(|told| told.reply).collect::<Vec<_>>()
     };
     let failed = StoreReply::Failed(Failure::Nonce);
     assert_eq!(told(0), [failed.clone(), failed.clone()]);
@@ -275,8 +275,8 @@ proptest! {
             .iter()
             .enumerate()
             .map(|(number, index)| {
-                let (sample, verdict) = index.get(&answers()).clone();
-                ([&[number as u8; 16][..], &sample[16..]].concat(), verdict)
+                let (sample, reply) = index.get(&answers()).clone();
+                ([&[number as u8; 16][..], &sample[16..]].concat(), reply)
             })
             .unzip();
         let mut samples: Vec<_> = samples.iter().map(Vec::as_slice).collect();
@@ -297,11 +297,11 @@ proptest! {
         for told in client.replied(batch.id, reply, 1) {
             let given = &given[told.exchange.unwrap() as usize];
             let is_grant = matches!(given, StoreReply::Granted { .. });
-            prop_assert!(!matches!(told.verdict, StoreReply::Granted { .. }) || is_grant, "{:?} of {given:?}", told.verdict);
+            prop_assert!(!matches!(told.reply, StoreReply::Granted { .. }) || is_grant, "{:?} of {given:?}", told.reply);
             // Only a changed byte within an answer's own numbers, or its response, can be taken for what was said.
             let is_open = matches!(given, StoreReply::Completed { .. } | StoreReply::Failed(_));
-            let is_same = matches!(told.verdict, StoreReply::Failed(_)) || told.verdict == *given;
-            prop_assert!(damage < 2 || is_same || is_open, "{:?} instead of {given:?}", told.verdict);
+            let is_same = matches!(told.reply, StoreReply::Failed(_)) || told.reply == *given;
+            prop_assert!(damage < 2 || is_same || is_open, "{:?} instead of {given:?}", told.reply);
         }
     }
 }
@@ -344,7 +344,7 @@ fn answers() -> Vec<(Vec<u8>, StoreReply)> {
         ("56 03 02010000 0000 0403000000000000".to_owned(), seen(RecordStatus::Completed(None))),
         ("5a".to_owned(), StoreReply::Seen(None)),
     ]
-    .map(|(sample, verdict)| (answer(&sample), verdict))
+    .map(|(sample, reply)| (answer(&sample), reply))
     .to_vec()
 }
 

@@ -29,7 +29,7 @@ pub struct Coverage {
     pub weaker: u64,
     faults: BTreeMap<Fault, u64>,
     met: BTreeMap<Cell, u64>,
-    verdicts: BTreeMap<(&'static str, &'static str), u64>,
+    replies: BTreeMap<(&'static str, &'static str), u64>,
     answers: BTreeMap<String, u64>,
 }
 
@@ -51,7 +51,7 @@ impl Coverage {
         }
     }
 
-    pub fn verdict(&mut self, operation: &CommandKind, verdict: &StoreReply) {
+    pub fn reply(&mut self, operation: &CommandKind, reply: &StoreReply) {
         let asked = match operation {
             CommandKind::Claim { .. } => "claim",
             CommandKind::Complete { .. } => "complete",
@@ -62,8 +62,8 @@ impl Coverage {
             CommandKind::Renew => "renew",
             CommandKind::Withdraw => "withdraw",
         };
-        let told = told(verdict);
-        *self.verdicts.entry((asked, told)).or_default() += 1;
+        let told = told(reply);
+        *self.replies.entry((asked, told)).or_default() += 1;
     }
 
     pub fn answered(&mut self, answer: &Answer) {
@@ -85,7 +85,7 @@ impl Coverage {
         self.weaker += other.weaker;
         other.faults.iter().for_each(|(fault, count)| *self.faults.entry(*fault).or_default() += count);
         other.met.iter().for_each(|(key, count)| *self.met.entry(*key).or_default() += count);
-        other.verdicts.iter().for_each(|(key, count)| *self.verdicts.entry(*key).or_default() += count);
+        other.replies.iter().for_each(|(key, count)| *self.replies.entry(*key).or_default() += count);
         other.answers.iter().for_each(|(key, count)| *self.answers.entry(key.clone()).or_default() += count);
     }
 
@@ -124,7 +124,7 @@ impl Coverage {
         println!("\nanswers");
         self.answers.iter().for_each(|(what, count)| println!("  {count:>10}  {what}"));
         println!("\nwhat the store said");
-        self.verdicts.iter().for_each(|((asked, told), count)| println!("  {count:>10}  {asked}: {told}"));
+        self.replies.iter().for_each(|((asked, told), count)| println!("  {count:>10}  {asked}: {told}"));
         println!("\nstates × events");
         for ((state, event, told), count) in &self.met {
             let said = if told.is_empty() { String::new() } else { format!(": {told}") };
@@ -196,27 +196,19 @@ fn meets(state: &'static str, event: &Event<'_>) {
         Event { kind: EventKind::RequestHeaders { .. }, .. } => ("request head", ""),
         Event { kind: EventKind::ResponseBody { .. }, .. } => ("response body", ""),
         Event { kind: EventKind::ResponseHeaders { .. }, .. } => ("response head", ""),
-        Event { kind: EventKind::StoreAnswered { asked: ReplyKind::Claim, verdict, .. }, .. } => {
-            ("claim", told(verdict))
-        }
-        Event { kind: EventKind::StoreAnswered { asked: ReplyKind::Mark, verdict, .. }, .. } => ("mark", told(verdict)),
-        Event { kind: EventKind::StoreAnswered { asked: ReplyKind::Renew, verdict, .. }, .. } => {
-            ("renew", told(verdict))
-        }
-        Event { kind: EventKind::StoreAnswered { asked: ReplyKind::Inspect, verdict, .. }, .. } => {
-            ("look", told(verdict))
-        }
-        Event { kind: EventKind::StoreAnswered { asked: ReplyKind::Settle, verdict, .. }, .. } => {
-            ("settle", told(verdict))
-        }
+        Event { kind: EventKind::StoreReplied { asked: ReplyKind::Claim, reply, .. }, .. } => ("claim", told(reply)),
+        Event { kind: EventKind::StoreReplied { asked: ReplyKind::Mark, reply, .. }, .. } => ("mark", told(reply)),
+        Event { kind: EventKind::StoreReplied { asked: ReplyKind::Renew, reply, .. }, .. } => ("renew", told(reply)),
+        Event { kind: EventKind::StoreReplied { asked: ReplyKind::Inspect, reply, .. }, .. } => ("look", told(reply)),
+        Event { kind: EventKind::StoreReplied { asked: ReplyKind::Settle, reply, .. }, .. } => ("settle", told(reply)),
         Event { kind: EventKind::Tick { .. }, .. } => ("tick", ""),
         Event { kind: EventKind::BodyUnavailable, .. } => ("unable", ""),
     };
     MET.with_borrow_mut(|met| *met.entry((state, event, told)).or_default() += 1);
 }
 
-fn told(verdict: &StoreReply) -> &'static str {
-    match verdict {
+fn told(reply: &StoreReply) -> &'static str {
+    match reply {
         StoreReply::Completed { .. } => "completed",
         StoreReply::Deferred => "deferred",
         StoreReply::Dropped => "dropped",

@@ -88,7 +88,7 @@ impl Store {
         if matches!(call.kind, CommandKind::Release { .. } | CommandKind::Withdraw) {
             self.released.entry(call.name).or_default().insert(call.owner);
         }
-        outcome.verdict
+        outcome.reply
     }
 
     /// Ends the process; another takes its place later.

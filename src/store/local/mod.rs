@@ -108,7 +108,7 @@ impl<C: SharedMap> Table<C> {
             dropped = place.is_none();
         }
         let applied = self.apply_to_bucket(&command, prepaid, now_ms);
-        let (verdict, change) = applied.unwrap_or_else(|failure| (StoreReply::Failed(failure), Change::None));
+        let (reply, change) = applied.unwrap_or_else(|failure| (StoreReply::Failed(failure), Change::None));
         if let Some(place) = place {
             match change {
                 Change::None => {
@@ -120,7 +120,7 @@ impl<C: SharedMap> Table<C> {
                 Change::Written => {}
             }
         }
-        match verdict {
+        match reply {
             StoreReply::Settled if dropped => StoreReply::Dropped,
             StoreReply::Completed { attempt, status, response: Some(place), age_ms, ttl_ms } => {
                 match self.body(&command.name, &place) {
@@ -153,8 +153,8 @@ impl<C: SharedMap> Table<C> {
             let (place, found) = find(&bucket, &command.name)?;
             let before = found.map(Record::decode).transpose()?;
             let body_before = before.as_ref().and_then(body_place);
-            let Outcome { record, verdict } = model::apply(before, command, now_ms);
-            let Some(record) = record else { return Ok((verdict, Change::None)) };
+            let Outcome { record, reply } = model::apply(before, command, now_ms);
+            let Some(record) = record else { return Ok((reply, Change::None)) };
             let after = put(&bucket, place, &command.name, &record.encode())?;
             let growth = after.len() as i64 - bucket.len() as i64 - prepaid;
             let reserved = match self.reserve_growth(growth, now_ms) {
@@ -175,7 +175,7 @@ impl<C: SharedMap> Table<C> {
                 // Here is something that may go.
                 let _ = self.change_usage(|usage| usage.barren = 0);
             }
-            return Ok((verdict, if reserved { Change::Grown } else { Change::Written }));
+            return Ok((reply, if reserved { Change::Grown } else { Change::Written }));
         }
         Err(Failure::Contention)
     }

@@ -171,8 +171,8 @@ impl fmt::Display for Spread {
 
 /// All comparisons in one table.
 pub fn summary(outcomes: &[Outcome]) -> String {
-    let line = |name: &str, rate: &str, target: &str, verdict: &str, cpu: &str, together: &str| {
-        format!("{name:<38}{rate:<23}{target:<8}{verdict:<8}{cpu:<23}{together}").trim_end().to_owned()
+    let line = |name: &str, rate: &str, target: &str, reply: &str, cpu: &str, together: &str| {
+        format!("{name:<38}{rate:<23}{target:<8}{reply:<8}{cpu:<23}{together}").trim_end().to_owned()
     };
     let mut lines = vec![line("", "ratio", "target", "", "by CPU time", "by CPU time, all at once")];
     for outcome in outcomes {
@@ -183,12 +183,12 @@ pub fn summary(outcomes: &[Outcome]) -> String {
                 By::Added(_) => (", added p50", "≤"),
             };
             let target = target.map(|target| format!("{bound}{target:.2}")).unwrap_or_default();
-            let verdict = ratio.is_met().map_or("", |met| if met { "met" } else { "MISSED" });
+            let reply = ratio.is_met().map_or("", |met| if met { "met" } else { "MISSED" });
             lines.push(line(
                 &format!("({}) {subject} / {reference}{what}", outcome.letter),
                 &ratio.added.as_ref().unwrap_or(&ratio.rate).to_string(),
                 &target,
-                verdict,
+                reply,
                 &ratio.cpu.to_string(),
                 &ratio.cpu_together.to_string(),
             ));

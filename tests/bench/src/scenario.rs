@@ -257,12 +257,12 @@ fn is_untouched(response: &Response, status: u16) -> Result<(), String> {
     }
 }
 
-fn is_verdict(response: &Response, verdict: &str) -> Result<(), String> {
+fn is_verdict(response: &Response, reply: &str) -> Result<(), String> {
     let status = response.header("idempotency-status").unwrap_or_default();
-    if response.status == 201 && status.starts_with(verdict) && response.text() == body() {
+    if response.status == 201 && status.starts_with(reply) && response.text() == body() {
         return Ok(());
     }
-    Err(format!("It should answer 201 with Idempotency-Status {verdict:?}, but answered {}.", told(response)))
+    Err(format!("It should answer 201 with Idempotency-Status {reply:?}, but answered {}.", told(response)))
 }
 
 /// An answer in few words.

@@ -96,10 +96,10 @@ impl Subject {
             }
             5 => {
                 let (asked, may_wait) = (choices.one(&ASKED), choices.flag());
-                let verdict = verdict(choices);
+                let reply = reply(choices);
                 self.feed(Event {
                     clock: &Clock::at(now_ms),
-                    kind: EventKind::StoreAnswered { asked, verdict, may_wait },
+                    kind: EventKind::StoreReplied { asked, reply, may_wait },
                 });
             }
             6 => self.feed(Event { clock: &Clock::at(now_ms), kind: EventKind::Tick { owner } }),
@@ -117,7 +117,7 @@ impl Subject {
         let may_grant = matches!(
             event,
             Event {
-                kind: EventKind::StoreAnswered { verdict: StoreReply::Granted { .. } | StoreReply::Renewed { .. }, .. },
+                kind: EventKind::StoreReplied { reply: StoreReply::Granted { .. } | StoreReply::Renewed { .. }, .. },
                 ..
             }
         );
@@ -166,10 +166,10 @@ impl Subject {
                 kind: EventKind::Executed { answer: Executed::Lost, overloaded: false },
             });
             for asked in ASKED {
-                let verdict = StoreReply::Failed(Failure::Transport);
+                let reply = StoreReply::Failed(Failure::Transport);
                 self.feed(Event {
                     clock: &Clock::at(now_ms),
-                    kind: EventKind::StoreAnswered { asked, verdict, may_wait: false },
+                    kind: EventKind::StoreReplied { asked, reply, may_wait: false },
                 });
             }
         }
@@ -213,7 +213,7 @@ fn status(choices: &mut Choices<'_>) -> Option<u16> {
     choices.flag().then(|| choices.number() as u16)
 }
 
-fn verdict(choices: &mut Choices<'_>) -> StoreReply {
+fn reply(choices: &mut Choices<'_>) -> StoreReply {
     let (attempt, number) = (choices.number() as u32, choices.number());
     match choices.byte() % 14 {
         0 => StoreReply::Granted {

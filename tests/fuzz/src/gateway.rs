@@ -337,7 +337,7 @@ impl World {
         if let Some(record) = outcome.record {
             self.records.insert(call.name, record);
         }
-        outcome.verdict
+        outcome.reply
     }
 
     fn flows(&mut self, id: u32, side: Side, flow: Flow) {

@@ -61,7 +61,7 @@ fn only_its_own_answer_is_a_grant(reply: Reply, body: &[u8]) {
     for (exchange, told) in told.iter().filter_map(|told| Some((told.exchange?, told))) {
         let (nonce, _) = batch.tries[exchange as usize];
         let answered = [nonce.0.as_slice(), b"G"].concat();
-        let is_granted = matches!(told.verdict, StoreReply::Granted { .. });
+        let is_granted = matches!(told.reply, StoreReply::Granted { .. });
         assert!(!is_granted || body.windows(17).any(|part| part == answered), "granted by {body:?}");
     }
     // Whoever has not been told yet is told within the bound of docs/redis.md: tries, and the waits before them.

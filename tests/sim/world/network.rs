@@ -103,27 +103,27 @@ impl World {
         }
         for (place, (nonce, call)) in flight.batch.tries.iter().enumerate() {
             let fails = flight.carriage.fails && !again && place == 0;
-            let verdict = match fails {
+            let reply = match fails {
                 // Some failures say that something is stored.
                 true if nonce.0[0] % 2 == 1 || flight.carriage.is_unreadable => StoreReply::Failed(Failure::Corrupt),
                 true => StoreReply::Failed(Failure::Full),
                 false => self.store.apply(call, self.now, asker_ms),
             };
-            self.coverage.verdict(&call.kind, &verdict);
-            if matches!(verdict, StoreReply::Granted { .. }) && self.may_be_orphaned(call, again) {
+            self.coverage.reply(&call.kind, &reply);
+            if matches!(reply, StoreReply::Granted { .. }) && self.may_be_orphaned(call, again) {
                 self.orphans.extend(self.by_name.get(&call.name));
             }
-            self.may_come_late(call, &verdict);
+            self.may_come_late(call, &reply);
             if self.transcript.is_some() {
                 let label = self.whose(call);
                 let again = if again { " (a duplicate)" } else { "" };
-                let line = format!("  store  {} ({label}){again}", told(&verdict));
+                let line = format!("  store  {} ({label}){again}", told(&reply));
                 self.say(|_| line);
             }
-            if verdict == StoreReply::Failed(Failure::Corrupt) && call.kind.reply_kind() == ReplyKind::Claim {
+            if reply == StoreReply::Failed(Failure::Corrupt) && call.kind.reply_kind() == ReplyKind::Claim {
                 self.unreadable.extend(self.by_owner.get(&call.owner).map(|request| (*nonce, (batch, *request))));
             }
-            answers.push((*nonce, verdict));
+            answers.push((*nonce, reply));
         }
         if again {
             return;
@@ -164,8 +164,8 @@ impl World {
     }
 
     /// Notes a withdrawal that comes after another claim has taken over: what the withdrawn claim left stays.
-    pub(super) fn may_come_late(&mut self, call: &Command, verdict: &StoreReply) {
-        match (&call.kind, verdict) {
+    pub(super) fn may_come_late(&mut self, call: &Command, reply: &StoreReply) {
+        match (&call.kind, reply) {
             (_, StoreReply::Granted { .. }) => drop(self.granted.insert(call.owner)),
             (CommandKind::Withdraw, StoreReply::Settled) => drop(self.granted.remove(&call.owner)),
             (CommandKind::Withdraw, StoreReply::Lost) if self.granted.contains(&call.owner) => {
@@ -237,8 +237,8 @@ impl World {
     }
 }
 
-pub(super) fn told(verdict: &StoreReply) -> String {
-    match verdict {
+pub(super) fn told(reply: &StoreReply) -> String {
+    match reply {
         StoreReply::Completed { attempt, status, response, .. } => {
             let kept = if response.is_some() { "" } else { ", not replayable" };
             let status = status.map_or("status unknown".to_owned(), |status| status.to_string());
