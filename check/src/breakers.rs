@@ -7,7 +7,7 @@ use envoy_idempotency::config::Redis;
 use envoy_idempotency::store::client::Limits;
 use serde_json::Value;
 
-use crate::world::{list, whole};
+use crate::bootstrap::{list, whole};
 
 /// As many workers as a large machine has.
 const WORKERS: u64 = 64;

@@ -5,12 +5,12 @@
 
 use serde_json::Value;
 
+use crate::bootstrap::list;
 use crate::deeds::{Act, Deed};
-use crate::places::{Chain, typed};
+use crate::lint::name;
+use crate::locate::{Chain, typed};
 use crate::scope::{Enforced, Spot};
-use crate::surroundings::name;
 use crate::told::{rules_named, say};
-use crate::world::list;
 
 /// What clients show to a connection manager.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,9 +8,9 @@ use envoy_idempotency::config::{Config, Execution, Inject, Mode, Part, Policy};
 use envoy_idempotency::reply::EXPOSED;
 use serde_json::Value;
 
-use crate::places::{Chain, typed};
-use crate::surroundings::{kind, name};
-use crate::world::collect;
+use crate::bootstrap::collect;
+use crate::lint::{kind, name};
+use crate::locate::{Chain, typed};
 
 /// The warnings about `proxy_100_continue`, what clients can forge, and a list of headers for browsers that hides ours.
 pub fn warnings(chain: Chain<'_>, config: &Config) -> Vec<String> {

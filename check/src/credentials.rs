@@ -6,26 +6,26 @@
 use envoy_idempotency::config::Config;
 use serde_json::Value;
 
+use crate::bootstrap::{Bootstrap, collect, list};
 use crate::certificates;
 use crate::deeds::{Act, Fate, fate, may_change, of_filters};
+use crate::describe::all;
 use crate::identity;
 use crate::issuers;
 use crate::istio;
+use crate::lint::{self, kind, name};
+use crate::locate::{Carrier, Chain, Found};
 use crate::metadata;
 use crate::mutations;
-use crate::places::{Carrier, Chain, Found};
 use crate::requirements::{self, Provider};
 use crate::running;
 use crate::scope::{Enforced, Manner, Reading, Spot, enforced};
 use crate::sources;
-use crate::surroundings::{self, kind, name};
 use crate::tokens;
 use crate::told::{rules_named, say};
 use crate::verification;
 use crate::wanted::Wanted;
 use crate::ways::{Way, ways};
-use crate::words::all;
-use crate::world::{World, collect, list};
 
 /// What is said of a place where the filter is configured.
 #[derive(Default)]
@@ -38,19 +38,19 @@ pub struct Findings {
 pub fn findings(found: &Found<'_>, config: &Config, document: &Value, trees: &[Value]) -> Findings {
     let rules = enforced(config, document);
     match found.carrier {
-        Carrier::Chain(chain) => of_chain(chain, &rules, &World::of(trees)),
+        Carrier::Chain(chain) => of_chain(chain, &rules, &Bootstrap::of(trees)),
         Carrier::EnvoyFilter(_) | Carrier::WasmPlugin(_) => of_istio(found.carrier, &rules, trees),
         Carrier::ExtensionPolicy(_) | Carrier::Unknown => Findings::default(),
     }
 }
 
-fn of_chain(chain: Chain<'_>, rules: &[Enforced<'_>], world: &World<'_>) -> Findings {
+fn of_chain(chain: Chain<'_>, rules: &[Enforced<'_>], bootstrap: &Bootstrap<'_>) -> Findings {
     let mut losses = Losses::default();
     for rule in rules {
         for way in chain.ways(&rule.wanted) {
-            losses.look_for(rule, &before(chain, &way, &rule.wanted, world), "");
+            losses.look_for(rule, &before(chain, &way, &rule.wanted, bootstrap), "");
         }
-        for (place, acts) in on_the_way_here(chain, rule, world) {
+        for (place, acts) in on_the_way_here(chain, rule, bootstrap) {
             losses.look_for(rule, &acts, &place);
         }
     }
@@ -69,42 +69,47 @@ fn of_chain(chain: Chain<'_>, rules: &[Enforced<'_>], world: &World<'_>) -> Find
     warnings.extend(issuers::warnings(rules, asked));
     warnings.extend(metadata::of_providers(rules, asked));
     warnings.extend(metadata::of_names(chain, rules));
-    warnings.extend(sources::of_chain(chain, rules, world));
+    warnings.extend(sources::of_chain(chain, rules, bootstrap));
     warnings.extend(sources::by_default(rules, asked));
     warnings.extend(certificates::warnings(chain, rules));
     warnings.extend(running::warnings(chain, rules));
     let certificates = certificates::errors(chain, rules);
-    let order = surroundings::order_errors(chain);
-    Findings { errors: [losses.told(), certificates, running::errors(chain, rules, world), order].concat(), warnings }
+    let order = lint::order_errors(chain);
+    Findings {
+        errors: [losses.told(), certificates, running::errors(chain, rules, bootstrap), order].concat(),
+        warnings,
+    }
 }
 
 /// What is done to a request on this way before the filter sees it.
-fn before(chain: Chain<'_>, way: &Way<'_>, wanted: &Wanted<'_>, world: &World<'_>) -> Vec<Act> {
-    [mutations::of_manager(chain.listener, chain.manager), of_filters(chain.before(), way, wanted, world)].concat()
+fn before(chain: Chain<'_>, way: &Way<'_>, wanted: &Wanted<'_>, bootstrap: &Bootstrap<'_>) -> Vec<Act> {
+    [mutations::of_manager(chain.listener, chain.manager), of_filters(chain.before(), way, wanted, bootstrap)].concat()
 }
 
 /// What listeners of the file that lead to this one do to a request, and what is done to it here after that; each with
 /// the place of that listener.
-fn on_the_way_here(chain: Chain<'_>, rule: &Enforced<'_>, world: &World<'_>) -> Vec<(String, Vec<Act>)> {
+fn on_the_way_here(chain: Chain<'_>, rule: &Enforced<'_>, bootstrap: &Bootstrap<'_>) -> Vec<(String, Vec<Act>)> {
     let Some(here) = chain.listener else { return Vec::new() };
     let mut found = Vec::new();
-    for listener in world.listeners.iter().filter(|listener| !std::ptr::eq(**listener, here)) {
+    for listener in bootstrap.listeners.iter().filter(|listener| !std::ptr::eq(**listener, here)) {
         let mut managers = Vec::new();
         collect(listener, &|node| node["http_filters"].is_array(), &mut managers);
         for manager in managers {
             for way in ways(manager, &Wanted::anything()).iter().filter(|way| way.leads_on(&rule.wanted)) {
                 let leads = |name: &&str| {
-                    world.cluster(name).is_some_and(|it| world.leads_to(it).iter().any(|to| std::ptr::eq(*to, here)))
+                    bootstrap
+                        .cluster(name)
+                        .is_some_and(|it| bootstrap.leads_to(it).iter().any(|to| std::ptr::eq(*to, here)))
                 };
                 let Some(cluster) = way.cluster.filter(leads) else { continue };
                 let place = format!("listener {}, which leads here by cluster {cluster}: ", name(listener));
                 let anything = Wanted::anything();
                 let wanted = if way.is_rewritten() { &anything } else { &rule.wanted };
                 let mut acts = mutations::of_manager(Some(listener), manager);
-                acts.extend(of_filters(list(&manager["http_filters"]), way, wanted, world));
+                acts.extend(of_filters(list(&manager["http_filters"]), way, wanted, bootstrap));
                 acts.extend(mutations::of_router(way, &manager["route_config"]));
                 acts.iter_mut().for_each(|act| act.by.insert_str(0, &place));
-                acts.extend(before(chain, &Way::unknown(), &rule.wanted, world));
+                acts.extend(before(chain, &Way::unknown(), &rule.wanted, bootstrap));
                 found.push((place, acts));
             }
         }
@@ -219,7 +224,7 @@ fn of_istio(carrier: Carrier<'_>, rules: &[Enforced<'_>], trees: &[Value]) -> Fi
     let mut providers = Vec::new();
     let mut warnings = Vec::new();
     for resource in trees.iter().filter(|resource| stand.shares_workloads_with(resource)) {
-        let by = crate::places::kubernetes_name(resource);
+        let by = crate::locate::kubernetes_name(resource);
         if resource["kind"] == "RequestAuthentication" {
             providers.extend(tokens::of_istio(resource).map(|provider| (by.clone(), provider)));
         }

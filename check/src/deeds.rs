@@ -5,15 +5,15 @@
 
 use serde_json::Value;
 
+use crate::bootstrap::{Bootstrap, list};
 use crate::injectors;
+use crate::lint::{kind, name};
+use crate::locate::{is_ours, typed, wasm_plugin};
 use crate::mutations;
-use crate::places::{is_ours, typed, wasm_plugin};
 use crate::scope::{Reading, Spot};
-use crate::surroundings::{kind, name};
 use crate::tokens::{self, Grant};
 use crate::wanted::Wanted;
 use crate::ways::Way;
-use crate::world::{World, list};
 
 /// What becomes of a place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,9 +147,9 @@ pub fn fate<'a>(spot: &Spot, acts: &'a [Act]) -> Fate<'a> {
 }
 
 /// What these filters do on this way, in their order.
-pub fn of_filters(filters: &[Value], way: &Way<'_>, wanted: &Wanted<'_>, world: &World<'_>) -> Vec<Act> {
+pub fn of_filters(filters: &[Value], way: &Way<'_>, wanted: &Wanted<'_>, bootstrap: &Bootstrap<'_>) -> Vec<Act> {
     let wanted = way.taken_by(wanted);
-    let cluster = way.cluster.and_then(|name| world.cluster(name));
+    let cluster = way.cluster.and_then(|name| bootstrap.cluster(name));
     let of_each = |filter| {
         let given = way.given(filter)?;
         Some([of_filter(filter, &given, &wanted), injectors::of_filter(filter, &given, cluster)].concat())

@@ -6,15 +6,15 @@
 use envoy_idempotency::config::{MEANINGFUL, Part, Policy};
 use serde_json::Value;
 
+use crate::bootstrap::list;
 use crate::deeds::{key_sources, of_way, password, written_by_service};
-use crate::places::{Chain, typed};
+use crate::lint::{kind, name};
+use crate::locate::{Chain, typed};
 use crate::requirements::providers;
 use crate::scope::{Enforced, Manner, Spot};
-use crate::surroundings::{kind, name};
 use crate::tokens;
 use crate::told::rules_named;
 use crate::ways::Way;
-use crate::world::list;
 
 /// A header, and who names it: `which jwt_authn writes`.
 type Named = (String, String);

@@ -6,9 +6,9 @@
 use serde_json::Value;
 
 use crate::deeds::{Act, Deed};
-use crate::places::typed;
+use crate::lint::{kind, name};
+use crate::locate::typed;
 use crate::scope::Spot;
-use crate::surroundings::{kind, name};
 
 /// What an injector does, given what the layers of the way say and to which cluster the way leads.
 pub fn of_filter(filter: &Value, given: &[(&str, &Value)], cluster: Option<&Value>) -> Vec<Act> {

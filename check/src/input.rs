@@ -111,7 +111,7 @@ impl Input {
 }
 
 fn count_wasm(tree: &Value) -> usize {
-    let here = usize::from(crate::places::wasm_plugin(tree).is_some());
+    let here = usize::from(crate::locate::wasm_plugin(tree).is_some());
     here + match tree {
         Value::Array(items) => items.iter().map(count_wasm).sum(),
         Value::Object(members) => members.values().map(count_wasm).sum(),

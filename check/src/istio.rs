@@ -5,9 +5,9 @@
 
 use serde_json::Value;
 
-use crate::places::Carrier;
-use crate::surroundings::{DEFAULT_LIMIT, FAIL_OPEN, Limits, kind_of_name, too_early, too_late};
-use crate::world::{duration, list, whole};
+use crate::bootstrap::{duration, list, whole};
+use crate::lint::{DEFAULT_LIMIT, FAIL_OPEN, Limits, kind_of_name, too_early, too_late};
+use crate::locate::Carrier;
 
 /// The values that an EnvoyFilter patches in so; none in any other tree.
 pub fn patches<'a>(tree: &'a Value, apply_to: &str, operation: &str) -> impl Iterator<Item = &'a Value> {

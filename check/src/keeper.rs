@@ -6,10 +6,10 @@
 use envoy_idempotency::config::{Config, Store};
 use serde_json::Value;
 
-use crate::places::{Carrier, Found, is_ours, typed};
-use crate::surroundings::name;
-use crate::words::all;
-use crate::world::{collect, list};
+use crate::bootstrap::{collect, list};
+use crate::describe::all;
+use crate::lint::name;
+use crate::locate::{Carrier, Found, is_ours, typed};
 
 /// The warning that services of this filter are there to keep records, and none keeps those of this place.
 pub fn warning(found: &Found<'_>, config: &Config, trees: &[Value]) -> Option<String> {

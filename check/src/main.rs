@@ -5,11 +5,13 @@
 #![expect(clippy::indexing_slicing, reason = "only JSON is indexed, by names: what is not there is null")]
 
 mod arguments;
+mod bootstrap;
 mod breakers;
 mod certificates;
 mod clients;
 mod credentials;
 mod deeds;
+mod describe;
 mod errors;
 mod identity;
 mod injectors;
@@ -17,9 +19,10 @@ mod input;
 mod issuers;
 mod istio;
 mod keeper;
+mod lint;
+mod locate;
 mod metadata;
 mod mutations;
-mod places;
 mod report;
 mod request;
 mod requirements;
@@ -29,15 +32,12 @@ mod shielding;
 mod shown;
 mod sources;
 mod streams;
-mod surroundings;
 mod tokens;
 mod told;
 mod trace;
 mod verification;
 mod wanted;
 mod ways;
-mod words;
-mod world;
 
 use std::env;
 use std::fs;
@@ -92,7 +92,7 @@ fn judge(name: &str, check: &Check) -> Result<Vec<Report>, String> {
     let text = read(name).map_err(|error| format!("cannot be read: {error}"))?;
     // As Windows' editors begin a file.
     let input = input::parse(text.trim_start_matches('\u{feff}'))?;
-    let found = places::find(&input);
+    let found = locate::find(&input);
     if found.is_empty() {
         return Err(input.without_filter());
     }

@@ -5,13 +5,13 @@
 
 use serde_json::Value;
 
-use crate::places::{Chain, typed};
+use crate::bootstrap::list;
+use crate::lint::{kind, name};
+use crate::locate::{Chain, typed};
 use crate::requirements::{Provider, reads_bearer, sources};
 use crate::scope::{Enforced, Manner, Reading, Spot};
-use crate::surroundings::{kind, name};
 use crate::tokens::{NAMESPACE, claims, payload_header};
 use crate::told::{named, rules_named, say};
-use crate::world::list;
 
 /// The warnings that a provider writes nothing of what a rule reads of the filter's metadata. `asked` gives the providers
 /// on each way of a rule.

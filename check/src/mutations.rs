@@ -5,12 +5,12 @@
 
 use serde_json::Value;
 
+use crate::bootstrap::list;
 use crate::certificates;
 use crate::deeds::{Act, Deed, Target};
-use crate::places::typed;
+use crate::locate::typed;
 use crate::scope::Spot;
 use crate::ways::Way;
-use crate::world::list;
 
 /// What the filter `header_mutation` does, by its own configuration and by that of routes, the most specific first.
 pub fn of_filter(by: &str, config: &Value, given: &[(&str, &Value)]) -> Vec<Act> {

@@ -11,16 +11,16 @@ use std::env;
 use envoy_idempotency::config::{Config, Document};
 use serde_json::{Map, Value};
 
+use crate::bootstrap::list;
 use crate::credentials::{self, Findings};
+use crate::describe::{self, Line};
 use crate::errors;
 use crate::input::Input;
 use crate::keeper;
-use crate::places::{Carrier, Found};
+use crate::lint;
+use crate::locate::{Carrier, Found};
 use crate::request::Given;
-use crate::surroundings;
 use crate::trace;
-use crate::words::{self, Line};
-use crate::world::list;
 
 /// What there is to say of one place.
 #[derive(Default)]
@@ -87,13 +87,13 @@ pub fn judge(found: &Found<'_>, input: &Input, request: Option<&Given>) -> Repor
     report.described = Some(described(&config, &document, request));
     let unset = unset.take().into_iter();
     report.notes.extend(unset.map(|name| format!("Not set here, so its value was not checked: {name}")));
-    if !surroundings::is_placed(found) {
+    if !lint::is_placed(found) {
         report
             .notes
             .push("The file does not tell where the filter stands, so its surroundings were not checked.".to_owned());
     }
     report.notes.extend(keeper::advice(found, &config, input.trees()).map(str::to_owned));
-    let around = surroundings::warnings(found, &config, input.trees());
+    let around = lint::warnings(found, &config, input.trees());
     let Findings { errors, warnings } = credentials::findings(found, &config, &document, input.trees());
     // The filter loads what protects nothing; before it is loaded that is a mistake.
     let (grave, risky): (Vec<_>, Vec<_>) =
@@ -105,14 +105,14 @@ pub fn judge(found: &Found<'_>, input: &Input, request: Option<&Given>) -> Repor
 
 fn described(config: &Config, document: &Value, request: Option<&Given>) -> Described {
     let rules = config.rules.iter().enumerate().map(|(index, rule)| {
-        let requests = words::requests(document["rules"].get(index));
+        let requests = describe::requests(document["rules"].get(index));
         let wider = config.hidden_by(index).and_then(|wider| config.rules.get(wider));
         let hidden = wider.map(|wider| ("reached", format!("never: rule {} takes all of them before it", wider.name)));
         let lines = [Some(requests), hidden].into_iter().flatten().chain(rule.policy.lines());
         (rule.name.clone(), lines.collect())
     });
     Described::Gateway {
-        store: words::store(config, document),
+        store: describe::store(config, document),
         rules: rules.collect(),
         request: request.map(|given| (given.line.clone(), trace::lines(config, given))),
     }

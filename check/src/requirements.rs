@@ -5,14 +5,14 @@
 
 use serde_json::Value;
 
-use crate::places::{Chain, typed};
+use crate::bootstrap::list;
+use crate::describe::all;
+use crate::lint::{kind, name};
+use crate::locate::{Chain, typed};
 use crate::scope::Spot;
-use crate::surroundings::{kind, name};
 use crate::tokens::locations;
 use crate::wanted::{Meeting, Wanted};
 use crate::ways::Way;
-use crate::words::all;
-use crate::world::list;
 
 /// What is asked of some requests.
 struct Asked<'a> {

@@ -5,24 +5,24 @@
 
 use serde_json::Value;
 
-use crate::places::{self, Chain, is_ours, wasm_plugin};
+use crate::bootstrap::{Bootstrap, collect, list};
+use crate::describe::all;
+use crate::lint::name;
+use crate::locate::{self, Chain, is_ours, wasm_plugin};
 use crate::scope::Enforced;
-use crate::surroundings::name;
 use crate::told::rules_named;
 use crate::wanted::{Meeting, Wanted};
 use crate::ways::ways;
-use crate::words::all;
-use crate::world::{World, collect, list};
 
 /// The errors that it never runs, or twice on one way.
-pub fn errors(chain: Chain<'_>, rules: &[Enforced<'_>], world: &World<'_>) -> Vec<String> {
+pub fn errors(chain: Chain<'_>, rules: &[Enforced<'_>], bootstrap: &Bootstrap<'_>) -> Vec<String> {
     let Some(own) = list(&chain.manager["http_filters"]).get(chain.index) else { return Vec::new() };
     let mut errors = Vec::new();
     if never_runs(chain, own) {
         errors.push(format!("{} is disabled, and no route enables it: it never runs", name(own)));
     }
     errors.extend(twice_here(chain, own, rules));
-    errors.extend(behind_another(chain, own, rules, world));
+    errors.extend(behind_another(chain, own, rules, bootstrap));
     errors
 }
 
@@ -92,10 +92,10 @@ fn twice_here(chain: Chain<'_>, own: &Value, rules: &[Enforced<'_>]) -> Option<S
     ))
 }
 
-fn behind_another(chain: Chain<'_>, own: &Value, rules: &[Enforced<'_>], world: &World<'_>) -> Vec<String> {
+fn behind_another(chain: Chain<'_>, own: &Value, rules: &[Enforced<'_>], bootstrap: &Bootstrap<'_>) -> Vec<String> {
     let (Some(identity_here), Some(here)) = (identity(own), chain.listener) else { return Vec::new() };
     let mut errors: Vec<String> = Vec::new();
-    for listener in world.listeners.iter().filter(|listener| !std::ptr::eq(**listener, here)) {
+    for listener in bootstrap.listeners.iter().filter(|listener| !std::ptr::eq(**listener, here)) {
         let mut managers = Vec::new();
         collect(listener, &|node| node["http_filters"].is_array(), &mut managers);
         for manager in managers {
@@ -103,7 +103,9 @@ fn behind_another(chain: Chain<'_>, own: &Value, rules: &[Enforced<'_>], world: 
             let same: Vec<_> = filters.filter(|filter| identity(filter).as_ref() == Some(&identity_here)).collect();
             for way in ways(manager, &Wanted::anything()) {
                 let leads = |name: &&str| {
-                    world.cluster(name).is_some_and(|it| world.leads_to(it).iter().any(|to| std::ptr::eq(*to, here)))
+                    bootstrap
+                        .cluster(name)
+                        .is_some_and(|it| bootstrap.leads_to(it).iter().any(|to| std::ptr::eq(*to, here)))
                 };
                 let Some(cluster) = way.cluster.filter(leads) else { continue };
                 let does = |filter: &&&Value| {
@@ -133,7 +135,7 @@ fn behind_another(chain: Chain<'_>, own: &Value, rules: &[Enforced<'_>], world: 
 /// Whether another of this filter has a rule in force about requests of this one.
 fn shares(other: &Value, rule: &Enforced<'_>) -> bool {
     let configuration = wasm_plugin(&other["typed_config"]).map(|plugin| plugin["configuration"].clone());
-    let text = configuration.and_then(|it| places::document(&it).ok()).unwrap_or_default();
+    let text = configuration.and_then(|it| locate::document(&it).ok()).unwrap_or_default();
     let document: Value = serde_json::from_str(&text).unwrap_or_default();
     let everywhere = [Value::Null];
     let rules = if document["rules"].is_array() { list(&document["rules"]) } else { &everywhere[..] };

@@ -5,22 +5,22 @@
 
 use serde_json::Value;
 
-use crate::places::{is_ours, wasm_plugin};
-use crate::world::{World, addresses, collect, list, named_clusters};
+use crate::bootstrap::{Bootstrap, addresses, collect, list, named_clusters};
+use crate::locate::{is_ours, wasm_plugin};
 
 /// Every warning about the cluster of this name, given as `execution.cluster`.
-pub fn warnings(name: &str, world: &World<'_>) -> Vec<String> {
-    let Some(cluster) = world.cluster(name) else {
-        return world.missing("execution.cluster", name).into_iter().collect();
+pub fn warnings(name: &str, bootstrap: &Bootstrap<'_>) -> Vec<String> {
+    let Some(cluster) = bootstrap.cluster(name) else {
+        return bootstrap.missing("execution.cluster", name).into_iter().collect();
     };
     let mut warnings = Vec::new();
-    let targets = world.leads_to(cluster);
+    let targets = bootstrap.leads_to(cluster);
     if addresses(cluster).any(|address| address["envoy_internal_address"].is_null()) {
         warnings.push(format!(
             "execution.cluster {name} leads to a network address instead of an internal listener: a client that \
              reaches that address gets past the filter"
         ));
-    } else if addresses(cluster).next().is_some() && targets.is_empty() && world.has_all_listeners {
+    } else if addresses(cluster).next().is_some() && targets.is_empty() && bootstrap.has_all_listeners {
         warnings.push(format!("execution.cluster {name} leads to an internal listener that the file does not have"));
     }
     for listener in targets {
@@ -40,11 +40,13 @@ pub fn warnings(name: &str, world: &World<'_>) -> Vec<String> {
                 missing.join(", ")
             ));
         }
-        for other in world.listeners.iter().filter(|other| !std::ptr::eq(**other, listener)) {
+        for other in bootstrap.listeners.iter().filter(|other| !std::ptr::eq(**other, listener)) {
             let mut clusters = Vec::new();
             named_clusters(other, &mut clusters);
             let leads = |name: &&&str| {
-                world.cluster(name).is_some_and(|it| world.leads_to(it).iter().any(|to| std::ptr::eq(*to, listener)))
+                bootstrap
+                    .cluster(name)
+                    .is_some_and(|it| bootstrap.leads_to(it).iter().any(|to| std::ptr::eq(*to, listener)))
             };
             if let Some(cluster) = clusters.iter().find(leads) {
                 warnings.push(format!(

@@ -6,8 +6,8 @@
 
 use serde_json::{Value, json};
 
+use crate::describe::Line;
 use crate::report::{Described, Report};
-use crate::words::Line;
 
 /// What is said of one file as text.
 pub fn text(file: &str, reports: &[Report]) -> String {

@@ -6,16 +6,16 @@
 use envoy_idempotency::config::Part;
 use serde_json::Value;
 
+use crate::bootstrap::Bootstrap;
 use crate::deeds::{Act, Deed, key_sources, may_change, of_filters, of_way, password};
-use crate::places::{Chain, typed};
+use crate::describe::all;
+use crate::lint::{kind, name};
+use crate::locate::{Chain, typed};
 use crate::requirements::{self, Provider, sources};
 use crate::scope::{Enforced, Manner, Spot};
-use crate::surroundings::{kind, name};
 use crate::tokens::{self, Grant, claims, payload, payload_header};
 use crate::told::{on_ways, rules_named, say};
 use crate::ways::Way;
-use crate::words::all;
-use crate::world::World;
 
 /// How one filter, or one of its providers, knows callers.
 struct Authentication {
@@ -28,14 +28,14 @@ struct Authentication {
 }
 
 /// The warnings that callers are known by something else than what a rule reads.
-pub fn of_chain(chain: Chain<'_>, rules: &[Enforced<'_>], world: &World<'_>) -> Vec<String> {
+pub fn of_chain(chain: Chain<'_>, rules: &[Enforced<'_>], bootstrap: &Bootstrap<'_>) -> Vec<String> {
     let mut found = Vec::new();
     for rule in rules {
         let ways: Vec<_> = chain.ways(&rule.wanted).collect();
         for said in on_ways(&ways, |way| {
             let may_be_written =
                 chain.before().iter().any(|it| way.given(it).is_some_and(|given| may_change(it, &given)));
-            let acts = of_filters(chain.before(), way, &rule.wanted, world);
+            let acts = of_filters(chain.before(), way, &rule.wanted, bootstrap);
             match may_be_written || is_written(rule, &acts) {
                 true => Vec::new(),
                 false => unread(rule, &on_way(chain, way, rule)).into_iter().collect(),

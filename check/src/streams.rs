@@ -7,19 +7,19 @@
 use envoy_idempotency::config::Document;
 use serde_json::Value;
 
-use crate::places::{document, typed, wasm_plugin};
-use crate::world::{World, addresses, collect, duration, list, named_clusters};
+use crate::bootstrap::{Bootstrap, addresses, collect, duration, list, named_clusters};
+use crate::locate::{document, typed, wasm_plugin};
 
 /// Every warning about the cluster of this name, given as `store.cluster` with `dialect: "resp"`.
-pub fn warnings(name: &str, world: &World<'_>, trees: &[Value]) -> Vec<String> {
-    let Some(cluster) = world.cluster(name) else { return Vec::new() };
+pub fn warnings(name: &str, bootstrap: &Bootstrap<'_>, trees: &[Value]) -> Vec<String> {
+    let Some(cluster) = bootstrap.cluster(name) else { return Vec::new() };
     let mut warnings = Vec::new();
     if !holds(&cluster["typed_extension_protocol_options"], &|node| node.get("http2_protocol_options").is_some()) {
         warnings
             .push(format!("cluster {name} does not set http2_protocol_options, without which Envoy opens no stream"));
     }
-    let targets = world.leads_to(cluster);
-    if addresses(cluster).next().is_some() && targets.is_empty() && world.has_all_listeners {
+    let targets = bootstrap.leads_to(cluster);
+    if addresses(cluster).next().is_some() && targets.is_empty() && bootstrap.has_all_listeners {
         warnings.push(format!(
             "store.cluster {name} leads to no listener of this file that takes frames off: Redis would get frames instead \
              of commands"
@@ -37,11 +37,11 @@ pub fn warnings(name: &str, world: &World<'_>, trees: &[Value]) -> Vec<String> {
                 .to_owned(),
         );
     }
-    targets.into_iter().for_each(|listener| warnings.extend(listener_warnings(name, listener, world, trees)));
+    targets.into_iter().for_each(|listener| warnings.extend(listener_warnings(name, listener, bootstrap, trees)));
     warnings
 }
 
-fn listener_warnings(cluster: &str, listener: &Value, world: &World<'_>, trees: &[Value]) -> Vec<String> {
+fn listener_warnings(cluster: &str, listener: &Value, bootstrap: &Bootstrap<'_>, trees: &[Value]) -> Vec<String> {
     let target = listener["name"].as_str().unwrap_or("without a name");
     let mut warnings = Vec::new();
     if !holds(listener, &|node| takes_frames_off(node) || may_discover_it(node, trees)) {
@@ -73,7 +73,7 @@ fn listener_warnings(cluster: &str, listener: &Value, world: &World<'_>, trees: 
     }
     let mut clusters = Vec::new();
     named_clusters(listener, &mut clusters);
-    warnings.extend(clusters.into_iter().filter_map(|name| world.missing("the route to Redis", name)));
+    warnings.extend(clusters.into_iter().filter_map(|name| bootstrap.missing("the route to Redis", name)));
     warnings
 }
 

@@ -5,12 +5,12 @@
 
 use serde_json::{Value, json};
 
+use crate::bootstrap::list;
 use crate::deeds::{Act, Deed, Heir};
 use crate::requirements::{is_demanded, providers, sources};
 use crate::scope::{Enforced, Manner, Spot};
 use crate::told::named;
 use crate::wanted::Wanted;
-use crate::world::list;
 
 /// What `jwt_authn` does to the requests of a rule, `here` being what the most specific layer of the way says to it.
 pub fn of_filter(by: &str, config: &Value, here: Option<&Value>, wanted: &Wanted<'_>) -> Vec<Act> {

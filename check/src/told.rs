@@ -3,8 +3,8 @@
 //! Its one rule: what is said of several rules is said once, and names each of them once.
 //! It does not know what is found.
 
+use crate::describe::all;
 use crate::ways::Way;
-use crate::words::all;
 
 /// Notes that this is said of one more rule or place.
 pub fn say<T: PartialEq, N: PartialEq>(found: &mut Vec<(T, Vec<N>)>, said: T, of: N) {

@@ -16,8 +16,8 @@ use envoy_idempotency::step::{Bypass, Count, Flow, Step};
 
 use percent_encoding::percent_decode_str;
 
+use crate::describe::Line;
 use crate::request::Given;
-use crate::words::Line;
 
 /// What becomes of this request.
 pub fn lines(config: &Config, given: &Given) -> Vec<Line> {

@@ -5,15 +5,15 @@
 
 use serde_json::Value;
 
+use crate::bootstrap::list;
 use crate::deeds::is_program;
-use crate::places::{Chain, typed};
+use crate::lint::{kind, name};
+use crate::locate::{Chain, typed};
 use crate::requirements;
 use crate::scope::{Enforced, Manner};
-use crate::surroundings::{kind, name};
 use crate::told::{on_ways, rules_named, say};
 use crate::wanted::Wanted;
 use crate::ways::Way;
-use crate::world::list;
 
 /// The warnings that a claim or a signer is believed on some way, and nothing there has verified it.
 pub fn unverified(chain: Chain<'_>, rules: &[Enforced<'_>]) -> Vec<String> {

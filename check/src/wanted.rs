@@ -6,7 +6,7 @@
 use envoy_idempotency::config::Template;
 use serde_json::Value;
 
-use crate::world::list;
+use crate::bootstrap::list;
 
 /// Which requests a rule is about, by method, host and path.
 #[derive(Clone)]

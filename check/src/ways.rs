@@ -5,9 +5,9 @@
 
 use serde_json::Value;
 
-use crate::places::{Chain, typed};
+use crate::bootstrap::list;
+use crate::locate::{Chain, typed};
 use crate::wanted::{Meeting, Wanted};
-use crate::world::list;
 
 /// One way from a route to where it leads, or the one way of which the file does not tell.
 pub struct Way<'a> {

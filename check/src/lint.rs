@@ -9,19 +9,19 @@ use std::time::Duration;
 use envoy_idempotency::config::{Config, Dialect, Execution, Mode, OnInFlight, Policy, Rule, Store};
 use serde_json::Value;
 
+use crate::bootstrap::{Bootstrap, duration, list, named_clusters, whole};
 use crate::breakers;
 use crate::clients;
 use crate::istio;
 use crate::keeper;
-use crate::places::{Carrier, Chain, Found, typed};
+use crate::locate::{Carrier, Chain, Found, typed};
 use crate::shielding;
 use crate::streams;
-use crate::world::{World, duration, list, named_clusters, whole};
 
 /// Every warning about one place where the filter is configured.
 pub fn warnings(found: &Found<'_>, config: &Config, trees: &[Value]) -> Vec<String> {
     let Some(plugin) = &found.plugin else { return Vec::new() };
-    let world = World::of(trees);
+    let bootstrap = Bootstrap::of(trees);
     let limits = Limits::of(config);
     let mut warnings = match found.carrier {
         Carrier::WasmPlugin(resource) => istio::plugin_warnings(resource),
@@ -31,7 +31,7 @@ pub fn warnings(found: &Found<'_>, config: &Config, trees: &[Value]) -> Vec<Stri
     match found.carrier {
         Carrier::Chain(chain) => {
             warnings.extend(order_warnings(chain));
-            warnings.extend(buffer_warnings(chain, &limits, &world));
+            warnings.extend(buffer_warnings(chain, &limits, &bootstrap));
             warnings.extend(time_out_warnings(chain, &limits));
             warnings.extend(clients::warnings(chain, config));
         }
@@ -40,11 +40,11 @@ pub fn warnings(found: &Found<'_>, config: &Config, trees: &[Value]) -> Vec<Stri
     }
     warnings.extend(keeper::warning(found, config, trees));
     if let Store::Redis(redis) = &config.store {
-        warnings.extend(world.missing("store.cluster", &redis.cluster));
+        warnings.extend(bootstrap.missing("store.cluster", &redis.cluster));
         match redis.dialect {
-            Dialect::Resp { .. } => warnings.extend(streams::warnings(&redis.cluster, &world, trees)),
+            Dialect::Resp { .. } => warnings.extend(streams::warnings(&redis.cluster, &bootstrap, trees)),
             Dialect::Webdis(_) => {
-                let cluster = world.cluster(&redis.cluster);
+                let cluster = bootstrap.cluster(&redis.cluster);
                 warnings.extend(cluster.and_then(|cluster| breakers::warning(redis, cluster)));
             }
         }
@@ -56,7 +56,7 @@ pub fn warnings(found: &Found<'_>, config: &Config, trees: &[Value]) -> Vec<Stri
             && !seen.contains(&cluster)
         {
             seen.push(cluster);
-            warnings.extend(shielding::warnings(cluster, &world));
+            warnings.extend(shielding::warnings(cluster, &bootstrap));
         }
     }
     warnings
@@ -283,7 +283,7 @@ fn leading_routes(host: &Value) -> impl Iterator<Item = (String, &Value)> {
     })
 }
 
-fn buffer_warnings(chain: Chain<'_>, limits: &Limits<'_>, world: &World<'_>) -> Vec<String> {
+fn buffer_warnings(chain: Chain<'_>, limits: &Limits<'_>, bootstrap: &Bootstrap<'_>) -> Vec<String> {
     let mut warnings = Vec::new();
     for filter in list(&chain.manager["http_filters"]).iter().filter(|filter| kind(filter) == "buffer") {
         let given = typed(&filter["typed_config"]).and_then(|(_, config)| whole(&config["max_request_bytes"]));
@@ -302,7 +302,7 @@ fn buffer_warnings(chain: Chain<'_>, limits: &Limits<'_>, world: &World<'_>) -> 
     let mut clusters = Vec::new();
     named_clusters(routes, &mut clusters);
     let largest =
-        clusters.iter().filter_map(|name| Some((limit_of(world.cluster(name)?), *name))).max_by_key(|it| it.0);
+        clusters.iter().filter_map(|name| Some((limit_of(bootstrap.cluster(name)?), *name))).max_by_key(|it| it.0);
     warnings.extend(match largest {
         Some((limit, name)) => limits.response_warning(listener, &format!("cluster {name}"), limit),
         None => limits.response_warning(listener, "a cluster that sets none", DEFAULT_LIMIT),

@@ -8,11 +8,11 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::istio;
-use crate::places::typed;
+use crate::locate::typed;
 
 /// Listeners and clusters of the file.
 #[derive(Default)]
-pub struct World<'a> {
+pub struct Bootstrap<'a> {
     pub listeners: Vec<&'a Value>,
     clusters: Vec<&'a Value>,
     /// The file holds every cluster there is.
@@ -23,22 +23,22 @@ pub struct World<'a> {
     is_mesh: bool,
 }
 
-impl<'a> World<'a> {
+impl<'a> Bootstrap<'a> {
     /// What these documents hold.
     pub fn of(trees: &'a [Value]) -> Self {
-        let mut world = World::default();
+        let mut bootstrap = Bootstrap::default();
         for tree in trees {
             let fixed = &tree["static_resources"];
             let all = |source: &str| fixed.is_object() && tree["dynamic_resources"][source].is_null();
-            world.has_all_clusters |= all("cds_config");
-            world.has_all_listeners |= all("lds_config");
-            world.is_mesh |= matches!(tree["kind"].as_str(), Some("EnvoyFilter" | "WasmPlugin"));
-            collect(tree, &|node| node["filter_chains"].is_array(), &mut world.listeners);
-            world.clusters.extend(list(&fixed["clusters"]).iter().chain(istio::patches(tree, "CLUSTER", "ADD")));
+            bootstrap.has_all_clusters |= all("cds_config");
+            bootstrap.has_all_listeners |= all("lds_config");
+            bootstrap.is_mesh |= matches!(tree["kind"].as_str(), Some("EnvoyFilter" | "WasmPlugin"));
+            collect(tree, &|node| node["filter_chains"].is_array(), &mut bootstrap.listeners);
+            bootstrap.clusters.extend(list(&fixed["clusters"]).iter().chain(istio::patches(tree, "CLUSTER", "ADD")));
             let is_cluster = |it: &Value| typed(it).is_some_and(|(name, _)| name == "envoy.config.cluster.v3.Cluster");
-            collect(tree, &is_cluster, &mut world.clusters);
+            collect(tree, &is_cluster, &mut bootstrap.clusters);
         }
-        world
+        bootstrap
     }
 
     /// The cluster of this name.
