@@ -86,7 +86,7 @@ pub enum EventKind<'a> {
     /// When more of the response's body has come, or its end.
     ResponseBody {
         /// How many bytes of the body are held, these included.
-        held: u64,
+        buffered_bytes: u64,
         /// Reads all that is held; asked once, when the body is whole.
         whole: &'a dyn Fn() -> Vec<u8>,
         /// Whether too many bytes of bodies are held already.

@@ -257,11 +257,11 @@ impl ResponseBody {
     pub(super) fn on(mut self, cx: &Context<'_>, event: EventKind<'_>) -> Next {
         let unavailable = Body::Unavailable;
         match event {
-            EventKind::ResponseBody { held, whole, overloaded, end } => {
-                cx.buffered_bytes.set(held);
-                if let Some(reason) = given_up(cx.policy, held, overloaded) {
+            EventKind::ResponseBody { buffered_bytes, whole, overloaded, end } => {
+                cx.buffered_bytes.set(buffered_bytes);
+                if let Some(reason) = given_up(cx.policy, buffered_bytes, overloaded) {
                     self.complete(cx, unavailable(reason))
-                } else if end || content_length(&self.headers) == Some(held) {
+                } else if end || content_length(&self.headers) == Some(buffered_bytes) {
                     // As long as it was announced it is whole; Envoy may say so only in its next callback.
                     self.complete(cx, Body::Whole(whole()))
                 } else {

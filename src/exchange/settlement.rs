@@ -184,8 +184,8 @@ impl Save {
                 let step = self.answer_passes(cx, event);
                 (State::Save(self), step)
             }
-            EventKind::ResponseBody { held, .. } => match self.pending.take() {
-                Some(pending) if held > cx.policy.max_response_bytes => {
+            EventKind::ResponseBody { buffered_bytes, .. } => match self.pending.take() {
+                Some(pending) if buffered_bytes > cx.policy.max_response_bytes => {
                     // It has more of a body than the host can hold.
                     let (injected, line) = (self.execution.injected, self.line(false));
                     let step = resume(with_status(cx, injected, pending.message.removals, line), line);
@@ -219,14 +219,14 @@ impl Save {
         let counts = count.into_iter().collect();
         let step = match self.pending.take() {
             None => Step::default(),
-            Some(PendingReply { reply: held, message }) => {
+            Some(PendingReply { reply: kept, message }) => {
                 let stored = self.fate == Fate::Store && *reply == StoreReply::Settled;
                 // How much is left of a window only the store knows.
                 let ttl_s = (stored && self.execution.request.window_ms.is_none()).then_some(message.ttl_ms / 1000);
                 let line = IdempotencyStatus { ttl_s, ..self.line(stored) };
-                match held {
+                match kept {
                     None => resume(with_status(cx, self.execution.injected, message.removals, line), line),
-                    Some(held) => self.handed_on(cx, held, line),
+                    Some(kept) => self.handed_on(cx, kept, line),
                 }
             }
         };

@@ -46,11 +46,11 @@ impl Bodies {
     }
 
     /// The streams whose message is still held in its head, in order.
-    pub fn held(&mut self, awaits_body: impl Fn(u32) -> bool) -> Vec<u32> {
+    pub fn paused(&mut self, awaits_body: impl Fn(u32) -> bool) -> Vec<u32> {
         self.unseen.retain(|stream, _| awaits_body(*stream));
-        let mut held: Vec<u32> = self.unseen.keys().copied().collect();
-        held.sort_unstable();
-        held
+        let mut paused: Vec<u32> = self.unseen.keys().copied().collect();
+        paused.sort_unstable();
+        paused
     }
 
     /// Whether the host has received some of this message's body and does not show it; forgets the message then.

@@ -92,7 +92,7 @@ enum Callers {
 #[derive(Clone, Copy, Default)]
 struct Load {
     /// Bytes of bodies that the host holds back or that are kept.
-    held: u64,
+    buffered_bytes: u64,
     /// Claims that are not settled.
     running: u64,
     /// Duplicates that wait.
@@ -101,13 +101,17 @@ struct Load {
 
 impl Load {
     fn with(self, other: Load) -> Load {
-        let Load { held, running, waiting } = other;
-        Load { held: self.held + held, running: self.running + running, waiting: self.waiting + waiting }
+        let Load { buffered_bytes, running, waiting } = other;
+        Load {
+            buffered_bytes: self.buffered_bytes + buffered_bytes,
+            running: self.running + running,
+            waiting: self.waiting + waiting,
+        }
     }
 
     fn without(self, other: Load) -> Load {
         Load {
-            held: self.held.saturating_sub(other.held),
+            buffered_bytes: self.buffered_bytes.saturating_sub(other.buffered_bytes),
             running: self.running.saturating_sub(other.running),
             waiting: self.waiting.saturating_sub(other.waiting),
         }
@@ -237,7 +241,7 @@ impl<C: SharedMap> Exchanges<C> {
 
     /// Bytes of bodies that the host holds back, or that are kept, for all exchanges.
     pub fn held_bytes(&self) -> u64 {
-        self.load.held
+        self.load.buffered_bytes
     }
 
     /// How many executions are under way.
@@ -330,7 +334,7 @@ impl Entry {
     fn load(&self) -> Load {
         Load {
             // The host holds nothing once the stream is over.
-            held: self.exchange.kept_bytes() + if self.closed { 0 } else { self.exchange.held_bytes() },
+            buffered_bytes: self.exchange.kept_bytes() + if self.closed { 0 } else { self.exchange.held_bytes() },
             running: self.exchange.is_running().into(),
             waiting: self.exchange.waits_for().is_some().into(),
         }

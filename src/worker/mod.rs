@@ -387,8 +387,8 @@ impl<C: SharedMap> Worker<C> {
     /// Lets go of messages whose body Envoy has received and does not show: `allow_on_headers_stop_iteration` is missing.
     fn find_hidden_bodies<H: Host>(&mut self, host: &mut H, now_ms: u64) {
         let exchanges = &self.exchanges;
-        let held = self.bodies.held(|stream| exchanges.exchange(stream).is_some_and(Exchange::awaits_body));
-        for stream in held {
+        let paused = self.bodies.paused(|stream| exchanges.exchange(stream).is_some_and(Exchange::awaits_body));
+        for stream in paused {
             let request_size = || {
                 host.enter(stream);
                 host.request_size()

@@ -118,7 +118,7 @@ impl<C: SharedMap> Worker<C> {
         let ResponseBody { size, end, whole } = body;
         // An answer of the filter's own, which nothing holds.
         if self.exchange(stream.id).is_some_and(Exchange::watches_response_body) {
-            let kind = EventKind::ResponseBody { held: size as u64, whole, overloaded: false, end };
+            let kind = EventKind::ResponseBody { buffered_bytes: size as u64, whole, overloaded: false, end };
             return self.feed_body(host, stream, kind, size);
         }
         if !self.exchange(stream.id).is_some_and(Exchange::awaits_response_body) {
@@ -134,7 +134,7 @@ impl<C: SharedMap> Worker<C> {
         }
         self.bodies.note_shown();
         let overloaded = self.is_overloaded();
-        let kind = EventKind::ResponseBody { held: size as u64, whole, overloaded, end };
+        let kind = EventKind::ResponseBody { buffered_bytes: size as u64, whole, overloaded, end };
         self.feed_body(host, stream, kind, size)
     }
 

@@ -439,7 +439,7 @@ fn each_event(kind: &str, mut feed: impl FnMut(Event<'_>)) {
             {
                 feed(Event {
                     clock: &Clock::at(1),
-                    kind: EventKind::ResponseBody { held, whole: &Vec::new, overloaded, end },
+                    kind: EventKind::ResponseBody { buffered_bytes, whole: &Vec::new, overloaded, end },
                 });
             }
         }

@@ -71,10 +71,15 @@ impl Subject {
                 });
             }
             2 => {
-                let (overloaded, end, held) = (choices.flag(), choices.flag(), choices.number() % (1 << 20));
+                let (overloaded, end, buffered_bytes) = (choices.flag(), choices.flag(), choices.number() % (1 << 20));
                 self.feed(Event {
                     clock: &Clock::at(now_ms),
-                    kind: EventKind::ResponseBody { held, whole: &|| vec![b'b'; held as usize], overloaded, end },
+                    kind: EventKind::ResponseBody {
+                        buffered_bytes,
+                        whole: &|| vec![b'b'; buffered_bytes as usize],
+                        overloaded,
+                        end,
+                    },
                 });
             }
             3 => {
