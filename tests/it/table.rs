@@ -434,7 +434,7 @@ fn each_event(kind: &str, mut feed: impl FnMut(Event<'_>)) {
             }
         }
         "response body" => {
-            for (held, overloaded, end) in
+            for (buffered_bytes, overloaded, end) in
                 [(1, false, false), (1, false, true), (1, true, false), (9_999_999, false, false)]
             {
                 feed(Event {
