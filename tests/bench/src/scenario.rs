@@ -3,7 +3,8 @@
 //! One rule: all sides of a scenario bear the same load, byte for byte, in front of the same upstream.
 //! It does not know how anything is measured.
 
-use harness::{Dialect, Request, Response};
+use harness::Dialect::{self, Resp, Webdis};
+use harness::{Request, Response};
 use serde_json::{Value, json};
 
 use crate::nginx::body;
@@ -145,7 +146,11 @@ pub const ALL: [Scenario; 8] = [
         connections: Some(32),
         sides: FILTER_AND_PEER,
         check: is_first_on_redis,
-        comparisons: &[Comparison { subject: FILTER, reference: PEER, by: By::Rate, target: Some(0.95) }],
+        comparisons: &[
+            Comparison { subject: FILTER, reference: ENVOY_AND_PEER, by: By::Rate, target: Some(1.15) },
+            Comparison { subject: FILTER, reference: WEBDIS, by: By::Rate, target: Some(1.0) },
+            Comparison { subject: FILTER, reference: PEER, by: By::Rate, target: None },
+        ],
     },
     Scenario {
         letter: 'f',
@@ -154,7 +159,11 @@ pub const ALL: [Scenario; 8] = [
         connections: Some(128),
         sides: FILTER_AND_PEER,
         check: is_first_on_redis,
-        comparisons: &[Comparison { subject: FILTER, reference: PEER, by: By::Rate, target: Some(1.25) }],
+        comparisons: &[
+            Comparison { subject: FILTER, reference: ENVOY_AND_PEER, by: By::Rate, target: Some(1.3) },
+            Comparison { subject: FILTER, reference: WEBDIS, by: By::Rate, target: Some(1.0) },
+            Comparison { subject: FILTER, reference: PEER, by: By::Rate, target: None },
+        ],
     },
     Scenario {
         letter: 'g',
@@ -163,13 +172,17 @@ pub const ALL: [Scenario; 8] = [
         connections: None,
         sides: &[
             Recipe { name: EMBEDDED, what: What::Filter(|| json!({})), expected: REPLAYED },
-            Recipe { name: REDIS, what: What::FilterOnRedis(remembering), expected: REPLAYED_FROM_MEMORY },
+            Recipe { name: REDIS, what: What::FilterOnRedis(Resp, remembering), expected: REPLAYED_FROM_MEMORY },
+            Recipe { name: WEBDIS, what: What::FilterOnRedis(Webdis, remembering), expected: REPLAYED_FROM_MEMORY },
         ],
         check: |side, load| {
             let send = || side.send(load, None);
             is_verdict(&send()?, "executed").and_then(|()| is_verdict(&send()?, "replayed"))
         },
-        comparisons: &[Comparison { subject: REDIS, reference: EMBEDDED, by: By::Rate, target: Some(0.9) }],
+        comparisons: &[
+            Comparison { subject: REDIS, reference: EMBEDDED, by: By::Rate, target: Some(0.9) },
+            Comparison { subject: REDIS, reference: WEBDIS, by: By::Rate, target: None },
+        ],
     },
     Scenario {
         letter: 'h',
@@ -178,20 +191,26 @@ pub const ALL: [Scenario; 8] = [
         connections: Some(1),
         sides: &[
             Recipe { name: NO_FILTER, what: What::NoFilter, expected: PROXIED },
-            Recipe { name: FILTER, what: What::FilterOnRedis(before_reply), expected: EXECUTED },
-            Recipe { name: AFTER_REPLY, what: What::FilterOnRedis(after_reply), expected: EXECUTED },
+            Recipe { name: FILTER, what: What::FilterOnRedis(Resp, before_reply), expected: EXECUTED },
+            Recipe { name: AFTER_REPLY, what: What::FilterOnRedis(Resp, after_reply), expected: EXECUTED },
+            Recipe { name: WEBDIS, what: What::FilterOnRedis(Webdis, before_reply), expected: EXECUTED },
+            Recipe { name: ENVOY_AND_PEER, what: What::EnvoyAndPeer, expected: PROXIED },
             Recipe { name: PEER, what: What::Peer, expected: TWO_SETS },
         ],
         check: is_first_on_redis,
         comparisons: &[
-            Comparison { subject: FILTER, reference: PEER, by: By::Added(NO_FILTER), target: Some(3.0) },
-            Comparison { subject: AFTER_REPLY, reference: PEER, by: By::Added(NO_FILTER), target: Some(1.7) },
+            Comparison { subject: FILTER, reference: ENVOY_AND_PEER, by: By::Added(NO_FILTER), target: Some(1.2) },
+            Comparison { subject: AFTER_REPLY, reference: ENVOY_AND_PEER, by: By::Added(NO_FILTER), target: Some(0.8) },
+            Comparison { subject: FILTER, reference: WEBDIS, by: By::Added(NO_FILTER), target: Some(0.75) },
+            Comparison { subject: FILTER, reference: PEER, by: By::Added(NO_FILTER), target: None },
         ],
     },
 ];
 
 const FILTER_AND_PEER: &[Recipe] = &[
-    Recipe { name: FILTER, what: What::FilterOnRedis(before_reply), expected: EXECUTED },
+    Recipe { name: FILTER, what: What::FilterOnRedis(Resp, before_reply), expected: EXECUTED },
+    Recipe { name: WEBDIS, what: What::FilterOnRedis(Webdis, before_reply), expected: EXECUTED },
+    Recipe { name: ENVOY_AND_PEER, what: What::EnvoyAndPeer, expected: PROXIED },
     Recipe { name: PEER, what: What::Peer, expected: TWO_SETS },
 ];
 
@@ -201,31 +220,31 @@ fn roomy() -> Value {
 }
 
 /// Nothing leaves the memory while it is measured.
-fn remembering() -> Value {
-    let mut store = Dialect::chosen().store();
+fn remembering(dialect: Dialect) -> Value {
+    let mut store = dialect.store();
     store["cache"] = json!({ "ttl_s": 86400 });
     json!({ "store": store })
 }
 
-fn before_reply() -> Value {
-    saving("before_reply")
+fn before_reply(dialect: Dialect) -> Value {
+    saving(dialect, "before_reply")
 }
 
-fn after_reply() -> Value {
-    saving("after_reply")
+fn after_reply(dialect: Dialect) -> Value {
+    saving(dialect, "after_reply")
 }
 
 /// Records in Redis that live as long as the peer's.
-fn saving(save: &str) -> Value {
+fn saving(dialect: Dialect, save: &str) -> Value {
     json!({
-        "store": Dialect::chosen().store(),
+        "store": dialect.store(),
         "policy": { "ttl_s": peer::TTL_S, "lease_ms": 1000, "save": save },
     })
 }
 
 fn is_first_on_redis(side: &Side, load: &Load) -> Result<(), String> {
     match (side.name, side.send(load, Some(KEY))?) {
-        (FILTER | AFTER_REPLY, response) => is_verdict(&response, "executed"),
+        (FILTER | AFTER_REPLY | WEBDIS, response) => is_verdict(&response, "executed"),
         (_, response) => is_untouched(&response, 201),
     }
 }
@@ -280,7 +299,9 @@ const UNMATCHED: &str = "no rule matches";
 const AFTER_REPLY: &str = "after_reply";
 const EMBEDDED: &str = "embedded";
 const REDIS: &str = "redis";
+const WEBDIS: &str = "by Webdis";
 const PEER: &str = "the peer";
+const ENVOY_AND_PEER: &str = "Envoy, peer";
 const ONE_RULE: &str = "1 rule";
 const FIFTY_RULES: &str = "50 rules";
 

@@ -37,10 +37,12 @@ pub enum What {
     Another(&'static str),
     /// Envoy with the filter and the embedded store.
     Filter(fn() -> Value),
-    /// Envoy with the filter, and records in Redis, which it asks through Webdis.
-    FilterOnRedis(fn() -> Value),
+    /// Envoy with the filter, and records in Redis, which it asks in this dialect.
+    FilterOnRedis(Dialect, fn(Dialect) -> Value),
     /// The peer, which asks Redis itself.
     Peer,
+    /// Envoy without any filter, and the peer behind it: what a user of Envoy would put there instead.
+    EnvoyAndPeer,
 }
 
 /// One side of a comparison.
@@ -64,6 +66,7 @@ enum Server {
 /// What runs beside it for its sake, and ends after it.
 #[derive(Default)]
 struct Store {
+    peer: Option<Peer>,
     webdis: Option<Webdis>,
     redis: Option<Redis>,
 }
@@ -82,7 +85,7 @@ pub enum Share {
 impl What {
     /// Whether it has the filter in it, and may have another build of it.
     pub fn is_the_filter(self) -> bool {
-        matches!(self, What::Filter(_) | What::FilterOnRedis(_))
+        matches!(self, What::Filter(_) | What::FilterOnRedis(..))
     }
 }
 
@@ -94,17 +97,23 @@ impl Recipe {
             What::NoFilter => envoy(Options::new(upstream).without_filter(), None),
             What::Another(filter) => envoy(Options::new(upstream), Some(&built(filter))),
             What::Filter(configuration) => envoy(Options::new(upstream).configuration(configuration()), other_build),
-            What::FilterOnRedis(configuration) => {
+            What::FilterOnRedis(dialect, configuration) => {
                 let redis = store.redis.insert(Redis::try_start(&[])?);
-                let front = match Dialect::chosen() {
+                let front = match dialect {
                     Dialect::Resp => redis.addr(),
                     Dialect::Webdis => store.webdis.insert(Webdis::try_start(redis.addr())?).addr(),
                 };
-                envoy(Options::redis(upstream, front).configuration(configuration()), other_build)
+                let options = Options::speaking(dialect, upstream, front);
+                envoy(options.configuration(configuration(dialect)), other_build)
             }
             What::Peer => {
                 let redis = store.redis.insert(Redis::try_start(&[])?);
                 Peer::start(upstream, redis.addr()).map(Server::Peer)
+            }
+            What::EnvoyAndPeer => {
+                let redis = store.redis.insert(Redis::try_start(&[])?);
+                let peer = store.peer.insert(Peer::start(upstream, redis.addr())?);
+                envoy(Options::new(peer.addr()).without_filter(), None)
             }
         };
         Ok(Side { name: self.name, label: self.label(other_build), server: server?, store, expected: self.expected })
@@ -194,13 +203,14 @@ impl Side {
     }
 
     /// The server first.
-    fn processes(&self) -> [Option<u32>; 3] {
+    fn processes(&self) -> [Option<u32>; 4] {
         let server = match &self.server {
             Server::Envoy(gateway) => gateway.process_id(),
             Server::Peer(peer) => peer.process_id(),
         };
-        let Store { webdis, redis } = &self.store;
-        [Some(server), webdis.as_ref().map(Webdis::process_id), redis.as_ref().map(Redis::process_id)]
+        let Store { peer, webdis, redis } = &self.store;
+        let store = [peer.as_ref().map(Peer::process_id), webdis.as_ref().map(Webdis::process_id)];
+        [Some(server), store[0], store[1], redis.as_ref().map(Redis::process_id)]
     }
 
     fn count(&self, name: &str) -> u64 {
