@@ -2,7 +2,7 @@
 //!
 //! Its one rule: where the scope reads certificates, a caller is what its certificate says, whatever it writes into its
 //! request; where it does not, a certificate alone tells no caller.
-//! It does not know other callers. The keys under `certificates/` open nothing but this test.
+//! It does not know other callers. The keys under `certificates/` open nothing but tests.
 
 use std::sync::LazyLock;
 

@@ -4,6 +4,7 @@
 //! and is run with each (`DIALECT=webdis`).
 //! It does not know the bytes of the protocol: see `tests/it/resp.rs`.
 
+use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
@@ -129,6 +130,93 @@ fn every_connection_logs_in_first() {
         wait_for("the password fits", PATIENCE, || Some(pay("b").send()).filter(|answer| answer.status == 201));
     assert_eq!(said(&answer.unwrap()), "executed;stored=?1;attempt=1;ttl=1800");
     assert!(!world.gateways[0].log().contains("pass-of-a-gateway"));
+}
+
+#[test]
+fn a_user_needs_each_of_the_rights_that_the_documents_give_it_and_no_other() {
+    let page = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/redis.md")).unwrap();
+    let line = page.lines().find(|line| line.starts_with("ACL SETUSER gateway on ")).unwrap();
+    let rights: Vec<&str> = line.split(' ').skip(5).collect();
+    let redis = Redis::start();
+    redis.ask(&[&["ACL", "SETUSER", "gateway", "on", ">secret"][..], &rights].concat());
+    let store = json!({ "username": "gateway", "password": "secret", "attempts": 1, "timeout_ms": PATIENT_MS });
+    let breaker = json!({ "failures": 1000, "open_ms": 10 });
+    let mut document = json!({ "store": store, "policy": { "ttl_s": 1800 } });
+    document["store"]["breaker"] = breaker;
+    let world = SharedWorld::speaking(Dialect::Resp, redis, &[document], |options| options.concurrency(1));
+    let pay = |key: &str| world.post("/rights").key(key).body("ten");
+    executed(&pay("with-all").send(), 1);
+    let commands: Vec<_> = rights.iter().filter_map(|right| right.strip_prefix('+')).collect();
+    assert_eq!(commands, ["eval", "evalsha", "get", "set", "time"]);
+    for command in commands {
+        world.redis.ask(&["ACL", "SETUSER", "gateway", &format!("-{command}")]);
+        // The text of the script goes out only where Redis does not have it.
+        world.redis.ask(&["SCRIPT", "FLUSH"]);
+        let keys = world.redis.keys();
+        refused(&pay(command).send(), 503, "store-unavailable", Some("1"));
+        assert_eq!(world.redis.keys(), keys, "without {command}");
+        world.redis.ask(&["ACL", "SETUSER", "gateway", &format!("+{command}")]);
+        executed(&pay(&format!("{command}-again")).send(), 1);
+    }
+    // Keys under another prefix are not its own.
+    world.redis.ask(&["ACL", "SETUSER", "gateway", "resetkeys", "~other:*"]);
+    refused(&pay("elsewhere").send(), 503, "store-unavailable", Some("1"));
+    assert!(world.stat("store_failures_noperm_total") > 0, "{}", failures(&world));
+}
+
+#[test]
+fn over_tls_each_side_shows_a_certificate_and_another_one_gets_nothing_through() {
+    let certificates = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2e/certificates");
+    let path = |name: &str| certificates.join(name).to_str().unwrap().to_owned();
+    let (tls, ledger) = (Port::unshared(), Ledger::start());
+    let [number, certificate, key, authority] =
+        [tls.number().to_string(), path("gateway.pem"), path("gateway.key"), path("ca.pem")];
+    let redis = Redis::with(&[
+        "--tls-port",
+        &number,
+        "--tls-cert-file",
+        &certificate,
+        "--tls-key-file",
+        &key,
+        "--tls-ca-cert-file",
+        &authority,
+        "--tls-auth-clients",
+        "yes",
+    ]);
+    let start = |certificate: Option<&str>, name: &str| {
+        let file = |name: &str| json!({ "filename": path(name) });
+        let own = certificate.map(|own| {
+            json!({ "certificate_chain": file(&format!("{own}.pem")), "private_key": file(&format!("{own}.key")) })
+        });
+        let names = json!([{ "san_type": "URI", "matcher": { "exact": format!("spiffe://example.com/{name}") } }]);
+        let context = json!({
+            "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+            "common_tls_context": {
+                "tls_certificates": Vec::from_iter(own),
+                "validation_context": { "trusted_ca": file("ca.pem"), "match_typed_subject_alt_names": names },
+            },
+        });
+        let socket = json!({ "name": "envoy.transport_sockets.tls", "typed_config": context });
+        let mut store = Dialect::Resp.store();
+        store["timeout_ms"] = json!(PATIENT_MS);
+        Gateway::start(
+            Options::speaking(Dialect::Resp, ledger.addr(), tls.addr())
+                .configuration(json!({ "store": store, "policy": { "ttl_s": 1800 } }))
+                .mutate(move |tree| cluster(tree, "redis")["transport_socket"] = socket),
+        )
+    };
+    let gateway = start(Some("alice"), "gateway");
+    let pay = |key: &str| Request::post(gateway.addr(), "/tls").caller("alice").key(key).body("ten");
+    let first = pay("a").send();
+    executed(&first, 1);
+    replays(&pay("a").send(), &first);
+    assert_eq!(redis.keys().len(), 1);
+    // A gateway without a certificate, and a Redis that is another than the file names.
+    for (certificate, name) in [(None, "gateway"), (Some("alice"), "another")] {
+        let gateway = start(certificate, name);
+        refused(&pay("b").to(gateway.addr()).send(), 503, "store-unavailable", Some("1"));
+    }
+    assert_eq!((redis.keys().len(), ledger.entries().len()), (1, 1));
 }
 
 #[test]

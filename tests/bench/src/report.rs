@@ -172,7 +172,7 @@ impl fmt::Display for Spread {
 /// All comparisons in one table.
 pub fn summary(outcomes: &[Outcome]) -> String {
     let line = |name: &str, rate: &str, target: &str, reply: &str, cpu: &str, together: &str| {
-        format!("{name:<38}{rate:<23}{target:<8}{reply:<8}{cpu:<23}{together}").trim_end().to_owned()
+        format!("{name:<45}{rate:<23}{target:<8}{reply:<8}{cpu:<23}{together}").trim_end().to_owned()
     };
     let mut lines = vec![line("", "ratio", "target", "", "by CPU time", "by CPU time, all at once")];
     for outcome in outcomes {
