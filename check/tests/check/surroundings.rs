@@ -354,24 +354,28 @@ fn a_circuit_breaker_that_many_workers_would_open_is_warned_of() {
             webdis["circuit_breakers"] = json!({ "thresholds": limits });
         }
     };
-    let of_breaker = |file: &str, limits: Value| {
-        let run = check_changed(file, thresholds(limits));
+    let unbatched = r#"{"store": {"type": "redis", "dialect": "webdis", "cluster": "webdis", "batching": false}}"#;
+    let of_breaker = |batching: bool, limits: Value| {
+        let run = check_changed("redis-webdis.yaml", |tree| {
+            thresholds(limits)(tree);
+            if !batching {
+                set_document(tree, unbatched);
+            }
+        });
         run.warnings().iter().find(|line| line.contains("Envoy refuses calls")).map(ToString::to_string)
     };
     assert_eq!(
-        of_breaker("redis-cluster.yaml", json!([])).unwrap(),
+        of_breaker(false, json!([])).unwrap(),
         "a worker may have 128 calls to cluster webdis under way, and max_connections is 1024: with more than 8 workers \
          Envoy refuses calls by itself; 8192 is enough for 64"
     );
     let most = json!([{ "max_connections": 8192, "max_pending_requests": 8192, "max_requests": 1280 }]);
-    assert!(
-        of_breaker("redis-cluster.yaml", most).unwrap().contains("max_requests is 1280: with more than 10 workers")
-    );
+    assert!(of_breaker(false, most).unwrap().contains("max_requests is 1280: with more than 10 workers"));
     let enough =
         json!([{ "priority": "DEFAULT", "max_connections": 8192, "max_pending_requests": 8192, "max_requests": 8192 }]);
-    assert_eq!(of_breaker("redis-cluster.yaml", enough), None);
-    assert_eq!(of_breaker("redis-webdis.yaml", json!([])), None, "two calls a worker");
-    assert!(of_breaker("redis-webdis.yaml", json!([{ "max_requests": 100 }])).is_some());
+    assert_eq!(of_breaker(false, enough), None);
+    assert_eq!(of_breaker(true, json!([])), None, "two calls a worker");
+    assert!(of_breaker(true, json!([{ "max_requests": 100 }])).is_some());
 }
 
 /// The warnings about `envoy/istio.yaml` with a change of its patches, without the one it has anyway.

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use harness::gateway::{cluster, listener_named, set_endpoint, set_endpoints, shipped};
+use harness::gateway::{cluster, listener_named, set_endpoints, shipped};
 use harness::redis::DURABLE;
 use harness::{
     Dialect, Fault, Gateway, Interposer, Ledger, Options, PATIENCE, Port, Redis, RedisCluster, Reply, Request,
@@ -240,7 +240,8 @@ fn what_the_store_says_unasked_reaches_the_client() {
     assert_eq!(client.response().body, b"b");
 }
 
-/// The wire of `envoy/redis-cluster.yaml`: HTTP to Webdis, RESP to Envoy, RESP to the node that has the key.
+/// The proxy of `envoy/redis-cluster.yaml`, asked by way of Webdis: HTTP to Webdis, RESP to Envoy, RESP to the node that
+/// has the key.
 #[test]
 fn scripts_reach_the_node_of_their_key_through_envoy() {
     let nodes = RedisCluster::start();
@@ -248,13 +249,12 @@ fn scripts_reach_the_node_of_their_key_through_envoy() {
     let webdis = Webdis::start(proxy.addr());
     let ledger = Ledger::start();
     let addrs = nodes.nodes.each_ref().map(Redis::addr);
-    let (front, behind) = (proxy.addr(), webdis.addr());
+    let front = proxy.addr();
     let options = Options::file("redis-cluster.yaml", ledger.addr()).without_filter().mutate(move |tree| {
-        listener_named(tree, "redis")["address"]["socket_address"]["port_value"] = json!(front.port());
-        set_endpoint(cluster(tree, "webdis"), behind);
+        listener_named(tree, "redis-proxy")["address"]["socket_address"]["port_value"] = json!(front.port());
         set_endpoints(cluster(tree, "redis-cluster"), &addrs);
         // For machines that are busy.
-        listener_named(tree, "redis")["filter_chains"][0]["filters"][0]["typed_config"]["settings"]["op_timeout"] =
+        listener_named(tree, "redis-proxy")["filter_chains"][0]["filters"][0]["typed_config"]["settings"]["op_timeout"] =
             json!("5s");
     });
     let _gateway = Gateway::start(options);
