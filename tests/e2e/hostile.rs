@@ -253,7 +253,7 @@ fn bodies_held_back_by_slow_clients_are_bounded_and_no_bar_once_they_have_gone()
             client
         })
         .collect();
-    let refusals = || world.gateway.stat("wasmcustom.idempotency_store_failures_crowded_total");
+    let refusals = || world.gateway.stat("wasmcustom.idempotency_store_failures_overloaded_total");
     wait_until("the worker is overloaded", PATIENCE, || refusals() > 0);
     let after = resident(world.gateway.process_id());
     assert!(after <= before + (112 << 20), "{after} bytes after {before}");

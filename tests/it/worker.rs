@@ -616,7 +616,7 @@ fn a_worker_is_overloaded_by_what_all_its_exchanges_hold() {
 }
 
 #[test]
-fn a_crowded_worker_holds_small_bodies_all_the_same() {
+fn an_overloaded_worker_holds_small_bodies_all_the_same() {
     let mut world = World::new(INLINE);
     world.worker.set_overloaded_from(0);
     world.on_request_headers(1, false);
