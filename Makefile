@@ -46,7 +46,7 @@ run: port-free build $(ENVOY_BIN) $(if $(filter redis,$(STORE)),redis-tools) ## 
 	@cargo run --locked --quiet --package harness --bin demo
 
 check-config: ## Says what a configuration would do, or why Envoy would refuse it (FILE=envoy/local.yaml, FILE=- reads standard input; STRICT=1: warnings fail; REQUEST='POST /v1/payments': what becomes of it).
-	@cargo run --locked --quiet --package check-config -- $(if $(STRICT),--strict) $(if $(REQUEST),--request "$(REQUEST)") "$(FILE)"
+	@cargo run --locked --quiet --package check-config -- $(if $(STRICT),--strict) $(if $(REQUEST),--request "$(REQUEST)") $(or $(FILE),"")
 
 # What needs no module and no server comes first, so that most mistakes show in a minute.
 test: ready $(ENVOY_BIN) ## Runs every test, those on real Envoy too, and fuzzes for a moment.

@@ -67,13 +67,9 @@ pub fn patch_warnings(name: &str, limits: &Limits<'_>, trees: &[Value]) -> Vec<S
     warnings
 }
 
-/// Warnings about a WasmPlugin, which cannot carry the filter.
+/// Warnings about a WasmPlugin.
 pub fn plugin_warnings(resource: &Value) -> Vec<String> {
-    let mut warnings = vec![
-        "a WasmPlugin cannot set allow_on_headers_stop_iteration, so requests with a body are refused, nor vm_id, so the \
-         filter shares its memory with every other WasmPlugin: take an EnvoyFilter such as envoy/istio.yaml"
-            .to_owned(),
-    ];
+    let mut warnings = Vec::new();
     let spec = &resource["spec"];
     if spec["failStrategy"] == "FAIL_OPEN" {
         warnings.push(format!("failStrategy: FAIL_OPEN: {FAIL_OPEN}"));

@@ -9,7 +9,7 @@ use std::time::Duration;
 use envoy_idempotency::config::{Config, Dialect, Execution, Mode, OnInFlight, Policy, Rule, Store};
 use serde_json::Value;
 
-use crate::bootstrap::{Bootstrap, duration, list, named_clusters, whole};
+use crate::bootstrap::{Bootstrap, addresses, duration, list, named_clusters, whole};
 use crate::breakers;
 use crate::clients;
 use crate::istio;
@@ -25,7 +25,8 @@ pub fn warnings(found: &Found<'_>, config: &Config, trees: &[Value]) -> Vec<Stri
     let limits = Limits::of(config);
     let mut warnings = match found.carrier {
         Carrier::WasmPlugin(resource) => istio::plugin_warnings(resource),
-        Carrier::ExtensionPolicy(module) => module_warnings(module),
+        Carrier::ExtensionPolicy(module) if module["failOpen"] == true => vec![format!("failOpen: {FAIL_OPEN}")],
+        Carrier::ExtensionPolicy(_) => Vec::new(),
         _ => plugin_warnings(plugin),
     };
     match found.carrier {
@@ -44,6 +45,13 @@ pub fn warnings(found: &Found<'_>, config: &Config, trees: &[Value]) -> Vec<Stri
         match redis.dialect {
             Dialect::Resp { .. } => warnings.extend(streams::warnings(&redis.cluster, &bootstrap, trees)),
             Dialect::Webdis(_) => {
+                warnings.extend(bootstrap.cluster(&redis.cluster).filter(|it| leads_inside(it)).map(|_| {
+                    format!(
+                        "store.dialect is \"webdis\", and cluster {} leads to an internal listener, as the streams of \
+                         \"resp\" do",
+                        redis.cluster
+                    )
+                }));
                 let cluster = bootstrap.cluster(&redis.cluster);
                 warnings.extend(cluster.and_then(|cluster| breakers::warning(redis, cluster)));
             }
@@ -60,6 +68,11 @@ pub fn warnings(found: &Found<'_>, config: &Config, trees: &[Value]) -> Vec<Stri
         }
     }
     warnings
+}
+
+/// Whether a cluster leads to an internal listener.
+fn leads_inside(cluster: &Value) -> bool {
+    addresses(cluster).any(|address| address["envoy_internal_address"].is_object())
 }
 
 /// Whether the file tells where the filter stands.
@@ -88,17 +101,20 @@ fn plugin_warnings(plugin: &Value) -> Vec<String> {
     warnings
 }
 
-/// Warnings about a module of an EnvoyExtensionPolicy, which cannot carry the filter.
-fn module_warnings(module: &Value) -> Vec<String> {
-    let mut warnings = vec![
-        "an EnvoyExtensionPolicy cannot set allow_on_headers_stop_iteration, so requests with a body are refused: take an \
-         EnvoyPatchPolicy that adds the filter of envoy/local.yaml to the listener's http_filters"
-            .to_owned(),
-    ];
-    if module["failOpen"] == true {
-        warnings.push(format!("failOpen: {FAIL_OPEN}"));
-    }
-    warnings
+/// The error that what carries the filter cannot carry it.
+pub fn carrier_error(carrier: Carrier<'_>) -> Option<String> {
+    let why = match carrier {
+        Carrier::WasmPlugin(_) => {
+            "a WasmPlugin cannot set allow_on_headers_stop_iteration, so requests with a body are refused, nor vm_id, so the \
+             filter shares its memory with every other WasmPlugin: take an EnvoyFilter such as envoy/istio.yaml"
+        }
+        Carrier::ExtensionPolicy(_) => {
+            "an EnvoyExtensionPolicy cannot set allow_on_headers_stop_iteration, so requests with a body are refused: take \
+             an EnvoyPatchPolicy that adds the filter of envoy/local.yaml to the listener's http_filters"
+        }
+        Carrier::Chain(_) | Carrier::EnvoyFilter(_) | Carrier::Unknown => return None,
+    };
+    Some(why.to_owned())
 }
 
 /// What stands in the chain before and after the filter.

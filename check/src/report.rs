@@ -54,7 +54,8 @@ pub enum Described {
 
 /// Judges one place.
 pub fn judge(found: &Found<'_>, input: &Input, request: Option<&Given>) -> Report {
-    let mut report = Report { place: found.place.clone(), ..Report::default() };
+    let errors = Vec::from_iter(lint::carrier_error(found.carrier));
+    let mut report = Report { place: found.place.clone(), errors, ..Report::default() };
     let (unset, kept_out) = (RefCell::default(), RefCell::default());
     let read = |name: &str| variable(found.plugin.as_ref(), name, &unset, &kept_out);
     let document = match &found.document {
@@ -71,7 +72,7 @@ pub fn judge(found: &Found<'_>, input: &Input, request: Option<&Given>) -> Repor
             return report;
         }
         Err(error) => {
-            report.errors = errors::all(document, &error, &read);
+            report.errors.extend(errors::all(document, &error, &read));
             let kept_out = kept_out.take();
             let tree: Value = serde_json::from_str(document).unwrap_or_default();
             for error in &mut report.errors {

@@ -28,7 +28,7 @@ pub struct Pipeline {
     open: Option<Open>,
     /// While no stream may be opened: until when, and why the last one ended.
     barred: Option<(u64, Failure)>,
-    /// The pause after the next end; none after a stream that has brought a reply.
+    /// The pause after the next end; none after a stream on which the script has answered.
     pause_us: u64,
     /// From when on a stream may be left for another Redis.
     may_leave_us: u64,
@@ -200,11 +200,15 @@ impl Pipeline {
                     if reply == Reply::Failed(Failure::Garbage) {
                         break Some((Failure::Garbage, Some(call.batch.id)));
                     }
+                    let is_of_script = matches!(reply, Reply::Answers(_));
                     received.heard.replies.push((call.batch.id, reply));
                     if !is_own {
                         break Some((Failure::Transport, None));
                     }
-                    (self.pause_us, self.barred) = (0, None);
+                    // A Redis that has no room for another client says so and closes.
+                    if is_of_script {
+                        (self.pause_us, self.barred) = (0, None);
+                    }
                 }
                 Ok(Some(Next::Refused(failure))) => break Some((failure, None)),
                 Ok(Some(Next::Unasked)) | Err(resp::Broken) => break Some((Failure::Garbage, None)),

@@ -274,6 +274,15 @@ fn after_an_end_the_next_stream_is_opened_at_once_and_then_after_pauses_that_gro
     assert_eq!(answered(&stream.received(reply(&batch(1, 1)), now)), [1]);
     stream.closed(now);
     assert_eq!(stream.barred(now), None, "it has brought a reply");
+    // A Redis that has no room for another client says so to each, and closes.
+    for pause in [0, 10, 20].map(|pause| pause * MS) {
+        now += pause;
+        stream.opened(now);
+        stream.send(vec![batch(1, 1)], now);
+        stream.received(b"-ERR max number of clients reached\r\n".to_vec(), now);
+        stream.closed(now);
+    }
+    assert_eq!(stream.barred(now + 39 * MS), Some(Failure::Transport));
 }
 
 #[test]

@@ -107,7 +107,8 @@ fn a_wasm_plugin_is_judged_by_its_phase() {
             "spec": { "url": "oci://registry.example.com/envoy-idempotency:0.1.0", "phase": phase },
         });
         let jwt = request_authentication(json!({ "issuer": "i" }));
-        check(&format!("---\n{plugin}\n---\n{jwt}\n")).errors().len()
+        let run = check(&format!("---\n{plugin}\n---\n{jwt}\n"));
+        run.errors().into_iter().filter(|error| !error.starts_with("a WasmPlugin cannot")).count()
     };
     assert_eq!([Value::Null, json!("AUTHZ"), json!("AUTHN")].map(beside_plugin), [1, 1, 0]);
 }

@@ -48,15 +48,21 @@ struct Run {
 impl Run {
     /// The errors about what stands around the filter, without the place in front.
     fn errors(&self) -> Vec<&str> {
-        let errors: Vec<_> = self.out.lines().filter_map(|line| line.split_once(": error: ")).map(|it| it.1).collect();
+        let errors = self.said("error");
         assert_eq!((self.code, self.err.as_str()), (i32::from(!errors.is_empty()), ""), "{}", self.out);
         errors
     }
 
-    /// The warnings, without the place in front.
+    /// The warnings of a file without errors, without the place in front.
     fn warnings(&self) -> Vec<&str> {
         assert_eq!((self.code, self.err.as_str()), (0, ""), "{}", self.out);
-        self.out.lines().filter_map(|line| line.split_once(": warning: ")).map(|(_, warning)| warning).collect()
+        self.said("warning")
+    }
+
+    /// What is said as this, without the place in front.
+    fn said(&self, kind: &str) -> Vec<&str> {
+        let mark = format!(": {kind}: ");
+        self.out.lines().filter_map(|line| line.split_once(mark.as_str())).map(|(_, said)| said).collect()
     }
 }
 

@@ -471,10 +471,15 @@ fn a_wasm_plugin_cannot_carry_the_filter() {
     assert!(run.out.starts_with("standard input: WasmPlugin shop/idempotency\n"), "{}", run.out);
     assert!(run.out.contains("a claim stands for 2 s"), "{}", run.out);
     assert_eq!(
-        run.warnings(),
+        run.errors(),
         [
             "a WasmPlugin cannot set allow_on_headers_stop_iteration, so requests with a body are refused, nor vm_id, so \
              the filter shares its memory with every other WasmPlugin: take an EnvoyFilter such as envoy/istio.yaml",
+        ]
+    );
+    assert_eq!(
+        run.said("warning"),
+        [
             "failStrategy: FAIL_OPEN: after a crash of the VM requests pass unprotected, in silence; take FAIL_RELOAD",
             "phase AUTHN puts it before Istio's own authorization: no filter has verified yet who is asking; leave phase out",
         ]
@@ -502,13 +507,13 @@ fn an_envoy_extension_policy_cannot_carry_the_filter() {
     let place = "EnvoyExtensionPolicy shop/payments, module payments";
     assert!(run.out.starts_with(&format!("standard input: {place}\n")), "{}", run.out);
     assert!(run.out.contains("a claim stands for 2 s"), "{}", run.out);
+    let impossible = "an EnvoyExtensionPolicy cannot set allow_on_headers_stop_iteration, so requests with a body are \
+                      refused: take an EnvoyPatchPolicy that adds the filter of envoy/local.yaml to the listener's \
+                      http_filters";
+    assert_eq!(run.errors(), [impossible]);
     assert_eq!(
-        run.warnings(),
-        [
-            "an EnvoyExtensionPolicy cannot set allow_on_headers_stop_iteration, so requests with a body are refused: take \
-             an EnvoyPatchPolicy that adds the filter of envoy/local.yaml to the listener's http_filters",
-            "failOpen: after a crash of the VM requests pass unprotected, in silence; take FAIL_RELOAD",
-        ]
+        run.said("warning"),
+        ["failOpen: after a crash of the VM requests pass unprotected, in silence; take FAIL_RELOAD"]
     );
     // The document is judged as anywhere.
     let wrong = "{ name: idempotency, code: { type: HTTP, http: { url: 'https://example.com/filter.wasm' } }, \
@@ -518,6 +523,7 @@ fn an_envoy_extension_policy_cannot_carry_the_filter() {
     assert_eq!(
         run.errors(),
         [
+            impossible,
             "/secrets/hash_key/env: names a variable that the VM's environment does not have; let it in by env.hostKeys: \
              [HASH_KEY]"
         ]
@@ -531,4 +537,14 @@ fn a_variable_is_let_in_where_the_resource_has_its_list() {
          spec: { url: 'oci://registry.example.com/idempotency', pluginConfig: { secrets: { hash_key: { env: A } } } }\n",
     );
     assert!(run.out.ends_with("; let it in by vmConfig.env: [{ name: A, valueFrom: HOST }]\n"), "{}", run.out);
+}
+
+#[test]
+fn http_that_leads_to_the_listener_of_the_streams_is_warned_of() {
+    let run = check_changed("redis.yaml", |tree| {
+        set_document(tree, r#"{"store": {"type": "redis", "dialect": "webdis", "cluster": "resp"}}"#);
+    });
+    let said =
+        "store.dialect is \"webdis\", and cluster resp leads to an internal listener, as the streams of \"resp\" do";
+    assert!(run.warnings().contains(&said), "{}", run.out);
 }
