@@ -55,6 +55,7 @@ fn many_seeds_break_no_promise() {
     coverage.print();
     if count >= 10 * FEW {
         assert_eq!(coverage.unused(), [], "faults that never struck");
+        assert_eq!(coverage.unmet_on_streams(), [""; 0], "what never happened to a stream");
     }
     if cfg!(feature = "mutants") && count >= MANY {
         assert_eq!(coverage.unreached(), [""; 0], "never reached");

@@ -87,7 +87,7 @@ fn obey(world: &mut World, requests: &mut HashMap<String, usize>, line: &str) {
         ("upstream", _) => world.treatments.push_back(treatment(&words)),
         ("store", ["down", time]) => world.store.down_until = world.now + millis(time),
         ("store", ["stops", time]) => world.store.stopped_until = world.now + millis(time),
-        ("store", ["crashes", time]) => world.store.crash(world.now + millis(time)),
+        ("store", ["crashes", time]) => world.crash_store(world.now + millis(time)),
         ("store", ["flush"]) => world.store.flush(world.now),
         ("store", ["clock", "back", time]) => world.store.jump(world.now, -(millis(time) as i64)),
         ("store", ["clock", "forward", time]) => world.store.jump(world.now, millis(time) as i64),
@@ -230,6 +230,7 @@ pub fn quiet() -> Plan {
             breaker_failures: 5,
             breaker_open_ms: 1000,
         },
+        logs_in: false,
         clients: Vec::new(),
     }
 }
