@@ -150,7 +150,7 @@ impl Coverage {
 }
 
 /// What can happen to a stream to the store.
-const ON_STREAMS: [&str; 15] = [
+const ON_STREAMS: [&str; 16] = [
     "a large response takes the other stream",
     "a replica is left",
     "a reply comes after its command has timed out, and is dropped",
@@ -165,6 +165,7 @@ const ON_STREAMS: [&str; 15] = [
     "a stream is not opened before its pause is over",
     "a stream is opened again",
     "a write ends a stream that carries more",
+    "an error that another command got is believed",
     "the store has forgotten the script",
 ];
 

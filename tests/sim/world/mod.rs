@@ -385,8 +385,12 @@ pub struct World {
     pending_tries: usize,
     crossed: Option<(usize, u64, Reply)>,
     connections: Vec<Connection>,
-    /// On streams: calls by the nonces of their tries, and the reply that was crossed last.
+    /// On streams: calls by the nonces of their tries, and by worker and number; those of them that have run, and those
+    /// that have failed by an error of the store's; and the reply that was crossed last.
     sent: HashMap<Nonce, Rc<Batch>>,
+    sent_as: HashMap<(usize, u64), Rc<Batch>>,
+    ran: HashSet<(usize, u64)>,
+    failed: HashSet<(usize, u64)>,
     exchanged: Option<Vec<u8>>,
     by_owner: HashMap<Owner, usize>,
     by_name: HashMap<Name, (u8, u8)>,
@@ -449,6 +453,9 @@ impl World {
             crossed: None,
             connections: Vec::new(),
             sent: HashMap::new(),
+            sent_as: HashMap::new(),
+            ran: HashSet::new(),
+            failed: HashSet::new(),
             exchanged: None,
             by_owner: HashMap::new(),
             net: Random::of(plan.seed, 3),

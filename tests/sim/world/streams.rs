@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use envoy_idempotency::command::{Failure, StoreReply};
-use envoy_idempotency::store::client::{Batch, Heard, Lane, Nonce};
+use envoy_idempotency::store::client::{Batch, Heard, Lane, Nonce, Reply};
 use envoy_idempotency::store::pipeline::Pipeline;
 use envoy_idempotency::worker::Turn;
 
@@ -110,7 +110,9 @@ impl World {
         }
         for batch in &batches {
             self.notes(worker, batch);
-            self.sent.extend(batch.tries.iter().map(|(nonce, _)| (*nonce, Rc::new(batch.clone()))));
+            let sent = Rc::new(batch.clone());
+            self.sent.extend(batch.tries.iter().map(|(nonce, _)| (*nonce, Rc::clone(&sent))));
+            self.sent_as.insert((worker, batch.id), sent);
         }
         let cuts = self.strikes(Fault::StreamCutInWrite, self.plan.strikes / 4);
         let line = self.line(worker, lane);
@@ -203,27 +205,32 @@ impl World {
 
     /// What the store says to a command.
     fn reply(&mut self, number: usize, command: &[Vec<u8>], carriage: Carriage) -> Vec<u8> {
+        let worker = self.connections[number].worker;
+        let asked = command.last().filter(|_| command.len() > 3).map(|operations| nonce(operations));
+        let batch = asked.map(|nonce| Rc::clone(&self.sent[&nonce]));
         if let Some(refusal) = carriage.refusal {
             let refusal = REFUSALS[refusal];
             self.say(|_| format!("  store  refuses: {refusal}"));
             return format!("-{refusal}\r\n").into_bytes();
         }
+        let Some(batch) = batch else { return b"+OK\r\n".to_vec() };
         match command.first().map(Vec::as_slice) {
-            Some(b"AUTH") => return b"+OK\r\n".to_vec(),
             Some(b"EVALSHA") if !self.store.has_script => {
                 self.coverage.met_on_stream("the store has forgotten the script");
                 return b"-NOSCRIPT No matching script.\r\n".to_vec();
             }
             _ => self.store.has_script = true,
         }
-        let asked = command.last().map(|operations| nonce(operations)).expect("a command has operations");
-        let (worker, lane) = (self.connections[number].worker, self.connections[number].lane);
-        let batch = Rc::clone(&self.sent[&asked]);
+        let lane = self.connections[number].lane;
         if let Some(later) = carriage.again_after_ms {
             let epoch = self.store.epoch;
             let flight = Rc::new(Flight { worker, batch: Batch::clone(&batch), carriage, epoch });
             self.after(later, Happening::AtStore { flight, again: true });
         }
+        if self.failed.contains(&(worker, batch.id)) {
+            self.is_nobodys(&batch);
+        }
+        self.ran.insert((worker, batch.id));
         let mut answers = self.runs(worker, &batch, carriage, false);
         self.defers(lane, &mut answers);
         match carriage.reply {
@@ -331,6 +338,7 @@ impl World {
                 }
             }
         }
+        self.believes(worker, &received.heard);
         self.loses(&received.heard);
         self.heard(worker, received.heard);
         self.call_root(worker, |worker, envoy| worker.wake_root(envoy));
@@ -346,6 +354,27 @@ impl World {
         self.coverage.met_on_stream("a stream is closed by the other side");
         self.loses(&heard);
         self.heard(worker, heard);
+    }
+
+    /// An error carries no nonce, so that the one which another command got is believed. What ran all the same is then
+    /// nobody's: the network alone is to blame.
+    fn believes(&mut self, worker: usize, heard: &Heard) {
+        for (batch, reply) in &heard.replies {
+            let place = (worker, *batch);
+            if !matches!(reply, Reply::Failed(Failure::Redis(_))) {
+                continue;
+            }
+            self.failed.insert(place);
+            if self.ran.contains(&place) {
+                let batch = Rc::clone(&self.sent_as[&place]);
+                self.is_nobodys(&batch);
+            }
+        }
+    }
+
+    fn is_nobodys(&mut self, batch: &Batch) {
+        self.coverage.met_on_stream("an error that another command got is believed");
+        self.orphans.extend(batch.tries.iter().filter_map(|(_, call)| self.by_name.get(&call.name)));
     }
 
     fn loses(&mut self, heard: &Heard) {
