@@ -12,6 +12,7 @@ use std::collections::VecDeque;
 
 use crate::command::{Failure, RedisError, StoreReply};
 use crate::config::{Dialect, Login, Redis};
+use crate::mutant::{self, Mutant};
 use crate::store::client::{Batch, Heard, Lane, MAX_BATCH_BYTES, OUTSTANDING_MAX, Reply};
 use crate::store::redis::{self, Named};
 use crate::store::resp::{self, Answer, Reader, Value};
@@ -173,6 +174,9 @@ impl Pipeline {
         let mut received = Received::default();
         let Some(open) = &mut self.open else { return received };
         open.heard_us = now_us;
+        if mutant::is(Mutant::PlaceForgotten) {
+            open.sent.retain(|sent| now_us < sent.at_us() + self.timeout_us);
+        }
         open.reader.push(bytes);
         let end = loop {
             match open.next() {
@@ -201,7 +205,7 @@ impl Pipeline {
                         break Some((Failure::Garbage, Some(call.batch.id)));
                     }
                     received.heard.replies.push((call.batch.id, reply));
-                    if !is_own {
+                    if !is_own && !mutant::is(Mutant::StrangerKept) {
                         break Some((Failure::Transport, None));
                     }
                     (self.pause_us, self.barred) = (0, None);
@@ -232,7 +236,8 @@ impl Pipeline {
         let open = self.open.as_ref()?;
         let silent_from_us = open.heard_us.max(open.sent.front()?.at_us());
         let is_silent = now_us >= silent_from_us + SILENT_TIMEOUTS * self.timeout_us;
-        is_silent.then(|| Heard { replies: Vec::new(), lost: Some(self.end(Failure::Timeout, None, now_us)) })
+        (is_silent && !mutant::is(Mutant::SilenceKept))
+            .then(|| Heard { replies: Vec::new(), lost: Some(self.end(Failure::Timeout, None, now_us)) })
     }
 
     fn end(&mut self, failure: Failure, call: Option<u64>, now_us: u64) -> (Vec<u64>, Failure) {

@@ -97,6 +97,22 @@ fn every_mutant_is_caught() {
     assert_eq!(missed, [], "not caught within {MOST} seeds");
 }
 
+/// Where calls go out on streams, the rules that keep replies and questions together matter there too.
+#[cfg(feature = "mutants")]
+#[test]
+fn every_mutant_of_the_streams_is_caught_on_streams() {
+    use envoy_idempotency::mutant::Mutant::{LostUndone, NonceIgnored, PlaceForgotten, SilenceKept, StrangerKept};
+    use envoy_idempotency::mutant::breach;
+    for mutant in [LostUndone, NonceIgnored, PlaceForgotten, SilenceKept, StrangerKept] {
+        breach(Some(mutant));
+        let mut plans = (0..10_000).map(Plan::new).filter(Plan::has_streams);
+        let caught = plans.find_map(|plan| Some((plan.seed, judge(&plan, false).1.into_iter().next()?)));
+        breach(None);
+        let (seed, wrong) = caught.unwrap_or_else(|| panic!("{mutant:?} was not caught on streams"));
+        println!("{mutant:?}: caught in seed {seed}: {wrong}");
+    }
+}
+
 /// Leaves out faults, clients, gateways and workers for as long as something still goes wrong.
 fn shrunk(mut plan: Plan) -> Plan {
     // The same promise, or else it could become another story.
