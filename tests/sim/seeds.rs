@@ -101,9 +101,11 @@ fn every_mutant_is_caught() {
 #[cfg(feature = "mutants")]
 #[test]
 fn every_mutant_of_the_streams_is_caught_on_streams() {
-    use envoy_idempotency::mutant::Mutant::{LostUndone, NonceIgnored, PlaceForgotten, SilenceKept, StrangerKept};
+    use envoy_idempotency::mutant::Mutant::{
+        self, LostUndone, NonceIgnored, PlaceForgotten, SilenceKept, StrangerKept,
+    };
     use envoy_idempotency::mutant::breach;
-    for mutant in [LostUndone, NonceIgnored, PlaceForgotten, SilenceKept, StrangerKept] {
+    for mutant in [Mutant::GhostGranted, LostUndone, NonceIgnored, PlaceForgotten, SilenceKept, StrangerKept] {
         breach(Some(mutant));
         let mut plans = (0..10_000).map(Plan::new).filter(Plan::has_streams);
         let caught = plans.find_map(|plan| Some((plan.seed, judge(&plan, false).1.into_iter().next()?)));

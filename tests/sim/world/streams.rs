@@ -38,10 +38,14 @@ pub(super) struct Connection {
     has_ended: bool,
     /// Nothing comes through any more, and nothing tells so.
     is_silent: bool,
+    /// Nothing comes back.
+    is_mute: bool,
     /// Whether a reply is awaited in vain.
     lacks_reply: bool,
     /// Whether more was wrong with it than time.
     has_erred: bool,
+    /// Whether it leads to a replica.
+    reads_only: bool,
     /// When bytes have come last.
     came_ms: u64,
 }
@@ -124,7 +128,6 @@ impl World {
         }
         line.connection = None;
         let (lost, failure) = line.pipeline.closed(now_us).lost.unwrap_or((Vec::new(), Failure::Transport));
-        self.connections[connection].has_ended = true;
         if lost.len() > ids.len() {
             self.coverage.met_on_stream("a write ends a stream that carries more");
         }
@@ -142,8 +145,10 @@ impl World {
             back_ms: 0,
             has_ended: false,
             is_silent: false,
+            is_mute: false,
             lacks_reply: false,
             has_erred: false,
+            reads_only: false,
             came_ms: self.now,
         });
         self.connections.len() - 1
@@ -171,8 +176,13 @@ impl World {
             return;
         }
         if carriage.is_lost {
-            (connection.is_silent, connection.lacks_reply) = (true, true);
-            return self.say(|_| "       the stream falls silent".to_owned());
+            // Some streams fall silent on the way back alone.
+            (connection.is_silent, connection.is_mute) = (number.is_multiple_of(2), true);
+            connection.lacks_reply = true;
+            self.say(|_| "       the stream falls silent".to_owned());
+        }
+        if self.connections[number].is_silent {
+            return;
         }
         if carriage.cut == Cut::Before || self.now < self.store.down_until {
             return self.ends(number);
@@ -210,6 +220,7 @@ impl World {
         let batch = asked.map(|nonce| Rc::clone(&self.sent[&nonce]));
         if let Some(refusal) = carriage.refusal {
             let refusal = REFUSALS[refusal];
+            self.connections[number].reads_only |= refusal.starts_with("READONLY");
             self.say(|_| format!("  store  refuses: {refusal}"));
             return format!("-{refusal}\r\n").into_bytes();
         }
@@ -271,7 +282,7 @@ impl World {
     pub fn crash_store(&mut self, until: u64) {
         self.store.crash(until);
         for number in 0..self.connections.len() {
-            if !self.connections[number].has_ended && !self.connections[number].is_silent {
+            if !self.connections[number].has_ended {
                 self.ends(number);
             }
         }
@@ -285,6 +296,9 @@ impl World {
 
     fn comes_back(&mut self, number: usize, piece: Piece, back_ms: u64) {
         let connection = &mut self.connections[number];
+        if connection.is_mute {
+            return;
+        }
         connection.back_ms = connection.back_ms.max(self.now + back_ms);
         connection.replies.push_back(piece);
         let back_ms = connection.back_ms;
@@ -313,17 +327,15 @@ impl World {
         line.in_hand = true;
         match &received.heard.lost {
             None => line.unwritten.append(&mut received.write),
-            Some(_) => {
-                (line.connection, line.unwritten) = (None, Vec::new());
-                self.connections[number].has_ended = true;
-            }
+            // What is under way on it may still come to the store.
+            Some(_) => (line.connection, line.unwritten) = (None, Vec::new()),
         }
         if received.took_us.iter().any(|took_us| *took_us > timeout_us) {
             self.coverage.met_on_stream("a reply comes after its command has timed out, and is dropped");
         }
         match &received.heard.lost {
             None => {}
-            Some((lost, _)) if lost.is_empty() && self.line(worker, lane).pipeline.barred(now_us).is_none() => {
+            Some((lost, Failure::Transport)) if lost.is_empty() && self.connections[number].reads_only => {
                 self.coverage.met_on_stream("a replica is left");
             }
             Some((_, failure)) => {
@@ -409,7 +421,6 @@ impl World {
             let Some(heard) = line.pipeline.tick(now_us) else { continue };
             let Some(number) = line.connection.take() else { continue };
             line.unwritten.clear();
-            self.connections[number].has_ended = true;
             self.say(|_| "       the stream is given up: silent for four time-outs".to_owned());
             self.coverage.met_on_stream("a stream is given up because it is silent");
             if self.now < self.connections[number].came_ms + 4 * self.plan.limits.timeout_ms {
