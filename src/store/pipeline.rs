@@ -46,6 +46,8 @@ struct Open {
     /// What waits for the login.
     waiting: Vec<Call>,
     is_logged_in: bool,
+    /// Whether the next command is to bring the script, because Redis has said too late that it has forgotten it.
+    lacks_script: bool,
     /// Whether it is to be left once nothing is under way.
     leaves: bool,
     /// When bytes have come last.
@@ -161,7 +163,10 @@ impl Pipeline {
         for batch in batches {
             let call = Call { batch, named: Named::Hash, bytes: 0, at_us: now_us };
             match &mut self.open {
-                Some(open) if open.is_logged_in => open.write(call, &self.prefix, &mut out),
+                Some(open) if open.is_logged_in => {
+                    let named = if std::mem::take(&mut open.lacks_script) { Named::Text } else { Named::Hash };
+                    open.write(Call { named, ..call }, &self.prefix, &mut out);
+                }
                 Some(open) => open.waiting.push(call),
                 None => {}
             }
@@ -194,6 +199,7 @@ impl Pipeline {
                     open.write(Call { named: Named::Text, ..call }, &self.prefix, &mut received.write);
                 }
                 Ok(Some(Next::Answer(call, answer))) => {
+                    open.lacks_script |= answer == Answer::NoScript;
                     let reply = match answer {
                         Answer::NoScript => Reply::Failed(Failure::Redis(RedisError::NoScript)),
                         Answer::Reply(reply) => reply,

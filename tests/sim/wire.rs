@@ -97,7 +97,7 @@ fn packed(answer: &StoreReply) -> Vec<u8> {
             (b'V', [vec![state]].into_iter().chain(numbers).collect())
         }
         StoreReply::Seen(None) => (b'Z', vec![]),
-        StoreReply::Dropped => unreachable!("Redis keeps every response it is given"),
+        StoreReply::Dropped => panic!("Redis keeps every response it is given"),
     };
     [vec![parts.0], parts.1.concat()].concat()
 }
