@@ -127,7 +127,7 @@ advisories: $(CARGO_DENY_BIN) ## Asks RustSec for known weaknesses of dependenci
 sim: ## Simulates SEEDS runs of adversity (20000), shows that each broken safety rule is noticed, and what was covered.
 	SEEDS=$(or $(SEEDS),20000) cargo test --locked --release --features mutants --test sim -- --nocapture --test-threads 1
 
-chaos: build $(ENVOY_BIN) store-tools chaos-tools ## Breaks two gateways, Redis, the service and what lies between in 68 ways under load, 20 times each, and judges (SEED=1 ONLY="redis kill": that one again; DIALECT=webdis: over HTTP).
+chaos: build $(ENVOY_BIN) store-tools chaos-tools ## Breaks two gateways, Redis, the service and what lies between in 71 ways under load, 20 times each, and judges (SEED=1 ONLY="redis kill": that one again; DIALECT=webdis: over HTTP).
 	@cargo run --locked --quiet --package chaos
 
 bench: build bench-tools $(ENVOY_BIN) $(if $(BEFORE),,$(PEER_BIN)) ## Measures throughput and latency on real Envoy (ONLY=bc: two scenarios of eight; BEFORE=older.wasm: against that build of the filter).

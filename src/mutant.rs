@@ -22,6 +22,8 @@ pub enum Mutant {
     LeaseByAskersClock,
     /// A request of the gateway's own counts as not executed where its answer got lost.
     LostAnswerReleased,
+    /// What was under way on a stream to the store that is lost counts as not done.
+    LostUndone,
     /// Another payload is noticed only once the operation is completed.
     MismatchLast,
     /// An answer counts whatever its nonce.
@@ -32,12 +34,18 @@ pub enum Mutant {
     OwedNotHandedOver,
     /// A record changes for any owner that asks.
     OwnerIgnored,
+    /// A command whose time is over loses its place on its stream, so that its reply is taken for the next one's.
+    PlaceForgotten,
     /// What is owed waits for its pause though the store is back.
     RecoveryIgnored,
     /// What the gateway itself executes is given up when its client goes.
     ShieldDropped,
+    /// A stream on which nothing comes is kept.
+    SilenceKept,
     /// The request goes upstream however old its claim is.
     StaleClaimForwarded,
+    /// A stream is kept on which a reply to another question has come.
+    StrangerKept,
     /// A response that trickles is held to its end.
     TrickleHeld,
     /// An attempt may follow one of unknown outcome at once.
@@ -52,7 +60,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 21] = [
+    pub const ALL: [Mutant; 25] = [
         Mutant::AnswerLeftChanged,
         Mutant::CompletedReplaced,
         Mutant::DeadlineIgnored,
@@ -61,14 +69,18 @@ impl Mutant {
         Mutant::KeyFormForgotten,
         Mutant::LeaseByAskersClock,
         Mutant::LostAnswerReleased,
+        Mutant::LostUndone,
         Mutant::MismatchLast,
         Mutant::NonceIgnored,
         Mutant::OutboxDiesWithLease,
         Mutant::OwedNotHandedOver,
         Mutant::OwnerIgnored,
+        Mutant::PlaceForgotten,
         Mutant::RecoveryIgnored,
         Mutant::ShieldDropped,
+        Mutant::SilenceKept,
         Mutant::StaleClaimForwarded,
+        Mutant::StrangerKept,
         Mutant::TrickleHeld,
         Mutant::UnknownFree,
         Mutant::UnreadableForwarded,

@@ -239,6 +239,7 @@ impl Client {
             self.transport_failed(now_ms);
         }
         self.has_failed = true;
+        let failure = if mutant::is(Mutant::LostUndone) { Failure::Queue } else { failure };
         let jobs = lost.into_iter().flat_map(|sent| sent.jobs);
         jobs.filter_map(|(nonce, job)| self.failed(nonce, job, failure, now_ms)).collect()
     }

@@ -12,6 +12,7 @@ use std::collections::VecDeque;
 
 use crate::command::{Failure, RedisError, StoreReply};
 use crate::config::{Dialect, Login, Redis};
+use crate::mutant::{self, Mutant};
 use crate::store::client::{Batch, Heard, Lane, MAX_BATCH_BYTES, OUTSTANDING_MAX, Reply};
 use crate::store::redis::{self, Named};
 use crate::store::resp::{self, Answer, Reader, Value};
@@ -45,6 +46,8 @@ struct Open {
     /// What waits for the login.
     waiting: Vec<Call>,
     is_logged_in: bool,
+    /// Whether the next command is to bring the script, because Redis has said too late that it has forgotten it.
+    lacks_script: bool,
     /// Whether it is to be left once nothing is under way.
     leaves: bool,
     /// When bytes have come last.
@@ -160,7 +163,10 @@ impl Pipeline {
         for batch in batches {
             let call = Call { batch, named: Named::Hash, bytes: 0, at_us: now_us };
             match &mut self.open {
-                Some(open) if open.is_logged_in => open.write(call, &self.prefix, &mut out),
+                Some(open) if open.is_logged_in => {
+                    let named = if std::mem::take(&mut open.lacks_script) { Named::Text } else { Named::Hash };
+                    open.write(Call { named, ..call }, &self.prefix, &mut out);
+                }
                 Some(open) => open.waiting.push(call),
                 None => {}
             }
@@ -173,6 +179,9 @@ impl Pipeline {
         let mut received = Received::default();
         let Some(open) = &mut self.open else { return received };
         open.heard_us = now_us;
+        if mutant::is(Mutant::PlaceForgotten) {
+            open.sent.retain(|sent| now_us < sent.at_us() + self.timeout_us);
+        }
         open.reader.push(bytes);
         let end = loop {
             match open.next() {
@@ -190,6 +199,7 @@ impl Pipeline {
                     open.write(Call { named: Named::Text, ..call }, &self.prefix, &mut received.write);
                 }
                 Ok(Some(Next::Answer(call, answer))) => {
+                    open.lacks_script |= answer == Answer::NoScript;
                     let reply = match answer {
                         Answer::NoScript => Reply::Failed(Failure::Redis(RedisError::NoScript)),
                         Answer::Reply(reply) => reply,
@@ -202,7 +212,7 @@ impl Pipeline {
                     }
                     let is_of_script = matches!(reply, Reply::Answers(_));
                     received.heard.replies.push((call.batch.id, reply));
-                    if !is_own {
+                    if !is_own && !mutant::is(Mutant::StrangerKept) {
                         break Some((Failure::Transport, None));
                     }
                     // A Redis that has no room for another client says so and closes.
@@ -236,7 +246,8 @@ impl Pipeline {
         let open = self.open.as_ref()?;
         let silent_from_us = open.heard_us.max(open.sent.front()?.at_us());
         let is_silent = now_us >= silent_from_us + SILENT_TIMEOUTS * self.timeout_us;
-        is_silent.then(|| Heard { replies: Vec::new(), lost: Some(self.end(Failure::Timeout, None, now_us)) })
+        (is_silent && !mutant::is(Mutant::SilenceKept))
+            .then(|| Heard { replies: Vec::new(), lost: Some(self.end(Failure::Timeout, None, now_us)) })
     }
 
     fn end(&mut self, failure: Failure, call: Option<u64>, now_us: u64) -> (Vec<u64>, Failure) {

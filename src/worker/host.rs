@@ -35,8 +35,9 @@ pub trait Host {
     fn execute(&mut self, exchange: u32, outgoing: Outgoing) -> Option<u32>;
     /// How many calls to the store may be sent on this lane in this turn.
     fn room(&self, lane: Lane, turn: Turn) -> usize;
-    /// Sends calls to the store; tells which of them the host does not take, and why. The reply to any other comes under
-    /// the batch's number. The acts that follow are about no stream until the next one is entered.
+    /// Sends calls to the store; tells which of them the host does not take, and why, with any earlier ones that end on
+    /// the way there. The reply to any other comes under the batch's number. The acts that follow are about no stream
+    /// until the next one is entered.
     fn send(&mut self, batches: Vec<Batch>) -> Vec<(u64, Failure)>;
     /// Has the root called once the callback under way is over.
     fn wake(&mut self);

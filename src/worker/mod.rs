@@ -26,6 +26,7 @@ pub use host::{Action, Gauge, Host, Side, Turn};
 pub use stream::{RequestBody, ResponseBody, Stream};
 
 use crate::by_id::ById;
+use crate::command::Failure;
 use crate::event::{Clock, Event, EventKind, Executed};
 use crate::exchange::Exchange;
 use crate::record::Owner;
@@ -314,12 +315,15 @@ impl<C: SharedMap> Worker<C> {
                 if batches.is_empty() {
                     break;
                 }
-                let sent = batches.len();
+                let asked: Vec<u64> = batches.iter().map(|batch| batch.id).collect();
                 let refused = host.send(batches);
+                let (lost, failures): (Vec<u64>, Vec<Failure>) = refused.into_iter().unzip();
+                let taken = asked.iter().filter(|batch| !lost.contains(batch)).count();
                 let count = Act::Count { count: Count::StoreCall, observed: false };
-                acts.extend(std::iter::repeat_n(count, sent - refused.len()));
-                let replies = refused.into_iter().map(|(batch, failure)| (batch, Reply::Failed(failure))).collect();
-                acts.extend(self.exchanges.heard(Heard { replies, lost: None }, now_ms));
+                acts.extend(std::iter::repeat_n(count, taken));
+                // What is lost at once is lost for one reason, and counts once for the breaker.
+                let lost = failures.first().map(|failure| (lost, *failure));
+                acts.extend(self.exchanges.heard(Heard { replies: Vec::new(), lost }, now_ms));
             }
         }
         acts

@@ -159,6 +159,27 @@ fn a_script_that_redis_has_forgotten_is_sent_again_with_its_text() {
 }
 
 #[test]
+fn where_redis_has_said_too_late_that_it_has_forgotten_the_script_the_next_command_brings_it() {
+    let (mut by_hash, mut by_text) = (Vec::new(), Vec::new());
+    write("idem:", &batch(2, 1), Named::Hash, &mut by_hash);
+    write("idem:", &batch(2, 1), Named::Text, &mut by_text);
+    let mut stream = opened("");
+    stream.send(vec![batch(1, 1)], 0);
+    assert_eq!(answered(&stream.received(b"-NOSCRIPT a\r\n".to_vec(), TIMEOUT)), [1]);
+    assert_eq!(stream.send(vec![batch(2, 1)], TIMEOUT), by_text);
+    assert_eq!(answered(&stream.received(reply(&batch(2, 1)), TIMEOUT)), [2]);
+    assert_eq!(stream.send(vec![batch(2, 1)], TIMEOUT), by_hash, "once is enough");
+
+    // A reply was lost, so that each comes to the command before its own: one that carries a nonce ends that.
+    let mut stream = opened("");
+    stream.send(vec![batch(1, 1), batch(2, 1)], 0);
+    assert_eq!(answered(&stream.received(b"-NOSCRIPT a\r\n".to_vec(), TIMEOUT)), [1]);
+    stream.send(vec![batch(3, 1)], TIMEOUT);
+    let received = stream.received(reply(&batch(3, 1)), TIMEOUT);
+    assert_eq!(received.heard.lost, Some((vec![3], Failure::Transport)));
+}
+
+#[test]
 fn an_error_fails_its_command_alone() {
     let mut stream = opened("");
     stream.send(vec![batch(1, 1), batch(2, 1)], 0);

@@ -27,6 +27,9 @@ const SHIELDED: &str = r#"{"store": {"type": "redis", "cluster": "c", "cache": n
     "policy": {"lease_ms": 3000, "execution": {"kind": "shielded", "cluster": "inner"}}}"#;
 const OBSERVED: &str = r#"{"store": {"type": "redis", "cluster": "c", "cache": null},
     "policy": {"lease_ms": 3000, "mode": "observe"}}"#;
+const TWICE: &str = r#"{"store": {"type": "redis", "cluster": "c", "cache": null, "attempts": 2}}"#;
+const TWICE_ONE_BY_ONE: &str = r#"{"store": {"type": "redis", "cluster": "c", "cache": null, "attempts": 2,
+    "batching": false, "breaker": {"failures": 2}}}"#;
 const IN_FLIGHT: StoreReply = StoreReply::InFlight { attempt: 1 };
 const GRANTED: StoreReply =
     StoreReply::Granted { attempt: 1, doubt: false, key: KeyForm::Bare, expires_ms: 86_400_000 };
@@ -158,6 +161,31 @@ fn a_call_that_is_refused_in_the_callback_that_asks_is_told_in_the_turn_of_the_r
     }
     world.ticks();
     assert_eq!(world.acts("answer").len(), 2);
+}
+
+#[test]
+fn a_write_that_ends_a_stream_to_the_store_takes_along_the_calls_before_it_and_counts_once() {
+    let mut world = World::new(TWICE);
+    world.asks(1);
+    world.wakes();
+    assert_eq!(world.acts("count StoreCall").len(), 1);
+    // Its time is over, but on the stream it keeps its place.
+    world.host.now_ms += 300;
+    world.ticks();
+    world.host.now_ms += 100;
+    world.host.ends_with_the_next = true;
+    world.ticks();
+    assert_eq!((world.acts("count StoreCall").len(), world.acts("answer").len()), (0, 1), "it was lost as well");
+
+    // After two failures the breaker would be open, and neither asked again.
+    let mut world = World::new(TWICE_ONE_BY_ONE);
+    (1..=2).for_each(|id| world.asks(id));
+    world.host.ends_with_the_next = true;
+    world.wakes();
+    world.host.ends_with_the_next = false;
+    world.host.now_ms += 100;
+    world.ticks();
+    assert_eq!((world.acts("send"), world.acts("answer")), (vec!["send 1".to_owned(); 2], Vec::new()));
 }
 
 #[test]
@@ -649,6 +677,8 @@ struct Recorder {
     room_in_streams: usize,
     /// Whether every call is refused.
     takes_no_calls: bool,
+    /// Whether what carries the calls ends with the next one, and takes all along that it has carried.
+    ends_with_the_next: bool,
     /// It takes no request of the gateway's own.
     refuses: bool,
     /// Requests show who is asking.
@@ -672,7 +702,10 @@ impl World {
             panic!("these tests are about a store that is asked by messages")
         };
         let redis: &Redis = redis;
-        let limits = Limits { max_batch: 1_000, max_calls: 1, ..Limits::new(redis) };
+        let limits = match redis.batching {
+            true => Limits { max_batch: 1_000, max_calls: 1, ..Limits::new(redis) },
+            false => Limits::new(redis),
+        };
         let host = Recorder {
             now_ms: 1_000_000,
             drawn: 0,
@@ -685,6 +718,7 @@ impl World {
             request_size: 0,
             room_in_streams: 0,
             takes_no_calls: false,
+            ends_with_the_next: false,
             refuses: false,
             shows_caller: true,
             others_said: false,
@@ -936,8 +970,9 @@ impl Host for Recorder {
 
     fn send(&mut self, batches: Vec<Batch>) -> Vec<(u64, Failure)> {
         self.entered = None;
-        if self.takes_no_calls {
-            return batches.iter().map(|batch| (batch.id, Failure::Transport)).collect();
+        if self.takes_no_calls || self.ends_with_the_next {
+            let carried = self.batches.drain(..).filter(|_| self.ends_with_the_next).collect::<Vec<_>>();
+            return carried.iter().chain(&batches).map(|batch| (batch.id, Failure::Transport)).collect();
         }
         for batch in batches {
             self.acts.push(format!("send {}", batch.tries.len()));

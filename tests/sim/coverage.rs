@@ -31,11 +31,18 @@ pub struct Coverage {
     met: BTreeMap<Cell, u64>,
     replies: BTreeMap<(&'static str, &'static str), u64>,
     answers: BTreeMap<String, u64>,
+    on_streams: BTreeMap<&'static str, u64>,
 }
 
 impl Coverage {
     pub fn injected(&mut self, fault: Fault) {
         *self.faults.entry(fault).or_default() += 1;
+    }
+
+    /// What happened to a stream to the store: one of [`ON_STREAMS`].
+    pub fn met_on_stream(&mut self, what: &'static str) {
+        assert!(ON_STREAMS.contains(&what), "{what} is not in the list");
+        *self.on_streams.entry(what).or_default() += 1;
     }
 
     /// Takes over what the exchanges of this thread have met since [`watch`].
@@ -86,7 +93,13 @@ impl Coverage {
         other.faults.iter().for_each(|(fault, count)| *self.faults.entry(*fault).or_default() += count);
         other.met.iter().for_each(|(key, count)| *self.met.entry(*key).or_default() += count);
         other.replies.iter().for_each(|(key, count)| *self.replies.entry(*key).or_default() += count);
+        other.on_streams.iter().for_each(|(what, count)| *self.on_streams.entry(what).or_default() += count);
         other.answers.iter().for_each(|(key, count)| *self.answers.entry(key.clone()).or_default() += count);
+    }
+
+    /// What can happen to a stream to the store and never did.
+    pub fn unmet_on_streams(&self) -> Vec<&'static str> {
+        ON_STREAMS.into_iter().filter(|what| !self.on_streams.contains_key(what)).collect()
     }
 
     /// Faults that never struck.
@@ -125,6 +138,8 @@ impl Coverage {
         self.answers.iter().for_each(|(what, count)| println!("  {count:>10}  {what}"));
         println!("\nwhat the store said");
         self.replies.iter().for_each(|((asked, told), count)| println!("  {count:>10}  {asked}: {told}"));
+        println!("\nstreams to the store");
+        self.on_streams.iter().for_each(|(what, count)| println!("  {count:>10}  {what}"));
         println!("\nstates × events");
         for ((state, event, told), count) in &self.met {
             let said = if told.is_empty() { String::new() } else { format!(": {told}") };
@@ -133,6 +148,26 @@ impl Coverage {
         println!("  {:>10}  that can be reached and were not", self.unreached().len());
     }
 }
+
+/// What can happen to a stream to the store.
+const ON_STREAMS: [&str; 16] = [
+    "a large response takes the other stream",
+    "a replica is left",
+    "a reply comes after its command has timed out, and is dropped",
+    "a stream is closed by the other side",
+    "a stream is given up because Redis refuses the login",
+    "a stream is given up because a reply is to another question",
+    "a stream is given up because it is silent",
+    "a stream is given up because its bytes are no reply",
+    "a stream is lost on which nothing is under way",
+    "a stream is lost with a command",
+    "a stream is lost with several commands",
+    "a stream is not opened before its pause is over",
+    "a stream is opened again",
+    "a write ends a stream that carries more",
+    "an error that another command got is believed",
+    "the store has forgotten the script",
+];
 
 /// The answers of the store, and of calls of the gateway's own, after which an exchange does different things.
 ///

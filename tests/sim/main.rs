@@ -15,4 +15,5 @@ mod plan;
 mod seeds;
 mod store;
 mod stories;
+mod wire;
 mod world;

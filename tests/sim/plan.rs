@@ -22,6 +22,7 @@ pub enum Fault {
     ClientSendsMuch,
     ClockBack,
     ClockForward,
+    CommandRefused,
     GatewayCrashes,
     GatewayPauses,
     GatewayReloads,
@@ -34,6 +35,7 @@ pub enum Fault {
     ReplyLost,
     ReplyTruncated,
     RouterRetries,
+    ScriptsForgotten,
     ShieldedLost,
     ShieldedUnsent,
     StoreCrashes,
@@ -43,6 +45,11 @@ pub enum Fault {
     StoreLosesWrites,
     StoreRefuses,
     StoreStops,
+    StreamCutAfter,
+    StreamCutBefore,
+    StreamCutInWrite,
+    StreamCutInside,
+    StreamRefused,
     UpstreamDiesInBody,
     UpstreamFails,
     UpstreamRefuses,
@@ -57,7 +64,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    pub const ALL: [Fault; 45] = [
+    pub const ALL: [Fault; 52] = [
         Fault::AnswerMeddled,
         Fault::AnswersAnother,
         Fault::BodiesHidden,
@@ -71,6 +78,7 @@ impl Fault {
         Fault::ClientSendsMuch,
         Fault::ClockBack,
         Fault::ClockForward,
+        Fault::CommandRefused,
         Fault::GatewayCrashes,
         Fault::GatewayPauses,
         Fault::GatewayReloads,
@@ -83,6 +91,7 @@ impl Fault {
         Fault::ReplyLost,
         Fault::ReplyTruncated,
         Fault::RouterRetries,
+        Fault::ScriptsForgotten,
         Fault::ShieldedLost,
         Fault::ShieldedUnsent,
         Fault::StoreCrashes,
@@ -92,6 +101,11 @@ impl Fault {
         Fault::StoreLosesWrites,
         Fault::StoreRefuses,
         Fault::StoreStops,
+        Fault::StreamCutAfter,
+        Fault::StreamCutBefore,
+        Fault::StreamCutInWrite,
+        Fault::StreamCutInside,
+        Fault::StreamRefused,
         Fault::UpstreamDiesInBody,
         Fault::UpstreamFails,
         Fault::UpstreamRefuses,
@@ -106,7 +120,7 @@ impl Fault {
     ];
 
     /// Those that strike now and then by themselves; the others strike a message.
-    pub const SUDDEN: [Fault; 12] = [
+    pub const SUDDEN: [Fault; 13] = [
         Fault::ClockBack,
         Fault::ClockForward,
         Fault::GatewayCrashes,
@@ -119,6 +133,8 @@ impl Fault {
         Fault::StoreLosesWrites,
         Fault::StoreRefuses,
         Fault::StoreStops,
+        // Last, so that the seeds of before stay what they were.
+        Fault::ScriptsForgotten,
     ];
 
     /// Those that a store inside the gateway, or a store outside it, cannot meet.
@@ -153,6 +169,20 @@ impl Fault {
     /// Those that only a request of the gateway's own can meet.
     fn is_of_shielding(self) -> bool {
         matches!(self, Fault::ShieldedLost | Fault::ShieldedUnsent)
+    }
+
+    /// Those that only streams to the store can meet.
+    fn is_of_streams(self) -> bool {
+        matches!(
+            self,
+            Fault::CommandRefused
+                | Fault::ScriptsForgotten
+                | Fault::StreamCutAfter
+                | Fault::StreamCutBefore
+                | Fault::StreamCutInWrite
+                | Fault::StreamCutInside
+                | Fault::StreamRefused
+        )
     }
 
     /// Those that came to the plan later, and have dice of their own, so that the seeds of before stay what they were.
@@ -248,10 +278,22 @@ pub struct Plan {
     pub leases_ms: [u64; 2],
     pub ttl_s: u64,
     pub limits: Limits,
+    /// Whether a stream to the store logs in first.
+    pub logs_in: bool,
     pub clients: Vec<Client>,
 }
 
 impl Plan {
+    /// Whether calls to the store go out as commands on streams.
+    pub fn has_streams(&self) -> bool {
+        self.limits.large_bytes.is_some() && self.embedded.is_none()
+    }
+
+    /// Whether a crash may be that of one worker's VM alone.
+    pub fn may_lose_a_worker(&self) -> bool {
+        self.embedded.is_some() || self.has_streams()
+    }
+
     /// Whether gateways remember what a shared store has told them. Not where it loses what it acknowledged, or its
     /// clock jumps: a record that is remembered then outlives the store's own, and the oracle knows of those alone.
     pub fn remembers(&self) -> bool {
@@ -266,7 +308,7 @@ impl Plan {
         let embedded = random.chance(150).then(|| *random.pick(&[4 << 10, 64 << 10, 1 << 20]));
         let share = *random.pick(&[150, 300, 500, 800]);
         let mut faults = Faults::NONE;
-        let is_first = |fault: &Fault| !fault.is_of_shielding() && !fault.came_later();
+        let is_first = |fault: &Fault| !fault.is_of_shielding() && !fault.came_later() && !fault.is_of_streams();
         for fault in Fault::ALL.into_iter().filter(is_first) {
             // Lost writes excuse much; most runs are without.
             let share = if fault.loses_writes() { share / 4 } else { share };
@@ -327,8 +369,15 @@ impl Plan {
                 faults = faults.with(fault);
             }
         }
+        let mut streams = Random::of(seed, 14);
+        for fault in Fault::ALL.into_iter().filter(|fault| fault.is_of_streams()) {
+            if streams.chance(share) && has_streams && embedded.is_none() {
+                faults = faults.with(fault);
+            }
+        }
         Plan {
             seed,
+            logs_in: streams.chance(300),
             faults,
             strikes: *random.pick(&[20, 60, 150]),
             calm_ms: *random.pick(&[700, 2000, 6000]),

@@ -25,6 +25,8 @@ pub struct Store {
     pub epoch: u64,
     pub stopped_until: u64,
     pub full_until: u64,
+    /// Whether it keeps the script.
+    pub has_script: bool,
     /// Whose claims were withdrawn or released under each name.
     pub released: HashMap<Name, HashSet<Owner>>,
 }
@@ -94,6 +96,7 @@ impl Store {
     /// Ends the process; another takes its place later.
     pub fn crash(&mut self, until: u64) {
         self.epoch += 1;
+        self.has_script = false;
         self.down_until = until;
     }
 

@@ -50,6 +50,9 @@ const fn row_of(of: Dialect, name: &'static str, promise: Promise, inject: fn(&m
     Class { name, promise, inject, of: Some(of) }
 }
 
+/// The largest response that the policy keeps.
+const LARGEST: usize = 512 << 10;
+
 fn refusing(refusal: Refusal) -> Mood {
     Mood { refusal: Some(refusal), ..Mood::default() }
 }
@@ -61,6 +64,8 @@ pub const CLASSES: &[Class] = &[
     row("store cut after", Promise::Everything, |s| s.to_store(Fault::CutAfter)),
     row("store cut inside", Promise::Everything, |s| s.to_store(Fault::CutInside)),
     row("store swap", Promise::Everything, |s| s.to_store(Fault::Swap)),
+    row("store doubled", Promise::Everything, |s| s.to_store(Fault::Doubled)),
+    row_of(Dialect::Resp, "store one behind", Promise::Everything, |s| s.to_store(Fault::LeftOut)),
     row("store twice", Promise::Everything, |s| s.to_store(Fault::Twice)),
     row("store slice", Promise::Everything, |s| s.to_store(Fault::Slice)),
     row("store delay", Promise::Everything, |s| s.to_store(Fault::DelayReply(Duration::from_millis(200)))),
@@ -119,6 +124,9 @@ pub const CLASSES: &[Class] = &[
     row("upstream 500", Promise::Everything, |s| s.mood(Mood { status: Some(500), ..Mood::default() })),
     row("upstream 502", Promise::Everything, |s| s.mood(Mood { status: Some(502), ..Mood::default() })),
     row("upstream slow", Promise::Everything, |s| s.mood(Mood { delay_ms: 1200, ..Mood::default() })),
+    row("upstream large", Promise::Everything, |s| {
+        s.mood_at(Kind::Retry, Mood { size: Some(LARGEST), ..Mood::default() })
+    }),
     row("upstream resets", Promise::Everything, |s| s.mood(Mood { sent: Sent::Nothing, ..Mood::default() })),
     row("upstream breaks off", Promise::NoAnswer, |s| s.break_off()),
     row("upstream refused", Promise::NoAnswer, |s| s.refuse_upstream()),

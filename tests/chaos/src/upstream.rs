@@ -45,6 +45,8 @@ pub struct Mood {
     pub status: Option<u16>,
     /// Takes so much longer.
     pub delay_ms: u64,
+    /// Answers everything with so many bytes.
+    pub size: Option<usize>,
     /// Breaks off here.
     pub sent: Sent,
 }
@@ -101,10 +103,11 @@ impl Upstream {
 
     /// Changes its mood.
     pub fn mood(&self, mood: Mood) {
-        let Mood { only, refusal, status, delay_ms, sent } = mood;
+        let Mood { only, refusal, status, delay_ms, size, sent } = mood;
         let refusal = refusal.map(|refusal| refusal == Refusal::GoAway);
         let body = json!({
-            "only": only.map(Kind::path), "go_away": refusal, "status": status, "delay_ms": delay_ms, "sent": number(sent),
+            "only": only.map(Kind::path), "go_away": refusal, "status": status, "delay_ms": delay_ms, "size": size,
+            "sent": number(sent),
         });
         Request::new(self.addr(), "PUT", "/mood").body(body.to_string()).send();
     }
@@ -284,7 +287,7 @@ pub fn enter(request: &Incoming, book: &mut Book) -> io::Result<(Execution, u64)
         operation: request.header("idempotency-operation").to_owned(),
         at_us: now_us(),
         status: mood.status.unwrap_or(planned),
-        body_len: body_of(n, size).len(),
+        body_len: body_of(n, mood.size.unwrap_or(size)).len(),
         sent: mood.sent,
     };
     // One write, so that a line is there whole or not at all.
@@ -369,6 +372,7 @@ fn read_mood(body: &[u8]) -> Mood {
         refusal: value["go_away"].as_bool().map(|goes| if goes { Refusal::GoAway } else { Refusal::Stream }),
         status: value["status"].as_u64().map(|status| status as u16),
         delay_ms: value["delay_ms"].as_u64().unwrap_or(0),
+        size: value["size"].as_u64().map(|size| size as usize),
         sent: sent(value["sent"].as_u64().unwrap_or(0)),
     }
 }

@@ -39,8 +39,12 @@ pub enum Fault {
     CutInside,
     /// It is run, and the reply comes so much later.
     DelayReply(Duration),
+    /// It is run, and its reply comes twice.
+    Doubled,
     /// It is run so much later, also when nobody waits for it any more.
     Late(Duration),
+    /// It is run, and its reply is left out: on a stream each that follows comes one place too early.
+    LeftOut,
     /// Nothing: it is run and the reply comes.
     #[default]
     Pass,
@@ -317,6 +321,8 @@ async fn serve(client: TcpStream, desk: &Desk) -> io::Result<()> {
                         reply
                     }
                     Fault::SayAfter(status, body) => said(status, &body),
+                    Fault::Doubled => reply.repeat(2),
+                    Fault::LeftOut => return std::future::pending().await,
                     _ => swap(reply, desk).await?,
                 }
             }

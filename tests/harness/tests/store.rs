@@ -353,14 +353,16 @@ fn on_a_stream_faults_meet_single_commands_and_replies_keep_their_order() {
         Fault::SayAfter(200, b"$1\r\nA\r\n".to_vec()),
         Fault::Say(200, b"$1\r\nS\r\n".to_vec()),
         Fault::Swap,
+        Fault::Doubled,
+        Fault::LeftOut,
     ] {
         interposer.next(1, fault);
     }
-    let mut replies = stream(&interposer, &["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"]);
-    let said = read(&mut replies, 70);
+    let mut replies = stream(&interposer, &["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l"]);
+    let said = read(&mut replies, 84);
     let said: Vec<_> = said.split("\r\n").filter(|line| !line.is_empty() && !line.starts_with('$')).collect();
-    assert_eq!(said, ["a", "b", "c", "d", "e", "f", "A", "S", "f", "j"]);
-    assert_eq!(interposer.calls(), 10);
+    assert_eq!(said, ["a", "b", "c", "d", "e", "f", "A", "S", "f", "j", "j", "l"]);
+    assert_eq!(interposer.calls(), 12);
 }
 
 #[test]

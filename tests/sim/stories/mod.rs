@@ -3,14 +3,15 @@
 //! Its one rule: a script says what strikes and when; everything else is as the simulator always has it.
 //!
 //! A line of a script is one of:
-//! - `policy: hold, forward, conflict, bypass, observe, embedded, after reply` and `lease 1s`, `ttl 60s`, `wait 10s`, `shielded`,
+//! - `policy: hold, forward, conflict, bypass, observe, embedded, streams, after reply` and `lease 1s`, `ttl 60s`, `wait 10s`, `shielded`,
 //!   `account-of 2` (fields, not five), `calls 1`, `batch 1`, `queue 2`, `outbox 300` (bytes), first of all;
 //! - `a: GET k1` (a look-up) or `a: POST k1 p1`, with `t2` for another tenant, `g2` for another gateway and `quoted` for a key in quotes;
 //!   `a: hangs up`; `a: times out`, because Envoy waits no longer;
 //! - `upstream: 201` (or another status, `reset`, `reset before`, `dies in body`, `unreached`, `unsent`, `lost`,
 //!   `times out`, `retried 503`), and `says release`, `for 5s`, `at length`, `after 3s`, `trickles 4s`, of the next request;
-//! - `store: lose call|lose reply|cross|garbage|truncate|refuse|fail|unreadable|again 500ms|delay 2s`, or `ok`, of the
-//!   next call; `store: down 2s|stops 2s|crashes 2s|flush|clock back 2s|clock forward 2s`;
+//! - `store: lose call|lose reply|cross|double|garbage|truncate|refuse|fail|unreadable|again 500ms|delay 2s`, on streams
+//!   also `cut before|cut inside|cut after|refuses`, or `ok`, of the next call;
+//!   `store: down 2s|stops 2s|crashes 2s|flush|forgets the script|clock back 2s|clock forward 2s`;
 //! - `g1: stops 3s|crashes|loses a worker|reloads`; `wait 5s`; `record: k1`.
 //!
 //! Payload `p3` is large, `p4` larger than the policy allows.
@@ -22,7 +23,7 @@ use expect_test::Expect;
 use envoy_idempotency::store::client::Limits;
 
 use crate::plan::{Client, Faults, Plan, Shielding};
-use crate::world::{Carriage, End, Handling, Steering, TOO_LARGE_BODY, Treatment, World};
+use crate::world::{Carriage, Cut, End, Handling, Steering, TOO_LARGE_BODY, Treatment, World};
 
 mod replays;
 
@@ -33,6 +34,8 @@ mod outcomes;
 mod unprotected;
 
 mod owed;
+
+mod streams;
 
 mod waiting;
 
@@ -49,6 +52,7 @@ fn check(script: &str, transcript: Expect) {
                 ("conflict", _) => plan.conflicts = true,
                 ("bypass", _) => plan.bypasses = true,
                 ("observe", _) => plan.observes = [true; 2],
+                ("streams", _) => plan.limits.large_bytes = Some(64),
                 ("after", "reply") => plan.saves_after = true,
                 ("embedded", _) => plan.embedded = Some(1 << 20),
                 ("wait", time) => plan.waits_ms = Some(millis(time)),
@@ -66,6 +70,7 @@ fn check(script: &str, transcript: Expect) {
     }
     let mut world = World::new(plan, false);
     world.transcript = Some(Vec::new());
+    world.store.has_script = true;
     let mut requests = HashMap::new();
     for line in lines {
         obey(&mut world, &mut requests, line);
@@ -87,7 +92,8 @@ fn obey(world: &mut World, requests: &mut HashMap<String, usize>, line: &str) {
         ("upstream", _) => world.treatments.push_back(treatment(&words)),
         ("store", ["down", time]) => world.store.down_until = world.now + millis(time),
         ("store", ["stops", time]) => world.store.stopped_until = world.now + millis(time),
-        ("store", ["crashes", time]) => world.store.crash(world.now + millis(time)),
+        ("store", ["crashes", time]) => world.crash_store(world.now + millis(time)),
+        ("store", ["forgets", "the", "script"]) => world.store.has_script = false,
         ("store", ["flush"]) => world.store.flush(world.now),
         ("store", ["clock", "back", time]) => world.store.jump(world.now, -(millis(time) as i64)),
         ("store", ["clock", "forward", time]) => world.store.jump(world.now, millis(time) as i64),
@@ -134,6 +140,11 @@ fn carriage(words: &[&str]) -> Carriage {
         ["ok"] => plain,
         ["lose", "call"] => Carriage { is_lost: true, ..plain },
         ["lose", "reply"] => Carriage { reply: Handling::Lost, ..plain },
+        ["cut", "before"] => Carriage { cut: Cut::Before, ..plain },
+        ["cut", "inside"] => Carriage { cut: Cut::Inside, ..plain },
+        ["cut", "after"] => Carriage { cut: Cut::After, ..plain },
+        ["refuses"] => Carriage { refusal: Some(0), ..plain },
+        ["double"] => Carriage { reply: Handling::Doubled, ..plain },
         ["cross"] => Carriage { reply: Handling::Crossed, ..plain },
         ["garbage"] => Carriage { reply: Handling::Garbage, ..plain },
         ["truncate"] => Carriage { reply: Handling::Truncated, ..plain },
@@ -230,6 +241,7 @@ pub fn quiet() -> Plan {
             breaker_failures: 5,
             breaker_open_ms: 1000,
         },
+        logs_in: false,
         clients: Vec::new(),
     }
 }

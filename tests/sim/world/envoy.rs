@@ -161,14 +161,18 @@ impl Host for Envoy<'_> {
         self.world.execute(self.worker, exchange, &outgoing)
     }
 
-    fn room(&self, _lane: Lane, turn: Turn) -> usize {
+    fn room(&self, lane: Lane, turn: Turn) -> usize {
         match turn {
+            _ if self.world.plan.has_streams() => self.world.room(self.worker, lane, turn),
             Turn::Root => usize::MAX,
-            Turn::Stream => self.world.room_in_streams,
+            Turn::Stream => 0,
         }
     }
 
     fn send(&mut self, batches: Vec<Batch>) -> Vec<(u64, Failure)> {
+        if self.world.plan.has_streams() {
+            return self.world.writes(self.worker, batches);
+        }
         batches.into_iter().for_each(|batch| self.world.departs(self.worker, batch));
         Vec::new()
     }

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use envoy_idempotency::command::{GivenUp, WhyGivenUp};
-use envoy_idempotency::config::{Config, Mode, Policy};
+use envoy_idempotency::config::{Config, Mode, Policy, Store as Where};
 use envoy_idempotency::event::EventKind;
 use envoy_idempotency::evidence::Origin;
 use envoy_idempotency::exchange::Exchange;
@@ -14,14 +14,16 @@ use envoy_idempotency::key::UpstreamKey;
 use envoy_idempotency::message::{HeaderMutation, Headers};
 use envoy_idempotency::reply::Reply as Own;
 use envoy_idempotency::store as stores;
-use envoy_idempotency::store::client;
+use envoy_idempotency::store::client::{self, Lane};
+use envoy_idempotency::store::pipeline::Pipeline;
 use envoy_idempotency::worker::{self, Action, Host as _, RequestBody, ResponseBody, Side, Stream};
 use host_model::{Random, SharedData};
 
 use super::clients::name;
 use super::upstream::{ACCOUNT, STEERING};
 use super::{
-    Answer, End, HIDDEN_MS, Happening, Incoming, LARGE_BODY, MAX_BODY, Node, Open, Passing, TICK_MS, Worker, World,
+    Answer, End, HIDDEN_MS, Happening, Incoming, LARGE_BODY, Line, MAX_BODY, Node, Open, Passing, TICK_MS, Worker,
+    World,
 };
 use crate::embedded::Memory;
 use crate::plan::{Fault, Plan, Shielding};
@@ -86,10 +88,12 @@ impl World {
     pub fn crash_worker(&mut self, node: usize) {
         let Some(worker) = self.nodes[node].workers.first().copied() else { return };
         self.say(|_| format!("g{} loses a worker", node + 1));
-        self.end_workers(node, |other| other == worker);
-        let policy = Rc::clone(&self.workers[worker].policy);
+        let (vm, policy) = (self.workers[worker].vm, Rc::clone(&self.workers[worker].policy));
+        let in_it: Vec<bool> = self.workers.iter().map(|other| other.node == node && other.vm == vm).collect();
+        self.end_workers(node, |other| in_it[other]);
         self.nodes[node].workers.remove(0);
-        self.start_worker(node, self.workers[worker].vm, policy);
+        self.nodes[node].pools[vm] = stores::Pool::default();
+        self.start_worker(node, vm, policy);
     }
 
     pub(super) fn end_workers(&mut self, node: usize, is_ended: impl Fn(usize) -> bool) {
@@ -203,6 +207,7 @@ impl World {
             next_token: 0,
             requests: Vec::new(),
             streams: HashMap::new(),
+            lines: lines(&self.plan),
             ended_ms: HashMap::new(),
         };
         self.nodes[node].workers.push(self.workers.len());
@@ -372,8 +377,9 @@ impl World {
 
     /// Sees to it that a worker's time comes while anything is under way.
     pub(super) fn keeps_ticking(&mut self, worker: usize) {
+        let waits = self.waits_in_vain(worker);
         let place = &mut self.workers[worker];
-        if place.is_alive && !place.ticks && !place.filter().is_idle() {
+        if place.is_alive && !place.ticks && (!place.filter().is_idle() || waits) {
             place.ticks = true;
             let phase = worker as u64 * 7 % TICK_MS;
             let next = (self.now + TICK_MS - phase) / TICK_MS * TICK_MS + phase;
@@ -384,6 +390,7 @@ impl World {
     pub(super) fn tick(&mut self, worker: usize) {
         self.workers[worker].ticks = false;
         self.hands_over(worker);
+        self.ticks_lines(worker);
         if self.call_root(worker, |worker, envoy| worker.on_tick(envoy)) {
             self.workers[worker].is_alive = false;
         }
@@ -587,6 +594,22 @@ pub(super) fn filter(
     let cache = memory.filter(|_| plan.embedded.is_none()).map(Memory::cache);
     let remote = || stores::Store::Remote(Box::new(client::Client::sharing(plan.limits, pool)), cache);
     worker::Worker::new(table.map_or_else(remote, stores::Store::Embedded), policy.lease_ms)
+}
+
+/// The streams to the store that one worker has, none of them open.
+fn lines(plan: &Plan) -> Vec<Line> {
+    if !plan.has_streams() {
+        return Vec::new();
+    }
+    let password = if plan.logs_in { r#", "password": { "env": "REDIS_PASSWORD" }"# } else { "" };
+    let (timeout_ms, batching) = (plan.limits.timeout_ms, plan.limits.max_batch > 1);
+    let document = format!(
+        r#"{{"store": {{"type": "redis", "cluster": "resp", "timeout_ms": {timeout_ms}, "batching": {batching}{password}}}}}"#
+    );
+    let password = |_: &str| Some("pass-of-a-gateway".to_owned());
+    let config = Config::parse(document.as_bytes(), &password).expect("the plan's store is right");
+    let Where::Redis(redis) = config.store else { panic!("it is Redis") };
+    Lane::ALL.map(|lane| Line::new(Pipeline::new(&redis, lane))).into()
 }
 
 pub(super) fn memory(plan: &Plan) -> Option<Memory> {

@@ -11,6 +11,8 @@ mod gateways;
 
 mod network;
 
+mod streams;
+
 mod upstream;
 
 use std::cmp::Reverse;
@@ -34,6 +36,8 @@ use crate::store::Store;
 use clients::{head, name};
 use envoy::Afterwards;
 use gateways::{memory, policy};
+pub use streams::Cut;
+use streams::{Connection, Line};
 
 /// How often a gateway with something under way looks at what is due.
 const TICK_MS: u64 = 100;
@@ -223,6 +227,10 @@ pub struct Carriage {
     /// Whether it fails because what is stored cannot be read.
     pub is_unreadable: bool,
     pub reply: Handling,
+    /// On a stream: where it is cut.
+    pub cut: Cut,
+    /// On a stream: with which error the store refuses the command as a whole.
+    pub refusal: Option<usize>,
 }
 
 /// What the network does with one reply.
@@ -281,6 +289,8 @@ struct Worker {
     /// By the number of the stream, less one.
     requests: Vec<usize>,
     streams: HashMap<u32, Open>,
+    /// Its streams to the store, for small responses and for large ones, where it has any.
+    lines: Vec<Line>,
     /// When streams ended.
     ended_ms: HashMap<u32, u64>,
 }
@@ -329,6 +339,8 @@ enum Happening {
     AtUpstream { forward: usize },
     BodyEnds { worker: usize, stream: u32 },
     BodyOfResponse { worker: usize, stream: u32 },
+    BytesCome { connection: usize },
+    CommandComes { connection: usize },
     Executed { worker: usize, token: u32, forward: usize },
     Gone { request: usize, place: (usize, u32) },
     HangsUp { request: usize },
@@ -372,6 +384,14 @@ pub struct World {
     tries_left: Vec<u64>,
     pending_tries: usize,
     crossed: Option<(usize, u64, Reply)>,
+    connections: Vec<Connection>,
+    /// On streams: calls by the nonces of their tries, and by worker and number; those of them that have run, and those
+    /// that have failed by an error of the store's; and the reply that was crossed last.
+    sent: HashMap<Nonce, Rc<Batch>>,
+    sent_as: HashMap<(usize, u64), Rc<Batch>>,
+    ran: HashSet<(usize, u64)>,
+    failed: HashSet<(usize, u64)>,
+    exchanged: Option<Vec<u8>>,
     by_owner: HashMap<Owner, usize>,
     by_name: HashMap<Name, (u8, u8)>,
     /// Claims, by the nonces of their tries, that were answered that what is stored cannot be read: the call and the request.
@@ -395,8 +415,6 @@ pub struct World {
     /// Owners whose claim was granted and not withdrawn.
     granted: HashSet<Owner>,
     is_wild: bool,
-    /// How many calls may be sent in a callback of a stream.
-    room_in_streams: usize,
 }
 impl World {
     pub fn new(plan: Plan, is_wild: bool) -> World {
@@ -433,6 +451,12 @@ impl World {
             tries_left,
             pending_tries: 0,
             crossed: None,
+            connections: Vec::new(),
+            sent: HashMap::new(),
+            sent_as: HashMap::new(),
+            ran: HashSet::new(),
+            failed: HashSet::new(),
+            exchanged: None,
             by_owner: HashMap::new(),
             net: Random::of(plan.seed, 3),
             up: Random::of(plan.seed, 4),
@@ -446,7 +470,6 @@ impl World {
             is_bodiless,
             granted: HashSet::new(),
             is_wild,
-            room_in_streams: plan.limits.large_bytes.map_or(0, |_| usize::MAX),
             plan,
         };
         for node in 0..world.nodes.len() {
@@ -508,12 +531,18 @@ impl World {
     pub fn settling_ms(&self) -> u64 {
         let limits = self.plan.limits;
         let calls = 2 * u64::from(limits.attempts) * limits.timeout_ms + limits.breaker_open_ms + 20 * TICK_MS;
+        let calls = calls + self.reopens_ms();
         self.plan.leases_ms[0].max(self.plan.leases_ms[1]) + BACKOFF_MS + calls
     }
 
     /// How long after the last fault every call that it struck has failed, and no breaker is open any more.
     pub fn heals_ms(&self) -> u64 {
-        self.plan.limits.timeout_ms + self.plan.limits.breaker_open_ms + 5 * TICK_MS
+        self.plan.limits.timeout_ms + self.plan.limits.breaker_open_ms + 5 * TICK_MS + self.reopens_ms()
+    }
+
+    /// How long a stream that has fallen silent is kept, and the longest pause before the next.
+    fn reopens_ms(&self) -> u64 {
+        if self.plan.has_streams() { 4 * self.plan.limits.timeout_ms + 1_000 } else { 0 }
     }
 
     pub fn note(&mut self, line: String) {
@@ -554,6 +583,7 @@ impl World {
 
     fn happens(&mut self, happening: Happening) {
         let worker = match &happening {
+            Happening::BytesCome { connection } => Some(self.connections[*connection].worker),
             Happening::BodyEnds { worker, .. }
             | Happening::BodyOfResponse { worker, .. }
             | Happening::Executed { worker, .. }
@@ -581,6 +611,8 @@ impl World {
             Happening::AtUpstream { forward } => self.at_upstream(forward),
             Happening::BodyEnds { worker, stream } => self.body_ends(worker, stream),
             Happening::BodyOfResponse { worker, stream } => self.body_of_response(worker, stream),
+            Happening::BytesCome { connection } => self.bytes_come(connection),
+            Happening::CommandComes { connection } => self.command_comes(connection),
             Happening::Executed { worker, token, forward } => self.executed(worker, token, forward),
             Happening::Gone { request, place } => self.gone(request, place),
             Happening::HangsUp { request } => {
@@ -607,7 +639,10 @@ impl World {
             Happening::Strikes => self.strike(),
             Happening::Tick { worker } => self.tick(worker),
             Happening::Tries { client } => self.tries(client),
-            Happening::Wakes { worker } => self.call_root(worker, |worker, envoy| worker.on_wake(envoy)),
+            Happening::Wakes { worker } => {
+                self.lets_go(worker);
+                self.call_root(worker, |worker, envoy| worker.on_wake(envoy));
+            }
         }
     }
 
@@ -639,7 +674,7 @@ impl World {
                 let by = self.fate.between(100, 2 * lease) as i64;
                 self.store.jump(now, by);
             }
-            Fault::GatewayCrashes if self.plan.embedded.is_some() && self.fate.chance(700) => self.crash_worker(node),
+            Fault::GatewayCrashes if self.plan.may_lose_a_worker() && self.fate.chance(700) => self.crash_worker(node),
             Fault::GatewayCrashes => {
                 let down = self.fate.between(50, 2000);
                 self.crash(node, down);
@@ -653,8 +688,10 @@ impl World {
                 self.reload(node, policy);
             }
             Fault::StoreCrashes => {
-                self.store.crash(now + self.fate.between(50, 3 * lease));
+                let until = now + self.fate.between(50, 3 * lease);
+                self.crash_store(until);
             }
+            Fault::ScriptsForgotten => self.store.has_script = false,
             Fault::StoreRefuses => self.store.down_until = now + self.fate.between(50, 3 * lease),
             Fault::StoreFull => self.store.full_until = now + self.fate.between(100, 2000),
             Fault::StoreStops => self.store.stopped_until = now + self.fate.between(50, 2 * lease),
@@ -662,7 +699,8 @@ impl World {
             Fault::StoreLosesWrites => {
                 let since = now.saturating_sub(self.fate.between(1, 1000));
                 self.store.lose_writes_since(since, now);
-                self.store.crash(now + self.fate.between(50, lease));
+                let until = now + self.fate.between(50, lease);
+                self.crash_store(until);
             }
             Fault::StoreFailsOver => {
                 let since = now.saturating_sub(self.fate.between(1, 4000));

@@ -6,14 +6,33 @@ use std::rc::Rc;
 
 use envoy_idempotency::command::{Command, CommandKind, Failure, ReplyKind, StoreReply};
 use envoy_idempotency::record::RELEASED_KEPT;
-use envoy_idempotency::store::client::{Batch, Reply};
+use envoy_idempotency::store::client::{Batch, Heard, Nonce, Reply};
 
-use super::{Carriage, Flight, Handling, Happening, World};
+use super::{Carriage, Cut, Flight, Handling, Happening, World};
 use crate::plan::{Fault, TOO_LARGE};
 
 impl World {
     pub(super) fn departs(&mut self, worker: usize, batch: Batch) {
         let carriage = self.carriage();
+        self.notes(worker, &batch);
+        let is_doubled = carriage.again_after_ms;
+        let epoch = self.store.epoch;
+        let flight = Rc::new(Flight { worker, batch, carriage, epoch });
+        if let Some(later) = is_doubled {
+            self.after(later, Happening::AtStore { flight: Rc::clone(&flight), again: true });
+        }
+        if carriage.is_lost {
+            return self.say(|_| "       the call is lost".to_owned());
+        }
+        if carriage.is_refused {
+            let reply = Reply::Failed(Failure::Transport);
+            return self.after(1, Happening::Replied { worker, batch: flight.batch.id, reply, epoch });
+        }
+        self.after(carriage.there_ms, Happening::AtStore { flight, again: false });
+    }
+
+    /// Notes what a call asks that a gateway makes.
+    pub(super) fn notes(&mut self, worker: usize, batch: &Batch) {
         self.coverage.calls += 1;
         for (_, call) in &batch.tries {
             // Who waits asks under owners of its own, but not first.
@@ -31,20 +50,6 @@ impl World {
                 self.say(|_| line);
             }
         }
-        let is_doubled = carriage.again_after_ms;
-        let epoch = self.store.epoch;
-        let flight = Rc::new(Flight { worker, batch, carriage, epoch });
-        if let Some(later) = is_doubled {
-            self.after(later, Happening::AtStore { flight: Rc::clone(&flight), again: true });
-        }
-        if carriage.is_lost {
-            return self.say(|_| "       the call is lost".to_owned());
-        }
-        if carriage.is_refused {
-            let reply = Reply::Failed(Failure::Transport);
-            return self.after(1, Happening::Replied { worker, batch: flight.batch.id, reply, epoch });
-        }
-        self.after(carriage.there_ms, Happening::AtStore { flight, again: false });
     }
 
     pub(super) fn carriage(&mut self) -> Carriage {
@@ -81,6 +86,19 @@ impl World {
                 carriage.reply = handling;
             }
         }
+        let cuts = [
+            (Fault::StreamCutBefore, Cut::Before),
+            (Fault::StreamCutInside, Cut::Inside),
+            (Fault::StreamCutAfter, Cut::After),
+        ];
+        for (fault, cut) in cuts {
+            if self.plan.has_streams() && self.strikes(fault, permille / 2) {
+                carriage.cut = cut;
+            }
+        }
+        if self.plan.has_streams() && self.strikes(Fault::CommandRefused, permille) {
+            carriage.refusal = Some(self.net.between(0, 3) as usize);
+        }
         carriage
     }
 
@@ -93,38 +111,7 @@ impl World {
             let reply = Reply::Failed(Failure::Transport);
             return self.after(1, Happening::Replied { worker, batch, reply, epoch });
         }
-        let asker_ms = self.clock(worker);
-        let mut answers = Vec::new();
-        let claims = flight.batch.tries.iter().any(|(_, call)| matches!(call.kind, CommandKind::Claim { .. }));
-        if claims && self.strikes(Fault::GatewayPauses, self.plan.strikes) {
-            let (node, lease) = (self.workers[worker].node, self.plan.leases_ms[1]);
-            let pause = self.fate.between(lease / 2, 3 * lease);
-            self.pause(node, pause);
-        }
-        for (place, (nonce, call)) in flight.batch.tries.iter().enumerate() {
-            let fails = flight.carriage.fails && !again && place == 0;
-            let reply = match fails {
-                // Some failures say that something is stored.
-                true if nonce.0[0] % 2 == 1 || flight.carriage.is_unreadable => StoreReply::Failed(Failure::Corrupt),
-                true => StoreReply::Failed(Failure::Full),
-                false => self.store.apply(call, self.now, asker_ms),
-            };
-            self.coverage.reply(&call.kind, &reply);
-            if matches!(reply, StoreReply::Granted { .. }) && self.may_be_orphaned(call, again) {
-                self.orphans.extend(self.by_name.get(&call.name));
-            }
-            self.may_come_late(call, &reply);
-            if self.transcript.is_some() {
-                let label = self.whose(call);
-                let again = if again { " (a duplicate)" } else { "" };
-                let line = format!("  store  {} ({label}){again}", told(&reply));
-                self.say(|_| line);
-            }
-            if reply == StoreReply::Failed(Failure::Corrupt) && call.kind.reply_kind() == ReplyKind::Claim {
-                self.unreadable.extend(self.by_owner.get(&call.owner).map(|request| (*nonce, (batch, *request))));
-            }
-            answers.push((*nonce, reply));
-        }
+        let answers = self.runs(worker, &flight.batch, flight.carriage, again);
         if again {
             return;
         }
@@ -163,6 +150,49 @@ impl World {
         self.after(back, Happening::Replied { worker, batch, reply, epoch });
     }
 
+    /// The store carries a call out.
+    pub(super) fn runs(
+        &mut self,
+        worker: usize,
+        batch: &Batch,
+        carriage: Carriage,
+        again: bool,
+    ) -> Vec<(Nonce, StoreReply)> {
+        let asker_ms = self.clock(worker);
+        let mut answers = Vec::new();
+        let claims = batch.tries.iter().any(|(_, call)| matches!(call.kind, CommandKind::Claim { .. }));
+        if claims && self.strikes(Fault::GatewayPauses, self.plan.strikes) {
+            let (node, lease) = (self.workers[worker].node, self.plan.leases_ms[1]);
+            let pause = self.fate.between(lease / 2, 3 * lease);
+            self.pause(node, pause);
+        }
+        for (place, (nonce, call)) in batch.tries.iter().enumerate() {
+            let fails = carriage.fails && !again && place == 0;
+            let reply = match fails {
+                // Some failures say that something is stored.
+                true if nonce.0[0] % 2 == 1 || carriage.is_unreadable => StoreReply::Failed(Failure::Corrupt),
+                true => StoreReply::Failed(Failure::Full),
+                false => self.store.apply(call, self.now, asker_ms),
+            };
+            self.coverage.reply(&call.kind, &reply);
+            if matches!(reply, StoreReply::Granted { .. }) && self.may_be_orphaned(call, again) {
+                self.orphans.extend(self.by_name.get(&call.name));
+            }
+            self.may_come_late(call, &reply);
+            if self.transcript.is_some() {
+                let label = self.whose(call);
+                let again = if again { " (a duplicate)" } else { "" };
+                let line = format!("  store  {} ({label}){again}", told(&reply));
+                self.say(|_| line);
+            }
+            if reply == StoreReply::Failed(Failure::Corrupt) && call.kind.reply_kind() == ReplyKind::Claim {
+                self.unreadable.extend(self.by_owner.get(&call.owner).map(|request| (*nonce, (batch.id, *request))));
+            }
+            answers.push((*nonce, reply));
+        }
+        answers
+    }
+
     /// Notes a withdrawal that comes after another claim has taken over: what the withdrawn claim left stays.
     pub(super) fn may_come_late(&mut self, call: &Command, reply: &StoreReply) {
         match (&call.kind, reply) {
@@ -188,22 +218,29 @@ impl World {
     }
 
     pub(super) fn replied(&mut self, worker: usize, batch: u64, reply: Reply) {
-        if let Reply::Failed(failure) = &reply {
-            let line = format!("       the call fails: {}", failure.as_str());
-            self.say(|_| line);
+        self.heard(worker, Heard { replies: vec![(batch, reply)], lost: None });
+    }
+
+    /// A worker hears what became of calls.
+    pub(super) fn heard(&mut self, worker: usize, heard: Heard) {
+        for (_, reply) in &heard.replies {
+            if let Reply::Failed(failure) = reply {
+                let line = format!("       the call fails: {}", failure.as_str());
+                self.say(|_| line);
+            }
         }
-        let unreadable: Vec<usize> = match &reply {
-            Reply::Answers(answers) => {
+        let mut unreadable: Vec<usize> = Vec::new();
+        for (batch, reply) in &heard.replies {
+            if let Reply::Answers(answers) = reply {
                 let told = answers.iter().filter_map(|(nonce, _)| self.unreadable.get(nonce));
                 // An answer to another call counts for nothing.
-                told.filter(|(asked, _)| *asked == batch).map(|(_, request)| *request).collect()
+                unreadable.extend(told.filter(|(asked, _)| asked == batch).map(|(_, request)| *request));
             }
-            Reply::Failed(_) => Vec::new(),
-        };
+        }
         let awaiting =
             |world: &World| unreadable.iter().filter(|request| world.requests[**request].forward.is_none()).count();
         let before = awaiting(self);
-        self.call_root(worker, |worker, envoy| worker.on_store_reply(envoy, batch, reply));
+        self.call_root(worker, |worker, envoy| worker.on_store_heard(envoy, heard));
         if awaiting(self) != before {
             self.broken_bounds.push("I5: a request ran although something that cannot be read is stored".to_owned());
         }

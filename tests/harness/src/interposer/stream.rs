@@ -117,6 +117,8 @@ async fn answer(
                 from.next().await?;
                 to.write_all(&reply).await?;
             }
+            Fault::Doubled => to.write_all(&reply.repeat(2)).await?,
+            Fault::LeftOut => {}
             Fault::Late(_) | Fault::Pass => to.write_all(&reply).await?,
         }
     }
