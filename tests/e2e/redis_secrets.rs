@@ -4,7 +4,7 @@
 //! It does not know how names and records are made.
 
 use harness::ledger::base64;
-use harness::{PATIENCE, Redis, SharedWorld, wait_until};
+use harness::{PATIENCE, Redis, SharedWorld, wait_for, wait_until};
 use serde_json::{Value, json};
 
 use crate::check::{executed, refused, replays};
@@ -128,9 +128,13 @@ fn a_key_that_stands_elsewhere_can_be_read_nowhere_but_where_envoy_logs_paths() 
         executed(&first, 1);
         replays(&pay.clone().to(world.other()).send(), &first);
     }
-    let places = readable(&world);
+    // Envoy writes its access log by and by.
+    let places = wait_for("the path is in the access log", PATIENCE, || {
+        Some(readable(&world)).filter(|places| !found(KEY, places).is_empty())
+    });
+    let places = places.unwrap();
     let found = found(KEY, &places);
-    assert!(!found.is_empty() && found.iter().all(|place| place == "the access log"), "{found:?}");
+    assert!(found.iter().all(|place| place == "the access log"), "{found:?}");
     for (_, log) in places.iter().filter(|(place, _)| place == "the access log") {
         let log = String::from_utf8_lossy(log);
         let lines: Vec<_> = log.lines().filter(|line| line.contains(KEY)).collect();
