@@ -55,7 +55,7 @@ test: ready $(ENVOY_BIN) ## Runs every test, those on real Envoy too, and fuzzes
 	cargo test --locked --workspace $(SERVED:%=--test %)
 	DIALECT=webdis cargo test --locked --test e2e -- $(SHARED) --skip redis_streams
 	DIALECT=webdis cargo test --locked --package chaos --test short
-	@if $(HAS_NIGHTLY) && command -v c++ >/dev/null; then $(MAKE) --no-print-directory fuzz SECONDS=20 SEED=1; \
+	@if $(HAS_NIGHTLY) && command -v c++ >/dev/null; then $(MAKE) --no-print-directory fuzz SECONDS=10 SEED=1; \
 	else echo "Nothing was fuzzed: that wants Rust's nightly toolchain and a C++ compiler."; fi
 
 test-all: test ## Everything of `make test`, real clients, and the tests on real Envoy once more on SECOND (1.36.4).
