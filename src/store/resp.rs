@@ -1,6 +1,6 @@
 //! The wire of Redis itself (RESP2): commands out, replies in, as they come.
 //!
-//! Its one rule: bytes that are no reply to a command of ours are told at once, and never skipped.
+//! Its one rule: the reader refuses bytes that are no reply to a command of ours, and skips none.
 //! It does not know which command a reply belongs to.
 
 use crate::command::{Failure, RedisError};

@@ -42,7 +42,8 @@ fn follow_the_loop(request: &Request) -> End {
             }
             Ok(answer) => return End::Answer(answer),
         }
-        thread::sleep(pause.max(waits.unwrap_or_default()));
+        let (began, pause) = (Instant::now(), pause.max(waits.unwrap_or_default()));
+        wait_until("the client's pause is over", PATIENCE, || began.elapsed() >= pause);
     }
     End::GivenUp
 }
