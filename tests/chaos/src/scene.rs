@@ -331,7 +331,7 @@ impl<'a> Scene<'a> {
 
     /// Redis wants a replica that hears it, and there is none.
     pub fn miss_replica(&mut self) {
-        self.world.replica().ask(&["REPLICAOF", "NO", "ONE"]);
+        self.world.cut_off();
         self.config("min-replicas-to-write", "1");
         self.last(BRIEFLY);
         self.config("min-replicas-to-write", "0");
@@ -342,10 +342,11 @@ impl<'a> Scene<'a> {
     pub fn fail_over_with_lag(&mut self) {
         let since_us = now_us();
         self.world.catch_up();
-        self.world.replica().ask(&["REPLICAOF", "NO", "ONE"]);
+        self.world.cut_off();
         self.last(BRIEFLY);
         let from_us = now_us();
         self.world.primary().kill();
+        self.world.replica().ask(&["REPLICAOF", "NO", "ONE"]);
         self.world.primary = 1 - self.world.primary;
         self.world.turn_to_primary();
         self.lose(from_us, Lost::Since(since_us));

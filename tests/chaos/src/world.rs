@@ -95,6 +95,14 @@ impl World {
         });
     }
 
+    /// Has the replica hear nothing from the primary, and stay one that takes no writes.
+    ///
+    /// A gateway may have a connection to it from when it was the primary. Were it made one again beside the other, what
+    /// it took would be lost as in any split brain.
+    pub fn cut_off(&self) {
+        self.replica().ask(&["REPLICAOF", "127.0.0.1", NO_REDIS]);
+    }
+
     /// Returns when the replica has all that the primary had written until now.
     ///
     /// A link that is up may still have to bring what was written while the replica read the primary's data set.
@@ -216,3 +224,6 @@ fn protocol(mut options: Value) -> Value {
     options["@type"] = json!(format!("type.googleapis.com/{name}"));
     json!({ name: options })
 }
+
+/// A port that no Redis listens on.
+const NO_REDIS: &str = "1";
