@@ -106,6 +106,10 @@ pub enum Count {
     StoreOperation,
     /// Requests that another hop has claimed in the same store.
     SecondHop,
+    /// Turns that another began before they were over, because the lease of the lock had ended.
+    LockLost,
+    /// Requests that have waited for the lock of their resource.
+    LockWaited,
     /// Executions whose outcome was stored.
     Stored,
     /// Requests that run inline because what is in them cannot be sent by the gateway itself.
@@ -145,6 +149,8 @@ impl Count {
         let bypasses = [Bypass::Connect, Bypass::Grpc, Bypass::Upgrade];
         let plain = [
             Count::Executed,
+            Count::LockLost,
+            Count::LockWaited,
             Count::OutcomeUnread,
             Count::Released,
             Count::Replayed,
@@ -173,6 +179,8 @@ impl Count {
             Count::Bypassed(Bypass::Said(reason)) => format!("bypassed_{}", reason.as_str().replace('-', "_")),
             Count::Bypassed(Bypass::Upgrade) => "bypassed_upgrade".to_owned(),
             Count::Executed => "executed".to_owned(),
+            Count::LockLost => "lock_lost".to_owned(),
+            Count::LockWaited => "lock_waits".to_owned(),
             Count::OutcomeUnread => "outcome_unread".to_owned(),
             Count::Refused(slug) => format!("refused_{}", slug.as_str().replace('-', "_")),
             Count::Released => "released".to_owned(),
@@ -205,6 +213,8 @@ pub enum LogEvent {
     InternalRedirect(Name),
     /// The lease ended before the upstream did, and another owner took the name.
     LeaseLost(Name),
+    /// The lease of a lock ended while a request ran under it, and another has taken it.
+    LockLost(Name),
     /// No request of this rule has shown a caller so far.
     NoCaller {
         /// The rule.
@@ -255,6 +265,12 @@ impl fmt::Display for LogEvent {
                 f,
                 "operation {} met an internal redirect, which this filter does not support: its outcome is unknown; \
                  take the redirect off the route or the route out of the rules",
+                name.short()
+            ),
+            LogEvent::LockLost(name) => write!(
+                f,
+                "operation {} ran longer than the lease of its resource's lock, and another has taken that: only \
+                 Idempotency-Fence tells the service which of the two came first",
                 name.short()
             ),
             LogEvent::LeaseLost(name) => {

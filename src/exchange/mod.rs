@@ -61,13 +61,16 @@ mod lookup;
 
 mod execution;
 
+mod departure;
+
 mod claim;
 
 mod admission;
 
 use admission::{Body, Head};
 use answered::Answered;
-use claim::{AwaitClaim, Renewal, Waiting};
+use claim::{AwaitClaim, Waiting};
+use departure::{AwaitLock, Renewal};
 use execution::{AwaitResponse, ResponseBody, Shielded};
 use lookup::LookUp;
 use settlement::{Save, Unprotected};
@@ -122,6 +125,7 @@ enum State {
     Claim(AwaitClaim),
     Waiting(Waiting),
     Renewal(Renewal),
+    Lock(AwaitLock),
     Response(AwaitResponse),
     Shielded(Shielded),
     ResponseBody(ResponseBody),
@@ -186,6 +190,7 @@ impl Exchange {
             State::Claim(state) => state.on(&cx, kind),
             State::Waiting(state) => state.on(&cx, kind),
             State::Renewal(state) => state.on(&cx, kind),
+            State::Lock(state) => state.on(&cx, kind),
             State::Response(state) => state.on(&cx, kind),
             State::Shielded(state) => state.on(&cx, kind),
             State::ResponseBody(state) => state.on(&cx, kind),
@@ -259,6 +264,7 @@ impl Exchange {
             State::Claim(_) => "claim",
             State::Waiting(_) => "waiting",
             State::Renewal(_) => "renewal",
+            State::Lock(_) => "lock",
             State::Response(_) => "response",
             State::Shielded(_) => "shielded",
             State::ResponseBody(_) => "response-body",
@@ -279,12 +285,21 @@ impl Exchange {
         self.runs().is_some()
     }
 
-    /// The operation whose end it waits for.
+    /// The operation whose end it waits for, or the lock.
     pub fn waits_for(&self) -> Option<&Name> {
         match &self.state {
             State::Waiting(Waiting { claim, .. }) | State::Claim(AwaitClaim { claim, waiter: Some(_) }) => {
                 Some(&claim.request.name)
             }
+            State::Lock(lock) if lock.has_waited => lock.name(),
+            _ => None,
+        }
+    }
+
+    /// The lock whose turn it awaits.
+    pub fn awaits_lock(&self) -> Option<&Name> {
+        match &self.state {
+            State::Lock(lock) => lock.name(),
             _ => None,
         }
     }
@@ -294,8 +309,8 @@ impl Exchange {
         match &self.state {
             State::Response(AwaitResponse { execution })
             | State::Shielded(Shielded { execution, .. })
-            | State::ResponseBody(ResponseBody { execution, .. })
-            | State::Save(Save { execution, .. }) => Some(&execution.request.name),
+            | State::ResponseBody(ResponseBody { execution, .. }) => Some(&execution.request.name),
+            State::Save(save) if !save.is_settled() => Some(&save.execution.request.name),
             _ => None,
         }
     }

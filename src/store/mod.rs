@@ -5,6 +5,8 @@
 
 pub mod model;
 
+pub mod locks;
+
 pub mod local;
 
 mod call;

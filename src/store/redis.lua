@@ -5,7 +5,7 @@
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
-local FORMAT, KIND, KEPT, BODIES_MAX, LARGE = 2, 0, 8, 4194304, 65536
+local FORMAT, KIND, LOCK, KEPT, BODIES_MAX, LARGE = 2, 0, 1, 8, 4194304, 65536
 local OPEN, RUNNING, UNKNOWN, COMPLETED = 0, 1, 2, 3
 local op, record, bodies
 
@@ -230,9 +230,65 @@ function operations.u() -- mark unknown
   return settle(r, UNKNOWN, expires(r, r.till))
 end
 
+-- Locks, under names of their own. One that nobody holds has no end of a lease.
+local locks, lock = {}, nil
+
+local function parse_lock(data)
+  local l, format, kind, at = {}, nil, nil, nil
+  format, kind, at = struct.unpack('BB', data)
+  check(format == FORMAT and kind == LOCK)
+  l.owner, l.till, l.fence, l.expires, at = struct.unpack('<c16I8I8I8', data, at)
+  check(at == #data + 1)
+  return l
+end
+
+local function keep(l)
+  local data = struct.pack('<BBc16I8I8I8', FORMAT, LOCK, l.owner, l.till, l.fence, l.expires)
+  call('SET', op.record, data, 'PXAT', string.format('%.0f', l.expires))
+end
+
+local function keep_own(till, fence)
+  local expires = math.max(now + 2 * op.lease, lock and lock.expires or 0)
+  keep({ owner = op.owner, till = till, fence = fence, expires = expires })
+end
+
+local function hold(fence)
+  keep_own(now + op.lease, fence)
+  return 'K' .. struct.pack('<I8', fence)
+end
+
+function locks.k() -- lock
+  if not lock then return hold(now) end
+  if lock.owner == op.owner then return lock.till > 0 and hold(lock.fence) or 'L' end
+  if now < lock.till then return 'B' .. struct.pack('<I8', lock.till - now) end
+  return hold(math.max(lock.fence + 1, now))
+end
+
+function locks.r() -- renew lock
+  local fence = struct.unpack('<I8', op.response)
+  if lock and not (lock.owner == op.owner and lock.till > 0 and lock.fence == fence) then return 'L' end
+  return hold(fence)
+end
+
+function locks.o() -- unlock
+  if lock and lock.owner ~= op.owner then return 'L' end
+  if not lock then
+    keep_own(0, #op.response > 0 and struct.unpack('<I8', op.response) or 0)
+  else
+    lock.till = 0
+    keep(lock)
+  end
+  return 'O'
+end
+
 local function apply()
   if op.deadline > 0 and op.deadline <= now then return 'L' end
   local data = call('GET', op.record)
+  if locks[op.kind] then
+    lock = data and parse_lock(data) or nil
+    if lock and lock.expires <= now then lock = nil end
+    return locks[op.kind]()
+  end
   record = data and parse(data) or nil
   if record and forgotten(record) <= now then record = nil end
   return operations[op.kind]()

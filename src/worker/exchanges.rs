@@ -16,6 +16,7 @@ use crate::store::client::{Batch, Client, Completion, Heard, Lane, Nonce};
 use crate::store::local::SharedMap;
 use crate::store::{Store, Submission};
 use crate::worker::host::Side;
+use crate::worker::turns::Turns;
 
 /// One thing to do, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,7 +74,9 @@ pub struct Exchanges<C> {
     load: Load,
     /// The duplicates that wait, by the operation that they wait for.
     waiters: HashMap<Name, BTreeSet<u32>>,
-    /// Whether a duplicate was woken by the end of what it waited for, since the last tick.
+    /// Those that wait for the lock of a resource.
+    turns: Turns,
+    /// Whether one was woken by the end of what it waited for, since the last tick.
     has_woken: bool,
     /// By rule, whether its requests show callers.
     callers: HashMap<String, Callers>,
@@ -143,6 +146,7 @@ impl<C: SharedMap> Exchanges<C> {
             store,
             load: Load::default(),
             waiters: HashMap::new(),
+            turns: Turns::default(),
             has_woken: false,
             callers: HashMap::new(),
         }
@@ -165,6 +169,7 @@ impl<C: SharedMap> Exchanges<C> {
         let Some(mut entry) = self.exchanges.remove(&id) else { return acts };
         let before = entry.load();
         let (ran, waited_for) = (entry.exchange.runs().copied(), entry.exchange.waits_for().copied());
+        let mut lock = entry.exchange.awaits_lock().copied();
         entry.closed |= matches!(event, Event { kind: EventKind::Closed { .. }, .. });
         if matches!(event, Event { kind: EventKind::ResponseHeaders { .. }, .. }) {
             entry.side = Side::Response;
@@ -180,11 +185,8 @@ impl<C: SharedMap> Exchanges<C> {
             acts.extend(step.caller.and_then(|seen| self.note_caller(entry.exchange.rule(), seen, now_ms)));
             for command in obey(id, &mut entry, step, &mut acts) {
                 let (asked, name) = (command.kind.reply_kind(), command.name);
-                let (reply, remembered) = match self.store.ask(id, command, now_ms) {
-                    Submission::Remembered(reply) => (Some(reply), true),
-                    Submission::Answered(reply) => (Some(reply), false),
-                    Submission::Waiting => (None, false),
-                };
+                lock = lock.or((asked == ReplyKind::Lock).then_some(name));
+                let (reply, remembered) = self.ask(id, command, now_ms);
                 if !remembered {
                     acts.push(Act::Count { count: Count::StoreOperation, observed });
                 }
@@ -194,6 +196,9 @@ impl<C: SharedMap> Exchanges<C> {
         }
         self.load = self.load.with(entry.load()).without(before);
         self.note_waiter(id, waited_for, entry.exchange.waits_for().copied());
+        if let Some(name) = lock.filter(|_| entry.exchange.awaits_lock().is_none()) {
+            self.turns.leave(id, &name);
+        }
         if entry.exchange.runs().is_none() {
             ran.into_iter().for_each(|name| self.wake_waiters(&name, now_ms));
         }
@@ -201,6 +206,31 @@ impl<C: SharedMap> Exchanges<C> {
             self.exchanges.insert(id, entry);
         }
         acts
+    }
+
+    /// Hands one command of an exchange to the store, or answers it from what this worker knows; tells which.
+    fn ask(&mut self, id: u32, command: Command, now_ms: u64) -> (Option<StoreReply>, bool) {
+        if !self.turns.may_ask(id, &command, now_ms) {
+            return (Some(StoreReply::Busy { wait_ms: 0 }), true);
+        }
+        let of_lock = command.is_of_lock().then(|| command.clone());
+        match self.store.ask(id, command, now_ms) {
+            Submission::Remembered(reply) => (Some(reply), true),
+            Submission::Answered(reply) => {
+                of_lock.iter().for_each(|command| self.hear_of_lock(command, &reply, now_ms));
+                (Some(reply), false)
+            }
+            Submission::Waiting => (None, false),
+        }
+    }
+
+    /// Has the next that waits for a lock ask at once, where another's turn is over.
+    fn hear_of_lock(&mut self, command: &Command, reply: &StoreReply, now_ms: u64) {
+        let next = self.turns.heard(command, reply, now_ms);
+        if let Some(entry) = next.and_then(|next| self.exchanges.get_mut(&next)) {
+            entry.wake_ms = Some(now_ms);
+            self.has_woken = true;
+        }
     }
 
     /// The next call to the store to send on this lane, if one may be sent and anything waits.
@@ -287,6 +317,7 @@ impl<C: SharedMap> Exchanges<C> {
     fn tell(&mut self, told: Vec<Completion>, now_ms: u64) -> Vec<Act> {
         let mut acts = Vec::new();
         for told in told {
+            self.hear_of_lock(&told.command, &told.reply, now_ms);
             let Some(exchange) = told.exchange else { continue };
             let kind = self.answer(&told.command.name, told.asked(), told.reply);
             acts.extend(self.feed(exchange, Event { clock: &Clock::at(now_ms), kind }));
@@ -295,7 +326,7 @@ impl<C: SharedMap> Exchanges<C> {
     }
 
     fn answer(&self, name: &Name, asked: ReplyKind, reply: StoreReply) -> EventKind<'static> {
-        let may_wait = matches!(reply, StoreReply::InFlight { .. })
+        let may_wait = matches!(reply, StoreReply::Busy { .. } | StoreReply::InFlight { .. })
             && self.load.waiting < WAITING_MAX
             && self.waiters.get(name).map_or(0, BTreeSet::len) < WAITING_FOR_ONE_MAX;
         EventKind::StoreReplied { asked, reply, may_wait }

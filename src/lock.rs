@@ -1,0 +1,51 @@
+//! What a store remembers of the lock of one resource, and the versioned wire form of it.
+//!
+//! Its one rule: a lock is a record of a kind of its own, so that neither kind is ever read as the other.
+//! It does not know how a lock is taken: that is `store/locks.rs`.
+
+use crate::record::{Corrupt, FORMAT, Input, Owner};
+
+/// One lock as its store knows it. Times are milliseconds on the store's own clock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lock {
+    /// Who holds it, or let go of it last.
+    pub owner: Owner,
+    /// When its lease ends; none where nobody holds it.
+    pub lease_end_ms: Option<u64>,
+    /// Larger with every holder.
+    pub fence: u64,
+    /// When it is forgotten.
+    pub expires_ms: u64,
+}
+
+/// The kind of a record, its second byte: that of a lock.
+pub const LOCK: u8 = 1;
+
+impl Lock {
+    /// The wire form: version, kind, owner, end of the lease (0 where nobody holds it), fence, expiry.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(42);
+        out.extend([FORMAT, LOCK]);
+        out.extend(self.owner.0);
+        for number in [self.lease_end_ms.unwrap_or(0), self.fence, self.expires_ms] {
+            out.extend(number.to_le_bytes());
+        }
+        out
+    }
+
+    /// Reads the wire form.
+    ///
+    /// # Errors
+    /// The bytes are not exactly one lock of a known version.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Corrupt> {
+        let mut input = Input(bytes);
+        if input.array()? != [FORMAT, LOCK] {
+            return Err(Corrupt);
+        }
+        let owner = Owner(input.array()?);
+        let lease_end_ms = Some(u64::from_le_bytes(input.array()?)).filter(|end_ms| *end_ms != 0);
+        let (fence, expires_ms) = (u64::from_le_bytes(input.array()?), u64::from_le_bytes(input.array()?));
+        input.end()?;
+        Ok(Lock { owner, lease_end_ms, fence, expires_ms })
+    }
+}
