@@ -718,6 +718,7 @@ struct Inside {
     cells: RefCell<HashMap<Vec<u8>, Versioned>>,
     version: Cell<u32>,
     accesses: Cell<u64>,
+    wall_ms: Cell<u64>,
     meddler: RefCell<Option<Meddler>>,
 }
 
@@ -736,6 +737,11 @@ enum Fault {
 const SEAL: usize = 4;
 
 impl Host {
+    /// Sets the clock on the wall.
+    pub fn set_wall_ms(&self, wall_ms: u64) {
+        self.0.wall_ms.set(wall_ms);
+    }
+
     pub fn open(&self, max_bytes: u64) -> Table<Host> {
         Table::open(self.clone(), b"plugin", max_bytes, 0x9e37_79b9_7f4a_7c15).unwrap_or_else(|_| panic!("opens"))
     }
@@ -792,6 +798,10 @@ impl Host {
 }
 
 impl SharedMap for Host {
+    fn wall_ms(&self) -> u64 {
+        self.0.wall_ms.get()
+    }
+
     fn get(&self, key: &[u8]) -> Result<Option<(Vec<u8>, u32)>, Failure> {
         match self.access() {
             Some(Fault::Refused) => Err(Failure::Host),

@@ -1017,6 +1017,10 @@ impl Host for Recorder {
 struct NoSharedMap;
 
 impl SharedMap for NoSharedMap {
+    fn wall_ms(&self) -> u64 {
+        0
+    }
+
     fn get(&self, _key: &[u8]) -> Result<Option<(Vec<u8>, u32)>, Failure> {
         Err(Failure::Host)
     }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 #[cfg(feature = "mutants")]
 use envoy_idempotency::command::ReplyKind;
-use envoy_idempotency::command::{CommandKind, StoreReply};
+use envoy_idempotency::command::{CommandKind, LockCommand, StoreReply};
 #[cfg(feature = "mutants")]
 use envoy_idempotency::event::{Event, EventKind, Executed};
 use envoy_idempotency::step::Count;
@@ -63,6 +63,9 @@ impl Coverage {
             CommandKind::Claim { .. } => "claim",
             CommandKind::Complete { .. } => "complete",
             CommandKind::Inspect => "look",
+            CommandKind::Lock(LockCommand::Lock) => "lock",
+            CommandKind::Lock(LockCommand::Renew { .. }) => "renew lock",
+            CommandKind::Lock(LockCommand::Unlock { .. }) => "unlock",
             CommandKind::MarkUnknown => "mark unknown",
             CommandKind::Poll { .. } => "poll",
             CommandKind::Release { .. } => "release",
@@ -232,6 +235,11 @@ fn meets(state: &'static str, event: &Event<'_>) {
         Event { kind: EventKind::ResponseBody { .. }, .. } => ("response body", ""),
         Event { kind: EventKind::ResponseHeaders { .. }, .. } => ("response head", ""),
         Event { kind: EventKind::StoreReplied { asked: ReplyKind::Claim, reply, .. }, .. } => ("claim", told(reply)),
+        Event { kind: EventKind::StoreReplied { asked: ReplyKind::Lock, reply, .. }, .. } => ("lock", told(reply)),
+        Event { kind: EventKind::StoreReplied { asked: ReplyKind::RenewLock, reply, .. }, .. } => {
+            ("renew lock", told(reply))
+        }
+        Event { kind: EventKind::StoreReplied { asked: ReplyKind::Unlock, reply, .. }, .. } => ("unlock", told(reply)),
         Event { kind: EventKind::StoreReplied { asked: ReplyKind::Mark, reply, .. }, .. } => ("mark", told(reply)),
         Event { kind: EventKind::StoreReplied { asked: ReplyKind::Renew, reply, .. }, .. } => ("renew", told(reply)),
         Event { kind: EventKind::StoreReplied { asked: ReplyKind::Inspect, reply, .. }, .. } => ("look", told(reply)),
@@ -244,6 +252,7 @@ fn meets(state: &'static str, event: &Event<'_>) {
 
 fn told(reply: &StoreReply) -> &'static str {
     match reply {
+        StoreReply::Busy { .. } => "busy",
         StoreReply::Completed { .. } => "completed",
         StoreReply::Deferred => "deferred",
         StoreReply::Dropped => "dropped",
@@ -252,6 +261,7 @@ fn told(reply: &StoreReply) -> &'static str {
         StoreReply::Granted { doubt: true, .. } => "granted in doubt",
         StoreReply::Granted { .. } => "granted",
         StoreReply::InFlight { .. } => "in flight",
+        StoreReply::Locked { .. } => "locked",
         StoreReply::Lost => "lost",
         StoreReply::Mismatch => "mismatch",
         StoreReply::Renewed { .. } => "renewed",
