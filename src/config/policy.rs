@@ -88,7 +88,7 @@ impl Policy {
                 fingerprint: fields.nested("fingerprint", FingerprintPolicy::read)?,
                 on_mismatch: fields.choice("on_mismatch")?,
                 on_in_flight: fields.nested("on_in_flight", OnInFlight::read)?,
-                serialize: fields.read("serialize", None, Serialize::read)?,
+                serialize: fields.read("serialize", None, |at, value| Serialize::read(at, value).map(Some))?,
                 on_completed: fields.choice("on_completed")?,
                 on_unknown: fields.choice("on_unknown")?,
                 on_store_failure: fields.read("on_store_failure", OnStoreFailure::Reject, OnStoreFailure::read)?,

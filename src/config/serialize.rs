@@ -24,20 +24,12 @@ pub struct Serialize {
 }
 
 impl Serialize {
-    pub(super) fn read(at: &Place<'_>, value: &Value) -> Read<Option<Self>> {
-        if value.is_null() {
-            return Ok(None);
-        }
+    pub(super) fn read(at: &Place<'_>, value: &Value) -> Read<Self> {
         at.object(value, |fields| {
             let name = fields.read("name", None, |at, value| plain(at, value).map(Some))?;
-            let sources = fields.read("sources", None, |at, value| at.filled_list(value, source).map(Some))?;
+            let sources = fields.required("sources", |at, value| at.filled_list(value, source))?;
             let max_wait_ms = fields.whole("max_wait_ms", 10_000, 100..=600_000)?;
-            match sources {
-                Some(sources) => Ok(Some(Serialize { name, sources, max_wait_ms })),
-                // A patch may change one part of what stands in the document's own policy.
-                None if at.is_patch() => Ok(None),
-                None => Err(at.error("must have sources")),
-            }
+            Ok(Serialize { name, sources, max_wait_ms })
         })
     }
 

@@ -7,7 +7,8 @@
 //! # Theory of operation
 //!
 //! A request is hashed while the host holds it back. At its end the name is claimed. A request whose claim is granted is
-//! let through under an attempt number; every other is answered from what the store knows. While the upstream works the
+//! let through under an attempt number, and where the rule says so under the lock of its resource, for which it waits;
+//! every other is answered from what the store knows. While the upstream works the
 //! claim is renewed. What comes back decides the fate of the key: a response that is worth keeping is held until the
 //! store has it, any other goes on once the store has heard of it. A stream that ends in any other way is settled when it
 //! is closed, from the host's account of how it ended.
@@ -23,14 +24,16 @@
 //! - `look-up`: request body → =, answered · look reply → answered · response head → done · closed → done
 //! - `body`: request body → =, claim, unprotected, answered · response head → answered, done · closed → done ·
 //!   unable → unprotected, answered
-//! - `claim`: claim reply → waiting, renewal, response, shielded, unprotected, answered, save, done ·
+//! - `claim`: claim reply → waiting, renewal, lock, response, shielded, unprotected, answered, save, done ·
 //!   response head → save · closed → save
 //! - `waiting`: response head → done · tick → claim, done · closed → done
-//! - `renewal`: renew reply → =, response, shielded, answered, save · response head → save · closed → save
+//! - `renewal`: renew reply → =, lock, response, shielded, answered, save · response head → save · closed → save
+//! - `lock`: lock reply → =, renewal, response, shielded, save · renew reply → =, renewal, response, shielded, save,
+//!   done · response head → save · tick → =, save · closed → save
 //! - `response`: response head → response-body, save · closed → save
 //! - `shielded`: executed → save
 //! - `response-body`: response body → =, save · tick → =, save · closed → save · unable → save
-//! - `save`: mark reply → =, done, answered · settle reply → =, done, answered
+//! - `save`: mark reply → =, done, answered · settle reply → =, done, answered · unlock reply → =, done, answered
 //! - `unprotected`: response head → done · closed → done
 //! - `answered`: response head → =, done · response body → =, done · closed → done
 //! - `done`: nothing

@@ -28,9 +28,8 @@ fn document() -> Value {
         let path = json!({ "prefix": prefix });
         json!({ "name": prefix.trim_matches('/'), "match": { "methods": ["POST"], "path": path }, "policy": policy })
     };
-    let lock = |max_wait_ms: u64| {
-        json!({ "name": "stock", "sources": [{ "path_segment": 1 }], "max_wait_ms": max_wait_ms })
-    };
+    let lock =
+        |max_wait_ms: u64| json!({ "name": "stock", "sources": [{ "path_segment": 1 }], "max_wait_ms": max_wait_ms });
     let with = |more: Value| {
         let mut policy = json!({ "serialize": lock(120_000) });
         for (name, value) in more.as_object().unwrap() {
@@ -122,8 +121,7 @@ fn count(answers: &[Response], status: u16) -> usize {
 #[test]
 fn of_200_that_take_from_a_stock_of_100_exactly_100_get_one_and_no_worker_starves() {
     let (world, stock) = shop(100, WORK);
-    let takes: Vec<_> =
-        (0..200).map(|n| take(world.gateways[n % 2].addr(), "/stock/last", &format!("k{n}"))).collect();
+    let takes: Vec<_> = (0..200).map(|n| take(world.gateways[n % 2].addr(), "/stock/last", &format!("k{n}"))).collect();
     let answers = send_all(&takes);
     assert_eq!((count(&answers, 201), count(&answers, 409)), (100, 100));
     assert_eq!(stock.left("last"), Some(0));
@@ -147,8 +145,7 @@ fn of_200_that_take_from_a_stock_of_100_exactly_100_get_one_and_no_worker_starve
 #[test]
 fn without_a_lock_the_same_service_gives_away_what_it_does_not_have() {
     let (world, stock) = shop(100, WORK);
-    let takes: Vec<_> =
-        (0..200).map(|n| take(world.gateways[n % 2].addr(), "/free/last", &format!("k{n}"))).collect();
+    let takes: Vec<_> = (0..200).map(|n| take(world.gateways[n % 2].addr(), "/free/last", &format!("k{n}"))).collect();
     let answers = send_all(&takes);
     let takings = stock.takings("last");
     assert!(takings.iter().any(|taking| taking.at_once > 1) && takings.iter().all(|taking| taking.fence.is_none()));

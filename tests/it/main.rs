@@ -18,6 +18,7 @@ mod local;
 mod locks;
 mod model;
 mod names;
+mod past_a_lock;
 mod redis;
 mod resp;
 mod schema;

@@ -130,7 +130,8 @@ impl House {
             if reader.read_line(&mut line)? == 0 {
                 return Ok(());
             }
-            let article = line.split(' ').nth(1).and_then(|path| path.rsplit('/').next()).unwrap_or_default().to_owned();
+            let article =
+                line.split(' ').nth(1).and_then(|path| path.rsplit('/').next()).unwrap_or_default().to_owned();
             let mut fields = HashMap::new();
             loop {
                 line.clear();
@@ -146,7 +147,13 @@ impl House {
     }
 
     /// Reads, works, writes; nothing keeps another from doing so at once.
-    fn take(&self, article: String, connection: SocketAddr, fields: &HashMap<String, String>, of_each: u64) -> (u16, u64) {
+    fn take(
+        &self,
+        article: String,
+        connection: SocketAddr,
+        fields: &HashMap<String, String>,
+        of_each: u64,
+    ) -> (u16, u64) {
         let number = |name: &str| fields.get(name).and_then(|text| text.parse().ok());
         let (fence, attempt) = (number("idempotency-fence"), number("idempotency-attempt"));
         let (read, at_once) = {
