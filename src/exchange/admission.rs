@@ -17,7 +17,7 @@ use crate::refusal::{ProblemType, RESOURCE_UNNAMED};
 use crate::reply::{IdempotencyStatus, ProblemDetails, Reason, Token};
 use crate::step::{Bypass, Count, Flow, Outgoing, SeenCaller, Step};
 
-use super::attempt::{ClaimRequest, Injected, PendingRequest};
+use super::attempt::{ClaimRequest, Injected, PendingRequest, ResourceLock};
 use super::claim::{AwaitClaim, Claim};
 use super::headers::{OPERATION, OURS_ALONE, is_about_the_connection};
 use super::settlement::{Unprotected, bypass, done, refuse, respond, store_failed};
@@ -212,7 +212,7 @@ fn identify(
         sent_key: form.and_then(|_| head.headers.first(KEY)).map(<[u8]>::to_vec),
         accept_encoding: (!accepted.is_empty()).then(|| accepted.join(&b',')),
         window_ms: window.map(|(window_ms, _)| window_ms),
-        resource,
+        lock: resource.map(ResourceLock::of),
     }))
 }
 

@@ -62,8 +62,8 @@ pub(super) struct ClaimRequest {
     pub(super) accept_encoding: Option<Vec<u8>>,
     /// How long a content key counts from its first request on; none of any other key.
     pub(super) window_ms: Option<u64>,
-    /// The lock of the resource that it names, where it runs one at a time.
-    pub(super) resource: Option<Name>,
+    /// The lock of the resource that it names, where it runs one at a time; none once another has taken it.
+    pub(super) lock: Option<ResourceLock>,
 }
 
 impl ClaimRequest {
@@ -155,8 +155,6 @@ pub(super) struct Execution {
     pub(super) is_lost: bool,
     /// The key that the gateway has made, where the client brought none.
     pub(super) injected: Option<Injected>,
-    /// The lock of its resource, where it names one; none once another has taken it.
-    pub(super) lock: Option<ResourceLock>,
 }
 
 impl Execution {
@@ -171,7 +169,7 @@ impl Execution {
 
     /// A command about the lock of its resource, where it has one.
     pub(super) fn lock_command(&self, policy: &Policy, kind: LockCommand) -> Option<Command> {
-        self.lock.as_ref().map(|lock| Command {
+        self.request.lock.as_ref().map(|lock| Command {
             name: lock.name,
             ttl_ms: 2 * policy.lease_ms,
             in_window: false,

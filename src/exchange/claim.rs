@@ -15,7 +15,7 @@ use crate::refusal::ProblemType;
 use crate::reply::{IdempotencyStatus, ProblemDetails, Reason, Reply, Token};
 use crate::step::{Count, Flow, LogEvent, Step};
 
-use super::attempt::{ClaimRequest, Execution, PendingRequest, ResourceLock};
+use super::attempt::{ClaimRequest, Execution, PendingRequest};
 use super::departure::{begin_when_fresh, claim_failed, in_flight, overtaken, withdrawn};
 use super::headers::kept;
 use super::settlement::{
@@ -124,7 +124,6 @@ impl Claim {
     /// The execution that this becomes: ungranted, as far as is known.
     fn execution(self) -> (Execution, PendingRequest) {
         let Claim { request, fingerprint, pending, started_ms, asked_ms } = self;
-        let lock = request.resource.map(ResourceLock::of);
         let execution = Execution {
             request,
             fingerprint,
@@ -136,7 +135,6 @@ impl Claim {
             renew_at_ms: None,
             is_lost: false,
             injected: pending.injected,
-            lock,
         };
         (execution, pending)
     }

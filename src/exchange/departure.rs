@@ -18,7 +18,7 @@ use crate::step::{Count, Flow, LogEvent, Step};
 use super::attempt::{Execution, Injected, PendingRequest};
 use super::execution::{AwaitResponse, Shielded};
 use super::headers::{ATTEMPT, FENCE, OPERATION, edited};
-use super::settlement::{Save, refuse, refused_by_store, respond, store_failed, unless_sent_as_it_is};
+use super::settlement::{Save, refuse, refused_by_store, respond, store_failed};
 use super::{Context, Next, State, hold};
 
 /// How often a claim that took too long is renewed before the store counts as failed.
@@ -57,7 +57,13 @@ impl Renewal {
                 }
                 StoreReply::Failed(failure) => claim_failed(cx, self.execution, self.pending, failure),
                 // The lease lapsed and another owner claimed the key.
-                _ => lost(cx, self.execution, injected),
+                _ => {
+                    let refused = in_flight(cx, injected, self.execution.attempt.unwrap_or(0));
+                    match &self.execution.request.lock {
+                        Some(_) => withdrawn(refused.1, Save::withdrawal(cx, self.execution)),
+                        None => refused,
+                    }
+                }
             },
             EventKind::ResponseHeaders { headers, .. } => {
                 overtaken(cx, injected, headers, Save::withdrawal(cx, self.execution))
@@ -71,14 +77,13 @@ impl Renewal {
 impl AwaitLock {
     /// The lock that it awaits; none once it is granted.
     pub(super) fn name(&self) -> Option<&Name> {
-        self.execution.lock.as_ref().filter(|lock| self.is_asked || lock.fence.is_none()).map(|lock| &lock.name)
+        self.execution.request.lock.as_ref().filter(|lock| self.is_asked || lock.fence.is_none()).map(|lock| &lock.name)
     }
 
-    pub(super) fn on(mut self, cx: &Context<'_>, event: EventKind<'_>) -> Next {
-        let injected = self.pending.injected;
+    pub(super) fn on(mut self: Box<Self>, cx: &Context<'_>, event: EventKind<'_>) -> Next {
         match event {
             EventKind::StoreReplied { asked: ReplyKind::Lock, reply, may_wait } => {
-                unless_sent_as_it_is(self.on_lock_reply(cx, reply, may_wait))
+                self.on_lock_reply(cx, reply, may_wait)
             }
             EventKind::StoreReplied { asked: ReplyKind::Renew, reply, .. } => {
                 let asked_ms = self.renewing_ms.take();
@@ -89,28 +94,34 @@ impl AwaitLock {
                         self.go_on(cx)
                     }
                     StoreReply::Failed(failure) => {
-                        let (state, step) = self.go_on(cx);
-                        let counts = step.counts.into_iter().chain([Count::StoreFailed(failure)]).collect();
-                        (state, Step { counts, ..step })
+                        let (state, mut step) = self.go_on(cx);
+                        step.counts.push(Count::StoreFailed(failure));
+                        (state, step)
                     }
-                    _ => unless_sent_as_it_is(lost(cx, self.taking_back(), injected)),
+                    // The lease lapsed and another owner claimed the key.
+                    _ => {
+                        let attempt = self.execution.attempt.unwrap_or(0);
+                        let (_, step) = in_flight(cx, self.pending.injected, attempt);
+                        self.ends(cx, step)
+                    }
                 }
             }
-            EventKind::Tick { .. } => unless_sent_as_it_is(self.on_tick(cx)),
+            EventKind::Tick { .. } => self.on_tick(cx),
             EventKind::ResponseHeaders { headers, .. } => {
-                overtaken(cx, injected, headers, Save::withdrawal(cx, self.taking_back()))
+                let step = respond(cx, self.pending.injected, headers, IdempotencyStatus::new(Token::Refused));
+                self.ends(cx, step)
             }
-            EventKind::Closed { .. } => Save::withdrawal(cx, self.taking_back()),
+            EventKind::Closed { .. } => self.ends(cx, Step::default()),
             _ => (State::Lock(self), Step::default()),
         }
     }
 
-    fn on_lock_reply(mut self, cx: &Context<'_>, reply: StoreReply, may_wait: bool) -> Next {
+    fn on_lock_reply(mut self: Box<Self>, cx: &Context<'_>, reply: StoreReply, may_wait: bool) -> Next {
         self.is_asked = false;
-        match (reply, &mut self.execution.lock) {
+        let failure = match (reply, &mut self.execution.request.lock) {
             (StoreReply::Locked { fence }, Some(lock)) => {
                 lock.fence = Some(fence);
-                self.go_on(cx)
+                return self.go_on(cx);
             }
             (StoreReply::Busy { .. }, Some(lock)) => {
                 // What was granted before has lapsed, and another holds it.
@@ -121,29 +132,25 @@ impl AwaitLock {
                 }
                 let counts = (!self.has_waited).then_some(Count::LockWaited).into_iter().collect();
                 self.has_waited = true;
-                self.waits(cx, Step { counts, ..hold() })
+                return self.waits(cx, Step { counts, ..hold() });
             }
-            (StoreReply::Failed(failure), _) => {
-                let (_, step) = refused_by_store(cx, self.pending.injected, failure);
-                self.is_asked = failure.is_doubtful();
-                withdrawn(step, Save::withdrawal(cx, self.taking_back()))
-            }
+            (StoreReply::Failed(failure), _) => failure,
             // None is a reply to a lock that was asked for and not taken back.
-            _ => {
-                let (_, step) = refused_by_store(cx, self.pending.injected, Failure::Stale);
-                withdrawn(step, Save::withdrawal(cx, self.taking_back()))
-            }
-        }
+            _ => Failure::Stale,
+        };
+        self.is_asked = failure.is_doubtful();
+        let (_, step) = refused_by_store(cx, self.pending.injected, failure);
+        self.ends(cx, step)
     }
 
     /// Asks again for the lock, and renews the claim where that is due.
-    fn on_tick(mut self, cx: &Context<'_>) -> Next {
+    fn on_tick(mut self: Box<Self>, cx: &Context<'_>) -> Next {
         let mut commands = Vec::new();
         if self.renewing_ms.is_none() && cx.now_ms() >= self.execution.asked_ms + cx.policy.lease_ms / 3 {
             self.renewing_ms = Some(cx.now_ms());
             commands.push(self.execution.command(cx.policy, CommandKind::Renew));
         }
-        if let Some(lock) = self.execution.lock.as_mut().filter(|lock| !self.is_asked && lock.fence.is_none()) {
+        if let Some(lock) = self.execution.request.lock.as_mut().filter(|lock| !self.is_asked && lock.fence.is_none()) {
             if cx.now_ms() >= lock.until_ms.unwrap_or(0) {
                 return self.refused(cx);
             }
@@ -156,7 +163,7 @@ impl AwaitLock {
 
     /// Lets the request go once the lock is granted; a renewal of the claim that is under way is waited for only where the
     /// claim is not fresh without it.
-    fn go_on(self, cx: &Context<'_>) -> Next {
+    fn go_on(self: Box<Self>, cx: &Context<'_>) -> Next {
         let is_granted = self.name().is_none();
         if is_granted && (self.renewing_ms.is_none() || is_fresh(cx, self.execution.asked_ms)) {
             let execution = Execution { started_ms: cx.now_ms(), ..self.execution };
@@ -165,33 +172,25 @@ impl AwaitLock {
         self.waits(cx, Step::default())
     }
 
-    fn waits(self, cx: &Context<'_>, step: Step) -> Next {
-        let until_ms = self.execution.lock.as_ref().and_then(|lock| lock.until_ms).unwrap_or(0);
+    fn waits(self: Box<Self>, cx: &Context<'_>, step: Step) -> Next {
+        let until_ms = self.execution.request.lock.as_ref().and_then(|lock| lock.until_ms).unwrap_or(0);
         let wake_ms = Some((cx.now_ms() + PAUSE_MS).min(until_ms.max(cx.now_ms() + 1)));
         (State::Lock(self), Step { wake_ms, ..step })
     }
 
-    /// The execution, whose lock is let go of only where it may be held.
-    fn taking_back(self) -> Execution {
-        let is_taken = |fence: Option<u64>| self.is_asked || fence.is_some();
-        let lock = self.execution.lock.filter(|lock| is_taken(lock.fence));
-        Execution { lock, ..self.execution }
-    }
-
     /// The wait is over.
-    fn refused(self, cx: &Context<'_>) -> Next {
+    fn refused(self: Box<Self>, cx: &Context<'_>) -> Next {
         let details = ProblemDetails { retry_after_s: Some(1), ..ProblemDetails::default() };
         let (_, step) = refuse(cx, self.pending.injected, ProblemType::ResourceBusy, details);
-        withdrawn(step, Save::withdrawal(cx, self.taking_back()))
+        self.ends(cx, step)
     }
-}
 
-/// The lease lapsed and another owner claimed the key.
-fn lost(cx: &Context<'_>, execution: Execution, injected: Option<Injected>) -> Next {
-    let (state, step) = in_flight(cx, injected, execution.attempt.unwrap_or(0));
-    match &execution.lock {
-        Some(lock) if lock.until_ms.is_some() => withdrawn(step, Save::withdrawal(cx, execution)),
-        _ => (state, step),
+    /// It does not go on: its claim is taken back, and its lock where that may be held.
+    fn ends(mut self: Box<Self>, cx: &Context<'_>, step: Step) -> Next {
+        let is_asked = self.is_asked;
+        let lock = &mut self.execution.request.lock;
+        *lock = lock.take().filter(|lock| is_asked || lock.fence.is_some());
+        withdrawn(step, Save::withdrawal(cx, self.execution))
     }
 }
 
@@ -249,13 +248,13 @@ pub(super) fn begin_when_fresh(
         let renewal = Renewal { execution, pending, count: renewals + 1 };
         return (State::Renewal(renewal), Step { commands: vec![command], ..hold() });
     }
-    match &mut execution.lock {
+    match &mut execution.request.lock {
         Some(lock) if !(lock.fence.is_some() && is_fresh(cx, lock.asked_ms)) && !mutant::is(Mutant::LockSkipped) => {
             let most_ms = cx.policy.lock().map_or(0, |serialize| serialize.max_wait_ms).min(cx.policy.max_running_ms);
             lock.asked_ms = cx.now_ms();
             lock.until_ms.get_or_insert(cx.now_ms() + most_ms);
             let commands = execution.lock_command(cx.policy, LockCommand::Lock).into_iter().collect();
-            let lock = AwaitLock { execution, pending, is_asked: true, has_waited: false, renewing_ms: None };
+            let lock = Box::new(AwaitLock { execution, pending, is_asked: true, has_waited: false, renewing_ms: None });
             lock.waits(cx, Step { commands, ..hold() })
         }
         _ => forward(cx, execution, pending),
@@ -264,14 +263,14 @@ pub(super) fn begin_when_fresh(
 
 fn forward(cx: &Context<'_>, mut execution: Execution, pending: PendingRequest) -> Next {
     let attempt = execution.attempt.unwrap_or(0);
-    let lock = execution.lock.as_ref();
+    let lock = execution.request.lock.as_ref();
     // Both are renewed at once, so the older of them says when.
     let asked_ms = lock.map_or(execution.asked_ms, |lock| lock.asked_ms.min(execution.asked_ms));
     execution.renew_at_ms = Some(asked_ms + cx.policy.lease_ms / 3);
     let mut edits = pending.forged;
     edits.push(HeaderMutation::Set(OPERATION, execution.request.operation().into_bytes()));
     edits.push(HeaderMutation::Set(ATTEMPT, attempt.to_string().into_bytes()));
-    let fence = execution.lock.as_ref().and_then(|lock| lock.fence);
+    let fence = execution.request.lock.as_ref().and_then(|lock| lock.fence);
     edits.extend(fence.map(|fence| HeaderMutation::Set(FENCE, fence.to_string().into_bytes())));
     edits.extend(execution.request.key_for_upstream().map(|key| HeaderMutation::Set(KEY, key)));
     let counts = execution.doubt.then_some(Count::Takeover).into_iter().collect();

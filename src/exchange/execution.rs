@@ -412,14 +412,14 @@ impl Execution {
             // The lock is renewed all the same: what runs goes on.
             StoreReply::Lost => {
                 self.is_lost = true;
-                self.renew_at_ms = self.renew_at_ms.filter(|_| self.lock.is_some());
+                self.renew_at_ms = self.renew_at_ms.filter(|_| self.request.lock.is_some());
                 Step { log_event: Some(LogEvent::LeaseLost(self.request.name)), ..Step::default() }
             }
             _ => Step::default(),
         }
     }
     fn lock_renewal(&self, cx: &Context<'_>) -> Option<Command> {
-        let fence = self.lock.as_ref()?.fence.filter(|_| !mutant::is(Mutant::LockNotRenewed))?;
+        let fence = self.request.lock.as_ref()?.fence.filter(|_| !mutant::is(Mutant::LockNotRenewed))?;
         self.lock_command(cx.policy, LockCommand::Renew { fence })
     }
 
@@ -431,7 +431,7 @@ impl Execution {
                 ..Step::default()
             },
             StoreReply::Lost => {
-                self.lock = None;
+                self.request.lock = None;
                 self.renew_at_ms = self.renew_at_ms.filter(|_| !self.is_lost);
                 let log_event = Some(LogEvent::LockLost(self.request.name));
                 Step { counts: vec![Count::LockLost], log_event, ..Step::default() }

@@ -28,8 +28,8 @@
 //!   response head → save · closed → save
 //! - `waiting`: response head → done · tick → claim, done · closed → done
 //! - `renewal`: renew reply → =, lock, response, shielded, answered, save · response head → save · closed → save
-//! - `lock`: lock reply → =, renewal, response, shielded, save · renew reply → =, renewal, response, shielded, save,
-//!   done · response head → save · tick → =, save · closed → save
+//! - `lock`: lock reply → =, renewal, response, shielded, save · renew reply → =, renewal, response, shielded, save ·
+//!   response head → save · tick → =, save · closed → save
 //! - `response`: response head → response-body, save · closed → save
 //! - `shielded`: executed → save
 //! - `response-body`: response body → =, save · tick → =, save · closed → save · unable → save
@@ -128,7 +128,7 @@ enum State {
     Claim(AwaitClaim),
     Waiting(Waiting),
     Renewal(Renewal),
-    Lock(AwaitLock),
+    Lock(Box<AwaitLock>),
     Response(AwaitResponse),
     Shielded(Shielded),
     ResponseBody(ResponseBody),

@@ -105,7 +105,7 @@ impl Save {
     /// granted.
     pub(super) fn withdrawal(cx: &Context<'_>, mut execution: Execution) -> Next {
         let unlock = execution.lock_command(cx.policy, LockCommand::Unlock { fence: None });
-        let is_asked = execution.lock.take().is_some_and(|lock| lock.until_ms.is_some());
+        let is_asked = execution.request.lock.take().is_some_and(|lock| lock.until_ms.is_some());
         let unlock = unlock.filter(|_| is_asked);
         let command = execution.command(cx.policy, CommandKind::Withdraw);
         let save = Save {
@@ -174,9 +174,9 @@ impl Save {
 
     /// Lets go of the lock. After an unknown outcome it stands until its lease is over, and nothing is said of it.
     fn unlock(&mut self, cx: &Context<'_>) -> Option<Command> {
-        let lock = self.execution.lock.as_ref().filter(|_| self.asked == ReplyKind::Settle)?;
+        let lock = self.execution.request.lock.as_ref().filter(|_| self.asked == ReplyKind::Settle)?;
         let command = self.execution.lock_command(cx.policy, LockCommand::Unlock { fence: lock.fence });
-        self.execution.lock = None;
+        self.execution.request.lock = None;
         command
     }
 

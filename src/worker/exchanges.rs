@@ -213,11 +213,11 @@ impl<C: SharedMap> Exchanges<C> {
         if !self.turns.may_ask(id, &command, now_ms) {
             return (Some(StoreReply::Busy { wait_ms: 0 }), true);
         }
-        let of_lock = command.is_of_lock().then(|| command.clone());
+        let (asked, name) = (command.kind.reply_kind(), command.name);
         match self.store.ask(id, command, now_ms) {
             Submission::Remembered(reply) => (Some(reply), true),
             Submission::Answered(reply) => {
-                of_lock.iter().for_each(|command| self.hear_of_lock(command, &reply, now_ms));
+                self.hear_of_turn(asked, name, &reply, now_ms);
                 (Some(reply), false)
             }
             Submission::Waiting => (None, false),
@@ -225,8 +225,9 @@ impl<C: SharedMap> Exchanges<C> {
     }
 
     /// Has the next that waits for a lock ask at once, where another's turn is over.
-    fn hear_of_lock(&mut self, command: &Command, reply: &StoreReply, now_ms: u64) {
-        let next = self.turns.heard(command, reply, now_ms);
+    fn hear_of_turn(&mut self, asked: ReplyKind, name: Name, reply: &StoreReply, now_ms: u64) {
+        let is_over = asked == ReplyKind::Unlock && *reply == StoreReply::Settled;
+        let next = if is_over { self.turns.pass_on(name, now_ms) } else { None };
         if let Some(entry) = next.and_then(|next| self.exchanges.get_mut(&next)) {
             entry.wake_ms = Some(now_ms);
             self.has_woken = true;
@@ -317,7 +318,7 @@ impl<C: SharedMap> Exchanges<C> {
     fn tell(&mut self, told: Vec<Completion>, now_ms: u64) -> Vec<Act> {
         let mut acts = Vec::new();
         for told in told {
-            self.hear_of_lock(&told.command, &told.reply, now_ms);
+            self.hear_of_turn(told.asked(), told.command.name, &told.reply, now_ms);
             let Some(exchange) = told.exchange else { continue };
             let kind = self.answer(&told.command.name, told.asked(), told.reply);
             acts.extend(self.feed(exchange, Event { clock: &Clock::at(now_ms), kind }));

@@ -4,22 +4,23 @@
 //! for as long as others may need to ask once.
 //! It does not know who holds a lock: that only the store knows.
 
-use std::collections::{HashMap, VecDeque};
-
-use crate::command::{Command, CommandKind, LockCommand, StoreReply};
+use crate::command::{Command, CommandKind, LockCommand};
 use crate::key::Name;
 
-/// The queues of one worker.
+/// Those of one worker that wait for locks.
 #[derive(Default)]
-pub struct Turns(HashMap<Name, Queue>);
+pub struct Turns {
+    /// Who waits for which lock, in the order in which they came.
+    waiting: Vec<(Name, u32)>,
+    /// Of locks for which some wait.
+    passed_on: Vec<PassedOn>,
+}
 
-/// Those that wait for one lock.
-#[derive(Default)]
-struct Queue {
-    /// In the order in which they came.
-    exchanges: VecDeque<u32>,
-    /// How many turns one of this worker has passed to the next of it since the worker stayed away.
-    passed_on: u32,
+/// How often a lock has passed from one of this worker to the next of it.
+struct PassedOn {
+    name: Name,
+    /// Since the worker stayed away.
+    turns: u32,
     /// Until when none of this worker asks.
     away_until_ms: u64,
 }
@@ -35,34 +36,38 @@ impl Turns {
         if command.kind != CommandKind::Lock(LockCommand::Lock) {
             return true;
         }
-        let queue = self.0.entry(command.name).or_default();
-        if !queue.exchanges.contains(&exchange) {
-            queue.exchanges.push_back(exchange);
+        let me = (command.name, exchange);
+        if !self.waiting.contains(&me) {
+            self.waiting.push(me);
         }
-        queue.exchanges.front() == Some(&exchange) && now_ms >= queue.away_until_ms
+        let is_away = |passed: &PassedOn| passed.name == command.name && now_ms < passed.away_until_ms;
+        self.next(&command.name) == Some(exchange) && !self.passed_on.iter().any(is_away)
     }
 
     /// This exchange does not wait any more.
     pub fn leave(&mut self, exchange: u32, name: &Name) {
-        let Some(queue) = self.0.get_mut(name) else { return };
-        queue.exchanges.retain(|other| *other != exchange);
-        if queue.exchanges.is_empty() {
-            self.0.remove(name);
+        self.waiting.retain(|other| *other != (*name, exchange));
+        if self.next(name).is_none() {
+            self.passed_on.retain(|passed| passed.name != *name);
         }
     }
 
-    /// Hears what the store says; tells who is to ask at once, because a turn is over.
-    pub fn heard(&mut self, command: &Command, reply: &StoreReply, now_ms: u64) -> Option<u32> {
-        let CommandKind::Lock(asked) = &command.kind else { return None };
-        let queue = self.0.get_mut(&command.name)?;
-        if !matches!((asked, reply), (LockCommand::Unlock { .. }, StoreReply::Settled)) {
-            return None;
+    /// A turn at this is over; tells who is to ask at once.
+    pub fn pass_on(&mut self, name: Name, now_ms: u64) -> Option<u32> {
+        let next = self.next(&name)?;
+        let Some(passed) = self.passed_on.iter_mut().find(|passed| passed.name == name) else {
+            self.passed_on.push(PassedOn { name, turns: 1, away_until_ms: 0 });
+            return Some(next);
+        };
+        passed.turns += 1;
+        if passed.turns <= IN_A_ROW {
+            return Some(next);
         }
-        if queue.passed_on == IN_A_ROW {
-            (queue.passed_on, queue.away_until_ms) = (0, now_ms + AWAY_MS);
-            return None;
-        }
-        queue.passed_on += 1;
-        queue.exchanges.front().copied()
+        (passed.turns, passed.away_until_ms) = (0, now_ms + AWAY_MS);
+        None
+    }
+
+    fn next(&self, name: &Name) -> Option<u32> {
+        self.waiting.iter().find(|(other, _)| other == name).map(|(_, exchange)| *exchange)
     }
 }

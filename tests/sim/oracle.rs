@@ -282,7 +282,9 @@ fn turns(world: &World, faults: Faults, wrong: &mut Vec<String>) {
                 continue;
             }
             let pair = |what: &str| format!("I10: the turn at {to} after that at {from}: {what}");
-            if later.fence <= earlier.fence {
+            // What the store has forgotten goes on from its clock, and that may have been set back.
+            let is_forgotten = store.lost_between(earlier.asked_ms, to) || to >= from + earlier.lease_ms;
+            if later.fence <= earlier.fence && !(is_forgotten && store.set_back_ms() > 0) {
                 wrong.push(pair(&format!("{:?} after {:?}", later.fence, earlier.fence)));
             }
             if store.lost_between(earlier.asked_ms, to) {

@@ -9,7 +9,7 @@ use envoy_idempotency::message::{HeaderMutation, Headers};
 use envoy_idempotency::step::Outgoing;
 
 use super::gateways::edited;
-use super::{End, Forward, Happening, Known, LARGE_BODY, Steering, TOO_LARGE_BODY, Treatment, World};
+use super::{End, Forward, Happening, KNOCKS, Known, LARGE_BODY, Steering, TOO_LARGE_BODY, Treatment, World};
 use crate::plan::{Fault, LARGE};
 
 impl World {
@@ -158,7 +158,7 @@ impl World {
             payload: sent.payload,
             attempt: numbered.and_then(number),
             fence: numbered.and_then(fence),
-            resource: sent.key % 2,
+            resource: if sent.tenant == KNOCKS { 100 + sent.key } else { sent.key % 2 },
             key: numbered.and_then(|headers| headers.first("idempotency-key")).unwrap_or_default().to_vec(),
             asked_ms: sent.asked_ms.unwrap_or(sent.sent_ms),
             forwarded_ms: self.now,
