@@ -77,6 +77,8 @@ mod one_at_a_time;
 mod order;
 /// What becomes of the key, by what came back.
 mod outcomes;
+/// What would pass beside a lock, on real Envoy.
+mod past_a_lock;
 /// What operators can switch.
 mod policy;
 /// The files under `envoy/presets`.

@@ -115,6 +115,23 @@ fn every_mutant_of_the_streams_is_caught_on_streams() {
     }
 }
 
+/// The rules of turns are those that matter where requests for one resource run one at a time.
+#[cfg(feature = "mutants")]
+#[test]
+fn every_mutant_of_turns_breaks_the_promise_of_turns() {
+    use envoy_idempotency::mutant::Mutant::{FenceReused, LockNotRenewed, LockSkipped, OthersUnlocked, UnlockedEarly};
+    use envoy_idempotency::mutant::breach;
+    for mutant in [FenceReused, LockNotRenewed, LockSkipped, OthersUnlocked, UnlockedEarly] {
+        breach(Some(mutant));
+        let mut plans = (0..20_000).map(Plan::new).filter(|plan| plan.serializes_ms.is_some());
+        let of_turns = |plan: &Plan| judge(plan, false).1.into_iter().find(|wrong| wrong.starts_with("I10"));
+        let caught = plans.find_map(|plan| Some((plan.seed, of_turns(&plan)?)));
+        breach(None);
+        let (seed, wrong) = caught.unwrap_or_else(|| panic!("{mutant:?} was not caught"));
+        println!("{mutant:?}: caught in seed {seed}: {wrong}");
+    }
+}
+
 /// Leaves out faults, clients, gateways and workers for as long as something still goes wrong.
 fn shrunk(mut plan: Plan) -> Plan {
     // The same promise, or else it could become another story.
