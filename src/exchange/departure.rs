@@ -15,7 +15,7 @@ use crate::refusal::ProblemType;
 use crate::reply::{IdempotencyStatus, ProblemDetails, Token};
 use crate::step::{Count, Flow, LogEvent, Step};
 
-use super::attempt::{Execution, Injected, PendingRequest};
+use super::attempt::{Execution, Injected, PendingRequest, ResourceLock};
 use super::execution::{AwaitResponse, Shielded};
 use super::headers::{ATTEMPT, FENCE, OPERATION, edited};
 use super::settlement::{Save, refuse, refused_by_store, respond, store_failed};
@@ -186,7 +186,7 @@ impl AwaitLock {
     }
 
     /// It does not go on: its claim is taken back, and its lock where that may be held.
-    fn ends(mut self: Box<Self>, cx: &Context<'_>, step: Step) -> Next {
+    fn ends(mut self, cx: &Context<'_>, step: Step) -> Next {
         let is_asked = self.is_asked;
         let lock = &mut self.execution.request.lock;
         *lock = lock.take().filter(|lock| is_asked || lock.fence.is_some());
@@ -248,8 +248,9 @@ pub(super) fn begin_when_fresh(
         let renewal = Renewal { execution, pending, count: renewals + 1 };
         return (State::Renewal(renewal), Step { commands: vec![command], ..hold() });
     }
+    let is_held = |lock: &ResourceLock| lock.fence.is_some() && is_fresh(cx, lock.asked_ms);
     match &mut execution.request.lock {
-        Some(lock) if !(lock.fence.is_some() && is_fresh(cx, lock.asked_ms)) && !mutant::is(Mutant::LockSkipped) => {
+        Some(lock) if !is_held(lock) && !mutant::is(Mutant::LockSkipped) => {
             let most_ms = cx.policy.lock().map_or(0, |serialize| serialize.max_wait_ms).min(cx.policy.max_running_ms);
             lock.asked_ms = cx.now_ms();
             lock.until_ms.get_or_insert(cx.now_ms() + most_ms);
