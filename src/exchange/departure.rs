@@ -179,7 +179,7 @@ impl AwaitLock {
     }
 
     /// The wait is over.
-    fn refused(self: Box<Self>, cx: &Context<'_>) -> Next {
+    fn refused(self, cx: &Context<'_>) -> Next {
         let details = ProblemDetails { retry_after_s: Some(1), ..ProblemDetails::default() };
         let (_, step) = refuse(cx, self.pending.injected, ProblemType::ResourceBusy, details);
         self.ends(cx, step)
