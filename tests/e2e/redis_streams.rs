@@ -82,6 +82,33 @@ fn a_primary_that_has_become_a_replica_is_left_for_the_one_where_the_cluster_lea
 }
 
 #[test]
+fn after_a_failover_both_streams_leave_the_old_primary_though_the_way_to_the_new_one_comes_late() {
+    // Without the cache, and with one worker, so that every request asks.
+    let world = alone(json!({ "store": { "timeout_ms": PATIENT_MS, "cache": null } }));
+    let large = world.post("/both/large").key("k").body("ten").header("x-test-body-size", "100000");
+    let first = large.send();
+    executed(&first, 1);
+    replays(&large.send(), &first);
+    assert_eq!(connections(&world), 2, "one for each size of responses");
+    let replica = world.redis.replica();
+    replica.ask(&["REPLICAOF", "NO", "ONE"]);
+    world.redis.ask(&["REPLICAOF", "127.0.0.1", &replica.addr().port().to_string()]);
+    // The first stream is left for the old primary once more, as long as everything leads there.
+    let pay = world.post("/both/small").key("k").body("ten");
+    refused(&pay.send(), 503, "store-unavailable", Some("1"));
+    let ended = || world.gateways[0].stat("cluster.redis.upstream_cx_destroy") >= 2;
+    wait_until("both are left", PATIENCE, ended);
+    world.turn_to(replica.addr());
+    let next = wait_for("the new one is found", PATIENCE, || Some(pay.send()).filter(|answer| answer.status == 201));
+    executed(&next.unwrap(), 1);
+    // Nothing asks on the one for large responses, and it is left all the same.
+    let streams = || world.redis.ask(&["CLIENT", "LIST"]).text().matches("cmd=eval").count();
+    wait_until("no stream leads to the old primary", PATIENCE, || streams() == 0);
+    replays(&large.send(), &first);
+    assert_eq!(world.ledger.entries().len(), 2);
+}
+
+#[test]
 fn what_redis_closes_while_nothing_is_asked_is_opened_again_unseen() {
     let world = alone(json!({ "store": { "timeout_ms": PATIENT_MS, "cache": null } }));
     let pay = world.post("/closed").key("k").body("ten");

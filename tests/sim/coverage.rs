@@ -150,9 +150,10 @@ impl Coverage {
 }
 
 /// What can happen to a stream to the store.
-const ON_STREAMS: [&str; 16] = [
+const ON_STREAMS: [&str; 17] = [
     "a large response takes the other stream",
     "a replica is left",
+    "a stream is left in a tick for a replica",
     "a reply comes after its command has timed out, and is dropped",
     "a stream is closed by the other side",
     "a stream is given up because Redis refuses the login",
