@@ -87,6 +87,8 @@ mod redis_attack;
 mod redis_cluster;
 /// What a store can say instead of an answer.
 mod redis_errors;
+/// A primary that is lost, and how gateways find the next one.
+mod redis_failover;
 /// Trouble with that Redis while gateways are under load.
 mod redis_faults;
 /// The load, and the judge of what came out.

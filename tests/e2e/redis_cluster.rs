@@ -17,7 +17,7 @@ use crate::redis::PATIENT_MS;
 fn every_master_of_a_redis_cluster_keeps_its_records() {
     let nodes = RedisCluster::start();
     let (proxy, ledger) = (Port::reserve(), Ledger::start());
-    let (addrs, front) = (nodes.nodes.each_ref().map(Redis::addr), proxy.addr());
+    let (addrs, front) = (nodes.addrs(), proxy.addr());
     let options = Options::file("redis-cluster.yaml", ledger.addr()).mutate(move |tree| {
         set_up(tree, front, &addrs);
         set_endpoint(cluster(tree, "redis"), front);
@@ -36,7 +36,7 @@ fn by_way_of_webdis_every_master_of_a_redis_cluster_keeps_its_records() {
     let proxy = Port::reserve();
     let webdis = Webdis::start(proxy.addr());
     let ledger = Ledger::start();
-    let (addrs, front) = (nodes.nodes.each_ref().map(Redis::addr), proxy.addr());
+    let (addrs, front) = (nodes.addrs(), proxy.addr());
     let mut store = Dialect::Webdis.store();
     (store["batching"], store["timeout_ms"]) = (json!(false), json!(PATIENT_MS));
     let options = Options::speaking(Dialect::Webdis, ledger.addr(), webdis.addr());
