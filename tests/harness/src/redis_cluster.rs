@@ -4,11 +4,12 @@
 //! It does not know how clients find the node of a key.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use crate::ports::Port;
 use crate::redis::Redis;
 use crate::resp::Reply;
-use crate::wait::{PATIENCE, wait_until};
+use crate::wait::{PATIENCE, wait_for, wait_until};
 
 /// The running nodes.
 #[derive(Debug)]
@@ -100,6 +101,17 @@ impl RedisCluster {
         (0..self.nodes.len()).find(follows).expect("each master has a replica")
     }
 
+    /// Makes a replica the master in the place of its own, when it has all that is there, so that nothing is lost.
+    #[track_caller]
+    pub fn hand_over(&self, replica: usize) {
+        let node = &self.nodes[replica];
+        // The others vote for no two replicas of one master within twice their time-out.
+        wait_until("the replica is the master", PATIENCE, || {
+            node.ask(&["CLUSTER", "FAILOVER"]);
+            wait_for("it is elected", ELECTED, || node.is_primary().then_some(())).is_ok()
+        });
+    }
+
     /// The keys of all masters.
     #[track_caller]
     pub fn keys(&self) -> Vec<Vec<u8>> {
@@ -163,5 +175,7 @@ impl RedisCluster {
 }
 
 const MASTERS: usize = 3;
+/// Longer than an election takes.
+const ELECTED: Duration = Duration::from_secs(1);
 /// All there are, in three parts.
 const SLOTS: [(&str, &str); MASTERS] = [("0", "5460"), ("5461", "10922"), ("10923", "16383")];
