@@ -71,37 +71,20 @@ impl RedisGroup {
         wait_for("another one is the primary", PATIENCE, others).unwrap_or_else(|message| panic!("{message}"))
     }
 
-    /// Returns when one is the primary of all others.
+    /// Returns when one is the primary of all others, and which.
     #[track_caller]
-    pub fn settle(&self) {
-        wait_until("one is the primary of the others", PATIENCE, || {
-            let mut primaries = self.nodes.iter().filter(|node| node.is_primary());
-            let first = primaries.next();
-            primaries.next().is_none() && first.is_some_and(|first| first.info("min_slaves_good_slaves") == "2")
-        });
-    }
-
-    /// Has Sentinel make another one the primary though nothing is wrong.
-    #[track_caller]
-    pub fn hand_over(&self) {
-        let asked = || self.sentinels[0].ask(&["SENTINEL", "FAILOVER", NAME]) == "OK";
-        wait_until("Sentinel hands over", PATIENCE, asked);
-    }
-
-    /// Freezes all Sentinels, so that no other one is made the primary.
-    pub fn freeze_sentinels(&self) {
-        self.sentinels.iter().for_each(|sentinel| sentinel.process.freeze());
-    }
-
-    /// Lets them go on.
-    pub fn thaw_sentinels(&self) {
-        self.sentinels.iter().for_each(|sentinel| sentinel.process.thaw());
+    pub fn settle(&self) -> usize {
+        let only = || match (0..3).filter(|node| self.nodes[*node].is_primary()).collect::<Vec<_>>()[..] {
+            [one] if self.nodes[one].info("min_slaves_good_slaves") == "2" => Some(one),
+            _ => None,
+        };
+        wait_for("one is the primary of the others", PATIENCE, only).unwrap_or_else(|message| panic!("{message}"))
     }
 }
 
 #[derive(Debug)]
 struct Sentinel {
-    process: Process,
+    _process: Process,
     port: Port,
     _folder: TempDir,
 }
@@ -125,7 +108,7 @@ impl Sentinel {
         command.arg(&file).arg("--sentinel");
         let process = Process::start("Sentinel", command, &folder.path().join("sentinel.log"))
             .expect("the program that is Redis is Sentinel too");
-        let sentinel = Sentinel { process, port, _folder: folder };
+        let sentinel = Sentinel { _process: process, port, _folder: folder };
         wait_until("Sentinel answers", PATIENCE, || sentinel.ask(&["PING"]) == "PONG");
         sentinel
     }
