@@ -247,9 +247,10 @@ for i, key in ipairs(KEYS) do
   op.flag, op.in_window, op.has_other_way = op.flag % 2 == 1, op.flag % 4 >= 2, op.flag >= 4
   local done, answer = pcall(apply)
   if not done then
-    -- Redis 7 hands over the text of an error alone. One of Lua's own, in small letters, is a record cut short.
+    -- Redis 7 hands over the text of an error alone, and 6.2 writes before it where it happened. One of Lua's own, in
+    -- small letters, is a record cut short.
     local text = type(answer) == 'table' and answer.err or tostring(answer)
-    answer = 'E' .. (text:match('^%-?(%u+)') or 'CORRUPT')
+    answer = 'E' .. (text:match('^%-?(%u+)') or text:match('^@user_script: %d+: %-(%u+)') or 'CORRUPT')
   end
   answers[i] = op.nonce .. answer
 end
