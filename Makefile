@@ -43,7 +43,7 @@ INSTALLED := $(TARGET)/clients
 export ENVOY_BIN FILTER_WASM PEER_BIN PORT
 
 .DEFAULT_GOAL := help
-.PHONY: help run ready port-free check-config test test-all clients matrix stores fuzz build lint advisories book bench hostile soak sim chaos clean wasm-target build-tools bench-tools redis-tools store-tools chaos-tools client-tools
+.PHONY: help run ready port-free check-config test test-all clients matrix stores fuzz build lint advisories book bench figures hostile soak sim chaos clean wasm-target build-tools bench-tools redis-tools store-tools chaos-tools client-tools
 
 help: ## Prints this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -150,12 +150,15 @@ advisories: $(CARGO_DENY_BIN) ## Asks RustSec for known weaknesses of dependenci
 sim: ## Simulates SEEDS runs of adversity (20000), shows that each broken safety rule is noticed, and what was covered.
 	SEEDS=$(or $(SEEDS),20000) cargo test --locked --release --features mutants --test sim -- --nocapture --test-threads 1
 
-chaos: build $(ENVOY_BIN) store-tools chaos-tools ## Breaks two gateways, Redis, the service and what lies between in 71 ways under load, 20 times each, and judges (SEED=1 ONLY="redis kill": that one again; DIALECT=webdis: over HTTP).
+chaos: build $(ENVOY_BIN) store-tools chaos-tools ## Breaks two gateways, Redis, the service and what lies between in 77 ways under load, 20 times each, and judges (SEED=1 ONLY="redis kill": that one again; DIALECT=webdis: over HTTP).
 	@cargo run --locked --quiet --package chaos
 
 bench: build bench-tools $(ENVOY_BIN) $(if $(BEFORE),,$(PEER_BIN)) ## Measures throughput and latency on real Envoy (ONLY=bc: two scenarios of eight; BEFORE=older.wasm: against that build of the filter).
 	$(if $(BEFORE),,cargo build --locked --release --target wasm32-wasip1 --package empty-filter --package holding-filter)
 	cargo run --locked --release --package bench
+
+figures: build $(ENVOY_BIN) store-tools ## Prints how long failovers take, and what docs/sizing.md says that it measures.
+	cargo test --locked --test e2e -- --nocapture --test-threads 1 redis_failover redis_cluster::a_slot redis_cluster::when sizing 2>/dev/null
 
 hostile: build $(ENVOY_BIN) ## Measures what hostile JSON bodies cost a worker, against the same bytes.
 	cargo run --locked --release --package bench -- hostile

@@ -142,7 +142,7 @@ pub fn leave_to_the_filter(tree: &mut Value) {
 fn what_only_the_gateway_may_say_comes_from_no_client_by_any_shipped_file() {
     let forged = ["idempotency-operation", "idempotency-attempt", "idempotency-fence", "idempotency_attempt"];
     let nowhere = Port::reserve();
-    for file in ["local.yaml", "redis.yaml", "redis-webdis.yaml", "shielded.yaml"] {
+    for file in ["local.yaml", "redis.yaml", "redis-webdis.yaml", "redis-failover.yaml", "shielded.yaml"] {
         let ledger = Ledger::start();
         let store = nowhere.addr();
         let options = Options::file(file, ledger.addr()).mutate(move |tree| {

@@ -4,11 +4,15 @@
 //! Its one rule: gateways run the shipped file, with other addresses and nothing else.
 //! It does not know how a stream is left, for which see `tests/it/resp.rs`, nor load: the chaos classes `sentinel …` have it.
 
-use std::net::SocketAddr;
+use std::io;
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use harness::gateway::{cluster, set_endpoints};
-use harness::{Gateway, Ledger, Options, PATIENCE, RedisGroup, Response, wait_for, wait_until};
+use harness::gateway::{cluster, set_endpoint, set_endpoints};
+use harness::{Gateway, Ledger, Options, PATIENCE, Port, RedisGroup, Response, wait_for, wait_until};
 use serde_json::{Value, json};
 
 use crate::check::{executed, is_refusal, refused, replays, said, shown};
@@ -155,4 +159,148 @@ fn a_primary_that_falls_silent_is_left_by_its_health_checks() {
     assert_eq!(group.nodes[0].keys(), keys, "it is asked nothing");
     replays(&pay("b").send(), &answer);
     assert_eq!((healthy(&gateway), ledger.entries().len()), (1, 2 + count));
+}
+
+/// Why the shipped file has none: there is no other host that a primary's requests could go to.
+#[test]
+fn outlier_detection_keeps_a_primary_out_that_has_come_back() {
+    let (group, ledger) = (RedisGroup::without_sentinels(), Ledger::start());
+    let nodes = group.addrs();
+    let options = Options::file("redis-failover.yaml", ledger.addr()).mutate(move |tree| {
+        let redis = cluster(tree, "redis");
+        set_endpoints(redis, &nodes);
+        redis["outlier_detection"] = json!({ "interval": "0.1s", "max_ejection_percent": 100 });
+    });
+    let gateway = Gateway::start(options);
+    wait_until("the primary is found", PATIENCE, || healthy(&gateway) == 1);
+    let pay = |key: &str| gateway.post("/out").key(key).body("ten");
+    until_executed(|| pay("before").send());
+    group.nodes[0].kill();
+    let ejected = || gateway.stat("cluster.redis.outlier_detection.ejections_active") == 1;
+    let mut count = 0;
+    wait_until("it is ejected", PATIENCE, || {
+        count += 1;
+        refused(&pay(&format!("k{count}")).send(), 503, "store-unavailable", Some("1"));
+        ejected()
+    });
+    group.nodes[0].restart();
+    let flags = format!("redis::{}::health_flags::/failed_outlier_check", nodes[0]);
+    wait_until("its checks pass", PATIENCE, || gateway.admin("/clusters").lines().any(|line| line == flags));
+    refused(&pay("after").send(), 503, "store-unavailable", Some("1"));
+    assert_eq!((healthy(&gateway), ledger.entries().len()), (0, 1));
+}
+
+#[test]
+fn a_name_that_leads_to_another_primary_is_followed_when_the_old_one_refuses() {
+    let (group, ledger) = (RedisGroup::without_sentinels(), Ledger::start());
+    // One port, as behind a name; each Redis has an address of its own.
+    let port = Port::unshared().number();
+    let hosts = [21, 22].map(|last| Ipv4Addr::new(127, 0, 0, last));
+    let relays = [0, 1].map(|node| Relay::start(SocketAddr::from((hosts[node], port)), group.nodes[node].addr()));
+    let names = Names::start(hosts[0]);
+    let resolver = names.addr;
+    let gateway = Gateway::start(Options::file("redis.yaml", ledger.addr()).mutate(move |tree| {
+        let redis = cluster(tree, "redis");
+        redis["type"] = json!("STRICT_DNS");
+        redis["dns_lookup_family"] = json!("V4_ONLY");
+        redis["dns_refresh_rate"] = json!("1s");
+        let socket = json!({ "address": resolver.ip().to_string(), "port_value": resolver.port(), "protocol": "UDP" });
+        let kind = "type.googleapis.com/envoy.extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig";
+        redis["typed_dns_resolver_config"] = json!({
+            "name": "envoy.network.dns_resolver.cares",
+            "typed_config": { "@type": kind, "resolvers": [{ "socket_address": socket }] },
+        });
+        set_endpoint(redis, SocketAddr::from((hosts[0], port)));
+        let address = &mut redis["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]["address"];
+        address["socket_address"]["address"] = json!("redis.example.com");
+    }));
+    let pay = |key: &str| gateway.post("/named").key(key).body("ten");
+    let first = until_executed(|| pay("a").send());
+    assert!(relays[0].connections() > 0);
+
+    // An operator makes the other one the primary; the name follows a moment later.
+    group.nodes[1].ask(&["REPLICAOF", "NO", "ONE"]);
+    group.nodes[2].follow(group.nodes[1].addr());
+    group.nodes[0].follow(group.nodes[1].addr());
+    wait_until("the new one takes writes", PATIENCE, || group.nodes[1].info("min_slaves_good_slaves") == "2");
+    refused(&pay("b").send(), 503, "store-unavailable", Some("1"));
+    replays(&pay("a").send(), &first);
+    let turned = Instant::now();
+    names.lead_to(hosts[1]);
+    until_executed(|| pay("b").send());
+    println!(
+        "After the name had turned a claim succeeded within {:.1?}, at a dns_refresh_rate of 1 s.",
+        turned.elapsed()
+    );
+    // No request leads to the old one any more.
+    wait_until("the old one is left", PATIENCE, || {
+        pay("a").send();
+        let streams = group.nodes[0].ask(&["CLIENT", "LIST"]).text().matches("cmd=eval").count();
+        streams == 0
+    });
+    assert_eq!(ledger.entries().len(), 2);
+}
+
+/// Passes bytes on from one address to another.
+struct Relay {
+    accepted: Arc<AtomicUsize>,
+}
+
+impl Relay {
+    /// Starts one, on threads that end with their connections or with this process.
+    fn start(from: SocketAddr, to: SocketAddr) -> Relay {
+        let listener = TcpListener::bind(from).unwrap();
+        let accepted = Arc::new(AtomicUsize::new(0));
+        let relay = Relay { accepted: Arc::clone(&accepted) };
+        thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let Ok(other) = TcpStream::connect(to) else { continue };
+                accepted.fetch_add(1, Ordering::Relaxed);
+                for (mut from, mut to) in [(stream.try_clone().unwrap(), other.try_clone().unwrap()), (other, stream)] {
+                    thread::spawn(move || {
+                        let _ = io::copy(&mut from, &mut to);
+                        let _ = to.shutdown(Shutdown::Both);
+                    });
+                }
+            }
+        });
+        relay
+    }
+
+    fn connections(&self) -> usize {
+        self.accepted.load(Ordering::Relaxed)
+    }
+}
+
+/// A name server to which every name is one address.
+struct Names {
+    addr: SocketAddr,
+    host: Arc<Mutex<Ipv4Addr>>,
+}
+
+impl Names {
+    fn start(host: Ipv4Addr) -> Names {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let (addr, host) = (socket.local_addr().unwrap(), Arc::new(Mutex::new(host)));
+        let led = Arc::clone(&host);
+        thread::spawn(move || {
+            let mut question = [0; 512];
+            while let Ok((length, asker)) = socket.recv_from(&mut question) {
+                // One question: behind a head of twelve bytes its name, which ends with a zero, its type and its class.
+                let Some(end) = question[12..length].iter().position(|byte| *byte == 0).map(|end| 12 + end + 5) else {
+                    continue;
+                };
+                let host = led.lock().unwrap().octets();
+                let mut answer = [&question[..2], &[0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 0], &question[12..end]].concat();
+                // The name is the one asked for; type A, class IN, for no time at all, four bytes.
+                answer.extend([&[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4][..], &host].concat());
+                let _ = socket.send_to(&answer, asker);
+            }
+        });
+        Names { addr, host }
+    }
+
+    fn lead_to(&self, host: Ipv4Addr) {
+        *self.host.lock().unwrap() = host;
+    }
 }
