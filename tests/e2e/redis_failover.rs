@@ -16,6 +16,7 @@ use harness::{Gateway, Ledger, Options, PATIENCE, Port, RedisGroup, Response, wa
 use serde_json::{Value, json};
 
 use crate::check::{executed, is_refusal, refused, replays, said, shown};
+use crate::redis_streams::{tls_socket, with_tls};
 
 /// A gateway by the shipped file in front of these Redis, with `store` on top of its own, when it has found the primary.
 #[track_caller]
@@ -159,6 +160,36 @@ fn a_primary_that_falls_silent_is_left_by_its_health_checks() {
     assert_eq!(group.nodes[0].keys(), keys, "it is asked nothing");
     replays(&pay("b").send(), &answer);
     assert_eq!((healthy(&gateway), ledger.entries().len()), (1, 2 + count));
+}
+
+#[test]
+fn a_health_check_over_tls_logs_in_as_a_user_who_may_do_nothing_else() {
+    let (tls, ledger) = (Port::unshared(), Ledger::start());
+    let redis = with_tls(&tls);
+    // As docs/redis.md has it.
+    let rights = ["resetkeys", "~idem-health", "resetchannels", "-@all", "+del"];
+    redis.ask(&[&["ACL", "SETUSER", "health", "on", ">secret"][..], &rights].concat());
+    redis.ask(&["ACL", "SETUSER", "default", "-del"]);
+    let addr = tls.addr();
+    let start = |login: &str| {
+        let sent = format!("{login}DEL idem-health\r\n");
+        let text: String = sent.bytes().map(|byte| format!("{byte:02x}")).collect();
+        Gateway::start(Options::file("redis-failover.yaml", ledger.addr()).mutate(move |tree| {
+            let redis = cluster(tree, "redis");
+            set_endpoints(redis, &[addr]);
+            redis["transport_socket"] = tls_socket(Some("alice"), "gateway");
+            redis["health_checks"][0]["tcp_health_check"]["send"]["text"] = json!(text);
+        }))
+    };
+    let gateway = start("AUTH health secret\r\n");
+    wait_until("it is healthy", PATIENCE, || healthy(&gateway) == 1);
+    until_executed(|| gateway.post("/tls").key("k").body("ten").send());
+    redis.ask(&["ACL", "SETUSER", "health", "-del"]);
+    wait_until("it is not", PATIENCE, || healthy(&gateway) == 0);
+    redis.ask(&["ACL", "SETUSER", "health", "+del"]);
+    let stranger = start("");
+    wait_until("it is refused", PATIENCE, || stranger.stat("cluster.redis.health_check.failure") > 2);
+    assert_eq!(healthy(&stranger), 0);
 }
 
 /// Why the shipped file has none: there is no other host that a primary's requests could go to.

@@ -191,39 +191,43 @@ fn a_user_needs_each_of_the_rights_that_the_documents_give_it_and_no_other() {
     assert!(world.stat("store_failures_noperm_total") > 0, "{}", failures(&world));
 }
 
+/// A Redis that speaks TLS on this port too, to clients with a certificate.
+pub fn with_tls(port: &Port) -> Redis {
+    let number = port.number().to_string();
+    let files = ["gateway.pem", "gateway.key", "ca.pem"].map(certificate);
+    let options = ["--tls-port", "--tls-cert-file", "--tls-key-file", "--tls-ca-cert-file", "--tls-auth-clients"];
+    let values = [&number, &files[0], &files[1], &files[2], "yes"];
+    Redis::with(&options.into_iter().zip(values).flat_map(|(option, value)| [option, value]).collect::<Vec<_>>())
+}
+
+/// The transport socket of a cluster that leads to it, with this certificate of its own, to a Redis of this name.
+pub fn tls_socket(own: Option<&str>, name: &str) -> Value {
+    let file = |name: &str| json!({ "filename": certificate(name) });
+    let own = own.map(
+        |own| json!({ "certificate_chain": file(&format!("{own}.pem")), "private_key": file(&format!("{own}.key")) }),
+    );
+    let names = json!([{ "san_type": "URI", "matcher": { "exact": format!("spiffe://example.com/{name}") } }]);
+    let context = json!({
+        "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+        "common_tls_context": {
+            "tls_certificates": Vec::from_iter(own),
+            "validation_context": { "trusted_ca": file("ca.pem"), "match_typed_subject_alt_names": names },
+        },
+    });
+    json!({ "name": "envoy.transport_sockets.tls", "typed_config": context })
+}
+
+fn certificate(name: &str) -> String {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2e/certificates");
+    folder.join(name).to_str().unwrap().to_owned()
+}
+
 #[test]
 fn over_tls_each_side_shows_a_certificate_and_another_one_gets_nothing_through() {
-    let certificates = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2e/certificates");
-    let path = |name: &str| certificates.join(name).to_str().unwrap().to_owned();
     let (tls, ledger) = (Port::unshared(), Ledger::start());
-    let [number, certificate, key, authority] =
-        [tls.number().to_string(), path("gateway.pem"), path("gateway.key"), path("ca.pem")];
-    let redis = Redis::with(&[
-        "--tls-port",
-        &number,
-        "--tls-cert-file",
-        &certificate,
-        "--tls-key-file",
-        &key,
-        "--tls-ca-cert-file",
-        &authority,
-        "--tls-auth-clients",
-        "yes",
-    ]);
+    let redis = with_tls(&tls);
     let start = |certificate: Option<&str>, name: &str| {
-        let file = |name: &str| json!({ "filename": path(name) });
-        let own = certificate.map(|own| {
-            json!({ "certificate_chain": file(&format!("{own}.pem")), "private_key": file(&format!("{own}.key")) })
-        });
-        let names = json!([{ "san_type": "URI", "matcher": { "exact": format!("spiffe://example.com/{name}") } }]);
-        let context = json!({
-            "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
-            "common_tls_context": {
-                "tls_certificates": Vec::from_iter(own),
-                "validation_context": { "trusted_ca": file("ca.pem"), "match_typed_subject_alt_names": names },
-            },
-        });
-        let socket = json!({ "name": "envoy.transport_sockets.tls", "typed_config": context });
+        let socket = tls_socket(certificate, name);
         let mut store = Dialect::Resp.store();
         store["timeout_ms"] = json!(PATIENT_MS);
         Gateway::start(
