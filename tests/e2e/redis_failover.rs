@@ -45,7 +45,7 @@ fn until_executed(mut ask: impl FnMut() -> Response) -> Response {
         Some(answer).filter(|answer| answer.status == 201)
     });
     let answer = answer.unwrap_or_else(|message| panic!("{message}"));
-    assert!(said(&answer).starts_with("executed;stored=?1;"), "{}", shown(&answer));
+    assert!(said(&answer).starts_with("executed;"), "{}", shown(&answer));
     answer
 }
 
@@ -190,35 +190,6 @@ fn a_health_check_over_tls_logs_in_as_a_user_who_may_do_nothing_else() {
     let stranger = start("");
     wait_until("it is refused", PATIENCE, || stranger.stat("cluster.redis.health_check.failure") > 2);
     assert_eq!(healthy(&stranger), 0);
-}
-
-/// Why the shipped file has none: there is no other host that a primary's requests could go to.
-#[test]
-fn outlier_detection_keeps_a_primary_out_that_has_come_back() {
-    let (group, ledger) = (RedisGroup::without_sentinels(), Ledger::start());
-    let nodes = group.addrs();
-    let options = Options::file("redis-failover.yaml", ledger.addr()).mutate(move |tree| {
-        let redis = cluster(tree, "redis");
-        set_endpoints(redis, &nodes);
-        redis["outlier_detection"] = json!({ "interval": "0.1s", "max_ejection_percent": 100 });
-    });
-    let gateway = Gateway::start(options);
-    wait_until("the primary is found", PATIENCE, || healthy(&gateway) == 1);
-    let pay = |key: &str| gateway.post("/out").key(key).body("ten");
-    until_executed(|| pay("before").send());
-    group.nodes[0].kill();
-    let ejected = || gateway.stat("cluster.redis.outlier_detection.ejections_active") == 1;
-    let mut count = 0;
-    wait_until("it is ejected", PATIENCE, || {
-        count += 1;
-        refused(&pay(&format!("k{count}")).send(), 503, "store-unavailable", Some("1"));
-        ejected()
-    });
-    group.nodes[0].restart();
-    let flags = format!("redis::{}::health_flags::/failed_outlier_check", nodes[0]);
-    wait_until("its checks pass", PATIENCE, || gateway.admin("/clusters").lines().any(|line| line == flags));
-    refused(&pay("after").send(), 503, "store-unavailable", Some("1"));
-    assert_eq!((healthy(&gateway), ledger.entries().len()), (0, 1));
 }
 
 #[test]

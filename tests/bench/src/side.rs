@@ -71,7 +71,8 @@ struct Store {
     peer: Option<Peer>,
     webdis: Option<Webdis>,
     redis: Option<Redis>,
-    proxy: Option<Port>,
+    /// Of a cluster's bus, and of the redis_proxy.
+    ports: Option<[Port; 2]>,
 }
 
 /// For how many of the requests a counter goes up.
@@ -110,8 +111,8 @@ impl Recipe {
                 envoy(options.configuration(configuration(dialect)), other_build)
             }
             What::FilterByProxy(configuration) => {
-                let redis = store.redis.insert(node()?).addr();
-                let front = store.proxy.insert(Port::reserve()).addr();
+                let [bus, proxy] = store.ports.insert([Port::unshared(), Port::reserve()]);
+                let (front, redis) = (proxy.addr(), store.redis.insert(node(bus)?).addr());
                 let options = Options::file("redis-cluster.yaml", upstream).mutate(move |tree| {
                     let listener = listener_named(tree, "redis-proxy");
                     listener["address"]["socket_address"]["port_value"] = json!(front.port());
@@ -236,8 +237,8 @@ impl Side {
 }
 
 /// A Redis Cluster of one node.
-fn node() -> Result<Redis, String> {
-    let node = Redis::try_start(&["--cluster-enabled", "yes"])?;
+fn node(bus: &Port) -> Result<Redis, String> {
+    let node = Redis::try_start(&["--cluster-enabled", "yes", "--cluster-port", &bus.number().to_string()])?;
     node.ask(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]);
     let is_whole = || (node.ask(&["CLUSTER", "INFO"]).text().contains("cluster_state:ok")).then_some(());
     wait_for("the cluster is whole", PATIENCE, is_whole).map(|()| node)
