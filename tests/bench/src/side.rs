@@ -238,7 +238,10 @@ impl Side {
 
 /// A Redis Cluster of one node.
 fn node(bus: &Port) -> Result<Redis, String> {
-    let node = Redis::try_start(&["--cluster-enabled", "yes", "--cluster-port", &bus.number().to_string()])?;
+    let bus = bus.number().to_string();
+    // Alone it does not learn what others call it.
+    let announced = ["--cluster-announce-ip", "127.0.0.1"];
+    let node = Redis::try_start(&[&["--cluster-enabled", "yes", "--cluster-port", &bus][..], &announced].concat())?;
     node.ask(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]);
     let is_whole = || (node.ask(&["CLUSTER", "INFO"]).text().contains("cluster_state:ok")).then_some(());
     wait_for("the cluster is whole", PATIENCE, is_whole).map(|()| node)
