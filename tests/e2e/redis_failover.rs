@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use harness::gateway::{cluster, set_endpoint, set_endpoints};
-use harness::{Gateway, Ledger, Options, PATIENCE, Port, RedisGroup, Response, wait_for, wait_until};
+use harness::{Dialect, Gateway, Ledger, Options, PATIENCE, Port, RedisGroup, Response, wait_for, wait_until};
 use serde_json::{Value, json};
 
 use crate::check::{executed, is_refusal, refused, replays, said, shown};
@@ -21,8 +21,9 @@ use crate::redis_streams::{tls_socket, with_tls};
 /// A gateway by the shipped file in front of these Redis, with `store` on top of its own, when it has found the primary.
 #[track_caller]
 fn start(ledger: &Ledger, nodes: [SocketAddr; 3], mut document: Value) -> Gateway {
-    document["store"]["type"] = json!("redis");
-    document["store"]["cluster"] = json!("resp");
+    for (member, value) in Dialect::Resp.store().as_object().into_iter().flatten() {
+        document["store"][member] = value.clone();
+    }
     let options = Options::file("redis-failover.yaml", ledger.addr()).configuration(document);
     let gateway = Gateway::start(options.mutate(move |tree| set_endpoints(cluster(tree, "redis"), &nodes)));
     wait_until("the primary is found", PATIENCE, || healthy(&gateway) == 1);

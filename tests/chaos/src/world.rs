@@ -10,7 +10,9 @@ use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use harness::gateway::{cluster, hcm_of, listener_named, set_endpoint, set_endpoints, set_pipe, shipped};
+use harness::gateway::{
+    PROTOCOL_OPTIONS, cluster, hcm_of, listener_named, set_endpoint, set_endpoints, set_pipe, shipped,
+};
 use harness::redis::DURABLE;
 use harness::{
     Dialect, Gateway, Interposer, Options, PATIENCE, Port, Redis, RedisCluster, RedisGroup, Webdis, wait_until,
@@ -291,8 +293,8 @@ fn change(tree: &mut Value, http2: SocketAddr, socket: &Path) {
         tree["static_resources"][kind].as_array_mut().expect("it is a list").push(one);
     }
     let listeners = tree["static_resources"]["listeners"].as_array_mut().expect("it is a list").iter_mut();
-    // What leads to Redis stays as it is.
-    for listener in listeners.filter(|listener| !["resp", "redis-proxy"].map(Value::from).contains(&listener["name"])) {
+    // A redis_proxy stays as it is.
+    for listener in listeners.filter(|listener| listener["name"] != "redis-proxy") {
         let routes = &mut hcm_of(listener)["route_config"]["virtual_hosts"][0]["routes"];
         routes[0]["route"]["timeout"] = json!(ROUTE_TIMEOUT);
         let way = |kind: Kind| json!({ "match": { "prefix": kind.path() }, "route": { "cluster": kind.path(), "timeout": ROUTE_TIMEOUT } });
@@ -321,9 +323,8 @@ fn change(tree: &mut Value, http2: SocketAddr, socket: &Path) {
 
 /// How a cluster speaks to the service.
 fn protocol(mut options: Value) -> Value {
-    let name = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
-    options["@type"] = json!(format!("type.googleapis.com/{name}"));
-    json!({ name: options })
+    options["@type"] = json!(format!("type.googleapis.com/{PROTOCOL_OPTIONS}"));
+    json!({ PROTOCOL_OPTIONS: options })
 }
 
 /// A port that no Redis listens on.
