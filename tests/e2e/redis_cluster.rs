@@ -32,6 +32,16 @@ fn every_master_of_a_redis_cluster_keeps_its_records() {
 /// A gateway by the shipped file in front of these nodes, when the proxy knows all slots.
 #[track_caller]
 fn start(nodes: &RedisCluster, ledger: &Ledger, change: impl FnOnce(&mut Value) + 'static) -> Gateway {
+    let gateway = launch(nodes, ledger, change);
+    let warm = |n: usize| gateway.post("/warm").key(format!("warm-{n}")).body("w");
+    wait_until("the proxy knows all slots", PATIENCE, || {
+        send_all(&(0..12).map(warm).collect::<Vec<_>>()).iter().all(|answer| answer.status == 201)
+    });
+    gateway
+}
+
+#[track_caller]
+fn launch(nodes: &RedisCluster, ledger: &Ledger, change: impl FnOnce(&mut Value) + 'static) -> Gateway {
     let proxy = Port::reserve();
     let (addrs, front) = (nodes.addrs(), proxy.addr());
     let options = Options::file("redis-cluster.yaml", ledger.addr()).mutate(move |tree| {
@@ -41,12 +51,7 @@ fn start(nodes: &RedisCluster, ledger: &Ledger, change: impl FnOnce(&mut Value) 
         set_endpoints(cluster(tree, "redis-cluster"), &addrs[..3]);
         change(tree);
     });
-    let gateway = Gateway::start(options);
-    let warm = |n: usize| gateway.post("/warm").key(format!("warm-{n}")).body("w");
-    wait_until("the proxy knows all slots", PATIENCE, || {
-        send_all(&(0..12).map(warm).collect::<Vec<_>>()).iter().all(|answer| answer.status == 201)
-    });
-    gateway
+    Gateway::start(options)
 }
 
 /// The counters of the proxy and of its cluster that are not 0.
@@ -218,6 +223,24 @@ fn the_proxy_logs_in_as_a_user_that_needs_each_of_its_rights() {
 }
 
 #[test]
+fn what_the_filter_logs_in_with_is_for_the_proxy_and_no_node() {
+    let (nodes, ledger) = (RedisCluster::start(), Ledger::start());
+    let gateway = launch(&nodes, &ledger, |tree| {
+        with_document(tree, |document| document["store"]["password"] = json!("secret"));
+    });
+    let pay = |n: usize| gateway.post("/login").key(format!("key-{n}")).body("ten");
+    refused(&pay(0).send(), 503, "store-unavailable", Some("1"));
+    assert!(gateway.stat("wasmcustom.idempotency_store_failures_err_total") > 0, "{}", counters(&gateway));
+    let gateway = start(&nodes, &ledger, |tree| {
+        patient(tree);
+        with_document(tree, |document| document["store"]["password"] = json!("secret"));
+        let proxy = &mut listener_named(tree, "redis-proxy")["filter_chains"][0]["filters"][0]["typed_config"];
+        proxy["downstream_auth_passwords"] = json!([{ "inline_string": "secret" }]);
+    });
+    assert_eq!(failures(&gateway), "");
+}
+
+#[test]
 fn when_a_master_dies_its_replica_is_promoted_and_the_others_serve_on() {
     let (nodes, ledger) = (RedisCluster::with_replicas(&["--cluster-require-full-coverage", "no"]), Ledger::start());
     let gateway = start(&nodes, &ledger, asking);
@@ -323,8 +346,9 @@ fn asking(tree: &mut Value) {
     });
 }
 
-/// Leases that outlive a storm.
+/// Leases that outlive a storm, on a machine that is busy.
 fn lasting(tree: &mut Value) {
+    patient(tree);
     with_document(tree, |own| own["policy"] = document()["policy"].clone());
 }
 
