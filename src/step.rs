@@ -7,10 +7,10 @@ use std::fmt;
 use std::rc::Rc;
 
 use crate::command::{Command, Failure, GivenUp, WhyGivenUp};
+use crate::count::Count;
 use crate::key::Name;
 use crate::message::{HeaderMutation, Headers};
-use crate::refusal::ProblemType;
-use crate::reply::{Reason, Reply};
+use crate::reply::Reply;
 
 /// What the shell must do next, in the order of the fields.
 #[must_use]
@@ -77,121 +77,6 @@ pub struct Outgoing {
     pub headers: Headers,
     /// The whole body.
     pub body: Vec<u8>,
-}
-
-/// One counter to raise by one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Count {
-    /// Requests that went upstream unprotected, by reason.
-    Bypassed(Bypass),
-    /// Executions that have ended, of requests that went upstream under a claim.
-    Executed,
-    /// Responses whose body was to say what becomes of the key, and could not be read.
-    OutcomeUnread,
-    /// Answers of the gateway itself.
-    Refused(ProblemType),
-    /// Executions whose key was released.
-    Released,
-    /// Requests answered from the store.
-    Replayed,
-    /// Of those, the ones answered from what this Envoy remembers, without a call to the store.
-    ReplayedCached,
-    /// Executions after which the same payload may run again.
-    Retryable,
-    /// Failures of the store, by reason.
-    StoreFailed(Failure),
-    /// Calls to the store; each carries one operation or more.
-    StoreCall,
-    /// Operations asked of the store.
-    StoreOperation,
-    /// Requests that another hop has claimed in the same store.
-    SecondHop,
-    /// Executions whose outcome was stored.
-    Stored,
-    /// Requests that run inline because what is in them cannot be sent by the gateway itself.
-    Unshielded,
-    /// Claims granted over an attempt whose outcome is unknown.
-    Takeover,
-    /// Executions whose upstream asked for a longer life of the record than it can have.
-    TtlCapped,
-    /// Executions whose outcome is unknown.
-    Unknown,
-}
-
-/// Why a request was let through unprotected, as counted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Bypass {
-    /// A tunnel.
-    Connect,
-    /// A gRPC call.
-    Grpc,
-    /// Said in the status line.
-    Said(Reason),
-    /// A protocol upgrade.
-    Upgrade,
-}
-
-impl Count {
-    /// Every counter there is.
-    pub fn all() -> Vec<Count> {
-        let reasons = [
-            Reason::Injected,
-            Reason::KeyUnreadable,
-            Reason::NoCaller,
-            Reason::NoKey,
-            Reason::StoreFailure,
-            Reason::TooLarge,
-        ];
-        let bypasses = [Bypass::Connect, Bypass::Grpc, Bypass::Upgrade];
-        let plain = [
-            Count::Executed,
-            Count::OutcomeUnread,
-            Count::Released,
-            Count::Replayed,
-            Count::ReplayedCached,
-            Count::Retryable,
-            Count::StoreCall,
-            Count::SecondHop,
-            Count::StoreOperation,
-            Count::Stored,
-            Count::Takeover,
-            Count::TtlCapped,
-            Count::Unknown,
-            Count::Unshielded,
-        ];
-        let bypassed = reasons.into_iter().map(Bypass::Said).chain(bypasses).map(Count::Bypassed);
-        let by_slug = ProblemType::ALL.into_iter().map(Count::Refused);
-        let by_failure = Failure::all().into_iter().map(Count::StoreFailed);
-        plain.into_iter().chain(bypassed).chain(by_slug).chain(by_failure).collect()
-    }
-
-    /// The metric's name; those of a trial (`mode: observe`) are told apart.
-    pub fn metric(self, observed: bool) -> String {
-        let what = match self {
-            Count::Bypassed(Bypass::Connect) => "bypassed_connect".to_owned(),
-            Count::Bypassed(Bypass::Grpc) => "bypassed_grpc".to_owned(),
-            Count::Bypassed(Bypass::Said(reason)) => format!("bypassed_{}", reason.as_str().replace('-', "_")),
-            Count::Bypassed(Bypass::Upgrade) => "bypassed_upgrade".to_owned(),
-            Count::Executed => "executed".to_owned(),
-            Count::OutcomeUnread => "outcome_unread".to_owned(),
-            Count::Refused(slug) => format!("refused_{}", slug.as_str().replace('-', "_")),
-            Count::Released => "released".to_owned(),
-            Count::Replayed => "replayed".to_owned(),
-            Count::ReplayedCached => "replayed_cached".to_owned(),
-            Count::Retryable => "retryable".to_owned(),
-            Count::StoreFailed(failure) => format!("store_failures_{}", failure.as_str()),
-            Count::StoreCall => "store_calls".to_owned(),
-            Count::StoreOperation => "store_operations".to_owned(),
-            Count::SecondHop => "second_hop".to_owned(),
-            Count::Stored => "stored".to_owned(),
-            Count::Takeover => "takeover".to_owned(),
-            Count::TtlCapped => "ttl_capped".to_owned(),
-            Count::Unknown => "unknown".to_owned(),
-            Count::Unshielded => "unshielded".to_owned(),
-        };
-        let prefix = if observed { "idempotency_observed" } else { "idempotency" };
-        format!("{prefix}_{what}_total")
-    }
 }
 
 /// Something an operator may want to read of. Never holds a key, a body or a record.

@@ -90,10 +90,27 @@ impl std::fmt::Debug for EncryptionKey {
     }
 }
 
+/// Which rule a policy is of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RuleId {
+    /// Its place in the list.
+    pub number: usize,
+    /// The operator's name for it, or `rule` and its place.
+    pub name: String,
+}
+
+impl RuleId {
+    /// Its name as metrics have it: 40 letters, digits, `_` and `-`, with `_` in the place of all else.
+    pub fn label(&self) -> String {
+        let fits = |letter: char| letter.is_ascii_alphanumeric() || "_-".contains(letter);
+        self.name.chars().take(40).map(|letter| if fits(letter) { letter } else { '_' }).collect()
+    }
+}
+
 /// One entry of `rules`.
 #[derive(Clone, Debug)]
 pub struct Rule {
-    /// The operator's name for it, or its place in the list.
+    /// The operator's name for it, or `rule` and its place in the list.
     pub name: String,
     /// Which requests it is about.
     pub matches: Match,

@@ -7,6 +7,7 @@ use std::rc::Rc;
 
 use crate::command::{Command, CommandKind, Failure, ReplyKind, StoreReply};
 use crate::config::{LEASE_MARGIN, Mode, OnCompleted, OnInFlight, OnStoreFailure, OnUnknown, Policy};
+use crate::count::Count;
 use crate::event::EventKind;
 use crate::fingerprint::Fingerprint;
 use crate::key::KEY;
@@ -15,7 +16,7 @@ use crate::mutant::{self, Mutant};
 use crate::record::{Owner, Response};
 use crate::refusal::ProblemType;
 use crate::reply::{IdempotencyStatus, ProblemDetails, Reason, Reply, Token};
-use crate::step::{Count, Flow, LogEvent, Step};
+use crate::step::{Flow, LogEvent, Step};
 
 use super::attempt::{ClaimRequest, Execution, Injected, PendingRequest};
 use super::execution::{AwaitResponse, Shielded};

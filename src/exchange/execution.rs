@@ -6,6 +6,7 @@
 
 use crate::command::{CommandKind, Failure, ReplyKind, StoreReply};
 use crate::config::{Ending, Execution as Sender, Fate, Mode, OnCompleted, Policy};
+use crate::count::Count;
 use crate::event::{EventKind, Executed};
 use crate::evidence::{Origin, Source};
 use crate::json;
@@ -13,7 +14,7 @@ use crate::message::{Headers, content_length, media_type};
 use crate::mutant::{self, Mutant};
 use crate::record::Response;
 use crate::reply::{Reason, Reply};
-use crate::step::{Count, Flow, LogEvent, Step};
+use crate::step::{Flow, LogEvent, Step};
 
 use super::attempt::{Execution, Outcome, Tries, Ttl};
 use super::headers::{Steering, kept, passed, removals, reported, steering};

@@ -39,7 +39,8 @@ use std::cell::Cell;
 use std::mem;
 use std::rc::Rc;
 
-use crate::config::{Config, Mode, Policy};
+use crate::config::{Config, Mode, Policy, RuleId};
+use crate::count::Count;
 use crate::digest::HashKey;
 use crate::event::{Clock, Event, EventKind};
 use crate::key::Name;
@@ -47,7 +48,7 @@ use crate::message::{HeaderMutation, Headers};
 use crate::record::Owner;
 use crate::reply::{IdempotencyStatus, Reason, STATUS};
 use crate::seal::ResponseCipher;
-use crate::step::{Count, Flow, Step};
+use crate::step::{Flow, Step};
 
 mod headers;
 
@@ -231,8 +232,8 @@ impl Exchange {
         Step { flow, status, observed: true, ..step }
     }
 
-    /// The name of the rule that it is under.
-    pub fn rule(&self) -> &str {
+    /// The rule that it is under.
+    pub fn rule(&self) -> &RuleId {
         &self.policy.rule
     }
 
@@ -284,6 +285,16 @@ impl Exchange {
         match &self.state {
             State::Waiting(Waiting { claim, .. }) | State::Claim(AwaitClaim { claim, waiter: Some(_) }) => {
                 Some(&claim.request.name)
+            }
+            _ => None,
+        }
+    }
+
+    /// Since when it waits, in milliseconds.
+    pub fn waits_since_ms(&self) -> Option<u64> {
+        match &self.state {
+            State::Waiting(Waiting { claim, .. }) | State::Claim(AwaitClaim { claim, waiter: Some(_) }) => {
+                Some(claim.started_ms)
             }
             _ => None,
         }

@@ -8,12 +8,13 @@ use std::rc::Rc;
 
 use crate::command::{CommandKind, Failure, ReplyKind, StoreReply};
 use crate::config::{Fate, Mode, OnStoreFailure, Save as When};
+use crate::count::{Bypass, Count};
 use crate::event::EventKind;
 use crate::key::KEY;
 use crate::message::{HeaderMutation, Headers};
 use crate::refusal::ProblemType;
 use crate::reply::{EXPOSE, EXPOSED, IdempotencyStatus, ProblemDetails, Reason, Reply, STATUS};
-use crate::step::{Bypass, Count, Flow, LogEvent, Step};
+use crate::step::{Flow, LogEvent, Step};
 
 use super::answered::Answered;
 use super::attempt::{Execution, Injected, Outcome, PendingRequest, Tries};
@@ -83,8 +84,9 @@ impl Save {
         if let (Some(ttl), None) = (ttl, execution.request.window_ms) {
             command.ttl_ms = ttl.ms;
         }
-        let executed = (execution.attempt.is_some() && !is_unsent).then_some(Count::Executed);
-        let counts = executed.into_iter().chain(ttl.filter(|ttl| ttl.is_capped).map(|_| Count::TtlCapped)).collect();
+        let ended = if is_unsent { Count::Unsent } else { Count::Executed };
+        let ended = execution.attempt.map(|_| ended);
+        let counts = ended.into_iter().chain(ttl.filter(|ttl| ttl.is_capped).map(|_| Count::TtlCapped)).collect();
         let saved_bytes = match &command.kind {
             CommandKind::Complete { response: Some(response), .. } => response.len() as u64,
             _ => 0,

@@ -51,6 +51,7 @@ pub struct HandedOver {
 struct Owed {
     command: Rc<Command>,
     cause: Cause,
+    since_ms: u64,
     due_ms: u64,
     backoff_ms: u64,
     /// When the record it is about must be gone.
@@ -113,6 +114,11 @@ impl Outbox {
     /// How many operations the store has not heard of at all.
     pub(super) fn unheard(&self) -> usize {
         self.by_name.values().map(Vec::len).sum()
+    }
+
+    /// Since when it owes the oldest of these.
+    pub(super) fn unheard_since_ms(&self) -> Option<u64> {
+        self.owed.values().find(|owed| owed.cause == Cause::Unheard).map(|owed| owed.since_ms)
     }
 
     /// About how many bytes it takes.
@@ -288,7 +294,8 @@ impl Outbox {
             _ => now_ms + life_ms.max(command.lease_ms),
         };
         let id = self.pool.next_id();
-        self.keep(id, Owed { command, cause, due_ms, backoff_ms: BACKOFF_MS.0, until_ms, trying: false, timed_out: 0 });
+        let (since_ms, backoff_ms) = (now_ms, BACKOFF_MS.0);
+        self.keep(id, Owed { command, cause, since_ms, due_ms, backoff_ms, until_ms, trying: false, timed_out: 0 });
     }
 
     fn keep(&mut self, id: u64, owed: Owed) {

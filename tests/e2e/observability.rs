@@ -3,8 +3,11 @@
 //! Its one rule: numbers are compared on a gateway of the test's own, words on a shared one.
 //! It does not know what the numbers are good for.
 
+use std::fs;
+
+use harness::gateway::{repository, shipped};
 use harness::{PATIENCE, World, wait_until};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::check::said;
 use crate::worlds::{plain, rules, start, troubled};
@@ -12,7 +15,7 @@ use crate::worlds::{plain, rules, start, troubled};
 #[test]
 fn everything_that_happens_is_counted_once() {
     let world = World::start(json!({ "policy": { "lease_ms": 1000 } }));
-    let count = |what: &str| world.gateway.stat(&format!("wasmcustom.idempotency_{what}_total"));
+    let count = |what: &str| world.gateway.counted(what);
     let pay = |key: &str| world.post("/pay").key(key);
 
     let mut first = start(&world, &pay("a"), "ten", "counted");
@@ -40,33 +43,105 @@ fn everything_that_happens_is_counted_once() {
     world.request("GET", "/pay").key("a").send();
 
     let expected = [
-        ("executed", 6),
-        ("replayed", 3),
+        ("requests.executed", 6),
+        ("requests.replayed", 3),
         ("stored", 3),
         ("released", 1),
         ("retryable", 1),
         ("unknown", 1),
         ("takeover", 1),
-        ("refused_in_flight", 1),
-        ("refused_mismatch", 2),
-        ("refused_key_invalid", 1),
-        ("refused_not_replayable", 1),
-        ("refused_body_too_large", 1),
-        ("refused_key_missing", 0),
-        ("refused_store_unavailable", 0),
-        ("bypassed_no_key", 1),
-        ("bypassed_no_caller", 1),
+        ("refused.in-flight", 1),
+        ("refused.mismatch", 2),
+        ("refused.key-invalid", 1),
+        ("refused.not-replayable", 1),
+        ("refused.body-too-large", 1),
+        ("refused.key-missing", 0),
+        ("refused.store-unavailable", 0),
+        ("requests.bypassed", 2),
+        ("bypassed.no-key", 1),
+        ("bypassed.no-caller", 1),
     ];
     for (what, times) in expected {
-        assert_eq!(count(what), times, "{what} in\n{}", world.gateway.admin("/stats?filter=idempotency_.*_total"));
+        assert_eq!(count(what), times, "{what} in\n{}", world.gateway.admin("/stats?filter=idempotency.*_total"));
     }
     // Polling until the lease was over.
-    assert!(count("refused_outcome_unknown") >= 1);
+    assert!(count("refused.outcome-unknown") >= 1);
     assert!(count("store_operations") >= 20);
-    let failures = world.gateway.admin("/stats?filter=idempotency_store_failures_.*_total");
-    assert!(failures.lines().all(|line| line.ends_with(": 0")), "{failures}");
+    // Each request is counted with one outcome, the one that no rule was about by itself.
+    let requests =
+        ["executed", "replayed", "refused", "bypassed", "unsent"].map(|one| count(&format!("requests.{one}")));
+    let sent = world.ledger.entries().len() as u64;
+    assert_eq!(requests.iter().sum::<u64>(), count("requests"));
+    assert_eq!(count("requests.executed") + count("requests.bypassed") + 1, sent, "{requests:?}");
+    world.gateway.wait_for_count("unmatched", 1);
+    assert_eq!(count("store_failures"), 0, "{}", world.gateway.admin("/stats?filter=store_failures"));
     wait_until("nothing runs", PATIENCE, || world.gateway.stat("wasmcustom.idempotency_running") == 0);
     world.gateway.wait_for_stat("wasmcustom.idempotency_store_bytes", 1);
+}
+
+#[test]
+fn prometheus_is_shown_labels_that_add_up() {
+    let world = World::start(json!({
+        "policy": { "on_in_flight": { "action": "wait" } },
+        "rules": [
+            { "name": "a.b", "match": { "methods": ["POST"], "path": { "prefix": "/named" } } },
+            { "match": { "methods": ["POST"], "path": { "prefix": "/trial" } }, "policy": { "mode": "observe" } },
+            { "match": { "methods": ["POST"] } },
+        ],
+    }));
+    let mut first = start(&world, &world.post("/named").key("k"), "ten", "labelled");
+    let mut duplicate = world.post("/named").key("k").body("ten").open();
+    duplicate.write("ten");
+    world.gateway.wait_for_stat("wasmcustom.idempotency_waiting", 1);
+    world.ledger.open("labelled");
+    assert_eq!((first.response().status, duplicate.response().status), (201, 201));
+    world.post("/trial").key("k").body("ten").send();
+    world.post("/other").key("k, l").body("ten").send();
+    world.post("/other").body("ten").send();
+    let version = env!("CARGO_PKG_VERSION");
+    let told = || world.gateway.admin("/stats/prometheus?filter=idempotency");
+    for line in [
+        r#"idempotency_requests_total{rule="a_b",outcome="executed"} 1"#,
+        r#"idempotency_requests_total{rule="a_b",outcome="replayed"} 1"#,
+        r#"idempotency_stored_total{rule="a_b"} 1"#,
+        r#"idempotency_observed_requests_total{rule="rule1",outcome="executed"} 1"#,
+        r#"idempotency_refused_total{rule="rule2",reason="key-invalid"} 1"#,
+        r#"idempotency_bypassed_total{rule="rule2",reason="no-key"} 1"#,
+        r#"idempotency_requests_total{rule="rule2",outcome="bypassed"} 1"#,
+        // What has not happened stands at 0.
+        r#"idempotency_unknown_total{rule="rule2"} 0"#,
+        r#"idempotency_store_failures_total{reason="full"} 0"#,
+        &format!(r#"idempotency_build_info{{version="{version}"}} 1"#),
+        "idempotency_store_max_bytes{} 67108864",
+        "idempotency_store_records{} 2",
+        r#"idempotency_wait_milliseconds_bucket{le="60000"} 1"#,
+        "idempotency_wait_milliseconds_count{} 1",
+    ] {
+        wait_until(&format!("{line} in\n{}", told()), PATIENCE, || told().lines().any(|told| told == line));
+    }
+    let labels =
+        |line: &str| line.split('{').nth(1).is_some_and(|rest| rest.contains(".rule.") || rest.contains("envoy_"));
+    assert!(!told().lines().any(labels), "{}", told());
+}
+
+#[test]
+fn every_shipped_file_has_the_same_labels_and_buckets() {
+    let local = shipped("local.yaml").unwrap()["stats_config"].clone();
+    let files = fs::read_dir(repository().join("envoy")).unwrap().map(|entry| entry.unwrap().file_name());
+    let files: Vec<String> =
+        files.map(|name| name.into_string().unwrap()).filter(|name| name.ends_with(".yaml")).collect();
+    let mut count = 0;
+    for file in files {
+        let tree = shipped(&file).unwrap();
+        let patches = tree.pointer("/spec/configPatches").and_then(Value::as_array).into_iter().flatten();
+        let bootstrap = patches.filter(|patch| patch["applyTo"] == "BOOTSTRAP").map(|patch| &patch["patch"]["value"]);
+        let has_bootstrap = tree.get("static_resources").is_some() || tree["kind"] == "EnvoyFilter";
+        for bootstrap in bootstrap.chain([&tree]).filter(|_| has_bootstrap).take(1) {
+            assert_eq!(bootstrap["stats_config"], local, "{file}");
+            count += 1;
+        }
+    }
+    assert_eq!(count, 6);
 }
 
 #[test]

@@ -191,7 +191,13 @@ impl SharedWorld {
         self.gateways[self.gateways.len() - 1].addr()
     }
 
-    /// A counter or gauge of the filter without its prefix (`executed_total`), all gateways together.
+    /// What a counter of the filter has counted, as [`Gateway::counted`] has it, all gateways together.
+    #[track_caller]
+    pub fn counted(&self, what: &str) -> u64 {
+        self.gateways.iter().map(|gateway| gateway.counted(what)).sum()
+    }
+
+    /// A gauge of the filter without its prefix (`running`), all gateways together.
     #[track_caller]
     pub fn stat(&self, name: &str) -> u64 {
         self.gateways.iter().map(|gateway| gateway.stat(&format!("wasmcustom.idempotency_{name}"))).sum()
