@@ -84,6 +84,15 @@ pub struct Outgoing {
 pub enum LogEvent {
     /// The response cannot be replayed: it is too large or too slow, or there was no room for it.
     BodyDropped(Name),
+    /// An attempt whose outcome was unknown, its own or an earlier one's, has come to a known end.
+    DoubtSettled {
+        /// The operation.
+        name: Name,
+        /// The attempt that has ended.
+        attempt: u32,
+        /// How, in the word of `Idempotency-Status`.
+        ended: &'static str,
+    },
     /// The worker gave up a part of what the store must still hear of.
     GaveUp(GivenUp),
     /// An internal redirect took the request away.
@@ -98,15 +107,25 @@ pub enum LogEvent {
         certificate: bool,
     },
     /// The host did not take a request of the gateway's own to this cluster.
-    NoWay(String),
+    NoWay(Name, String),
     /// The execution runs longer than it is renewed.
     RanTooLong(Name),
-    /// A request of the gateway's own met this filter again.
-    Reentered(String),
+    /// A request of the gateway's own, to this cluster, met this filter again.
+    Reentered(Name, String),
     /// A request was claimed in the same store by the hop before.
     SecondHop(Name),
-    /// The store failed.
-    StoreFailed(Failure),
+    /// The store answers again, so long after it began to fail.
+    StoreAnswers {
+        /// In milliseconds.
+        after_ms: u64,
+    },
+    /// Something failed that the store was asked for.
+    StoreFailed {
+        /// Why.
+        failure: Failure,
+        /// For which operation, where that was known already.
+        name: Option<Name>,
+    },
     /// A claim was granted over an attempt whose outcome is unknown.
     Takeover(Name, u32),
     /// The outcome of an attempt is unknown.
@@ -116,12 +135,22 @@ pub enum LogEvent {
 impl LogEvent {
     /// Whether every request would say the same.
     pub fn is_repeated(&self) -> bool {
-        matches!(self, LogEvent::NoWay(_) | LogEvent::Reentered(_) | LogEvent::SecondHop(_) | LogEvent::StoreFailed(_))
+        matches!(
+            self,
+            LogEvent::NoWay(..) | LogEvent::Reentered(..) | LogEvent::SecondHop(_) | LogEvent::StoreFailed { .. }
+        )
     }
 
     /// Whether an operator should look at it.
     pub fn is_warning(&self) -> bool {
-        !matches!(self, LogEvent::Takeover(..) | LogEvent::Unknown(..) | LogEvent::BodyDropped(..))
+        !matches!(
+            self,
+            LogEvent::BodyDropped(..)
+                | LogEvent::DoubtSettled { .. }
+                | LogEvent::StoreAnswers { .. }
+                | LogEvent::Takeover(..)
+                | LogEvent::Unknown(..)
+        )
     }
 }
 
@@ -135,6 +164,11 @@ impl fmt::Display for LogEvent {
                     name.short()
                 )
             }
+            LogEvent::DoubtSettled { name, attempt, ended } => write!(
+                f,
+                "operation {}: its outcome was unknown and is settled: attempt {attempt} is {ended}",
+                name.short()
+            ),
             LogEvent::GaveUp(given_up) => gave_up(f, given_up),
             LogEvent::InternalRedirect(name) => write!(
                 f,
@@ -145,33 +179,23 @@ impl fmt::Display for LogEvent {
             LogEvent::LeaseLost(name) => {
                 write!(f, "operation {} lost its lease while it ran: another attempt may run beside it", name.short())
             }
-            LogEvent::NoCaller { rule, certificate } => {
-                write!(
-                    f,
-                    "no request of rule {rule:?} has shown a caller so far, so none was protected: scope.caller reads what a \
-                     filter in front has removed, or what no client sends; `make check-config` finds which"
-                )?;
-                if *certificate {
-                    f.write_str(
-                        "; its clients have certificates, which {\"property\": [\"connection\", \
-                         \"uri_san_peer_certificate\"]} reads",
-                    )?;
-                }
-                Ok(())
-            }
-            LogEvent::NoWay(cluster) => write!(
+            LogEvent::NoCaller { rule, certificate } => no_caller(f, rule, *certificate),
+            LogEvent::NoWay(name, cluster) => write!(
                 f,
-                "nothing can be executed through the cluster {cluster:?} of `execution`: it does not exist, or has no host"
+                "operation {} cannot be executed through the cluster {cluster:?} of `execution`: it does not exist, or has no \
+                 host",
+                name.short()
             ),
             LogEvent::RanTooLong(name) => write!(
                 f,
                 "operation {} runs longer than max_running_ms: its outcome counts as unknown until it answers",
                 name.short()
             ),
-            LogEvent::Reentered(cluster) => write!(
+            LogEvent::Reentered(name, cluster) => write!(
                 f,
-                "the internal listener behind the cluster {cluster:?} of `execution` runs this filter too, which refuses what \
-                 is to be executed: take the filter off that listener"
+                "operation {} was refused on its way to execution: the internal listener behind the cluster {cluster:?} of \
+                 `execution` runs this filter too: take the filter off that listener",
+                name.short()
             ),
             LogEvent::SecondHop(name) => write!(
                 f,
@@ -179,11 +203,10 @@ impl fmt::Display for LogEvent {
                  the two a store.prefix (Redis), or a plugin name (embedded), of their own",
                 name.short()
             ),
-            LogEvent::StoreFailed(Failure::MissingFlag) => f.write_str(
-                "Envoy has not shown the body of a message that is held back: unless it is only slow, set \
-                 allow_on_headers_stop_iteration: true in this filter's PluginConfig (Envoy 1.35 or later)",
-            ),
-            LogEvent::StoreFailed(failure) => write!(f, "the store failed: {}", failure.as_str()),
+            LogEvent::StoreAnswers { after_ms } => {
+                write!(f, "the store answers again, {} s after it began to fail", after_ms.div_ceil(1000))
+            }
+            LogEvent::StoreFailed { failure, name } => store_failed(f, *failure, name.as_ref()),
             LogEvent::Takeover(name, attempt) => {
                 write!(f, "operation {} runs as attempt {attempt} after one whose outcome is unknown", name.short())
             }
@@ -194,9 +217,41 @@ impl fmt::Display for LogEvent {
     }
 }
 
+/// Which rule protects nothing, and what may be wrong with it.
+fn no_caller(f: &mut fmt::Formatter<'_>, rule: &str, certificate: bool) -> fmt::Result {
+    write!(
+        f,
+        "no request of rule {rule:?} has shown a caller so far, so none was protected: scope.caller reads what a filter in \
+         front has removed, or what no client sends; `make check-config` finds which"
+    )?;
+    if !certificate {
+        return Ok(());
+    }
+    f.write_str(
+        "; its clients have certificates, which {\"property\": [\"connection\", \"uri_san_peer_certificate\"]} reads",
+    )
+}
+
+/// What failed, and for which operation.
+fn store_failed(f: &mut fmt::Formatter<'_>, failure: Failure, name: Option<&Name>) -> fmt::Result {
+    let of = name.map_or_else(|| "a request".to_owned(), |name| format!("operation {}", name.short()));
+    match failure {
+        Failure::MissingFlag => write!(
+            f,
+            "Envoy has not shown the body of {of}, which is held back: unless it is only slow, set \
+             allow_on_headers_stop_iteration: true in this filter's PluginConfig (Envoy 1.35 or later)"
+        ),
+        Failure::Overloaded => write!(f, "{of} found a worker that holds too many bytes of bodies already"),
+        failure if failure.is_unreadable() => {
+            write!(f, "{of}: what is stored for it cannot be read ({}), so it is refused", failure.as_str())
+        }
+        failure => write!(f, "the store has begun to fail: {} for {of}", failure.as_str()),
+    }
+}
+
 /// What was given up, and why.
 fn gave_up(f: &mut fmt::Formatter<'_>, given_up: &GivenUp) -> fmt::Result {
-    let GivenUp { why, completions, responses, others } = given_up;
+    let GivenUp { why, completions, responses, others, name } = given_up;
     let why = match why {
         WhyGivenUp::Drained => "their configuration was replaced, and no other takes them to their store",
         WhyGivenUp::Expired => "their records must have expired",
@@ -206,6 +261,7 @@ fn gave_up(f: &mut fmt::Formatter<'_>, given_up: &GivenUp) -> fmt::Result {
     write!(
         f,
         "gave up {completions} completions, {responses} responses and {others} other operations that the store has not heard \
-         of: {why}"
+         of, among them of operation {}: {why}",
+        name.short()
     )
 }

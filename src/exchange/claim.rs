@@ -170,6 +170,7 @@ impl Claim {
             fingerprint,
             attempt: None,
             doubt: false,
+            overran: false,
             started_ms,
             asked_ms,
             expires_ms: None,
@@ -357,7 +358,9 @@ fn forward(cx: &Context<'_>, mut execution: Execution, pending: PendingRequest) 
     edits.extend(execution.request.key_for_upstream().map(|key| HeaderMutation::Set(KEY, key)));
     let counts = execution.doubt.then_some(Count::Takeover).into_iter().collect();
     let log_event = execution.doubt.then_some(LogEvent::Takeover(execution.request.name, attempt));
-    let step = Step { wake_ms: execution.renew_at_ms, counts, log_event, ..Step::default() };
+    // From here on the access log tells of it, also where the client hangs up.
+    let status = Some(execution.line(None, None).to_string());
+    let step = Step { wake_ms: execution.renew_at_ms, counts, status, log_event, ..Step::default() };
     match pending.outgoing {
         None => (State::Response(AwaitResponse { execution }), Step { flow: Flow::Resume(edits), ..step }),
         Some(mut outgoing) => {

@@ -15,10 +15,14 @@ use crate::shell::way::Way;
 use crate::step::{Flow, LogEvent, Outgoing};
 use crate::store::client::{Batch, Heard, Lane};
 use crate::store::local::SharedMap;
-use crate::worker::{Gauge, Host, NO_CALLER_QUIET_MS, Side, Turn};
+use crate::worker::{Gauge, Host, NO_CALLER_QUIET_MS, STORE_QUIET_MS, Side, Turn};
 
 /// For how long a note of what is owed counts.
 const OWED_NOTE_MS: u64 = 2_500;
+/// How often at most it is noted that the store goes on failing.
+const FAILURE_NOTE_MS: u64 = 500;
+/// For how long that note counts.
+const FAILURE_LASTS_MS: u64 = 60_000;
 /// How many random bytes are drawn at once.
 const ENTROPY_BYTES: usize = 4096;
 
@@ -103,6 +107,19 @@ impl Envoy {
     /// The streams to the store, where there are any.
     pub fn streams(&mut self) -> Option<&mut Streams> {
         self.way.as_mut()?.streams()
+    }
+
+    /// Where workers note for each other that the store fails.
+    fn failure_key(&self) -> [u8; 32] {
+        let mut digest = Digest::new("failing store", None);
+        digest.part("identity", &self.identity);
+        digest.finish()
+    }
+
+    /// What they have noted, and its version.
+    fn noted_failure(&self) -> (Option<(u64, u64)>, Option<u32>) {
+        let noted = SharedData.get(&self.failure_key()).ok().flatten();
+        noted.map_or((None, None), |(value, version)| (two_times(&value), Some(version)))
     }
 
     /// Where workers note for each other whether requests of this rule have shown a caller.
@@ -206,10 +223,7 @@ impl Host for Envoy {
     fn note_owed_since(&mut self, since_ms: Option<u64>, now_ms: u64) {
         // One for all plugins, as the gauge is.
         let key = Digest::new("owed since", None).finish();
-        let noted = SharedData.get(&key).ok().flatten().and_then(|(value, _)| {
-            let (since, noted) = value.split_at_checked(8)?;
-            Some((u64::from_le_bytes(since.try_into().ok()?), u64::from_le_bytes(noted.try_into().ok()?)))
-        });
+        let noted = SharedData.get(&key).ok().flatten().and_then(|(value, _)| two_times(&value));
         let others_ms = noted.filter(|(_, noted_ms)| now_ms < noted_ms + OWED_NOTE_MS).map(|(since_ms, _)| since_ms);
         let age_ms = match (since_ms, others_ms) {
             (Some(own_ms), others_ms) if others_ms.is_none_or(|others_ms| own_ms <= others_ms) => {
@@ -225,7 +239,27 @@ impl Host for Envoy {
 
     fn log(&mut self, log_event: &LogEvent) {
         let level = if log_event.is_warning() { Level::Warn } else { Level::Info };
-        host::log(level, &format!("idempotency: {log_event}"));
+        host::log(level, &log_event.to_string());
+    }
+
+    /// What stands under the key is since when it fails, and when it was seen to fail last; nothing where it answers.
+    fn note_store_failed(&mut self, now_ms: u64) -> bool {
+        let (known, version) = self.noted_failure();
+        // A worker that has crashed since cannot say that the store has answered it.
+        let known = known.filter(|(_, last_ms)| now_ms < last_ms + FAILURE_LASTS_MS);
+        let since_ms = known.map_or(now_ms, |(since_ms, _)| since_ms);
+        if known.is_some_and(|(_, last_ms)| now_ms < last_ms + FAILURE_NOTE_MS) {
+            return false;
+        }
+        let note = [since_ms.to_le_bytes(), now_ms.to_le_bytes()].concat();
+        let is_noted = SharedData.swap(&self.failure_key(), &note, version).unwrap_or(true);
+        is_noted && known.is_none()
+    }
+
+    fn note_store_answers(&mut self, now_ms: u64) -> Option<u64> {
+        let (known, version) = self.noted_failure();
+        let (since_ms, _) = known.filter(|(_, last_ms)| now_ms + FAILURE_NOTE_MS >= last_ms + STORE_QUIET_MS)?;
+        SharedData.swap(&self.failure_key(), b"", version).unwrap_or(true).then_some(since_ms)
     }
 
     fn note_caller(&mut self, rule: &str) {
@@ -261,6 +295,12 @@ fn counters(config: &Config) -> Vec<Vec<(Count, u32)>> {
     let observes = config.rules.iter().any(|rule| rule.policy.mode == Mode::Observe);
     let of_trials = if observes { define(Count::of_the_store(), "", true) } else { Vec::new() };
     of_rules.chain([define(Count::of_the_store(), "", false), of_trials]).collect()
+}
+
+/// Two moments as a note has them.
+fn two_times(note: &[u8]) -> Option<(u64, u64)> {
+    let (first, second) = note.split_at_checked(8)?;
+    Some((u64::from_le_bytes(first.try_into().ok()?), u64::from_le_bytes(second.try_into().ok()?)))
 }
 
 fn map(side: Side) -> Map {

@@ -5,6 +5,7 @@
 
 use std::rc::Rc;
 
+use crate::VERSION;
 use crate::command::Failure;
 use crate::config::{Config, Store as StoreConfig};
 use crate::digest::Digest;
@@ -69,7 +70,7 @@ impl Plugin {
         identity.part("document", document);
         let identity = identity.finish();
         let envoy = Envoy::new(&config, identity, way, entropy)?;
-        warn_once(&config, &identity);
+        introduce_once(&config, &identity);
         let leases = config.rules.iter().map(|rule| rule.policy.lease_ms);
         let worker = Worker::new(store, leases.max().unwrap_or(0));
         Ok(Plugin { secrets: Rc::new(Secrets::new(&config)), config, worker, envoy, has_matched: false, unmatched: 0 })
@@ -154,10 +155,11 @@ pub fn status(headers: &Headers) -> Option<u16> {
     std::str::from_utf8(headers.first(":status")?).ok()?.parse().ok()
 }
 
-/// Logs the warnings in the first worker that gets here, and in no other.
-fn warn_once(config: &Config, identity: &[u8; 32]) {
+/// Says what is in force, and warns, in the first worker that gets here and in no other.
+fn introduce_once(config: &Config, identity: &[u8; 32]) {
     let first: Result<bool, Failure> = SharedData.swap(identity, b"", None);
     if first.unwrap_or(true) {
-        config.warnings.iter().for_each(|warning| host::log(Level::Warn, &format!("idempotency: {warning}")));
+        host::log(Level::Info, &format!("envoy-idempotency {VERSION}: {}", config.in_a_line()));
+        config.warnings.iter().for_each(|warning| host::log(Level::Warn, warning));
     }
 }

@@ -111,7 +111,7 @@ impl Root {
                 true
             }
             Err(sentence) => {
-                host::log(Level::Error, &format!("idempotency: the configuration is refused: {sentence}"));
+                host::log(Level::Error, &format!("the configuration is refused: {sentence}"));
                 false
             }
         }

@@ -111,8 +111,7 @@ impl Streams {
             stream.unwritten.append(&mut received.write);
         }
         if received.is_http && !std::mem::replace(&mut self.said_http, true) {
-            let text =
-                "idempotency: HTTP is spoken where the store's streams lead, as by Webdis: that is another dialect";
+            let text = "HTTP is spoken where the store's streams lead, as by Webdis: that is another dialect";
             host::log(Level::Warn, text);
         }
         Some(received)

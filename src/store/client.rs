@@ -295,6 +295,11 @@ impl Client {
         self.outbox.unheard_since_ms()
     }
 
+    /// Whether nothing has failed since the store carried an operation out.
+    pub fn is_well(&self) -> bool {
+        !self.has_failed
+    }
+
     /// Whether the breaker is open, or waits for its probe.
     pub fn is_broken(&self) -> bool {
         self.open_until_ms.is_some()

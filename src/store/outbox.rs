@@ -344,22 +344,22 @@ impl Outbox {
         if let CommandKind::Complete { response, .. } = &mut bare.kind {
             *response = None;
         }
-        let bytes = body_len(&owed.command);
+        let (bytes, name) = (body_len(&owed.command), owed.command.name);
         owed.command = Rc::new(bare);
         self.change_bytes(self.bytes - bytes);
-        self.given_up(why).responses += 1;
+        self.given_up(why, name).responses += 1;
     }
 
     fn note(&mut self, why: WhyGivenUp, command: &Command) {
-        let given_up = self.given_up(why);
+        let given_up = self.given_up(why, command.name);
         match is_completion(command) {
-            true => given_up.completions += 1,
+            true => (given_up.completions, given_up.name) = (given_up.completions + 1, command.name),
             false => given_up.others += 1,
         }
     }
 
-    fn given_up(&mut self, why: WhyGivenUp) -> &mut GivenUp {
-        self.given_up.entry(why).or_insert(GivenUp { why, completions: 0, responses: 0, others: 0 })
+    fn given_up(&mut self, why: WhyGivenUp, name: Name) -> &mut GivenUp {
+        self.given_up.entry(why).or_insert(GivenUp { why, completions: 0, responses: 0, others: 0, name })
     }
 
     fn forget(&mut self, id: u64) -> Option<Owed> {

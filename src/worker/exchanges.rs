@@ -83,6 +83,8 @@ pub struct Exchanges<C> {
     waiters: HashMap<Name, BTreeSet<u32>>,
     /// Whether a duplicate was woken by the end of what it waited for, since the last tick.
     has_woken: bool,
+    /// Whether the embedded store's last answer was one.
+    answers: bool,
     /// By rule, whether its requests show callers.
     callers: HashMap<String, Callers>,
 }
@@ -152,6 +154,7 @@ impl<C: SharedMap> Exchanges<C> {
             load: Load::default(),
             waiters: HashMap::new(),
             has_woken: false,
+            answers: true,
             callers: HashMap::new(),
         }
     }
@@ -191,7 +194,10 @@ impl<C: SharedMap> Exchanges<C> {
                 let (asked, name) = (command.kind.reply_kind(), command.name);
                 let (reply, remembered) = match self.store.ask(id, command, now_ms) {
                     Submission::Remembered(reply) => (Some(reply), true),
-                    Submission::Answered(reply) => (Some(reply), false),
+                    Submission::Answered(reply) => {
+                        self.answers = !matches!(reply, StoreReply::Failed(_));
+                        (Some(reply), false)
+                    }
                     Submission::Waiting => (None, false),
                 };
                 if !remembered {
@@ -274,6 +280,11 @@ impl<C: SharedMap> Exchanges<C> {
     /// The same, for what no exchange asks.
     pub fn store_mut(&mut self) -> &mut Store<C> {
         &mut self.store
+    }
+
+    /// Whether the store has carried out what it was asked last.
+    pub fn store_answers(&self) -> bool {
+        self.store.client().map_or(self.answers, Client::is_well)
     }
 
     /// Whether nothing is under way or owed.

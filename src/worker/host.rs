@@ -58,6 +58,11 @@ pub trait Host {
     fn note_owed_since(&mut self, since_ms: Option<u64>, now_ms: u64);
     /// Writes a log line.
     fn log(&mut self, log_event: &LogEvent);
+    /// Notes for all workers that the store has failed; tells whether it had not before.
+    fn note_store_failed(&mut self, now_ms: u64) -> bool;
+    /// Notes for all workers that the store answers again, unless one of them has seen it fail of late; tells since when
+    /// it had failed, where none of them has noted that yet.
+    fn note_store_answers(&mut self, now_ms: u64) -> Option<u64>;
     /// Notes for all workers that a request of this rule has shown a caller.
     fn note_caller(&mut self, rule: &str);
     /// Notes for all workers that a request of this rule has shown no caller; tells whether none of them has said so of

@@ -22,10 +22,12 @@ mod stream;
 mod told;
 
 use std::collections::{HashMap, VecDeque};
+use std::mem::Discriminant;
 
 pub use exchanges::NO_CALLER_QUIET_MS;
 pub use host::{Action, Gauge, Host, Side, Turn};
 pub use stream::{RequestBody, ResponseBody, Stream};
+pub use told::STORE_QUIET_MS;
 
 use crate::by_id::ById;
 use crate::command::Failure;
@@ -69,7 +71,9 @@ pub struct Worker<C> {
     /// From how many held bytes on the worker is overloaded.
     overloaded_from: u64,
     /// When what every request would say was logged last.
-    said_ms: HashMap<LogEvent, u64>,
+    said_ms: HashMap<Discriminant<LogEvent>, u64>,
+    /// When the store failed last, where it was not said since that it answers again.
+    store_failed_ms: Option<u64>,
     /// What the host was told of each gauge.
     told: [(Gauge, i64); 5],
     ticks: u32,
@@ -92,6 +96,7 @@ impl<C: SharedMap> Worker<C> {
             bodies: Bodies::default(),
             overloaded_from: HELD_MAX + 1,
             said_ms: HashMap::new(),
+            store_failed_ms: None,
             told: Gauge::ALL.map(|gauge| (gauge, 0)),
             ticks: 0,
             lease_ms,
@@ -184,6 +189,7 @@ impl<C: SharedMap> Worker<C> {
         }
         self.ticks = self.ticks.wrapping_add(1);
         self.tell_gauges(host);
+        self.tell_recovery(host, now_ms);
         if self.ticks.is_multiple_of(GAUGE_TICKS) {
             self.tell_given_up(host, now_ms);
         }

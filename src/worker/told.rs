@@ -4,6 +4,8 @@
 //! say is said once in a while.
 //! It does not know where gauges and lines are shown.
 
+use std::mem::discriminant;
+
 use crate::step::LogEvent;
 use crate::store::Store;
 use crate::store::client::Client;
@@ -15,11 +17,23 @@ use crate::worker::host::{Gauge, Host};
 pub(super) const GAUGE_TICKS: u32 = 10;
 /// How long what every request would say, and was logged, is not logged again.
 const QUIET_MS: u64 = 1_000;
+/// How long the store must not have failed before it is said to answer again.
+pub const STORE_QUIET_MS: u64 = 2_000;
 
 impl<C: SharedMap> Worker<C> {
     pub(super) fn log<H: Host>(&mut self, host: &mut H, log_event: LogEvent, now_ms: u64) {
+        if let LogEvent::StoreFailed { failure, .. } = &log_event
+            && failure.is_of_the_store()
+        {
+            self.store_failed_ms = Some(now_ms);
+            if host.note_store_failed(now_ms) {
+                host.log(&log_event);
+            }
+            return;
+        }
         // Every request would say so; once a second is enough.
-        if self.said_ms.get(&log_event).is_some_and(|said| now_ms < said + QUIET_MS) {
+        let kind = discriminant(&log_event);
+        if self.said_ms.get(&kind).is_some_and(|said| now_ms < said + QUIET_MS) {
             return;
         }
         if let LogEvent::NoCaller { rule, .. } = &log_event
@@ -29,7 +43,21 @@ impl<C: SharedMap> Worker<C> {
         }
         host.log(&log_event);
         if log_event.is_repeated() {
-            self.said_ms.insert(log_event, now_ms);
+            self.said_ms.insert(kind, now_ms);
+        }
+    }
+
+    /// Says that the store answers again, once that has held for a while: a store of which a part fails would be said to
+    /// come and go all the time.
+    pub(super) fn tell_recovery<H: Host>(&mut self, host: &mut H, now_ms: u64) {
+        let answers = self.exchanges.store_answers();
+        let is_over = |failed_ms: u64| answers && now_ms >= failed_ms + STORE_QUIET_MS;
+        if !self.store_failed_ms.is_some_and(is_over) {
+            return;
+        }
+        self.store_failed_ms = None;
+        if let Some(since_ms) = host.note_store_answers(now_ms) {
+            host.log(&LogEvent::StoreAnswers { after_ms: now_ms.saturating_sub(since_ms) });
         }
     }
 

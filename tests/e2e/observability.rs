@@ -6,7 +6,7 @@
 use std::fs;
 
 use harness::gateway::{repository, shipped};
-use harness::{PATIENCE, World, wait_until};
+use harness::{PATIENCE, SharedWorld, World, wait_until};
 use serde_json::{Value, json};
 
 use crate::check::said;
@@ -192,8 +192,7 @@ fn the_access_log_holds_what_the_client_was_told() {
         let line = world.gateway.wait_for_access_log(&format!("POST {path} {status} {details} "));
         let told = world.gateway.access_log();
         let matching = format!("POST {path} {status} {details} ");
-        let shown =
-            told.lines().any(|line| line.contains(&matching) && line.ends_with(&format!("idempotency=[{said}]")));
+        let shown = told.lines().filter(|line| line.contains(&matching)).any(|line| is_shown(line, &said));
         assert!(shown, "the client was told {said}, the access log holds {line}");
     }
     let mut first = start(&world, &world.post("/ietf/log-running").key("k"), "ten", "log-running");
@@ -201,6 +200,112 @@ fn the_access_log_holds_what_the_client_was_told() {
     world.gateway.wait_for_access_log("POST /ietf/log-running 409 idempotency_in_flight ");
     world.ledger.open("log-running");
     assert_eq!(first.response().status, 201);
+}
+
+/// The access log ends with what the client was told, and with the operation where the store was asked about one.
+fn is_shown(line: &str, said: &str) -> bool {
+    let (_, shown) = line.rsplit_once("idempotency=[").unwrap_or_default();
+    let (told, operation) =
+        shown.trim_end_matches(']').split_once(";operation=").unwrap_or((shown.trim_end_matches(']'), ""));
+    let no_store = ["key-invalid", "key-missing", "caller-missing", "body-too-large", "no-key"];
+    let is_without = no_store.iter().any(|reason| said.ends_with(&format!("reason={reason}")));
+    let is_operation = operation.len() == 12 && operation.bytes().all(|digit| digit.is_ascii_hexdigit());
+    told == said && is_operation != is_without
+}
+
+#[test]
+fn a_client_that_hangs_up_leaves_the_attempt_and_the_operation_in_the_access_log() {
+    let world = plain();
+    drop(start(&world, &world.post("/log/gone").key("k"), "ten", "log-gone"));
+    let line = world.gateway.wait_for_access_log("POST /log/gone 0 ");
+    let operation = world.ledger.entries_for("/log/gone").remove(0).operation.unwrap();
+    assert!(line.ends_with(&format!("idempotency=[executed;attempt=1;operation={}]", &operation[..12])), "{line}");
+    world.ledger.open("log-gone");
+    // The same digits name it in the log.
+    world.gateway.wait_for_log(&format!("operation {}: the outcome of attempt 1 is unknown", &operation[..12]));
+}
+
+#[test]
+fn under_observe_the_access_log_says_what_would_have_been() {
+    let world = World::start(json!({ "policy": { "mode": "observe" } }));
+    let pay = world.post("/trial").key("k").body("ten");
+    let outcome = |line: String| line.rsplit_once("idempotency=[").unwrap().1.to_owned();
+    let cases = [(pay.clone(), "executed"), (pay.clone(), "replayed"), (pay.clone().body("twenty"), "mismatch")];
+    for (number, (request, would_be)) in cases.into_iter().enumerate() {
+        let path = format!("/trial?{number}");
+        assert_eq!(request.clone().send().status, 201, "{path}");
+        let said = format!("bypassed;outcome={would_be};reason=observe;operation=");
+        let lines = || world.gateway.access_log().lines().filter(|line| line.contains(&said)).count();
+        wait_until(&format!("{would_be} is shown"), PATIENCE, || lines() == 1);
+    }
+    drop(start(&world, &world.post("/trial/gone").key("gone"), "ten", "trial-gone"));
+    let line = outcome(world.gateway.wait_for_access_log("POST /trial/gone 0 "));
+    assert!(line.starts_with("bypassed;outcome=executed;reason=observe;operation="), "{line}");
+    world.ledger.open("trial-gone");
+}
+
+#[test]
+fn the_log_begins_with_version_rules_and_store_once() {
+    let version = env!("CARGO_PKG_VERSION");
+    let world = World::start(json!({
+        "rules": [
+            { "name": "payments", "match": { "methods": ["POST"], "path": { "prefix": "/v1" } } },
+            { "match": { "methods": ["PUT"] }, "policy": { "mode": "observe" } },
+        ],
+    }));
+    let shared = SharedWorld::alone(json!({}));
+    let line = format!("envoy-idempotency {version}: rules: payments, rule1 (observe); records in this Envoy, 64 MiB");
+    world.gateway.wait_for_log(&line);
+    let log = world.gateway.log();
+    // Each worker has a root of its own, and one of them speaks.
+    assert_eq!(log.matches(": envoy-idempotency ").count(), 1, "{log}");
+    let said = log.lines().find(|said| said.contains(&line)).unwrap_or_default();
+    assert!(said.contains("[info]") && said.matches(&line).count() == 1, "{said}");
+    shared.gateways[0]
+        .wait_for_log(&format!("envoy-idempotency {version}: rules: default; records in Redis, through the cluster "));
+}
+
+#[test]
+fn a_doubt_that_is_settled_is_logged_with_its_operation() {
+    let world = troubled();
+    let pay = world.post("/log/doubt").key("k").body("ten");
+    pay.clone().header("x-test-status", "504").send();
+    wait_until("the lease is over", PATIENCE, || pay.send().status == 201);
+    let operation = world.ledger.entries_for("/log/doubt").remove(0).operation.unwrap();
+    let settled = |ended: &str| {
+        format!("operation {}: its outcome was unknown and is settled: attempt {ended}", &operation[..12])
+    };
+    world.gateway.wait_for_log(&settled("2 is completed"));
+    assert_eq!(world.gateway.log().matches(&settled("")).count(), 1);
+}
+
+#[test]
+fn a_redis_that_fails_is_logged_when_that_begins_and_when_it_is_over() {
+    let world = SharedWorld::alone(json!({ "store": { "breaker": { "failures": 1000, "open_ms": 10 } } }));
+    let pay = |n: usize| world.post("/log/store").key(format!("k{n}")).body("ten");
+    pay(0).send();
+    world.interposer.close();
+    for n in 1..40 {
+        assert_eq!(pay(n).send().status, 503);
+    }
+    world.interposer.open();
+    let (begun, over) = ("the store has begun to fail: ", "the store answers again, ");
+    wait_until("it is over", PATIENCE, || {
+        let _ = pay(0).send();
+        world.gateways[0].log().contains(over)
+    });
+    let log = world.gateways[0].log();
+    assert_eq!((log.matches(begun).count(), log.matches(over).count()), (1, 1), "{log}");
+    let operation = |line: &str| line.rsplit(' ').next().map(|word| word.len() == 12);
+    let line = log.lines().find(|line| line.contains(begun)).unwrap_or_default();
+    assert!(line.contains("[warning]") && line.contains(" for operation ") && operation(line) == Some(true), "{line}");
+}
+
+#[test]
+fn no_line_of_the_log_says_twice_whose_it_is() {
+    let log = troubled().gateway.log();
+    let twice = |line: &&str| line.contains("wasm log ") && line.contains(": idempotency: ");
+    assert_eq!(log.lines().find(twice), None);
 }
 
 #[test]

@@ -524,6 +524,35 @@ fn how_long_a_duplicate_has_waited_is_noted_once_however_its_wait_ends() {
 }
 
 #[test]
+fn a_failing_store_is_logged_once_when_it_begins_and_once_when_it_has_answered_for_a_while() {
+    let mut world = World::new(INLINE);
+    let claims = world.claims(3);
+    world.host.batches.push(claims);
+    world.store_is_away();
+    let lines = world.acts("log");
+    assert!(
+        lines.len() == 1 && lines[0].contains("the store has begun to fail: transport for operation "),
+        "{lines:?}"
+    );
+    // What is owed lands, and so the store answers.
+    while world.host.gauges[&Gauge::Outbox] > 0 {
+        world.host.now_ms += 100;
+        world.ticks();
+        if let Some(batch) = world.host.batches.pop() {
+            world.reply(batch, &StoreReply::Settled);
+        }
+    }
+    assert_eq!(world.acts("log"), [""; 0]);
+    world.host.now_ms += 2_000;
+    world.ticks();
+    let lines = world.acts("log");
+    assert!(lines.len() == 1 && lines[0].starts_with("log the store answers again, "), "{lines:?}");
+    world.host.now_ms += 10_000;
+    world.ticks();
+    assert_eq!(world.acts("log"), [""; 0]);
+}
+
+#[test]
 fn the_breaker_shows_in_a_gauge_until_a_probe_is_answered() {
     let mut world = owing(INLINE, &Pool::default());
     while !world.host.gauges.contains_key(&Gauge::BreakerOpen) {
@@ -731,6 +760,7 @@ struct Recorder {
     is_woken: bool,
     batches: Vec<Batch>,
     owed_since_ms: Option<u64>,
+    fails_since_ms: Option<u64>,
     gauges: HashMap<Gauge, i64>,
     request_size: u64,
     /// How many calls may be sent in a callback of a stream.
@@ -775,6 +805,7 @@ impl World {
             is_woken: false,
             batches: Vec::new(),
             owed_since_ms: None,
+            fails_since_ms: None,
             gauges: HashMap::new(),
             request_size: 0,
             room_in_streams: 0,
@@ -1071,6 +1102,16 @@ impl Host for Recorder {
 
     fn log(&mut self, log_event: &LogEvent) {
         self.acts.push(format!("log {log_event}"));
+    }
+
+    fn note_store_failed(&mut self, now_ms: u64) -> bool {
+        let is_new = self.fails_since_ms.is_none();
+        self.fails_since_ms.get_or_insert(now_ms);
+        is_new
+    }
+
+    fn note_store_answers(&mut self, _now_ms: u64) -> Option<u64> {
+        self.fails_since_ms.take()
     }
 
     fn note_caller(&mut self, rule: &str) {

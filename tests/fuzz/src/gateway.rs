@@ -565,6 +565,14 @@ impl Host for Envoy<'_> {
 
     fn log(&mut self, _remark: &LogEvent) {}
 
+    fn note_store_failed(&mut self, _now_ms: u64) -> bool {
+        true
+    }
+
+    fn note_store_answers(&mut self, _now_ms: u64) -> Option<u64> {
+        None
+    }
+
     fn note_caller(&mut self, _rule: &str) {}
 
     fn note_no_caller(&mut self, _rule: &str, _now_ms: u64) -> bool {
