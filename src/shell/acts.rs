@@ -71,6 +71,8 @@ impl Envoy {
         let name = format!("idempotency {}", hex(&entropy.draw::<16>()));
         let waker = RootWaker::register(&name).ok_or("Envoy refuses to register a shared queue")?;
         let gauge = |name: &str| host::define_metric(Metric::Gauge, name);
+        let has_table = matches!(config.store, StoreConfig::Local { .. });
+        let gauge_of_table = |name: &str| has_table.then(|| gauge(name)).flatten();
         let gauges = Gauge::ALL.into_iter().filter_map(|which| Some((which, gauge(which.metric())?))).collect();
         let set = |name: &str, value| gauge(name).into_iter().for_each(|id| host::record_metric(id, value));
         set(&format!("idempotency.build_info.version.{VERSION}"), 1);
@@ -86,8 +88,8 @@ impl Envoy {
             unmatched: host::define_metric(Metric::Counter, "idempotency_unmatched_total"),
             gauges,
             outbox_age: gauge("idempotency_outbox_age_seconds"),
-            store_bytes: gauge("idempotency_store_bytes"),
-            store_records: gauge("idempotency_store_records"),
+            store_bytes: gauge_of_table("idempotency_store_bytes"),
+            store_records: gauge_of_table("idempotency_store_records"),
             wait_ms: host::define_metric(Metric::Histogram, "idempotency_wait_milliseconds"),
         })
     }

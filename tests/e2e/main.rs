@@ -67,6 +67,7 @@ mod meaning;
 mod memory;
 /// What the module imports, and its size.
 mod module;
+mod monitoring;
 /// This filter among others, each as it comes.
 mod neighbours;
 /// Metrics, access log, log.

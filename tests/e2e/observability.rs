@@ -192,7 +192,7 @@ fn the_access_log_holds_what_the_client_was_told() {
         let line = world.gateway.wait_for_access_log(&format!("POST {path} {status} {details} "));
         let told = world.gateway.access_log();
         let matching = format!("POST {path} {status} {details} ");
-        let shown = told.lines().filter(|line| line.contains(&matching)).any(|line| is_shown(line, &said));
+        let shown = told.lines().filter(|line| line.contains(&matching)).any(|line| is_shown(line, said));
         assert!(shown, "the client was told {said}, the access log holds {line}");
     }
     let mut first = start(&world, &world.post("/ietf/log-running").key("k"), "ten", "log-running");
