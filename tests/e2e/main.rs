@@ -118,6 +118,7 @@ mod shielded_redis;
 mod signatures;
 /// What somebody who means harm may send, or may put into the store.
 mod threats;
+mod tracing;
 /// Outcomes nobody knows, and the attempts that follow them.
 mod unknown;
 /// Filters in front that verify who is asking.

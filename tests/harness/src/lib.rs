@@ -31,6 +31,7 @@ use std::thread;
 use serde_json::Value;
 
 pub mod client;
+pub mod collector;
 pub mod dialect;
 pub mod gateway;
 mod http2;
@@ -48,6 +49,7 @@ pub mod wait;
 pub mod webdis;
 
 pub use client::{Connection, Request, Response, send_all};
+pub use collector::Collector;
 pub use dialect::Dialect;
 pub use gateway::{Gateway, Options};
 pub use interposer::{Fault, Interposer};
