@@ -89,6 +89,11 @@ fn prometheus_is_shown_labels_that_add_up() {
             { "match": { "methods": ["POST"] } },
         ],
     }));
+    let counters = || {
+        let all = world.gateway.admin("/stats?filter=wasmcustom");
+        all.lines().map(|line| line.split(':').next().unwrap_or_default().to_owned()).collect::<Vec<_>>()
+    };
+    let from_the_start = counters();
     let mut first = start(&world, &world.post("/named").key("k"), "ten", "labelled");
     let mut duplicate = world.post("/named").key("k").body("ten").open();
     duplicate.write("ten");
@@ -122,6 +127,7 @@ fn prometheus_is_shown_labels_that_add_up() {
     let labels =
         |line: &str| line.split('{').nth(1).is_some_and(|rest| rest.contains(".rule.") || rest.contains("envoy_"));
     assert!(!told().lines().any(labels), "{}", told());
+    assert_eq!(counters(), from_the_start, "nothing that clients send makes another");
 }
 
 #[test]
