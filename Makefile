@@ -40,10 +40,12 @@ SERVED := e2e short gateway ledger store
 # Those that want clients too, which `make clients` installs in INSTALLED.
 CLIENTS := clients
 INSTALLED := $(TARGET)/clients
+MATPLOTLIB := 3.10.0
+PLOTTED := $(TARGET)/matplotlib-$(MATPLOTLIB)
 export ENVOY_BIN FILTER_WASM PEER_BIN PORT
 
 .DEFAULT_GOAL := help
-.PHONY: help run ready port-free check-config test test-all clients matrix stores fuzz build lint advisories book bench figures hostile soak sim chaos clean wasm-target build-tools bench-tools redis-tools store-tools chaos-tools client-tools
+.PHONY: help run ready port-free check-config test test-all clients dashboard matrix stores fuzz build lint advisories book bench figures hostile soak sim chaos clean wasm-target build-tools bench-tools redis-tools store-tools chaos-tools metrics-tools client-tools
 
 help: ## Prints this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,7 +60,7 @@ check-config: ## Says what a configuration would do, or why Envoy would refuse i
 # What needs no module and no server comes first, so that most mistakes show in a minute.
 test: ready $(ENVOY_BIN) ## Runs every test, those on real Envoy too, and fuzzes for a moment.
 	cargo test --locked --workspace --lib --bins $(NATIVE:%=--test %)
-	@$(MAKE) --no-print-directory build store-tools chaos-tools
+	@$(MAKE) --no-print-directory build store-tools chaos-tools metrics-tools
 	cargo test --locked --workspace $(SERVED:%=--test %)
 	DIALECT=webdis cargo test --locked --test e2e -- $(SHARED) --skip redis_streams
 	DIALECT=webdis cargo test --locked --package chaos --test short
@@ -74,7 +76,11 @@ test-all: test ## Everything of `make test`, real clients, other stores, and the
 clients: build client-tools $(ENVOY_BIN) $(INSTALLED)/python.pinned $(INSTALLED)/node.pinned ## Plays libraries of Python and Node, Java, Go and a browser through the gateway, and loses their answers.
 	cargo test --locked $(CLIENTS:%=--test %)
 
-matrix: build store-tools $(ENVOYS:%=$(CURDIR)/.cache/envoy-%/envoy) ## Runs the tests on real Envoy with each version in ENVOYS and prints which pass.
+dashboard: build store-tools metrics-tools $(ENVOY_BIN) $(PLOTTED) ## Draws docs/dashboard.svg: the panels of deploy/grafana.json on live data, while every alert fires.
+	cargo test --locked --test e2e -- monitoring::each_alert
+	PYTHONPATH=$(PLOTTED) python3 deploy/draw_dashboard.py $(TARGET)/tmp/dashboard.json docs/dashboard.svg
+
+matrix: build store-tools metrics-tools $(ENVOYS:%=$(CURDIR)/.cache/envoy-%/envoy) ## Runs the tests on real Envoy with each version in ENVOYS and prints which pass.
 	cargo test --locked --test e2e --no-run
 	@for envoy in $(ENVOYS); do \
 	  export ENVOY_BIN=$(CURDIR)/.cache/envoy-$$envoy/envoy; \
@@ -204,6 +210,10 @@ $(INSTALLED)/node.pinned: tests/clients/node/package-lock.json tests/clients/nod
 	npm ci --prefix $(INSTALLED)/node --ignore-scripts --no-audit --no-fund
 	@cp $< $@
 
+$(PLOTTED):
+	PIP_ROOT_USER_ACTION=ignore python3 -m pip install --quiet --target $@.part matplotlib==$(MATPLOTLIB)
+	@mv $@.part $@
+
 # The proxy that `make bench` measures the filter against, as crates.io carries it.
 $(PEER_BIN):
 	cargo install --locked idempotent-proxy-server --version $(PEER) --root .cache/idempotent-proxy-server-$(PEER)
@@ -237,8 +247,9 @@ bench-tools: TOOLS = nginx wrk redis-server webdis
 redis-tools: TOOLS = redis-server
 store-tools: TOOLS = redis-server webdis
 chaos-tools: TOOLS = faketime
+metrics-tools: TOOLS = prometheus
 client-tools: TOOLS = node:nodejs npm chromium
-build-tools bench-tools redis-tools store-tools chaos-tools client-tools:
+build-tools bench-tools redis-tools store-tools chaos-tools metrics-tools client-tools:
 	@for tool in $(TOOLS); do \
 	  command -v $${tool%:*} >/dev/null && continue; \
 	  tool=$${tool#*:}; \

@@ -180,6 +180,8 @@ pub struct GivenUp {
     pub responses: u32,
     /// Everything else: claims that lapse instead of being released, marked or withdrawn.
     pub others: u32,
+    /// One of the operations, a completion where there is one.
+    pub name: Name,
 }
 
 /// Why a worker gives up what the store must still hear of.
@@ -336,6 +338,11 @@ impl Failure {
             Failure::Nonce => true,
             failure => failure.is_transport(),
         }
+    }
+
+    /// Whether it is the store that fails, and not a worker or the host in front of it, nor one record alone.
+    pub fn is_of_the_store(self) -> bool {
+        !self.is_unreadable() && !matches!(self, Failure::MissingFlag | Failure::Overloaded)
     }
 
     /// Whether something is stored under the name that cannot be read; an operation may have run.

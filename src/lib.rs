@@ -50,6 +50,8 @@ pub mod command;
 
 pub mod reply;
 
+pub mod count;
+
 pub mod evidence;
 
 pub mod event;

@@ -8,11 +8,12 @@ use std::rc::Rc;
 use envoy_idempotency::caller::Caller;
 use envoy_idempotency::config::source::Request;
 use envoy_idempotency::config::{Config, Mode, Policy, Rule, Store};
+use envoy_idempotency::count::{Bypass, Count};
 use envoy_idempotency::event::{Clock, Event, EventKind};
 use envoy_idempotency::exchange::{Exchange, Secrets};
 use envoy_idempotency::key::{ClientKey, NoKey, UpstreamKey};
 use envoy_idempotency::record::Owner;
-use envoy_idempotency::step::{Bypass, Count, Flow, Step};
+use envoy_idempotency::step::{Flow, Step};
 
 use percent_encoding::percent_decode_str;
 

@@ -7,6 +7,7 @@ use std::fmt;
 
 use serde_json::Value;
 
+use super::RuleId;
 use super::duplicates::{OnCompleted, OnInFlight, OnMismatch, OnUnknown};
 use super::identity::{Anonymous, BodyPart, FingerprintPolicy, Inject, KeyPolicy, Scope};
 use super::outcomes::{Outcomes, Statuses, outcomes, statuses};
@@ -19,8 +20,8 @@ use crate::refusal::ProblemType;
 /// What is done with a request that a rule matched.
 #[derive(Clone, Debug)]
 pub struct Policy {
-    /// The name of the rule.
-    pub rule: String,
+    /// The rule that it is of.
+    pub rule: RuleId,
     /// Whether decisions are carried out.
     pub mode: Mode,
     /// Where the client's key comes from.
@@ -78,7 +79,7 @@ impl Policy {
         let policy = at.object(value, |fields| {
             Ok(Policy {
                 // The rule puts its own here.
-                rule: String::new(),
+                rule: RuleId::default(),
                 mode: fields.choice("mode")?,
                 key: fields.nested("key", KeyPolicy::read)?,
                 scope: fields.nested("scope", Scope::read)?,

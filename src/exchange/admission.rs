@@ -7,6 +7,7 @@ use crate::caller::{self, Caller};
 use crate::command::{CommandKind, Failure};
 use crate::config::source::{Attributes, Request};
 use crate::config::{Execution as Sender, Inject, Mode, OnMismatch, OnTooLarge, OnUnknown, Policy};
+use crate::count::{Bypass, Count};
 use crate::event::EventKind;
 use crate::evidence::Origin;
 use crate::fingerprint::Payload;
@@ -15,7 +16,7 @@ use crate::message::{HeaderMutation, Headers, RequestHead, media_type};
 use crate::record::Owner;
 use crate::refusal::ProblemType;
 use crate::reply::{IdempotencyStatus, ProblemDetails, Reason, Token};
-use crate::step::{Bypass, Count, Flow, Outgoing, SeenCaller, Step};
+use crate::step::{Flow, Outgoing, SeenCaller, Step};
 
 use super::attempt::{ClaimRequest, Injected, PendingRequest};
 use super::claim::{AwaitClaim, Claim};

@@ -7,6 +7,7 @@ use std::rc::Rc;
 
 use crate::command::{Command, CommandKind, Failure, ReplyKind, StoreReply};
 use crate::config::{LEASE_MARGIN, Mode, OnCompleted, OnInFlight, OnStoreFailure, OnUnknown, Policy};
+use crate::count::Count;
 use crate::event::EventKind;
 use crate::fingerprint::Fingerprint;
 use crate::key::KEY;
@@ -15,7 +16,7 @@ use crate::mutant::{self, Mutant};
 use crate::record::{Owner, Response};
 use crate::refusal::ProblemType;
 use crate::reply::{IdempotencyStatus, ProblemDetails, Reason, Reply, Token};
-use crate::step::{Count, Flow, LogEvent, Step};
+use crate::step::{Flow, LogEvent, Step};
 
 use super::attempt::{ClaimRequest, Execution, Injected, PendingRequest};
 use super::execution::{AwaitResponse, Shielded};
@@ -169,6 +170,7 @@ impl Claim {
             fingerprint,
             attempt: None,
             doubt: false,
+            overran: false,
             started_ms,
             asked_ms,
             expires_ms: None,
@@ -356,7 +358,9 @@ fn forward(cx: &Context<'_>, mut execution: Execution, pending: PendingRequest) 
     edits.extend(execution.request.key_for_upstream().map(|key| HeaderMutation::Set(KEY, key)));
     let counts = execution.doubt.then_some(Count::Takeover).into_iter().collect();
     let log_event = execution.doubt.then_some(LogEvent::Takeover(execution.request.name, attempt));
-    let step = Step { wake_ms: execution.renew_at_ms, counts, log_event, ..Step::default() };
+    // From here on the access log tells of it, also where the client hangs up.
+    let status = Some(execution.line(None, None).to_string());
+    let step = Step { wake_ms: execution.renew_at_ms, counts, status, log_event, ..Step::default() };
     match pending.outgoing {
         None => (State::Response(AwaitResponse { execution }), Step { flow: Flow::Resume(edits), ..step }),
         Some(mut outgoing) => {

@@ -39,7 +39,8 @@ use std::cell::Cell;
 use std::mem;
 use std::rc::Rc;
 
-use crate::config::{Config, Mode, Policy};
+use crate::config::{Config, Mode, Policy, RuleId};
+use crate::count::Count;
 use crate::digest::HashKey;
 use crate::event::{Clock, Event, EventKind};
 use crate::key::Name;
@@ -47,7 +48,7 @@ use crate::message::{HeaderMutation, Headers};
 use crate::record::Owner;
 use crate::reply::{IdempotencyStatus, Reason, STATUS};
 use crate::seal::ResponseCipher;
-use crate::step::{Count, Flow, Step};
+use crate::step::{Flow, LogEvent, Step};
 
 mod headers;
 
@@ -110,6 +111,8 @@ pub struct Exchange {
     policy: Rc<Policy>,
     secrets: Rc<Secrets>,
     state: State,
+    /// The operation that it is about, once it has asked for it.
+    operation: Option<Name>,
     /// Bytes of bodies that the host holds back, or would if this were no trial.
     buffered_bytes: u64,
 }
@@ -161,12 +164,13 @@ type Next = (State, Step);
 impl Exchange {
     /// An exchange that awaits the request's head.
     pub fn new(policy: Rc<Policy>, secrets: Rc<Secrets>) -> Self {
-        Exchange { policy, secrets, state: State::Head(Head), buffered_bytes: 0 }
+        Exchange { policy, secrets, state: State::Head(Head), operation: None, buffered_bytes: 0 }
     }
 
     /// An exchange that only looks what is known of an operation, and answers that.
     pub fn looking(policy: Rc<Policy>, secrets: Rc<Secrets>, name: Name, owner: Owner) -> Self {
-        Exchange { state: State::LookUp(LookUp::new(&policy, name, owner)), policy, secrets, buffered_bytes: 0 }
+        let state = State::LookUp(LookUp::new(&policy, name, owner));
+        Exchange { policy, secrets, state, operation: Some(name), buffered_bytes: 0 }
     }
 
     /// Feeds one event; obey the step.
@@ -199,7 +203,12 @@ impl Exchange {
             Flow::Hold | Flow::Pass => cx.buffered_bytes.get(),
         };
         self.state = state;
-        if self.policy.mode == Mode::Observe { self.only_observe(step, before, is_response_head) } else { step }
+        if let (None, State::Claim(AwaitClaim { claim, .. })) = (self.operation, &self.state) {
+            self.operation = Some(claim.request.name);
+        }
+        let observes = self.policy.mode == Mode::Observe;
+        let step = if observes { self.only_observe(step, before, is_response_head) } else { step };
+        self.naming_the_operation(step)
     }
 
     /// What a trial has decided so far, in one word; none while it has not, and of a request that is no operation.
@@ -218,7 +227,8 @@ impl Exchange {
             Count::Replayed => Some("replayed"),
             _ => None,
         });
-        let line = IdempotencyStatus { outcome: before.or(decided), ..IdempotencyStatus::bypassed(Reason::Observe) };
+        let outcome = before.or(decided).or_else(|| self.trial());
+        let line = IdempotencyStatus { outcome, ..IdempotencyStatus::bypassed(Reason::Observe) };
         if matches!(step.flow, Flow::LocalReply(_)) || matches!(self.state, State::Answered(_) | State::Unprotected(_))
         {
             self.state = State::Unprotected(Unprotected { line, injected: None });
@@ -227,12 +237,25 @@ impl Exchange {
             true => Flow::Resume(vec![HeaderMutation::Set(STATUS, line.to_string().into_bytes())]),
             false => Flow::Pass,
         };
-        let status = matches!(flow, Flow::Resume(_)).then(|| line.to_string());
-        Step { flow, status, observed: true, ..step }
+        let status = step.status.is_some() || matches!(flow, Flow::Resume(_));
+        Step { flow, status: status.then(|| line.to_string()), observed: true, ..step }
     }
 
-    /// The name of the rule that it is under.
-    pub fn rule(&self) -> &str {
+    /// What is written of the exchange, with the operation that it is about: in the access log and in the log.
+    fn naming_the_operation(&self, mut step: Step) -> Step {
+        let Some(operation) = self.operation else { return step };
+        if let Some(status) = &mut step.status {
+            status.push_str(";operation=");
+            status.push_str(&operation.short());
+        }
+        if let Some(LogEvent::StoreFailed { name, .. }) = &mut step.log_event {
+            *name = Some(operation);
+        }
+        step
+    }
+
+    /// The rule that it is under.
+    pub fn rule(&self) -> &RuleId {
         &self.policy.rule
     }
 
@@ -284,6 +307,16 @@ impl Exchange {
         match &self.state {
             State::Waiting(Waiting { claim, .. }) | State::Claim(AwaitClaim { claim, waiter: Some(_) }) => {
                 Some(&claim.request.name)
+            }
+            _ => None,
+        }
+    }
+
+    /// Since when it waits, in milliseconds.
+    pub fn waits_since_ms(&self) -> Option<u64> {
+        match &self.state {
+            State::Waiting(Waiting { claim, .. }) | State::Claim(AwaitClaim { claim, waiter: Some(_) }) => {
+                Some(claim.started_ms)
             }
             _ => None,
         }

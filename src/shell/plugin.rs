@@ -5,6 +5,7 @@
 
 use std::rc::Rc;
 
+use crate::VERSION;
 use crate::command::Failure;
 use crate::config::{Config, Store as StoreConfig};
 use crate::digest::Digest;
@@ -39,6 +40,8 @@ pub struct Plugin {
     pub envoy: Envoy,
     /// Whether a rule was about the last request.
     has_matched: bool,
+    /// How many requests no rule was about, since the last tick.
+    unmatched: u64,
 }
 
 impl Plugin {
@@ -67,10 +70,10 @@ impl Plugin {
         identity.part("document", document);
         let identity = identity.finish();
         let envoy = Envoy::new(&config, identity, way, entropy)?;
-        warn_once(&config, &identity);
+        introduce_once(&config, &identity);
         let leases = config.rules.iter().map(|rule| rule.policy.lease_ms);
         let worker = Worker::new(store, leases.max().unwrap_or(0));
-        Ok(Plugin { secrets: Rc::new(Secrets::new(&config)), config, worker, envoy, has_matched: false })
+        Ok(Plugin { secrets: Rc::new(Secrets::new(&config)), config, worker, envoy, has_matched: false, unmatched: 0 })
     }
 
     /// Whether what this plugin owes its store can as well be said by the other.
@@ -83,10 +86,21 @@ impl Plugin {
 
     /// Begins an exchange if a rule is about this request. Called in request headers, for every request there is.
     pub fn begin(&mut self, stream: &mut Stream, end: bool) -> Option<worker::Action> {
+        let begun = self.begin_matched(stream, end);
+        self.unmatched += u64::from(begun.is_none());
+        begun
+    }
+
+    /// Tells the host how many requests no rule was about: once a tick, so that none of them pays for it.
+    pub fn count_unmatched(&mut self) {
+        self.envoy.count_unmatched(std::mem::take(&mut self.unmatched));
+    }
+
+    fn begin_matched(&mut self, stream: &mut Stream, end: bool) -> Option<worker::Action> {
         let head = if std::mem::take(&mut self.has_matched) { self.head_at_once() } else { self.head_step_by_step() }?;
         let metadata =
             |namespace: &str, key: &str| host::property(&["xds", "route_metadata", "filter_metadata", namespace, key]);
-        let Plugin { config, secrets, worker, envoy, has_matched } = self;
+        let Plugin { config, secrets, worker, envoy, has_matched, .. } = self;
         let owner = Owner(envoy.draw());
         let exchange = if config.is_look_up(head.method(), Some(head.path())) {
             match look_up::begin(config, secrets, &head, &host::property, &metadata, owner) {
@@ -141,10 +155,11 @@ pub fn status(headers: &Headers) -> Option<u16> {
     std::str::from_utf8(headers.first(":status")?).ok()?.parse().ok()
 }
 
-/// Logs the warnings in the first worker that gets here, and in no other.
-fn warn_once(config: &Config, identity: &[u8; 32]) {
+/// Says what is in force, and warns, in the first worker that gets here and in no other.
+fn introduce_once(config: &Config, identity: &[u8; 32]) {
     let first: Result<bool, Failure> = SharedData.swap(identity, b"", None);
     if first.unwrap_or(true) {
-        config.warnings.iter().for_each(|warning| host::log(Level::Warn, &format!("idempotency: {warning}")));
+        host::log(Level::Info, &format!("envoy-idempotency {VERSION}: {}", config.in_a_line()));
+        config.warnings.iter().for_each(|warning| host::log(Level::Warn, warning));
     }
 }

@@ -44,6 +44,7 @@ impl Root {
     pub fn on_done(&mut self) -> bool {
         let Some(plugin) = &self.plugin else { return true };
         let plugin = &mut *plugin.borrow_mut();
+        plugin.count_unmatched();
         heirs::hand_over(plugin);
         let may_go = plugin.worker.drain(&mut plugin.envoy);
         if may_go {
@@ -110,7 +111,7 @@ impl Root {
                 true
             }
             Err(sentence) => {
-                host::log(Level::Error, &format!("idempotency: the configuration is refused: {sentence}"));
+                host::log(Level::Error, &format!("the configuration is refused: {sentence}"));
                 false
             }
         }
@@ -124,6 +125,7 @@ impl Root {
             if plugin.worker.is_draining() {
                 heirs::hand_over(plugin);
             }
+            plugin.count_unmatched();
             plugin.envoy.streams().into_iter().for_each(Streams::let_go);
             for lost in plugin.envoy.streams().map(Streams::tick).unwrap_or_default() {
                 plugin.worker.on_store_heard(&mut plugin.envoy, lost);

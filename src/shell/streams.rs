@@ -114,8 +114,7 @@ impl Streams {
             [&mut self.small, &mut self.large].into_iter().for_each(|stream| stream.pipeline.doubt());
         }
         if received.is_http && !std::mem::replace(&mut self.said_http, true) {
-            let text =
-                "idempotency: HTTP is spoken where the store's streams lead, as by Webdis: that is another dialect";
+            let text = "HTTP is spoken where the store's streams lead, as by Webdis: that is another dialect";
             host::log(Level::Warn, text);
         }
         Some(received)

@@ -7,11 +7,12 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use crate::by_id::ById;
 use crate::command::{Command, ReplyKind, StoreReply};
+use crate::count::Count;
 use crate::event::{Clock, Event, EventKind};
 use crate::exchange::Exchange;
 use crate::key::Name;
 use crate::record::Owner;
-use crate::step::{Count, Flow, LogEvent, Outgoing, SeenCaller, Step};
+use crate::step::{Flow, LogEvent, Outgoing, SeenCaller, Step};
 use crate::store::client::{Batch, Client, Completion, Heard, Lane, Nonce};
 use crate::store::local::SharedMap;
 use crate::store::{Store, Submission};
@@ -27,10 +28,12 @@ pub enum Act {
         /// What.
         outgoing: Box<Outgoing>,
     },
-    /// Raise a counter by one.
+    /// Count one more.
     Count {
-        /// Which.
+        /// Of what.
         count: Count,
+        /// Under the rule of this number.
+        rule: usize,
         /// Whether of a trial.
         observed: bool,
     },
@@ -54,6 +57,11 @@ pub enum Act {
         /// The text of `Idempotency-Status`.
         text: String,
     },
+    /// Note that a duplicate has waited for so long.
+    Waited {
+        /// Until another's attempt ended, or it was refused, or its client went away.
+        ms: u64,
+    },
 }
 
 impl Act {
@@ -61,7 +69,7 @@ impl Act {
     pub fn stream(&self) -> Option<u32> {
         match self {
             Act::Flow { exchange, .. } | Act::Status { exchange, .. } => Some(*exchange),
-            Act::CallerSeen(_) | Act::Execute { .. } | Act::Count { .. } | Act::Log(_) => None,
+            Act::CallerSeen(_) | Act::Execute { .. } | Act::Count { .. } | Act::Log(_) | Act::Waited { .. } => None,
         }
     }
 }
@@ -75,6 +83,8 @@ pub struct Exchanges<C> {
     waiters: HashMap<Name, BTreeSet<u32>>,
     /// Whether a duplicate was woken by the end of what it waited for, since the last tick.
     has_woken: bool,
+    /// Whether the embedded store's last answer was one.
+    answers: bool,
     /// By rule, whether its requests show callers.
     callers: HashMap<String, Callers>,
 }
@@ -144,6 +154,7 @@ impl<C: SharedMap> Exchanges<C> {
             load: Load::default(),
             waiters: HashMap::new(),
             has_woken: false,
+            answers: true,
             callers: HashMap::new(),
         }
     }
@@ -165,6 +176,7 @@ impl<C: SharedMap> Exchanges<C> {
         let Some(mut entry) = self.exchanges.remove(&id) else { return acts };
         let before = entry.load();
         let (ran, waited_for) = (entry.exchange.runs().copied(), entry.exchange.waits_for().copied());
+        let (waits_since_ms, rule) = (entry.exchange.waits_since_ms(), entry.exchange.rule().number);
         entry.closed |= matches!(event, Event { kind: EventKind::Closed { .. }, .. });
         if matches!(event, Event { kind: EventKind::ResponseHeaders { .. }, .. }) {
             entry.side = Side::Response;
@@ -175,24 +187,30 @@ impl<C: SharedMap> Exchanges<C> {
         while let Some((step, remembered)) = steps.pop_front() {
             let observed = step.observed;
             if remembered && step.counts.contains(&Count::Replayed) {
-                acts.push(Act::Count { count: Count::ReplayedCached, observed });
+                acts.push(Act::Count { count: Count::ReplayedCached, rule, observed });
             }
-            acts.extend(step.caller.and_then(|seen| self.note_caller(entry.exchange.rule(), seen, now_ms)));
+            acts.extend(step.caller.and_then(|seen| self.note_caller(&entry.exchange.rule().name, seen, now_ms)));
             for command in obey(id, &mut entry, step, &mut acts) {
                 let (asked, name) = (command.kind.reply_kind(), command.name);
                 let (reply, remembered) = match self.store.ask(id, command, now_ms) {
                     Submission::Remembered(reply) => (Some(reply), true),
-                    Submission::Answered(reply) => (Some(reply), false),
+                    Submission::Answered(reply) => {
+                        self.answers = !matches!(reply, StoreReply::Failed(_));
+                        (Some(reply), false)
+                    }
                     Submission::Waiting => (None, false),
                 };
                 if !remembered {
-                    acts.push(Act::Count { count: Count::StoreOperation, observed });
+                    acts.push(Act::Count { count: Count::StoreOperation, rule, observed });
                 }
                 let answer = reply.map(|reply| self.answer(&name, asked, reply));
                 steps.extend(answer.map(|kind| (entry.exchange.handle(Event { clock, kind }), remembered)));
             }
         }
         self.load = self.load.with(entry.load()).without(before);
+        if let (Some(since_ms), None) = (waits_since_ms, entry.exchange.waits_since_ms()) {
+            acts.push(Act::Waited { ms: now_ms.saturating_sub(since_ms) });
+        }
         self.note_waiter(id, waited_for, entry.exchange.waits_for().copied());
         if entry.exchange.runs().is_none() {
             ran.into_iter().for_each(|name| self.wake_waiters(&name, now_ms));
@@ -262,6 +280,11 @@ impl<C: SharedMap> Exchanges<C> {
     /// The same, for what no exchange asks.
     pub fn store_mut(&mut self) -> &mut Store<C> {
         &mut self.store
+    }
+
+    /// Whether the store has carried out what it was asked last.
+    pub fn store_answers(&self) -> bool {
+        self.store.client().map_or(self.answers, Client::is_well)
     }
 
     /// Whether nothing is under way or owed.
@@ -347,7 +370,8 @@ impl Entry {
 
 /// Turns a step into acts; hands back what it asks of the store.
 fn obey(id: u32, entry: &mut Entry, step: Step, acts: &mut Vec<Act>) -> Vec<Command> {
-    acts.extend(step.counts.into_iter().map(|count| Act::Count { count, observed: step.observed }));
+    let rule = entry.exchange.rule().number;
+    acts.extend(step.counts.into_iter().map(|count| Act::Count { count, rule, observed: step.observed }));
     acts.extend(step.log_event.map(Act::Log));
     acts.extend(step.execute.map(|outgoing| Act::Execute { exchange: id, outgoing }));
     entry.wake_ms = step.wake_ms.or(entry.wake_ms);

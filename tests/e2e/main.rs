@@ -67,6 +67,7 @@ mod meaning;
 mod memory;
 /// What the module imports, and its size.
 mod module;
+mod monitoring;
 /// This filter among others, each as it comes.
 mod neighbours;
 /// Metrics, access log, log.
@@ -121,6 +122,7 @@ mod signatures;
 mod sizing;
 /// What somebody who means harm may send, or may put into the store.
 mod threats;
+mod tracing;
 /// Outcomes nobody knows, and the attempts that follow them.
 mod unknown;
 /// Filters in front that verify who is asking.

@@ -52,7 +52,10 @@ fn three_hundred_thousand_keys_stay_within_the_bound_and_nothing_unsettled_is_fo
     let count = |status: u16| told.get(&status).copied().unwrap_or(0);
     assert!(count(201) + count(503) == 300_000 && count(201) > 60_000 && count(503) > 0, "{told:?}");
     let stat = |name: &str| world.gateway.stat(&format!("wasmcustom.idempotency_{name}"));
-    assert_eq!([stat("refused_store_unavailable_total"), stat("store_failures_full_total")], [count(503) as u64; 2]);
+    assert_eq!(
+        ["refused.store-unavailable", "store_failures.full"].map(|what| world.gateway.counted(what)),
+        [count(503) as u64; 2]
+    );
     // Nothing could go any more: all that is left are records, and there is no room for one more.
     let a_record = 256;
     wait_until("the gauge tells", PATIENCE, || stat("store_bytes").abs_diff(MAX_BYTES) < a_record);

@@ -58,12 +58,12 @@ fn of_a_primary_and_its_replicas_only_the_primary_is_healthy_and_asked() {
         executed(&gateway.post("/pay").key(format!("k{number}")).body("ten").send(), 1);
     }
     assert_eq!((healthy(&gateway), gateway.stat("cluster.redis.membership_total")), (1, 3));
-    assert_eq!(gateway.stat("wasmcustom.idempotency_store_failures_readonly_total"), 0);
+    assert_eq!(gateway.counted("store_failures.readonly"), 0);
     // One that is full is one, and refuses itself; a primary that has no replica any more is none.
     group.nodes[0].ask(&["CONFIG", "SET", "maxmemory", "1"]);
     let full = gateway.post("/pay").key("full").body("ten").send();
     refused(&full, 503, "store-unavailable", Some("1"));
-    assert!(gateway.stat("wasmcustom.idempotency_store_failures_oom_total") > 0);
+    assert!(gateway.counted("store_failures.oom") > 0);
     group.nodes[0].ask(&["CONFIG", "SET", "maxmemory", "0"]);
     assert_eq!(healthy(&gateway), 1);
     group.nodes[1..].iter().for_each(|replica| drop(replica.ask(&["REPLICAOF", "NO", "ONE"])));

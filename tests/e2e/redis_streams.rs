@@ -147,7 +147,7 @@ fn every_connection_logs_in_first() {
     let keys = world.redis.keys();
     refused(&pay("b").send(), 503, "store-unavailable", Some("1"));
     assert_eq!(world.redis.keys(), keys);
-    assert!(world.stat("store_failures_wrongpass_total") > 0, "{}", failures(&world));
+    assert!(world.counted("store_failures.wrongpass") > 0, "{}", failures(&world));
     world.redis.ask(&["ACL", "SETUSER", "gateway", ">pass-of-a-gateway"]);
     let answer =
         wait_for("the password fits", PATIENCE, || Some(pay("b").send()).filter(|answer| answer.status == 201));
@@ -184,7 +184,7 @@ fn a_user_needs_each_of_the_rights_that_the_documents_give_it_and_no_other() {
     // Keys under another prefix are not its own.
     world.redis.ask(&["ACL", "SETUSER", "gateway", "resetkeys", "~other:*"]);
     refused(&pay("elsewhere").send(), 503, "store-unavailable", Some("1"));
-    assert!(world.stat("store_failures_noperm_total") > 0, "{}", failures(&world));
+    assert!(world.counted("store_failures.noperm") > 0, "{}", failures(&world));
 }
 
 /// A Redis that speaks TLS on this port too, to clients with a certificate.
@@ -258,7 +258,7 @@ fn a_late_reply_costs_its_own_command_and_not_the_stream() {
         let answer = wait_for("it is asked again", PATIENCE, || Some(other.send()).filter(|it| it.status == 201));
         assert!(said(&answer.unwrap()).starts_with("executed;stored=?1;"));
     }
-    assert_eq!((connections(&world), world.stat("store_failures_nonce_total")), (1, 0));
+    assert_eq!((connections(&world), world.counted("store_failures.nonce")), (1, 0));
 }
 
 #[test]
@@ -288,7 +288,7 @@ fn replies_that_are_doubled_or_another_questions_count_for_nothing() {
             }
         }
     }
-    assert!(world.stat("store_failures_nonce_total") + world.stat("store_failures_garbage_total") > 0);
+    assert!(world.counted("store_failures.nonce") + world.counted("store_failures.garbage") > 0);
     let entries = world.ledger.entries_for("/mixed");
     assert_eq!(entries.len(), 40, "each ran once");
 }

@@ -278,14 +278,17 @@ fn a_client_that_drains_keeps_withdrawals_for_so_long_and_the_rest_for_longer_an
     client.outbox_mut().drain(1_000, 5_000);
     client.tick(999);
     assert_eq!((client.owed(), client.outbox_mut().take_given_up()), (3, vec![]));
-    let given_up = |completions, others| GivenUp { why: WhyGivenUp::Drained, completions, responses: 0, others };
+    let given_up = |completions, others, number| {
+        let name = call(number, CommandKind::Withdraw).name;
+        GivenUp { why: WhyGivenUp::Drained, completions, responses: 0, others, name }
+    };
     client.tick(1_000);
-    assert_eq!((client.owed(), client.outbox_mut().take_given_up()), (2, vec![given_up(0, 1)]));
+    assert_eq!((client.owed(), client.outbox_mut().take_given_up()), (2, vec![given_up(0, 1, 2)]));
     client.tick(4_999);
     assert_eq!(client.owed(), 2);
     // Other workers are to forget that they are owed.
     assert_eq!(client.tick(5_000).len(), 2);
-    assert_eq!((client.owed(), client.outbox_mut().take_given_up()), (0, vec![given_up(1, 1)]));
+    assert_eq!((client.owed(), client.outbox_mut().take_given_up()), (0, vec![given_up(1, 1, 1)]));
     assert!(client.is_idle());
 }
 

@@ -427,6 +427,7 @@ const BEYOND: &[&str] = &[
     "names a variable that the VM's environment does not have",
     "must be less than ttl_s",
     "must exceed lease_ms",
+    " in metrics, as that of ",
     "must be at least max_response_bytes",
     "carries responses of at most",
     "must be at most an eighth of max_bytes",

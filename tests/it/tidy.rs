@@ -6,9 +6,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use envoy_idempotency::config::MEANINGFUL;
+use envoy_idempotency::count::Count;
 use envoy_idempotency::credential::CREDENTIALS;
 use envoy_idempotency::refusal::ProblemType;
-use envoy_idempotency::step::Count;
+use envoy_idempotency::worker::Gauge;
 
 #[test]
 fn every_source_file_says_what_it_is() {
@@ -339,14 +340,18 @@ fn the_documents_list_every_answer_and_every_counter() {
         assert_eq!(answers.lines().filter(is_row).count(), 1, "docs/clients.md does not show {named} with {statuses}");
     }
     let counters = read(&root().join("docs/operations.md"));
-    for count in Count::all() {
-        let metric = count.metric(false);
-        if metric.contains("refused_") {
-            continue;
+    let counts = Count::of_a_rule().into_iter().chain(Count::of_the_store());
+    for name in counts.flat_map(|count| count.metrics("RULE", false)) {
+        let family = name.trim_start_matches("idempotency").trim_start_matches(['.', '_']);
+        let family = family.split('.').next().unwrap();
+        assert!(counters.contains(&format!("`idempotency_{family}`")), "docs/operations.md does not show {family}");
+        if name.contains(".outcome.") || name.contains(".reason.") && !name.contains("refused_total") {
+            let value = name.rsplit('.').next().unwrap();
+            assert!(counters.contains(&format!("`{value}`")), "docs/operations.md does not show {value} of {family}");
         }
-        let reason = ["bypassed_", "store_failures_"].iter().find_map(|kind| metric.split_once(kind));
-        let shown = reason.map_or(metric.as_str(), |(_, reason)| reason.trim_end_matches("_total"));
-        assert!(counters.contains(&format!("`{shown}`")), "docs/operations.md does not show {metric}");
+    }
+    for gauge in Gauge::ALL {
+        assert!(counters.contains(&format!("`{}`", gauge.metric())), "docs/operations.md does not show {gauge:?}");
     }
 }
 

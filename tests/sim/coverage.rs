@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 #[cfg(feature = "mutants")]
 use envoy_idempotency::command::ReplyKind;
 use envoy_idempotency::command::{CommandKind, StoreReply};
+use envoy_idempotency::count::Count;
 #[cfg(feature = "mutants")]
 use envoy_idempotency::event::{Event, EventKind, Executed};
-use envoy_idempotency::step::Count;
 
 use crate::plan::Fault;
 use crate::world::Answer;

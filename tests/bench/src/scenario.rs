@@ -322,22 +322,15 @@ const FIRST_ON_REDIS: Load = Load { method: "POST", path: peer::PATH, keys: Keys
 
 const PROXIED: &[(&str, Share)] = &[(UPSTREAM_REQUESTS, Share::All)];
 const UNTOUCHED: &[(&str, Share)] = &[(UPSTREAM_REQUESTS, Share::All), (STORE_OPERATIONS, Share::None)];
-const REPLAYED: &[(&str, Share)] =
-    &[("wasmcustom.idempotency_replayed_total", Share::All), (UPSTREAM_REQUESTS, Share::None)];
-const REPLAYED_FROM_MEMORY: &[(&str, Share)] = &[
-    ("wasmcustom.idempotency_replayed_cached_total", Share::All),
-    ("wasmcustom.idempotency_store_calls_total", Share::None),
-    (UPSTREAM_REQUESTS, Share::None),
-];
-const EXECUTED: &[(&str, Share)] = &[
-    ("wasmcustom.idempotency_executed_total", Share::All),
-    ("wasmcustom.idempotency_stored_total", Share::All),
-    (UPSTREAM_REQUESTS, Share::All),
-];
+const REPLAYED: &[(&str, Share)] = &[("requests.replayed", Share::All), (UPSTREAM_REQUESTS, Share::None)];
+const REPLAYED_FROM_MEMORY: &[(&str, Share)] =
+    &[("replayed_cached", Share::All), ("store_calls", Share::None), (UPSTREAM_REQUESTS, Share::None)];
+const EXECUTED: &[(&str, Share)] =
+    &[("requests.executed", Share::All), ("stored", Share::All), (UPSTREAM_REQUESTS, Share::All)];
 /// The peer takes a lock for each request and leaves a record.
 const TWO_SETS: &[(&str, Share)] = &[("set", Share::Twice)];
 const UPSTREAM_REQUESTS: &str = "cluster.payments.upstream_rq_total";
-const STORE_OPERATIONS: &str = "wasmcustom.idempotency_store_operations_total";
+const STORE_OPERATIONS: &str = "store_operations";
 
 #[cfg(test)]
 mod tests {

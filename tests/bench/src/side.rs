@@ -230,7 +230,8 @@ impl Side {
 
     fn count(&self, name: &str) -> u64 {
         match (&self.server, &self.store.redis) {
-            (Server::Envoy(gateway), _) => gateway.stat(name),
+            (Server::Envoy(gateway), _) if name.starts_with("cluster.") => gateway.stat(name),
+            (Server::Envoy(gateway), _) => gateway.counted(name),
             (Server::Peer(_), redis) => redis.as_ref().map_or(0, |redis| calls(redis, name)),
         }
     }

@@ -285,7 +285,7 @@ impl Gateway {
         Request::new(self.admin, "GET", path).send().text()
     }
 
-    /// The value of a counter or gauge (`wasmcustom.idempotency_executed_total`), 0 when there is none.
+    /// The value of a counter or gauge (`wasmcustom.idempotency_running`), 0 when there is none.
     #[track_caller]
     pub fn stat(&self, name: &str) -> u64 {
         stat(self.admin, name).unwrap_or_else(|message| panic!("{message}"))
@@ -295,6 +295,27 @@ impl Gateway {
     #[track_caller]
     pub fn wait_for_stat(&self, name: &str, value: u64) {
         wait_until(&format!("{name} is at least {value}"), PATIENCE, || self.stat(name) >= value);
+    }
+
+    /// What a counter of the filter has counted, all rules together: `stored`, or with the last of its labels
+    /// `requests.executed`, `refused.in-flight`; what trials count begins with `observed_`.
+    #[track_caller]
+    pub fn counted(&self, what: &str) -> u64 {
+        let (family, label) = what.split_once('.').map_or((what, None), |(family, label)| (family, Some(label)));
+        let path = format!("/stats?format=json&filter=%5Ewasmcustom%5C.idempotency%5B._%5D{family}_total");
+        let tree: Value = serde_json::from_str(&self.admin(&path)).expect("Envoy's counters are JSON");
+        let stats = tree["stats"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let is_it = |stat: &&Value| {
+            let name = stat["name"].as_str().unwrap_or_default();
+            label.is_none_or(|label| name.strip_suffix(label).is_some_and(|front| front.ends_with('.')))
+        };
+        stats.iter().filter(is_it).filter_map(|stat| stat["value"].as_u64()).sum()
+    }
+
+    /// Returns when so many have been [`counted`](Self::counted).
+    #[track_caller]
+    pub fn wait_for_count(&self, what: &str, count: u64) {
+        wait_until(&format!("{what} is counted {count} times"), PATIENCE, || self.counted(what) >= count);
     }
 
     /// The version of Envoy, such as `1.40.0`.
