@@ -277,10 +277,7 @@ fn when_a_master_dies_its_replica_is_promoted_and_the_others_serve_on() {
     let promoted = killed.elapsed();
     assert!(refusals > 0);
     // Where it shows.
-    for counter in [
-        "redis.redis-proxy.command.evalsha.error",
-        "cluster.redis-cluster.upstream_cx_connect_fail",
-    ] {
+    for counter in ["redis.redis-proxy.command.evalsha.error", "cluster.redis-cluster.upstream_cx_connect_fail"] {
         assert!(gateway.stat(counter) > 0, "{counter}\n{}", counters(&gateway));
     }
     assert!(gateway.counted("store_failures.other") > 0, "{}", counters(&gateway));
