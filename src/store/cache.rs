@@ -71,6 +71,8 @@ impl<C: SharedMap> Cache<C> {
         let is_heard = told.exchange.is_some();
         let until_ms = now_ms + self.bounds.ttl_ms;
         match (&command.kind, &told.reply) {
+            // Whether or not it was heard: what is remembered may not be so any more, and the store knows.
+            (CommandKind::Resolve(_), _) => self.set(SMALL, &command.name, &FORGOTTEN),
             (_, StoreReply::Granted { attempt, .. }) => {
                 self.put(
                     command,

@@ -3,6 +3,8 @@
 //! Its one rule: every store answers as [`model::apply`] does.
 //! It does not know the exchange, nor the host.
 
+mod resolution;
+
 pub mod model;
 
 pub mod local;

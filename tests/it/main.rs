@@ -18,6 +18,7 @@ mod local;
 mod model;
 mod names;
 mod redis;
+mod resolution;
 mod resp;
 mod schema;
 mod seal;

@@ -67,6 +67,7 @@ impl Coverage {
             CommandKind::Poll { .. } => "poll",
             CommandKind::Release { .. } => "release",
             CommandKind::Renew => "renew",
+            CommandKind::Resolve(_) => "resolve",
             CommandKind::Withdraw => "withdraw",
         };
         let told = told(reply);
@@ -235,6 +236,7 @@ fn meets(state: &'static str, event: &Event<'_>) {
         Event { kind: EventKind::StoreReplied { asked: ReplyKind::Mark, reply, .. }, .. } => ("mark", told(reply)),
         Event { kind: EventKind::StoreReplied { asked: ReplyKind::Renew, reply, .. }, .. } => ("renew", told(reply)),
         Event { kind: EventKind::StoreReplied { asked: ReplyKind::Inspect, reply, .. }, .. } => ("look", told(reply)),
+        Event { kind: EventKind::StoreReplied { asked: ReplyKind::Resolve, reply, .. }, .. } => ("resolve", told(reply)),
         Event { kind: EventKind::StoreReplied { asked: ReplyKind::Settle, reply, .. }, .. } => ("settle", told(reply)),
         Event { kind: EventKind::Tick { .. }, .. } => ("tick", ""),
         Event { kind: EventKind::BodyUnavailable, .. } => ("unable", ""),

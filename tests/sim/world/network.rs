@@ -4,7 +4,7 @@
 
 use std::rc::Rc;
 
-use envoy_idempotency::command::{Command, CommandKind, Failure, ReplyKind, StoreReply};
+use envoy_idempotency::command::{Command, CommandKind, Failure, ReplyKind, Resolution, StoreReply};
 use envoy_idempotency::record::RELEASED_KEPT;
 use envoy_idempotency::store::client::{Batch, Heard, Nonce, Reply};
 
@@ -267,6 +267,9 @@ impl World {
             CommandKind::Release { keep_fingerprint: true } => "release for the same payload".to_owned(),
             CommandKind::Release { keep_fingerprint: false } => "release".to_owned(),
             CommandKind::Renew => "renew".to_owned(),
+            CommandKind::Resolve(Resolution::Forget) => "forget".to_owned(),
+            CommandKind::Resolve(Resolution::NotRun) => "resolve as not run".to_owned(),
+            CommandKind::Resolve(Resolution::Ran { .. }) => "resolve as run".to_owned(),
             CommandKind::Withdraw => "withdraw".to_owned(),
         };
         let whose = self.whose(call);
