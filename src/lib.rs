@@ -56,6 +56,8 @@ pub mod event;
 
 pub mod step;
 
+pub mod operator;
+
 pub mod exchange;
 
 pub mod look_up;

@@ -6,7 +6,7 @@
 use std::fmt;
 use std::rc::Rc;
 
-use crate::command::{Command, Failure, GivenUp, WhyGivenUp};
+use crate::command::{Command, Failure, GivenUp, Resolution, WhyGivenUp};
 use crate::key::Name;
 use crate::message::{HeaderMutation, Headers};
 use crate::refusal::ProblemType;
@@ -20,6 +20,8 @@ pub struct Step {
     pub flow: Flow,
     /// What to ask of the store.
     pub commands: Vec<Command>,
+    /// What to look for in the table of the embedded store.
+    pub search: Option<Search>,
     /// What to send upstream in the client's place.
     pub execute: Option<Box<Outgoing>>,
     /// When to feed `Event::Tick` next; none leaves it as it was.
@@ -34,6 +36,15 @@ pub struct Step {
     pub log_event: Option<LogEvent>,
     /// Whether all of this is only a trial (`mode: observe`).
     pub observed: bool,
+}
+
+/// A step of a search for the operations whose names begin so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Search {
+    /// How they begin.
+    pub digits: [u8; 6],
+    /// The bucket from which on to look.
+    pub from: u32,
 }
 
 /// Whether a request showed who is asking.
@@ -218,6 +229,8 @@ pub enum LogEvent {
     RanTooLong(Name),
     /// A request of the gateway's own met this filter again.
     Reentered(String),
+    /// An operator has said what became of an operation.
+    Resolved(Name, Resolution),
     /// A request was claimed in the same store by the hop before.
     SecondHop(Name),
     /// The store failed.
@@ -236,7 +249,10 @@ impl LogEvent {
 
     /// Whether an operator should look at it.
     pub fn is_warning(&self) -> bool {
-        !matches!(self, LogEvent::Takeover(..) | LogEvent::Unknown(..) | LogEvent::BodyDropped(..))
+        !matches!(
+            self,
+            LogEvent::Resolved(..) | LogEvent::Takeover(..) | LogEvent::Unknown(..) | LogEvent::BodyDropped(..)
+        )
     }
 }
 
@@ -288,6 +304,11 @@ impl fmt::Display for LogEvent {
                 "the internal listener behind the cluster {cluster:?} of `execution` runs this filter too, which refuses what \
                  is to be executed: take the filter off that listener"
             ),
+            LogEvent::Resolved(name, said) => match said {
+                Resolution::Forget => write!(f, "an operator has operation {} forgotten", name.short()),
+                Resolution::NotRun => write!(f, "an operator says that operation {} did not run", name.short()),
+                Resolution::Ran { .. } => write!(f, "an operator says that operation {} ran", name.short()),
+            },
             LogEvent::SecondHop(name) => write!(
                 f,
                 "operation {} has come through another hop that has claimed it in this very store, so it never runs: give \

@@ -7,14 +7,14 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::policy::Frame;
 use super::rules::Match;
 use super::store::{refuse_bodies_that_never_fit, secrets, store, warn_of_claims_that_come_too_late};
 use super::text::{path, plain, visible};
 use super::walk::{ConfigError, DAY_S, Place, Read, merge, parse_text};
-use super::{Anonymous, Config, Mode, Policy, Rule, Store};
+use super::{Anonymous, Config, Mode, Operator, Policy, Rule, Store};
 
 /// The document of a plugin of this module.
 pub enum Document {
@@ -22,6 +22,8 @@ pub enum Document {
     Framing,
     /// Of a gateway.
     Gateway(Box<Config>),
+    /// Of the one that operators ask; its store and secrets are a gateway's.
+    Operator(Operator, Box<Config>),
 }
 
 impl Document {
@@ -39,9 +41,32 @@ impl Document {
                     }
                 }
             }
+            Value::Object(members) if members.contains_key("operator") => {
+                let (operator, config) = operator(root, members, env)?;
+                Ok(Document::Operator(operator, Box::new(Config { warnings: warnings.take(), ..config })))
+            }
             _ => Config::parse(document, env).map(|config| Document::Gateway(Box::new(config))),
         }
     }
+}
+
+/// Reads the document of an operator plugin.
+fn operator(
+    root: Place<'_>,
+    members: Map<String, Value>,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Read<(Operator, Config)> {
+    let is_strange = |name: &&String| !["operator", "secrets", "store"].contains(&name.as_str());
+    if let Some(name) = members.keys().find(is_strange) {
+        return Err(root.member(name).error("must not stand beside operator, where only store and secrets may"));
+    }
+    let (own, rest): (Map<_, _>, Map<_, _>) = members.into_iter().partition(|(name, _)| name == "operator");
+    let own = own.get("operator").unwrap_or(&Value::Null);
+    let operator = Operator::read(&root.member("operator"), own, env)?;
+    // What is risky about a store is said of the gateway, whose it is.
+    let of_the_gateway = RefCell::default();
+    let config = Config::read(root.warning_to(&of_the_gateway), &Value::Object(rest), env)?;
+    Ok((operator, config))
 }
 
 impl Config {
@@ -52,8 +77,14 @@ impl Config {
     pub fn parse(document: &[u8], env: &dyn Fn(&str) -> Option<String>) -> Result<Config, ConfigError> {
         let warnings = RefCell::default();
         let root = Place::root(&warnings);
-        let document = parse_text(document, root)?;
-        let mut config = root.object(&document, |fields| {
+        let mut config = Config::read(root, &parse_text(document, root)?, env)?;
+        config.warnings = warnings.into_inner();
+        Ok(config)
+    }
+
+    /// The same of a document that is parsed; its warnings go to the place's list.
+    pub(super) fn read(root: Place<'_>, document: &Value, env: &dyn Fn(&str) -> Option<String>) -> Read<Config> {
+        let config = root.object(document, |fields| {
             let store = fields.nested("store", |at, value| store(at, value, env))?;
             let (hash_key, encryption) = fields.nested("secrets", |at, value| secrets(&at.as_secret(), value, env))?;
             let problem_base = fields.read("problem_base", "urn:envoy-idempotency:".into(), problem_base)?;
@@ -79,8 +110,7 @@ impl Config {
             root.member("store").warn("keeps responses in Redis in clear; give secrets.encryption");
         }
         warn_of_rules(root, &config);
-        warn_of_no_callers(root, &config, &document);
-        config.warnings = warnings.into_inner();
+        warn_of_no_callers(root, &config, document);
         Ok(config)
     }
 }

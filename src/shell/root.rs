@@ -95,7 +95,10 @@ impl Root {
         let read = Document::parse(&document, &|name| std::env::var(name).ok()).map_err(|error| error.to_string());
         let configured = read.and_then(|read| match read {
             Document::Framing => Ok(None),
-            Document::Gateway(config) => Plugin::configure(self.id, *config, &document).map(Some),
+            Document::Gateway(config) => Plugin::configure(self.id, *config, None, &document).map(Some),
+            Document::Operator(operator, config) => {
+                Plugin::configure(self.id, *config, Some(operator), &document).map(Some)
+            }
         });
         match configured {
             Ok(None) => {

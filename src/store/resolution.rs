@@ -8,12 +8,7 @@ use crate::mutant::{self, Mutant};
 use crate::record::{Record, State};
 
 /// What is kept instead of the record, none leaving it as it is, and what the operator is answered.
-pub fn apply(
-    record: Option<Record>,
-    command: &Command,
-    said: Resolution,
-    now_ms: u64,
-) -> (Option<Record>, StoreReply) {
+pub fn apply(record: Option<Record>, command: &Command, said: Resolution, now_ms: u64) -> (Option<Record>, StoreReply) {
     let Some(mut record) = record else { return (None, StoreReply::Seen(None)) };
     let attempt = record.attempt;
     let lives = |until_ms: u64| now_ms < until_ms && !mutant::is(Mutant::LiveLeaseIgnored);

@@ -17,6 +17,7 @@ mod json;
 mod local;
 mod model;
 mod names;
+mod operator;
 mod redis;
 mod resolution;
 mod resp;

@@ -44,8 +44,7 @@ fn what_ran_is_completed_without_its_response_whatever_the_payloads_claim() {
             let mut book = lapsed(end.clone());
             assert_eq!(book.resolve(Resolution::Ran { status }), StoreReply::Settled);
             book.wait(5);
-            let completed =
-                StoreReply::Completed { attempt: 1, status, response: None, age_ms: 5, ttl_ms: TTL - 5 };
+            let completed = StoreReply::Completed { attempt: 1, status, response: None, age_ms: 5, ttl_ms: TTL - 5 };
             assert_eq!(book.claim(2, 7), completed, "after {end:?}");
             assert_eq!(book.claim(3, 8), StoreReply::Mismatch, "after {end:?}");
         }
@@ -138,7 +137,10 @@ fn what_ran_lives_as_long_as_is_asked_for_and_never_shorter_than_it_did() {
     for (ttl_ms, left_ms) in [(0, TTL - LEASE), (10, TTL - LEASE), (2 * TTL, 2 * TTL)] {
         let mut book = lapsed(None);
         book.resolve_for(RAN, ttl_ms);
-        assert_eq!(book.look().map(|seen| (seen.standing, seen.ttl_ms)), Some((RecordStatus::Completed(Some(201)), left_ms)));
+        assert_eq!(
+            book.look().map(|seen| (seen.standing, seen.ttl_ms)),
+            Some((RecordStatus::Completed(Some(201)), left_ms))
+        );
     }
     // What is free keeps its end: the window of a content key must not grow.
     let mut book = lapsed(None);
