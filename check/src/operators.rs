@@ -41,8 +41,17 @@ pub fn warnings(found: &Found<'_>, config: &Config, input: &Input) -> Vec<String
     let is_named_alike = |other: &Found<'_>| other.plugin.as_ref().is_some_and(|other| names(other) == names(plugin));
     let is_its =
         |(own, other): &(Config, Found<'_>)| is_named_alike(other) && have_one_store(&own.store, &config.store);
-    if gateways.iter().any(is_its) {
-        return Vec::new();
+    if let Some((_, its)) = gateways.iter().find(|gateway| is_its(gateway)) {
+        let variables =
+            |plugin: Option<&Value>| plugin.map(|plugin| plugin["vm_config"]["environment_variables"].clone());
+        return match variables(its.plugin.as_ref()) == variables(Some(plugin)) {
+            true => Vec::new(),
+            false => vec![
+                "its environment_variables are not those of the gateway, whose VM it shares: the VM has those of the plugin \
+                 that comes first, so give both the same"
+                    .to_owned(),
+            ],
+        };
     }
     vec![
         "no gateway of this file has the same vm_id, the same plugin name and the same store (embedded: max_bytes; Redis: \

@@ -7,7 +7,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::policy::Frame;
 use super::rules::Match;
@@ -31,42 +31,35 @@ impl Document {
     pub fn parse(document: &[u8], env: &dyn Fn(&str) -> Option<String>) -> Result<Document, ConfigError> {
         let warnings = RefCell::default();
         let root = Place::root(&warnings);
-        match parse_text(document, root)? {
-            Value::Object(members) if members.contains_key("framing") => {
-                match members.iter().find(|(name, value)| *name != "framing" || **value != Value::Bool(true)) {
-                    None => Ok(Document::Framing),
-                    Some((name, value)) if name == "framing" => Err(root.member(name).wrong("true", value)),
-                    Some((name, _)) => {
-                        Err(root.member(name).error("must not stand beside framing, which stands alone"))
-                    }
-                }
-            }
-            Value::Object(members) if members.contains_key("operator") => {
-                let (operator, config) = operator(root, members, env)?;
-                Ok(Document::Operator(operator, Box::new(Config { warnings: warnings.take(), ..config })))
-            }
-            _ => Config::parse(document, env).map(|config| Document::Gateway(Box::new(config))),
+        let mut value = parse_text(document, root)?;
+        if let Some(members) = value.as_object().filter(|members| members.contains_key("framing")) {
+            return match members.iter().find(|(name, value)| *name != "framing" || **value != Value::Bool(true)) {
+                None => Ok(Document::Framing),
+                Some((name, value)) if name == "framing" => Err(root.member(name).wrong("true", value)),
+                Some((name, _)) => Err(root.member(name).error("must not stand beside framing, which stands alone")),
+            };
         }
+        let operator = operator(root, &mut value, env)?;
+        // What is risky about its store is said of the gateway, whose it is.
+        let of_the_gateway = RefCell::default();
+        let place = if operator.is_some() { root.warning_to(&of_the_gateway) } else { root };
+        let config = Config::read(place, &value, env)?;
+        let config = Box::new(Config { warnings: warnings.take(), ..config });
+        Ok(match operator {
+            Some(operator) => Document::Operator(operator, config),
+            None => Document::Gateway(config),
+        })
     }
 }
 
-/// Reads the document of an operator plugin.
-fn operator(
-    root: Place<'_>,
-    members: Map<String, Value>,
-    env: &dyn Fn(&str) -> Option<String>,
-) -> Read<(Operator, Config)> {
-    let is_strange = |name: &&String| !["operator", "secrets", "store"].contains(&name.as_str());
-    if let Some(name) = members.keys().find(is_strange) {
-        return Err(root.member(name).error("must not stand beside operator, where only store and secrets may"));
+/// Takes what makes it the document of an operator plugin out of a document; none where it is a gateway's.
+fn operator(root: Place<'_>, document: &mut Value, env: &dyn Fn(&str) -> Option<String>) -> Read<Option<Operator>> {
+    let Some(members) = document.as_object_mut() else { return Ok(None) };
+    let Some(own) = members.remove("operator") else { return Ok(None) };
+    match members.keys().find(|name| !["secrets", "store"].contains(&name.as_str())) {
+        Some(name) => Err(root.member(name).error("must not stand beside operator, where only store and secrets may")),
+        None => Operator::read(&root.member("operator"), &own, env).map(Some),
     }
-    let (own, rest): (Map<_, _>, Map<_, _>) = members.into_iter().partition(|(name, _)| name == "operator");
-    let own = own.get("operator").unwrap_or(&Value::Null);
-    let operator = Operator::read(&root.member("operator"), own, env)?;
-    // What is risky about a store is said of the gateway, whose it is.
-    let of_the_gateway = RefCell::default();
-    let config = Config::read(root.warning_to(&of_the_gateway), &Value::Object(rest), env)?;
-    Ok((operator, config))
 }
 
 impl Config {

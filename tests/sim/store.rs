@@ -27,6 +27,8 @@ pub struct Store {
     pub full_until: u64,
     /// Whether it keeps the script.
     pub has_script: bool,
+    /// Whose claims an operator's word has ended.
+    pub settled: HashSet<Owner>,
     /// Whose claims were withdrawn or released under each name.
     pub released: HashMap<Name, HashSet<Owner>>,
 }
@@ -89,6 +91,7 @@ impl Store {
                 }
                 State::Open { .. } => None,
             });
+            self.settled.extend(last_owner);
             self.released.entry(call.name).or_default().extend(last_owner);
         }
         if let Some(record) = outcome.record {

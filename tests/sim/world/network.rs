@@ -178,6 +178,11 @@ impl World {
             if matches!(reply, StoreReply::Granted { .. }) && self.may_be_orphaned(call, again) {
                 self.orphans.extend(self.by_name.get(&call.name));
             }
+            let is_settled = matches!(reply, StoreReply::Granted { .. }) && self.store.settled.contains(&call.owner);
+            if is_settled && !self.may_be_orphaned(call, again) {
+                self.broken_bounds
+                    .push("I1: a late try of a claim that an operator had settled was granted".to_owned());
+            }
             self.may_come_late(call, &reply);
             if self.transcript.is_some() {
                 let label = self.whose(call);
