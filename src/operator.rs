@@ -91,13 +91,15 @@ fn read(operator: &Operator, config: &Config, head: &RequestHead, rest: &[u8], i
 
 /// Reads how an operator names an operation.
 pub fn parse(text: &[u8]) -> Option<Operation> {
-    let digit = |byte: &u8| char::from(*byte).to_digit(16).map(|digit| digit as u8);
-    let digits: Vec<u8> = text.iter().map(digit).collect::<Option<_>>()?;
-    let bytes = digits.chunks(2).filter_map(|pair| if let [high, low] = pair { Some(16 * high + low) } else { None });
-    let bytes: Vec<u8> = bytes.collect();
-    match digits.len() {
-        12 => Some(Operation::Short(bytes.try_into().ok()?)),
-        64 => Some(Operation::Whole(Name(bytes.try_into().ok()?))),
+    let mut name = [0; 32];
+    for (at, digit) in text.iter().enumerate() {
+        let byte = name.get_mut(at / 2)?;
+        *byte = *byte << 4 | char::from(*digit).to_digit(16)? as u8;
+    }
+    let [a, b, c, d, e, f, ..] = name;
+    match text.len() {
+        12 => Some(Operation::Short([a, b, c, d, e, f])),
+        64 => Some(Operation::Whole(Name(name))),
         _ => None,
     }
 }

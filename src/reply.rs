@@ -116,21 +116,16 @@ impl Reply {
 
     /// What is known of an operation, for a look-up: `{"state", "attempt", "status", "ttl"}`.
     pub fn sight(sight: Option<RecordSummary>) -> Self {
-        let (status, body) = summary(sight);
-        Reply::in_json(status, "application/json", &body, LOOK_UP)
+        let (status, members) = summary(sight);
+        Reply::in_json(status, "application/json", format!("{{{members}}}"), LOOK_UP)
     }
 
     /// What is known of an operation, for an operator; and for how long others may replay what they remember of it.
     pub fn operation(name: Option<&Name>, sight: Option<RecordSummary>, remembered_s: Option<u64>) -> Self {
-        let (status, mut body) = summary(sight);
-        for (member, value) in
-            [("operation", name.map(|name| name.hex().into())), ("remembered_s", remembered_s.map(Value::from))]
-        {
-            if let (Some(members), Some(value)) = (body.as_object_mut(), value) {
-                members.insert(member.to_owned(), value);
-            }
-        }
-        Reply::in_json(status, "application/json", &body, OPERATOR)
+        let (status, members) = summary(sight);
+        let name = name.map(|name| format!(r#""operation":"{}","#, name.hex())).unwrap_or_default();
+        let remembered = remembered_s.map(|seconds| format!(r#","remembered_s":{seconds}"#)).unwrap_or_default();
+        Reply::in_json(status, "application/json", format!("{{{name}{members}{remembered}}}"), OPERATOR)
     }
 
     /// Why an operator does not get what he asks for.
@@ -160,13 +155,14 @@ impl Reply {
             413 => "Content Too Large",
             _ => "Service Unavailable",
         };
-        let body = serde_json::json!({ "type": "about:blank", "title": title, "status": status, "detail": detail });
-        Reply::in_json(status, "application/problem+json", &body, details)
+        let detail = Value::from(detail);
+        let body = format!(r#"{{"type":"about:blank","title":"{title}","status":{status},"detail":{detail}}}"#);
+        Reply::in_json(status, "application/problem+json", body, details)
     }
 
-    fn in_json(status: u16, media_type: &str, body: &Value, details: &'static str) -> Self {
+    fn in_json(status: u16, media_type: &str, body: String, details: &'static str) -> Self {
         let headers = [("content-type", media_type), ("cache-control", "no-store")].into_iter().collect();
-        Reply { status, headers, body: body.to_string().into_bytes(), details }
+        Reply { status, headers, body: body.into_bytes(), details }
     }
 
     /// The stored response once more. Its body is what was kept: nothing where only the head was.
@@ -295,18 +291,20 @@ impl fmt::Display for IdempotencyStatus {
     }
 }
 
-/// What a record shows, as status and body: `{"state", "attempt", "status", "ttl"}`.
-fn summary(sight: Option<RecordSummary>) -> (u16, Value) {
+/// What a record shows, as status and members: `state`, `attempt`, `status`, `ttl`.
+fn summary(sight: Option<RecordSummary>) -> (u16, String) {
     let Some(RecordSummary { attempt, standing, ttl_ms }) = sight else {
-        return (404, serde_json::json!({ "state": "absent" }));
+        return (404, r#""state":"absent""#.to_owned());
     };
     let (state, status) = match standing {
-        RecordStatus::Completed(status) => ("completed", Some(status)),
+        RecordStatus::Completed(status) => ("completed", status),
         RecordStatus::Open => ("open", None),
         RecordStatus::Running => ("running", None),
         RecordStatus::Unknown => ("unknown", None),
     };
-    (200, serde_json::json!({ "state": state, "attempt": attempt, "status": status, "ttl": ttl_ms / 1000 }))
+    let status = status.map_or("null".to_owned(), |status| status.to_string());
+    let ttl_s = ttl_ms / 1000;
+    (200, format!(r#""attempt":{attempt},"state":"{state}","status":{status},"ttl":{ttl_s}"#))
 }
 
 fn expose(policy: &Policy, headers: &mut Headers) {

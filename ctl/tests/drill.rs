@@ -145,7 +145,7 @@ fn on_the_embedded_store_the_same_goes_through_the_operator_plugin() {
     gateway.wait_for_stat("wasmcustom.idempotency_unknown_total", 1);
     let short = named_by_log(&gateway, &[]);
     let (shown, code) = ctl(&["show", &short]);
-    assert_eq!((code, &shown["state"], &shown["attempt"]), (0, &json!("unknown"), &json!(1)));
+    assert_eq!((code, &shown["state"], &shown["attempt"]), (0, &json!("unknown"), &json!(1)), "{shown}");
     let settled = settle(&ctl, &["resolve", &short, "--ran", "--status", "201"]);
     assert_eq!((&settled["state"], &settled["status"]), (&json!("completed"), &json!(201)));
     let retry = pay.send();

@@ -22,7 +22,7 @@
 //! - `head`: request head → body, claim, unprotected, answered, done · response head → done · closed → done
 //! - `look-up`: request body → =, answered · look reply → answered · response head → done · closed → done
 //! - `operator`: request head → =, answered · request body → =, answered · tick → = · found → =, answered ·
-//!   look reply → =, answered · resolve reply → =, answered · response head → done · closed → done
+//!   look reply → answered · resolve reply → =, answered · response head → done · closed → done
 //! - `body`: request body → =, claim, unprotected, answered · response head → answered, done · closed → done ·
 //!   unable → unprotected, answered
 //! - `claim`: claim reply → waiting, renewal, response, shielded, unprotected, answered, save, done ·
@@ -124,7 +124,7 @@ pub struct Exchange {
 enum State {
     Head(Head),
     LookUp(LookUp),
-    Operator(AwaitOperator),
+    Operator(Box<AwaitOperator>),
     Body(Body),
     Claim(AwaitClaim),
     Waiting(Waiting),

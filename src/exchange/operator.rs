@@ -38,12 +38,13 @@ pub(super) struct AwaitOperator {
 }
 
 impl AwaitOperator {
-    pub(super) fn new(policy: &Policy, asked: Asked, owner: Owner) -> Self {
+    pub(super) fn new(policy: &Policy, asked: Asked, owner: Owner) -> Box<Self> {
         let word = (asked.deed == Deed::Forget).then_some(Word { said: Resolution::Forget, ttl_ms: None });
-        AwaitOperator { asked, owner, ttl_ms: policy.ttl_ms, body: Vec::new(), word, found: Vec::new(), from: 0 }
+        let ttl_ms = policy.ttl_ms;
+        Box::new(AwaitOperator { asked, owner, ttl_ms, body: Vec::new(), word, found: Vec::new(), from: 0 })
     }
 
-    pub(super) fn on(mut self, cx: &Context<'_>, event: EventKind<'_>) -> Next {
+    pub(super) fn on(mut self: Box<Self>, cx: &Context<'_>, event: EventKind<'_>) -> Next {
         match event {
             EventKind::RequestHeaders { end, .. } if self.asked.deed == Deed::Resolve => match end {
                 true => answer(Reply::for_operator(400, NO_WORD)),
@@ -72,7 +73,7 @@ impl AwaitOperator {
         }
     }
 
-    fn begin(self) -> Next {
+    fn begin(self: Box<Self>) -> Next {
         match self.asked.operation {
             Operation::Short(_) => {
                 let (state, step) = self.search();
@@ -82,13 +83,13 @@ impl AwaitOperator {
         }
     }
 
-    fn search(self) -> Next {
+    fn search(self: Box<Self>) -> Next {
         let Operation::Short(digits) = self.asked.operation else { return (State::Operator(self), Step::default()) };
         let search = Some(Search { digits, from: self.from });
         (State::Operator(self), Step { search, ..Step::default() })
     }
 
-    fn on_found(mut self, cx: &Context<'_>, names: Vec<Name>, next: Option<u32>) -> Next {
+    fn on_found(mut self: Box<Self>, cx: &Context<'_>, names: Vec<Name>, next: Option<u32>) -> Next {
         self.found.extend(names);
         match (next, self.found.as_slice()) {
             (_, [_, _, ..]) => answer(Reply::for_operator(409, AMBIGUOUS)),
@@ -107,7 +108,7 @@ impl AwaitOperator {
     }
 
     /// Asks the store: to take the word, or else what is known.
-    fn ask(self, name: Name, flow: Flow) -> Next {
+    fn ask(self: Box<Self>, name: Name, flow: Flow) -> Next {
         let kind = self.word.map_or(CommandKind::Inspect, |word| CommandKind::Resolve(word.said));
         let command = self.command(name, kind);
         (State::Operator(self), Step { flow, commands: vec![command], ..Step::default() })
@@ -128,7 +129,7 @@ impl AwaitOperator {
         }
     }
 
-    fn on_resolved(self, reply: &StoreReply) -> Next {
+    fn on_resolved(self: Box<Self>, reply: &StoreReply) -> Next {
         match (reply, self.word, self.asked.operation) {
             (StoreReply::Settled, Some(word), Operation::Whole(name)) => {
                 let commands = vec![self.command(name, CommandKind::Inspect)];

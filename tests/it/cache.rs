@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use envoy_idempotency::command::{Command, CommandKind, Failure, StoreReply};
+use envoy_idempotency::command::{Command, CommandKind, Failure, Resolution, StoreReply};
 use envoy_idempotency::config::CacheBounds;
 use envoy_idempotency::fingerprint::Fingerprint;
 use envoy_idempotency::key::{KeyForm, Name};
@@ -34,7 +34,8 @@ proptest! {
         for (turn, deed) in deeds.iter().enumerate() {
             now_ms += deed.wait_ms;
             let call = gateways.call(deed);
-            let is_here = deed.owner[0] < 2;
+            // An operator asks this Envoy; what one elsewhere says is remembered otherwise for a while.
+            let is_here = deed.owner[0] < 2 || matches!(call.kind, CommandKind::Resolve(_));
             // An exchange completes once.
             if matches!(call.kind, CommandKind::Complete { .. }) && !completed.insert((call.name, call.owner)) {
                 continue;
@@ -226,6 +227,21 @@ fn an_owner_that_ends_without_a_success_or_has_lost_is_forgotten() {
         assert_eq!(cache.look(&claim(1, 2), 0), Some(StoreReply::InFlight { attempt: 1 }));
         learn(&cache, &call(1, 1, operation.clone()), 0, &reply, 0);
         assert_eq!(cache.look(&claim(1, 2), 0), None, "{reply:?} to {operation:?}");
+    }
+}
+
+#[test]
+fn an_operators_word_makes_it_forget_whether_or_not_it_was_heard() {
+    let said = call(1, 9, CommandKind::Resolve(Resolution::Forget));
+    for reply in [StoreReply::Settled, StoreReply::Lost, StoreReply::Failed(Failure::Timeout)] {
+        for first in [claim(1, 1), complete(1, 1, 10)] {
+            let cache = open(&SharedData::default(), BOUNDS);
+            let told = if first.kind == claim(1, 1).kind { granted(1) } else { StoreReply::Settled };
+            learn(&cache, &first, 0, &told, 0);
+            assert!(cache.look(&claim(1, 2), 5).is_some(), "{reply:?}");
+            learn(&cache, &said, 5, &reply, 5);
+            assert_eq!(cache.look(&claim(1, 2), 6), None, "{reply:?}");
+        }
     }
 }
 

@@ -61,6 +61,8 @@ impl Gateways {
             kind: operation.clone(),
         };
         match (self.0.get(&(deed.name, fresh.owner)), operation) {
+            // An operator has a token of his own.
+            (_, CommandKind::Resolve(_)) => Command { owner: Owner(owner.map(|byte| byte | 0x80)), ..fresh },
             (None, _) | (_, CommandKind::Claim { .. } | CommandKind::Poll { .. }) => fresh,
             (Some(granted), _) => Command { ttl_ms, kind: operation.clone(), ..granted.clone() },
         }

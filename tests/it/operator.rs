@@ -5,16 +5,19 @@
 
 use std::rc::Rc;
 
-use envoy_idempotency::command::{CommandKind, Failure, ReplyKind, Resolution, StoreReply};
+use envoy_idempotency::command::{Command, CommandKind, Failure, ReplyKind, Resolution, StoreReply};
 use envoy_idempotency::config::{Config, Document, Operator};
 use envoy_idempotency::event::{Clock, Event, EventKind};
 use envoy_idempotency::exchange::Exchange;
-use envoy_idempotency::key::{Name, UpstreamKey};
+use envoy_idempotency::fingerprint::Fingerprint;
+use envoy_idempotency::key::{KeyForm, Name, UpstreamKey};
 use envoy_idempotency::message::RequestHead;
 use envoy_idempotency::operator::{self, Operation, Word};
 use envoy_idempotency::record::{Owner, RecordStatus, RecordSummary};
 use envoy_idempotency::reply::Reply;
 use envoy_idempotency::step::{Flow, LogEvent, Search, Step};
+use envoy_idempotency::store::local::Table;
+use host_model::SharedData;
 use serde_json::{Value, json};
 
 const TOKEN: &str = "s3cret-token";
@@ -297,6 +300,47 @@ fn twelve_digits_are_searched_for_in_steps_and_two_of_them_are_ambiguous() {
     let failed = hear(&mut begin(), ReplyKind::Inspect, StoreReply::Failed(Failure::Corrupt));
     assert_eq!(reply(&failed).status, 503);
     assert_eq!(operator::parse(&[b'a'; 12]), Some(Operation::Short([0xaa; 6])));
+}
+
+#[test]
+fn a_search_goes_over_all_of_the_table_in_steps_and_finds_what_is_not_forgotten() {
+    let table = Table::open(SharedData::default(), b"plugin", 4 << 20, 0x9e37_79b9_7f4a_7c15).expect("it opens");
+    let named = |number: u8, last: u8| {
+        let mut name = [0xab; 32];
+        (name[5], name[6], name[31]) = (number, last.wrapping_mul(37), last);
+        Name(name)
+    };
+    let claim = |name, ttl_ms| Command {
+        name,
+        owner: Owner([1; 16]),
+        fingerprint: Fingerprint([7; 32]),
+        attempt: 0,
+        key: KeyForm::Bare,
+        lease_ms: 10,
+        ttl_ms,
+        in_window: false,
+        deadline_ms: None,
+        kind: CommandKind::Claim { may_retry: true },
+    };
+    for last in 0..20 {
+        for (number, ttl_ms) in [(1, 1000), (2, 1000), (3, 20)] {
+            assert!(matches!(table.apply(claim(named(number, last), ttl_ms), 0), StoreReply::Granted { .. }));
+        }
+    }
+    let search = |number| {
+        let (mut found, mut from, mut steps) = (Vec::new(), Some(0), 0);
+        while let Some(bucket) = from {
+            let (names, next) =
+                table.search([0xab, 0xab, 0xab, 0xab, 0xab, number], bucket, 100).expect("it can be read");
+            found.extend(names);
+            (from, steps) = (next, steps + 1);
+        }
+        assert!(steps > 1, "the table is searched in steps");
+        found.sort_by_key(|name| name.0[31]);
+        found
+    };
+    assert_eq!(search(1), (0..20).map(|last| named(1, last)).collect::<Vec<_>>());
+    assert_eq!((search(3), search(4)), (vec![], vec![]), "what has expired, and what never was");
 }
 
 #[test]
