@@ -43,16 +43,15 @@ pub fn warnings(found: &Found<'_>, config: &Config, trees: &[Value]) -> Vec<Stri
     if let Store::Redis(redis) = &config.store {
         warnings.extend(bootstrap.missing("store.cluster", &redis.cluster));
         match redis.dialect {
-            Dialect::Resp { .. } => warnings.extend(streams::warnings(&redis.cluster, &bootstrap, trees)),
+            Dialect::Resp { .. } => warnings.extend(streams::warnings(&redis.cluster, plugin, &bootstrap, trees)),
             Dialect::Webdis(_) => {
-                warnings.extend(bootstrap.cluster(&redis.cluster).filter(|it| leads_inside(it)).map(|_| {
+                let cluster = bootstrap.cluster(&redis.cluster);
+                warnings.extend(cluster.filter(|it| leads_inside(it) || streams::is_direct(it)).map(|_| {
                     format!(
-                        "store.dialect is \"webdis\", and cluster {} leads to an internal listener, as the streams of \
-                         \"resp\" do",
+                        "store.dialect is \"webdis\", and cluster {} is for streams, as \"resp\" has them",
                         redis.cluster
                     )
                 }));
-                let cluster = bootstrap.cluster(&redis.cluster);
                 warnings.extend(cluster.and_then(|cluster| breakers::warning(redis, cluster)));
             }
         }

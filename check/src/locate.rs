@@ -43,7 +43,7 @@ pub struct Chain<'a> {
     pub index: usize,
 }
 
-/// Every place in the file, in its order.
+/// Every place in the file; those in clusters come last.
 pub fn find(input: &Input) -> Vec<Found<'_>> {
     match input {
         Input::Document(text) => {
@@ -84,7 +84,9 @@ impl<'a> Walk<'a> {
         }
         match node {
             Value::Object(members) => {
-                for (name, value) in members {
+                // What a cluster has for the filter comes after the filter.
+                let clusters = members.get_key_value("clusters");
+                for (name, value) in members.iter().filter(|(name, _)| *name != "clusters").chain(clusters) {
                     match value {
                         Value::Array(items) => {
                             for (index, item) in items.iter().enumerate() {
@@ -115,6 +117,7 @@ impl<'a> Walk<'a> {
         let mut walk = self.clone();
         let label = match list {
             "filter_chains" if len > 1 => named("filter chain"),
+            "clusters" => named("cluster"),
             "virtual_hosts" => named("virtual host"),
             "resources" if item.get("filter_chains").is_none() => named("resource"),
             "routes" => named("route"),

@@ -1,7 +1,7 @@
 //! What keeps the store's streams from reaching Redis.
 //!
-//! Its one rule: each warning is about one part of the way: the cluster, the listener that it leads to, or the plugin
-//! that takes frames off in there.
+//! Its one rule: each warning is about one part of the way: the cluster, the plugin that takes frames off, or the listener
+//! in which it stands where it does not stand in the cluster itself.
 //! It does not know what is sent on them.
 
 use envoy_idempotency::config::Document;
@@ -10,8 +10,8 @@ use serde_json::Value;
 use crate::bootstrap::{Bootstrap, addresses, collect, duration, list, named_clusters};
 use crate::locate::{document, typed, wasm_plugin};
 
-/// Every warning about the cluster of this name, given as `store.cluster` with `dialect: "resp"`.
-pub fn warnings(name: &str, bootstrap: &Bootstrap<'_>, trees: &[Value]) -> Vec<String> {
+/// Every warning about the cluster of this name, given as `store.cluster` with `dialect: "resp"` to this plugin.
+pub fn warnings(name: &str, plugin: &Value, bootstrap: &Bootstrap<'_>, trees: &[Value]) -> Vec<String> {
     let Some(cluster) = bootstrap.cluster(name) else { return Vec::new() };
     let mut warnings = Vec::new();
     if !holds(&cluster["typed_extension_protocol_options"], &|node| node.get("http2_protocol_options").is_some()) {
@@ -19,13 +19,17 @@ pub fn warnings(name: &str, bootstrap: &Bootstrap<'_>, trees: &[Value]) -> Vec<S
             .push(format!("cluster {name} does not set http2_protocol_options, without which Envoy opens no stream"));
     }
     let targets = bootstrap.leads_to(cluster);
-    if addresses(cluster).next().is_some() && targets.is_empty() && bootstrap.has_all_listeners {
+    let is_internal = addresses(cluster).any(|address| !address["envoy_internal_address"].is_null());
+    if is_direct(cluster) || !is_internal && targets.is_empty() {
+        warnings.extend(direct_warnings(name, cluster, plugin, trees));
+        return warnings;
+    }
+    if targets.is_empty() && bootstrap.has_all_listeners {
         warnings.push(format!(
             "store.cluster {name} leads to no listener of this file that takes frames off: Redis would get frames instead \
              of commands"
         ));
     }
-    let is_internal = addresses(cluster).any(|address| !address["envoy_internal_address"].is_null());
     let has_extension = |node: &Value| {
         let extensions = list(&node["bootstrap_extensions"]).iter();
         extensions.filter_map(|it| typed(&it["typed_config"])).any(|(kind, _)| kind == INTERNAL_LISTENER)
@@ -38,6 +42,39 @@ pub fn warnings(name: &str, bootstrap: &Bootstrap<'_>, trees: &[Value]) -> Vec<S
         );
     }
     targets.into_iter().for_each(|listener| warnings.extend(listener_warnings(name, listener, bootstrap, trees)));
+    warnings
+}
+
+/// Whether a cluster takes frames off, or is to.
+pub fn is_direct(cluster: &Value) -> bool {
+    cluster["upstream_config"].is_object() || holds(&cluster["typed_extension_protocol_options"], &takes_frames_off)
+}
+
+fn direct_warnings(name: &str, cluster: &Value, plugin: &Value, trees: &[Value]) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let is_tcp = typed(&cluster["upstream_config"]["typed_config"]).is_some_and(|(kind, _)| kind == TCP_POOL);
+    if !is_tcp {
+        warnings.push(format!(
+            "cluster {name} has no upstream_config of envoy.filters.connection_pools.http.tcp: Redis would get HTTP instead \
+             of commands"
+        ));
+    }
+    let mut framing = Vec::new();
+    let may_take_them_off = |node: &Value| takes_frames_off(node) || may_discover_it(node, trees);
+    collect(&cluster["typed_extension_protocol_options"], &may_take_them_off, &mut framing);
+    if framing.is_empty() {
+        warnings.push(format!(
+            "cluster {name}, given as store.cluster, has no plugin of this module with the document {{\"framing\": true}} \
+             among its http_filters, and leads to no listener that has one: Redis would get frames instead of commands"
+        ));
+    }
+    let vm_id = &plugin["vm_config"]["vm_id"];
+    if framing.into_iter().filter_map(wasm_plugin).any(|framing| framing["vm_config"]["vm_id"] == *vm_id) {
+        warnings.push(format!(
+            "the plugin of cluster {name} that takes frames off has the vm_id of the filter: give it one of its own, because \
+             Envoy calls it while the filter writes"
+        ));
+    }
     warnings
 }
 
@@ -99,3 +136,4 @@ fn holds(node: &Value, wanted: &dyn Fn(&Value) -> bool) -> bool {
 }
 
 const INTERNAL_LISTENER: &str = "envoy.extensions.bootstrap.internal_listener.v3.InternalListener";
+const TCP_POOL: &str = "envoy.extensions.upstreams.http.tcp.v3.TcpConnectionPoolProto";

@@ -50,7 +50,7 @@ impl Redis {
 /// `store.dialect`, and the fields that only it has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Dialect {
-    /// Redis's own protocol, on a stream through an internal listener.
+    /// Redis's own protocol, on streams.
     Resp {
         /// What the stream logs in with.
         login: Option<Login>,

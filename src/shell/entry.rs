@@ -9,6 +9,7 @@ use std::cell::RefCell;
 
 use crate::by_id::ById;
 use crate::shell::framing::FramedStream;
+use crate::shell::host::{self, Level};
 use crate::shell::root::Root;
 use crate::shell::stream::HttpStream;
 use crate::worker::Action;
@@ -55,7 +56,8 @@ fn answer(action: Option<Action>) -> u32 {
     }
 }
 
-/// None also where the host calls from within a callback, which it does not do.
+/// None also where the host calls from within a callback, as it does where the plugin that takes frames off stands in a
+/// cluster and shares the filter's VM.
 fn with_contexts<R>(call: impl FnOnce(&mut Contexts) -> Option<R>) -> Option<R> {
     CONTEXTS.with(|contexts| call(&mut *contexts.try_borrow_mut().ok()?))
 }
@@ -85,7 +87,7 @@ extern "C" fn proxy_on_vm_start(_root: u32, _size: usize) -> u32 {
 
 #[unsafe(no_mangle)]
 extern "C" fn proxy_on_context_create(id: u32, root: u32) {
-    with_contexts(|contexts| {
+    let created = with_contexts(|contexts| {
         match contexts.roots.get(&root) {
             Some(root) if root.is_framing() => drop(contexts.framed.insert(id, FramedStream::default())),
             Some(root) => drop(contexts.streams.insert(id, root.stream(id))),
@@ -93,6 +95,12 @@ extern "C" fn proxy_on_context_create(id: u32, root: u32) {
         }
         Some(())
     });
+    if created.is_none() {
+        host::log(
+            Level::Error,
+            "idempotency: the plugin that takes frames off needs a vm_id of its own: Envoy calls it while the filter writes",
+        );
+    }
 }
 
 #[unsafe(no_mangle)]

@@ -112,8 +112,11 @@ fn a_path_that_hides_another_is_seen_as_the_service_will_read_it() {
 fn take_out(tree: &mut Value) {
     for kind in ["listeners", "clusters"] {
         let list = tree["static_resources"][kind].as_array_mut().expect("a list");
-        list.retain(|one| one["name"] != "resp" && one["name"] != "redis");
+        list.retain(|one| one["name"] != "redis");
     }
+    // Istio's bootstrap has what internal listeners want.
+    tree["bootstrap_extensions"] =
+        shipped("shielded.yaml").expect("the file is shipped")["bootstrap_extensions"].take();
     // A subscription says who asks.
     tree["node"] = json!({ "id": "gateway", "cluster": "gateway" });
     listener(tree)["per_connection_buffer_limit_bytes"] = json!(32_768);

@@ -60,13 +60,11 @@ fn what_a_root_still_owes_when_it_goes_leaves_the_gauge() {
 fn what_one_store_has_completed_is_not_replayed_for_another_behind_the_same_cluster() {
     let world = SharedWorld::with(Redis::start(), &[json!({ "policy": { "ttl_s": 1800 } })], |options| {
         options.lds().drain_time_s(1).mutate(|tree| {
-            // Another cluster that leads to the same listener, where there is one.
+            // Another cluster that leads to the same Redis, by whichever of the two there is.
             let clusters = tree["static_resources"]["clusters"].as_array_mut().unwrap();
-            let another = clusters.iter().find(|cluster| cluster["name"] == "resp").cloned();
-            clusters.extend(another.map(|mut cluster| {
-                (cluster["name"], cluster["load_assignment"]["cluster_name"]) = (json!("another"), json!("another"));
-                cluster
-            }));
+            let mut another = clusters.iter().find(|it| it["name"] == Dialect::chosen().cluster()).unwrap().clone();
+            (another["name"], another["load_assignment"]["cluster_name"]) = (json!("another"), json!("another"));
+            clusters.push(another);
         })
     });
     let pay = world.post("/other-store").key("k").body("ten");

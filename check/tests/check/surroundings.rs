@@ -540,11 +540,10 @@ fn a_variable_is_let_in_where_the_resource_has_its_list() {
 }
 
 #[test]
-fn http_that_leads_to_the_listener_of_the_streams_is_warned_of() {
+fn http_that_leads_to_the_cluster_of_the_streams_is_warned_of() {
     let run = check_changed("redis.yaml", |tree| {
-        set_document(tree, r#"{"store": {"type": "redis", "dialect": "webdis", "cluster": "resp"}}"#);
+        set_document(tree, r#"{"store": {"type": "redis", "dialect": "webdis", "cluster": "redis"}}"#);
     });
-    let said =
-        "store.dialect is \"webdis\", and cluster resp leads to an internal listener, as the streams of \"resp\" do";
+    let said = "store.dialect is \"webdis\", and cluster redis is for streams, as \"resp\" has them";
     assert!(run.warnings().contains(&said), "{}", run.out);
 }

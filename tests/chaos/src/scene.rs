@@ -7,6 +7,7 @@ use std::collections::HashSet;
 use std::fs;
 use std::time::{Duration, Instant};
 
+use harness::gateway::framing_of;
 use harness::{Fault, Interposer, PATIENCE, Redis, wait_until};
 use serde_json::{Value, json};
 
@@ -211,18 +212,18 @@ impl<'a> Scene<'a> {
         self.world.to_store.set(Fault::Pass);
     }
 
-    /// What leads from a gateway to Redis is replaced: the listener, and in it the plugin that takes frames off.
+    /// What leads from a gateway to Redis is replaced: the cluster, and in it the plugin that takes frames off.
     pub fn update_way_to_redis(&mut self) {
         let which = self.random.below(2) as usize;
         self.updates += 1;
         let document = format!("{{ \"framing\": true }}{}", " ".repeat(self.updates as usize));
-        let update = |listener: &mut Value| {
-            let manager = harness::gateway::hcm_of(listener);
-            manager["http_filters"][0]["typed_config"]["config"]["configuration"]["value"] = json!(document);
+        let update = |cluster: &mut Value| {
+            let framing = framing_of(cluster).expect("the shipped file has it");
+            framing["typed_config"]["config"]["configuration"]["value"] = json!(document);
         };
         self.world.gateways[which]
             .update_way_to_redis(update)
-            .expect("Envoy takes a listener that is as good as the one before");
+            .expect("Envoy takes a cluster that is as good as the one before");
         self.last(DRAINED);
     }
 

@@ -9,7 +9,7 @@ use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use harness::gateway::{cluster, hcm_of, set_endpoint, set_pipe, shipped};
+use harness::gateway::{PROTOCOL_OPTIONS, cluster, hcm_of, set_endpoint, set_pipe, shipped};
 use harness::redis::DURABLE;
 use harness::{Dialect, Gateway, Interposer, Options, PATIENCE, Redis, Webdis, wait_until};
 use serde_json::{Value, json};
@@ -189,9 +189,8 @@ fn change(tree: &mut Value, http2: SocketAddr, socket: &Path) {
         let one = all.iter().find(|one| one["name"] == "shielded").expect("it is in there").clone();
         tree["static_resources"][kind].as_array_mut().expect("it is a list").push(one);
     }
-    let listeners = tree["static_resources"]["listeners"].as_array_mut().expect("it is a list").iter_mut();
-    // What leads to Redis stays as it is.
-    for listener in listeners.filter(|listener| listener["name"] != "resp") {
+    let listeners = tree["static_resources"]["listeners"].as_array_mut().expect("it is a list");
+    for listener in listeners {
         let routes = &mut hcm_of(listener)["route_config"]["virtual_hosts"][0]["routes"];
         routes[0]["route"]["timeout"] = json!(ROUTE_TIMEOUT);
         let way = |kind: Kind| json!({ "match": { "prefix": kind.path() }, "route": { "cluster": kind.path(), "timeout": ROUTE_TIMEOUT } });
@@ -220,9 +219,8 @@ fn change(tree: &mut Value, http2: SocketAddr, socket: &Path) {
 
 /// How a cluster speaks to the service.
 fn protocol(mut options: Value) -> Value {
-    let name = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
-    options["@type"] = json!(format!("type.googleapis.com/{name}"));
-    json!({ name: options })
+    options["@type"] = json!(format!("type.googleapis.com/{PROTOCOL_OPTIONS}"));
+    json!({ PROTOCOL_OPTIONS: options })
 }
 
 /// A port that no Redis listens on.

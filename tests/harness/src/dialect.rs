@@ -56,7 +56,7 @@ impl Dialect {
     /// `store` as that file has it.
     pub fn store(self) -> Value {
         match self {
-            Dialect::Resp => json!({ "type": "redis", "cluster": "resp" }),
+            Dialect::Resp => json!({ "type": "redis", "cluster": "redis" }),
             Dialect::Webdis => json!({ "type": "redis", "dialect": "webdis", "cluster": "webdis" }),
         }
     }

@@ -375,25 +375,25 @@ impl Gateway {
     /// Changes the listener while Envoy runs; needs [`Options::lds`]. As [`update_plugin_config`](Self::update_plugin_config).
     #[track_caller]
     pub fn update_listener(&self, change: impl FnOnce(&mut Value)) -> Result<(), String> {
-        self.update(|lds| change(&mut lds.listener))
+        self.update(&LDS_COUNTERS, |lds| change(&mut lds.listener))
     }
 
-    /// The same with the listener that leads to Redis, where there is one.
+    /// The same with the cluster that leads to Redis, where there is one.
     #[track_caller]
     pub fn update_way_to_redis(&self, change: impl FnOnce(&mut Value)) -> Result<(), String> {
-        self.update(|lds| lds.to_redis.as_mut().map_or((), change))
+        self.update(&CDS_COUNTERS, |lds| lds.to_redis.as_mut().map_or((), change))
     }
 
     #[track_caller]
-    fn update(&self, change: impl FnOnce(&mut Lds)) -> Result<(), String> {
-        let counters = || LDS_COUNTERS.map(|name| self.stat(name));
+    fn update(&self, counters: &[&str; 3], change: impl FnOnce(&mut Lds)) -> Result<(), String> {
+        let counters = || counters.map(|name| self.stat(name));
         let before = counters();
         let logged = self.log().len();
         let mut lds = self.lds_file();
         change(&mut lds);
         lds.write()?;
         drop(lds);
-        wait_until("Envoy has judged the new listener", PATIENCE, || counters() != before);
+        wait_until("Envoy has judged what is new", PATIENCE, || counters() != before);
         if counters()[0] > before[0] { Ok(()) } else { Err(self.log().split_off(logged)) }
     }
 
@@ -554,16 +554,29 @@ pub fn repository() -> PathBuf {
     root.canonicalize().unwrap_or(root)
 }
 
-/// The module's other plugins, which only some files have: that takes frames off on the way to Redis, or that operators ask.
+/// The plugin that takes frames off on the way to Redis, and the one that operators ask, are of the same module; only some
+/// files have them.
 fn set_other_modules(tree: &mut Value) {
+    let module = json!(filter_wasm());
+    let clusters = tree["static_resources"]["clusters"].as_array_mut().into_iter().flatten();
+    for framing in clusters.filter_map(framing_of) {
+        framing["typed_config"]["config"]["vm_config"]["code"]["local"]["filename"] = module.clone();
+    }
     let listeners = tree["static_resources"]["listeners"].as_array_mut().into_iter().flatten();
-    let filters = listeners.filter_map(|listener| {
-        listener.pointer_mut("/filter_chains/0/filters/0/typed_config/http_filters")?.as_array_mut()
-    });
-    for other in filters.flatten().filter(|filter| filter["name"] == "framing" || filter["name"] == "operator") {
-        other["typed_config"]["config"]["vm_config"]["code"]["local"]["filename"] = json!(filter_wasm());
+    for operator in listeners.filter(|listener| listener["name"] == "operator") {
+        let filter = &mut hcm_of(operator)["http_filters"][0];
+        filter["typed_config"]["config"]["vm_config"]["code"]["local"]["filename"] = module.clone();
     }
 }
+
+/// The plugin of a cluster that takes frames off.
+pub fn framing_of(cluster: &mut Value) -> Option<&mut Value> {
+    let options = cluster.get_mut("typed_extension_protocol_options")?.get_mut(PROTOCOL_OPTIONS)?;
+    options.get_mut("http_filters")?.as_array_mut()?.iter_mut().find(|filter| filter["name"] == "framing")
+}
+
+/// Under what a cluster says how it speaks.
+pub const PROTOCOL_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 
 /// Has the service that keeps the records run what the filter runs, as the file's alias does; without a filter there is
 /// none.
@@ -575,12 +588,12 @@ fn keep_as(tree: &mut Value, own: Option<&Value>) {
     }
 }
 
-/// The listener as a file that Envoy watches.
+/// The listener, and the cluster that leads to Redis, as files that Envoy watches.
 #[derive(Debug)]
 struct Lds {
     folder: PathBuf,
     listener: Value,
-    /// What leads to Redis, where there is such a listener; it is always listed.
+    /// Where there is one; it is always listed.
     to_redis: Option<Value>,
     is_listed: bool,
     as_struct: bool,
@@ -588,23 +601,28 @@ struct Lds {
 }
 
 impl Lds {
-    /// Moves the first listener, and the one that leads to Redis, out of the tree into a file of their own.
+    /// Moves both out of the tree into files of their own.
     fn take_listener(tree: &mut Value, folder: &Path, as_struct: bool) -> Result<Lds, String> {
-        let listeners = tree["static_resources"]["listeners"].as_array_mut().ok_or("listeners is no list")?;
-        let typed = |mut listener: Value| {
-            listener["@type"] = json!("type.googleapis.com/envoy.config.listener.v3.Listener");
-            listener
+        let typed = |mut it: Value, kind: &str| {
+            it["@type"] = json!(format!("type.googleapis.com/envoy.config.{kind}"));
+            it
         };
-        let listener = typed(listeners.remove(0));
-        let to_redis = listeners.iter().position(|listener| listener["name"] == "resp");
-        let to_redis = to_redis.map(|place| typed(listeners.remove(place)));
-        let folder = folder.join("lds");
-        fs::create_dir(&folder).map_err(|error| format!("{} cannot be made: {error}.", folder.display()))?;
+        let listeners = tree["static_resources"]["listeners"].as_array_mut().ok_or("listeners is no list")?;
+        let listener = typed(listeners.remove(0), "listener.v3.Listener");
+        let clusters = tree["static_resources"]["clusters"].as_array_mut().ok_or("clusters is no list")?;
+        let to_redis = clusters.iter_mut().position(|cluster| framing_of(cluster).is_some());
+        let to_redis = to_redis.map(|place| typed(clusters.remove(place), "cluster.v3.Cluster"));
         tree["node"] = json!({ "id": "harness", "cluster": "harness" });
-        tree["dynamic_resources"]["lds_config"] = json!({
-            "resource_api_version": "V3",
-            "path_config_source": { "path": folder.join("lds.json"), "watched_directory": { "path": &folder } },
-        });
+        for kind in ["lds", "cds"].into_iter().take(1 + usize::from(to_redis.is_some())) {
+            // A folder for each, because Envoy reads again when anything in the folder is replaced.
+            let folder = folder.join(kind);
+            fs::create_dir(&folder).map_err(|error| format!("{} cannot be made: {error}.", folder.display()))?;
+            tree["dynamic_resources"][format!("{kind}_config")] = json!({
+                "resource_api_version": "V3",
+                "path_config_source": { "path": folder.join(FILE), "watched_directory": { "path": &folder } },
+            });
+        }
+        let folder = folder.to_owned();
         let mut lds = Lds { folder, listener, to_redis, is_listed: true, as_struct, version: 0 };
         lds.write()?;
         Ok(lds)
@@ -612,15 +630,21 @@ impl Lds {
 
     fn write(&mut self) -> Result<(), String> {
         self.version += 1;
+        if let Some(cluster) = &self.to_redis {
+            self.replace("cds", &[cluster])?;
+        }
         let listed = self.is_listed.then_some(&self.listener);
-        let resources: Vec<&Value> = listed.into_iter().chain(&self.to_redis).collect();
+        self.replace("lds", &Vec::from_iter(listed))
+    }
+
+    fn replace(&self, kind: &str, resources: &[&Value]) -> Result<(), String> {
         let response = json!({ "version_info": self.version.to_string(), "resources": resources });
         // Envoy must never see half a file: write beside it, then rename. It watches for the rename, so the first
         // name must lie in another folder.
-        let draft = self.folder.with_extension("json");
+        let draft = self.folder.join(format!("{kind}.json"));
         write(&draft, &response)?;
-        fs::rename(&draft, self.folder.join("lds.json"))
-            .map_err(|error| format!("The listener's file cannot be replaced: {error}."))
+        fs::rename(&draft, self.folder.join(kind).join(FILE))
+            .map_err(|error| format!("The file of {kind} cannot be replaced: {error}."))
     }
 }
 
@@ -728,5 +752,9 @@ const LDS_COUNTERS: [&str; 3] = [
     "listener_manager.lds.update_rejected",
     "listener_manager.lds.update_failure",
 ];
+const CDS_COUNTERS: [&str; 3] =
+    ["cluster_manager.cds.update_success", "cluster_manager.cds.update_rejected", "cluster_manager.cds.update_failure"];
+/// What Envoy watches, in a folder of its own.
+const FILE: &str = "resources.json";
 /// Compiling the module takes V8 a while, the more so beside other Envoys.
 const START_PATIENCE: Duration = Duration::from_secs(60);
