@@ -42,7 +42,7 @@ pub struct Arguments {
     #[arg(long, global = true, requires = "cert", value_name = "FILE")]
     pub key: Option<PathBuf>,
 
-    /// How long Redis or a gateway may take to answer.
+    /// How long Redis may take to answer; a gateway may take twelve times as long.
     #[arg(long, global = true, default_value = "5s", value_parser = duration_ms, value_name = "TIME")]
     pub timeout: u64,
 

@@ -25,7 +25,8 @@ impl Gateway {
         let Some(url) = &arguments.gateway else { return Ok(None) };
         let token = std::env::var(&arguments.token_env)
             .map_err(|_| format!("{} must hold the token of the operator plugin at {url}", arguments.token_env))?;
-        let timeout = Some(Duration::from_millis(arguments.timeout));
+        // A table is searched for 12 digits in steps, a few seconds by default and longer where it is larger.
+        let timeout = Some(Duration::from_millis(12 * arguments.timeout));
         let config = Agent::config_builder().http_status_as_error(false).max_redirects(0).timeout_global(timeout);
         let url = url.trim_end_matches('/').to_owned();
         Ok(Some(Gateway { agent: config.build().into(), url, token }))

@@ -306,7 +306,8 @@ fn the_doctor_finds_what_would_lose_or_refuse_records() {
 
 #[test]
 fn a_password_is_taken_from_the_environment_and_from_nowhere_else() {
-    let redis = Redis::with(&["--user", "operator on >s3cret ~* +@all"]);
+    let redis = Redis::start();
+    redis.ask(&["ACL", "SETUSER", "operator", "on", ">s3cret", "~*", "+@all"]);
     let run = |url: &str, password: Option<&str>| {
         let mut program = Program::new(env!("CARGO_BIN_EXE_idempotencyctl"));
         program.args(["stats", "--redis", url]).env_clear();
@@ -319,6 +320,41 @@ fn a_password_is_taken_from_the_environment_and_from_nowhere_else() {
     assert_eq!(run(&url, Some("wrong")).1, Some(2));
     let (said, code) = run(&format!("redis://operator:s3cret@{}", redis.addr()), None);
     assert!(code == Some(2) && said.contains("IDEMPOTENCY_REDIS_PASSWORD") && !said.contains("s3cret"), "{said}");
+}
+
+#[test]
+fn over_tls_redis_shows_a_certificate_of_the_authority_that_is_named_and_asks_for_one() {
+    let folder = tempfile::tempdir().expect("there is room");
+    let path = |name: &str| folder.path().join(name).to_str().expect("it is text").to_owned();
+    let write = |name: &str, text: String| fs::write(path(name), text).expect("it is written");
+    let authority = |name: &str| {
+        let key = rcgen::KeyPair::generate().expect("there is a key");
+        let mut params = rcgen::CertificateParams::new(Vec::new()).expect("they are right");
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        write(name, params.self_signed(&key).expect("it is signed").pem());
+        rcgen::Issuer::new(params, key)
+    };
+    let (ours, _theirs) = (authority("ca.pem"), authority("other.pem"));
+    let key = rcgen::KeyPair::generate().expect("there is a key");
+    let params = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect("they are right");
+    write("redis.pem", params.signed_by(&key, &ours).expect("it is signed").pem());
+    write("redis.key", key.serialize_pem());
+    let tls = harness::Port::unshared();
+    let (number, certificate, key, ca) =
+        (tls.number().to_string(), path("redis.pem"), path("redis.key"), path("ca.pem"));
+    let files = ["--tls-cert-file", &certificate, "--tls-key-file", &key, "--tls-ca-cert-file", &ca];
+    let _redis = Redis::with(&[&["--tls-port", number.as_str(), "--tls-auth-clients", "yes"][..], &files].concat());
+    let run = |more: &[&str]| {
+        let url = format!("rediss://127.0.0.1:{number}");
+        let mut program = Program::new(env!("CARGO_BIN_EXE_idempotencyctl"));
+        let output = program.args(["stats", "--redis", &url]).args(more).env_clear().output().expect("it runs");
+        output.status.code()
+    };
+    let own = ["--cert", &certificate, "--key", &key];
+    assert_eq!(run(&[&["--cacert", ca.as_str()][..], &own].concat()), Some(0));
+    assert_eq!(run(&[&["--cacert", path("other.pem").as_str()][..], &own].concat()), Some(2));
+    assert_eq!(run(&["--cacert", &ca]), Some(2), "Redis asks for a certificate");
+    assert_eq!(run(&own), Some(2), "the system trusts no such authority");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! A request of an operator's: an operation is found, looked at, settled or forgotten.
 //!
-//! Its one rule: what an operator is told is what the store has said after his word.
+//! Its one rule: an operator reads what the store has said after his word.
 //! It does not know who counts as an operator: that is `operator.rs`.
 
 use std::rc::Rc;

@@ -98,7 +98,13 @@ fn a_completion_that_only_the_outbox_still_waits_for_is_asked_of_the_store() {
 #[test]
 fn a_record_that_is_older_than_the_clock_keeps_its_age() {
     let cache = open(&SharedData::default(), BOUNDS);
-    let old = StoreReply::Completed { attempt: 1, status: Some(200), response: None, age_ms: 3_600_000, ttl_ms: 500 };
+    let old = StoreReply::Completed {
+        attempt: 1,
+        status: Some(200),
+        response: Some(b"done".to_vec()),
+        age_ms: 3_600_000,
+        ttl_ms: 500,
+    };
     learn(&cache, &claim(1, 1), 10, &old, 15);
     let reply = cache.look(&claim(1, 2), 20);
     assert!(matches!(reply, Some(StoreReply::Completed { age_ms: 3_600_010, ttl_ms: 490, .. })), "{reply:?}");
@@ -343,7 +349,13 @@ fn what_is_handed_over_is_shown_in_the_cache_of_the_heir() {
 fn what_is_owed_does_not_hide_what_another_worker_knows_to_have_completed() {
     let (host, owed) = (SharedData::default(), complete(1, 1, 10));
     let [cache, other] = [open(&host, BOUNDS), open(&host, BOUNDS)];
-    let completed = StoreReply::Completed { attempt: 2, status: Some(201), response: None, age_ms: 0, ttl_ms: TTL };
+    let completed = StoreReply::Completed {
+        attempt: 2,
+        status: Some(201),
+        response: Some(b"done".to_vec()),
+        age_ms: 0,
+        ttl_ms: TTL,
+    };
     learn(&cache, &owed, 0, &StoreReply::Failed(Failure::Timeout), 0);
     learn(&other, &claim(1, 2), 1, &completed, 1);
     cache.remind(&[Rc::new(owed.clone())], 2);

@@ -388,7 +388,7 @@ impl Plan {
         }
         let mut operators = Random::of(seed, 15);
         // A trial has names of its own.
-        let has_operators = operators.chance(250) && observes == [false; 2];
+        let has_operators = operators.chance(400) && observes == [false; 2];
         for fault in Fault::ALL.into_iter().filter(|fault| fault.is_of_operators()) {
             if operators.chance(700) && has_operators {
                 faults = faults.with(fault);

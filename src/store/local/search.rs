@@ -10,7 +10,7 @@ use crate::key::Name;
 use crate::record::Record;
 
 /// How many buckets one step of a search visits.
-const SEARCH_STEPS: u32 = 512;
+const SEARCH_STEPS: u32 = 1024;
 
 impl<C: SharedMap> Table<C> {
     /// The names that begin so, of records that are not forgotten, in the next few buckets from this one on; and the
