@@ -32,9 +32,9 @@ pub mod authorization;
 
 pub mod credential;
 
-pub mod config;
-
 pub mod digest;
+
+pub mod config;
 
 pub mod caller;
 

@@ -2,7 +2,11 @@
 //!
 //! Its one rule: it prints figures and a ratio, and judges none.
 //! It does not know any other command.
-#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a benchmark that cannot go on panics")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    reason = "a benchmark measures time, and panics where it cannot"
+)]
 
 use std::process::Command as Program;
 use std::time::{Duration, Instant};

@@ -186,8 +186,12 @@ fn replicas(store: &mut Store, info: &Info) -> (Kind, String) {
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "it is this machine's clock that is compared")]
+fn own_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
+
 fn clock(store: &mut Store, _: &Info) -> (Kind, String) {
-    let own_ms = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
     let before_ms = own_ms();
     let its_ms = match store.now_ms() {
         Ok(its_ms) => its_ms,
@@ -209,7 +213,10 @@ fn clock(store: &mut Store, _: &Info) -> (Kind, String) {
 
 /// A claim and its withdrawal under a name of no operation's, forgotten within two seconds.
 fn script(store: &mut Store, _: &Info) -> (Kind, String) {
-    let [name, owner] = [token(), token()];
+    let (name, owner) = match (token(), token()) {
+        (Ok(name), Ok(owner)) => (name, owner),
+        (Err(why), _) | (_, Err(why)) => return (Kind::Unknown, why),
+    };
     let command = |kind| Command {
         name: Name([name, name].concat().try_into().unwrap_or([0; 32])),
         owner: Owner(owner),

@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::rc::Rc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use envoy_idempotency::command::{Command, CommandKind, StoreReply};
 use envoy_idempotency::fingerprint::Fingerprint;
@@ -109,7 +109,7 @@ impl Store {
 
     /// Has the script carry out one operation.
     pub fn run(&mut self, name: Name, kind: CommandKind, ttl_ms: u64) -> Result<StoreReply, Failed> {
-        let owner = Owner(token());
+        let owner = Owner(token()?);
         let command = Command {
             name,
             owner,
@@ -127,7 +127,8 @@ impl Store {
 
     /// Has the script carry out these operations, one after the other.
     pub fn run_all(&mut self, commands: &[Command]) -> Result<Vec<StoreReply>, Failed> {
-        let tries: Vec<_> = commands.iter().map(|command| (Nonce(token()), Rc::new(command.clone()))).collect();
+        let tries = commands.iter().map(|command| Ok((Nonce(token()?), Rc::new(command.clone()))));
+        let tries = tries.collect::<Result<Vec<_>, Failed>>()?;
         let batch = Batch { id: 1, lane: Lane::Small, tries };
         let packed = pack(&batch, false);
         let mut run = |named: Named| {
@@ -198,12 +199,8 @@ fn escaped(text: &str) -> String {
 }
 
 /// Sixteen bytes that no other call has.
-pub fn token() -> [u8; 16] {
+pub fn token() -> Result<[u8; 16], Failed> {
     let mut bytes = [0; 16];
-    // Where the system's own generator fails nothing else works either; the time tells calls apart then.
-    if rustls::crypto::ring::default_provider().secure_random.fill(&mut bytes).is_err() {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        bytes = now.as_nanos().to_le_bytes();
-    }
-    bytes
+    let filled = rustls::crypto::ring::default_provider().secure_random.fill(&mut bytes);
+    filled.map(|()| bytes).map_err(|_| "this system has no random numbers".to_owned())
 }

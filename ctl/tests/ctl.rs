@@ -311,7 +311,7 @@ fn a_password_is_taken_from_the_environment_and_from_nowhere_else() {
     let run = |url: &str, password: Option<&str>| {
         let mut program = Program::new(env!("CARGO_BIN_EXE_idempotencyctl"));
         program.args(["stats", "--redis", url]).env_clear();
-        password.into_iter().for_each(|password| drop(program.env("IDEMPOTENCY_REDIS_PASSWORD", password)));
+        program.envs(password.map(|password| ("IDEMPOTENCY_REDIS_PASSWORD", password)));
         let output = program.output().expect("it runs");
         (String::from_utf8_lossy(&output.stderr).into_owned(), output.status.code())
     };
