@@ -331,6 +331,7 @@ fn over_tls_redis_shows_a_certificate_of_the_authority_that_is_named_and_asks_fo
         let key = rcgen::KeyPair::generate().expect("there is a key");
         let mut params = rcgen::CertificateParams::new(Vec::new()).expect("they are right");
         params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
         write(name, params.self_signed(&key).expect("it is signed").pem());
         rcgen::Issuer::new(params, key)
     };
