@@ -35,8 +35,8 @@ RAW_WASM := $(TARGET)/module/wasm32-wasip1/release/envoy_idempotency.wasm
 WASM_FEATURES := --enable-bulk-memory --enable-multivalue --enable-mutable-globals \
   --enable-nontrapping-float-to-int --enable-reference-types --enable-sign-ext
 # Tests that need no module and no server, and those that do; tests/it/tidy.rs looks that none is missing.
-NATIVE := it sim check checker faces seeds
-SERVED := e2e short gateway ledger store
+NATIVE := it sim check ctl checker faces seeds
+SERVED := e2e drill short gateway ledger store
 # Those that want clients too, which `make clients` installs in INSTALLED.
 CLIENTS := clients
 INSTALLED := $(TARGET)/clients
@@ -45,7 +45,7 @@ PLOTTED := $(TARGET)/matplotlib-$(MATPLOTLIB)
 export ENVOY_BIN FILTER_WASM PEER_BIN PORT
 
 .DEFAULT_GOAL := help
-.PHONY: help run ready port-free check-config test test-all clients dashboard matrix stores fuzz build lint advisories book bench figures hostile soak sim chaos clean wasm-target build-tools bench-tools redis-tools store-tools chaos-tools metrics-tools client-tools
+.PHONY: help run ready port-free check-config ctl test test-all clients dashboard matrix stores fuzz build lint advisories book bench bench-ctl figures hostile soak sim chaos clean wasm-target build-tools bench-tools redis-tools store-tools chaos-tools metrics-tools client-tools
 
 help: ## Prints this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,6 +56,13 @@ run: port-free build $(ENVOY_BIN) $(if $(filter redis,$(STORE)),redis-tools) ## 
 
 check-config: ## Says what a configuration would do, or why Envoy would refuse it (FILE=envoy/local.yaml, FILE=- reads standard input; STRICT=1: warnings fail; REQUEST='POST /v1/payments': what becomes of it).
 	@cargo run --locked --quiet --package check-config -- $(if $(STRICT),--strict) $(if $(REQUEST),--request "$(REQUEST)") $(or $(FILE),"")
+
+ctl: ready ## Builds idempotencyctl, which finds operations and settles them, its man page and completions, into target/ctl.
+	@cargo build --locked --release --package idempotencyctl
+	@mkdir -p $(TARGET)/ctl && cp $(TARGET)/release/idempotencyctl $(TARGET)/ctl/
+	@cd $(TARGET)/ctl && ./idempotencyctl man > idempotencyctl.1 && \
+	  for shell in bash zsh fish; do ./idempotencyctl completions $$shell > idempotencyctl.$$shell; done
+	@echo "It is $(TARGET)/ctl/idempotencyctl; docs/operations.md plays a drill with it."
 
 # What needs no module and no server comes first, so that most mistakes show in a minute.
 test: ready $(ENVOY_BIN) ## Runs every test, those on real Envoy too, and fuzzes for a moment.
@@ -165,6 +172,9 @@ bench: build bench-tools $(ENVOY_BIN) $(if $(BEFORE),,$(PEER_BIN)) ## Measures t
 
 figures: build $(ENVOY_BIN) store-tools ## Prints how long failovers take, and what docs/sizing.md says that it measures.
 	cargo test --locked --test e2e -- --nocapture --test-threads 1 redis_failover redis_cluster::a_slot redis_cluster::when sizing 2>/dev/null
+
+bench-ctl: store-tools ## Measures how long `idempotencyctl list` takes over RECORDS (100000) records, against a bare scan of their keys.
+	cargo bench --locked --package idempotencyctl
 
 hostile: build $(ENVOY_BIN) ## Measures what hostile JSON bodies cost a worker, against the same bytes.
 	cargo run --locked --release --package bench -- hostile

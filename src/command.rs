@@ -70,8 +70,24 @@ pub enum CommandKind {
     },
     /// I am still executing.
     Renew,
+    /// An operator knows what became of it.
+    Resolve(Resolution),
     /// I have claimed, whether or not I was granted, and have forwarded nothing.
     Withdraw,
+}
+
+/// What an operator says became of an operation that nobody executes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Resolution {
+    /// It does not matter any more: any payload may run next, also after a completed execution.
+    Forget,
+    /// It was not executed: the same payload may run next.
+    NotRun,
+    /// It was executed.
+    Ran {
+        /// The upstream's status, where the operator knows it.
+        status: Option<u16>,
+    },
 }
 
 impl CommandKind {
@@ -82,6 +98,7 @@ impl CommandKind {
             CommandKind::Inspect => ReplyKind::Inspect,
             CommandKind::MarkUnknown => ReplyKind::Mark,
             CommandKind::Renew => ReplyKind::Renew,
+            CommandKind::Resolve(_) => ReplyKind::Resolve,
             CommandKind::Complete { .. } | CommandKind::Release { .. } | CommandKind::Withdraw => ReplyKind::Settle,
         }
     }
@@ -98,6 +115,8 @@ pub enum ReplyKind {
     Mark,
     /// To make the lease last.
     Renew,
+    /// To settle it by an operator's word.
+    Resolve,
     /// To complete, release or withdraw.
     Settle,
 }
@@ -140,12 +159,13 @@ pub enum StoreReply {
         /// When the record will be forgotten, on the store's clock.
         expires_ms: u64,
     },
-    /// To a claim: another owner executes.
+    /// To a claim: another owner executes. To an operator's word: an owner does.
     InFlight {
         /// Which attempt.
         attempt: u32,
     },
-    /// To a renewal or settlement: the record is no longer this owner's to change.
+    /// To a renewal or settlement: the record is no longer this owner's to change. To an operator's word that it did not
+    /// run: it has completed.
     Lost,
     /// To a claim: the name belongs to another payload.
     Mismatch,
@@ -154,13 +174,13 @@ pub enum StoreReply {
         /// When the record will be forgotten, on the store's clock.
         expires_ms: u64,
     },
-    /// To a look: what is known of the name; nothing where there is no record.
+    /// To a look: what is known of the name; nothing where there is no record. To an operator's word: there is none.
     Seen(Option<RecordSummary>),
-    /// To a settlement: it is so.
+    /// To a settlement or an operator's word: it is so.
     Settled,
     /// To a claim: this very claim has been released; its answer comes too late.
     Stale,
-    /// To a claim: an earlier attempt may have executed.
+    /// To a claim: an earlier attempt may have executed. To an operator's word: one whose lease is not over may have.
     Unknown {
         /// Which attempt.
         attempt: u32,

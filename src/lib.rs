@@ -32,9 +32,9 @@ pub mod authorization;
 
 pub mod credential;
 
-pub mod config;
-
 pub mod digest;
+
+pub mod config;
 
 pub mod caller;
 
@@ -57,6 +57,8 @@ pub mod evidence;
 pub mod event;
 
 pub mod step;
+
+pub mod operator;
 
 pub mod exchange;
 

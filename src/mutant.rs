@@ -8,6 +8,8 @@
 pub enum Mutant {
     /// An answer of the gateway's own is left as others have changed it.
     AnswerLeftChanged,
+    /// The attempt number begins anew where an operator lets the operation run again.
+    AttemptReset,
     /// A completed record is replaced by a later completion.
     CompletedReplaced,
     /// Owed operations write although the record they are about has expired.
@@ -18,8 +20,12 @@ pub enum Mutant {
     GhostGranted,
     /// The key goes upstream in the form in which this try brought it.
     KeyFormForgotten,
+    /// A late try of the claim that an operator's word has ended is granted.
+    LateOwnerGranted,
     /// Leases are judged by the clock of the worker that asks.
     LeaseByAskersClock,
+    /// An operator's word counts while a lease lives.
+    LiveLeaseIgnored,
     /// A request of the gateway's own counts as not executed where its answer got lost.
     LostAnswerReleased,
     /// What was under way on a stream to the store that is lost counts as not done.
@@ -60,14 +66,17 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 25] = [
+    pub const ALL: [Mutant; 28] = [
         Mutant::AnswerLeftChanged,
+        Mutant::AttemptReset,
         Mutant::CompletedReplaced,
         Mutant::DeadlineIgnored,
         Mutant::DoubtForgotten,
         Mutant::GhostGranted,
         Mutant::KeyFormForgotten,
+        Mutant::LateOwnerGranted,
         Mutant::LeaseByAskersClock,
+        Mutant::LiveLeaseIgnored,
         Mutant::LostAnswerReleased,
         Mutant::LostUndone,
         Mutant::MismatchLast,

@@ -6,7 +6,7 @@
 use std::fmt;
 use std::rc::Rc;
 
-use crate::command::{Command, Failure, GivenUp, WhyGivenUp};
+use crate::command::{Command, Failure, GivenUp, Resolution, WhyGivenUp};
 use crate::count::Count;
 use crate::key::Name;
 use crate::message::{HeaderMutation, Headers};
@@ -20,6 +20,8 @@ pub struct Step {
     pub flow: Flow,
     /// What to ask of the store.
     pub commands: Vec<Command>,
+    /// What to look for in the table of the embedded store.
+    pub search: Option<Search>,
     /// What to send upstream in the client's place.
     pub execute: Option<Box<Outgoing>>,
     /// When to feed `Event::Tick` next; none leaves it as it was.
@@ -34,6 +36,15 @@ pub struct Step {
     pub log_event: Option<LogEvent>,
     /// Whether all of this is only a trial (`mode: observe`).
     pub observed: bool,
+}
+
+/// A step of a search for the operations whose names begin so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Search {
+    /// How they begin.
+    pub digits: [u8; 6],
+    /// The bucket from which on to look.
+    pub from: u32,
 }
 
 /// Whether a request showed who is asking.
@@ -112,6 +123,8 @@ pub enum LogEvent {
     RanTooLong(Name),
     /// A request of the gateway's own, to this cluster, met this filter again.
     Reentered(Name, String),
+    /// An operator has said what became of an operation.
+    Resolved(Name, Resolution),
     /// A request was claimed in the same store by the hop before.
     SecondHop(Name),
     /// The store answers again, so long after it began to fail.
@@ -147,6 +160,7 @@ impl LogEvent {
             self,
             LogEvent::BodyDropped(..)
                 | LogEvent::DoubtSettled { .. }
+                | LogEvent::Resolved(..)
                 | LogEvent::StoreAnswers { .. }
                 | LogEvent::Takeover(..)
                 | LogEvent::Unknown(..)
@@ -197,6 +211,11 @@ impl fmt::Display for LogEvent {
                  `execution` runs this filter too: take the filter off that listener",
                 name.short()
             ),
+            LogEvent::Resolved(name, said) => match said {
+                Resolution::Forget => write!(f, "an operator has operation {} forgotten", name.short()),
+                Resolution::NotRun => write!(f, "an operator says that operation {} did not run", name.short()),
+                Resolution::Ran { .. } => write!(f, "an operator says that operation {} ran", name.short()),
+            },
             LogEvent::SecondHop(name) => write!(
                 f,
                 "operation {} has come through another hop that has claimed it in this very store, so it never runs: give \

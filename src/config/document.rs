@@ -14,7 +14,7 @@ use super::rules::Match;
 use super::store::{refuse_bodies_that_never_fit, secrets, store, warn_of_claims_that_come_too_late};
 use super::text::{path, plain, visible};
 use super::walk::{ConfigError, DAY_S, Place, Read, merge, parse_text};
-use super::{Anonymous, Config, Mode, Policy, Rule, RuleId, Store};
+use super::{Anonymous, Config, Mode, Operator, Policy, Rule, RuleId, Store};
 
 /// The document of a plugin of this module.
 pub enum Document {
@@ -22,6 +22,8 @@ pub enum Document {
     Framing,
     /// Of a gateway.
     Gateway(Box<Config>),
+    /// Of the one that operators ask; its store and secrets are a gateway's.
+    Operator(Operator, Box<Config>),
 }
 
 impl Document {
@@ -29,18 +31,34 @@ impl Document {
     pub fn parse(document: &[u8], env: &dyn Fn(&str) -> Option<String>) -> Result<Document, ConfigError> {
         let warnings = RefCell::default();
         let root = Place::root(&warnings);
-        match parse_text(document, root)? {
-            Value::Object(members) if members.contains_key("framing") => {
-                match members.iter().find(|(name, value)| *name != "framing" || **value != Value::Bool(true)) {
-                    None => Ok(Document::Framing),
-                    Some((name, value)) if name == "framing" => Err(root.member(name).wrong("true", value)),
-                    Some((name, _)) => {
-                        Err(root.member(name).error("must not stand beside framing, which stands alone"))
-                    }
-                }
-            }
-            _ => Config::parse(document, env).map(|config| Document::Gateway(Box::new(config))),
+        let mut value = parse_text(document, root)?;
+        if let Some(members) = value.as_object().filter(|members| members.contains_key("framing")) {
+            return match members.iter().find(|(name, value)| *name != "framing" || **value != Value::Bool(true)) {
+                None => Ok(Document::Framing),
+                Some((name, value)) if name == "framing" => Err(root.member(name).wrong("true", value)),
+                Some((name, _)) => Err(root.member(name).error("must not stand beside framing, which stands alone")),
+            };
         }
+        let operator = operator(root, &mut value, env)?;
+        // What is risky about its store is said of the gateway, whose it is.
+        let of_the_gateway = RefCell::default();
+        let place = if operator.is_some() { root.warning_to(&of_the_gateway) } else { root };
+        let config = Config::read(place, &value, env)?;
+        let config = Box::new(Config { warnings: warnings.take(), ..config });
+        Ok(match operator {
+            Some(operator) => Document::Operator(operator, config),
+            None => Document::Gateway(config),
+        })
+    }
+}
+
+/// Takes what makes it the document of an operator plugin out of a document; none where it is a gateway's.
+fn operator(root: Place<'_>, document: &mut Value, env: &dyn Fn(&str) -> Option<String>) -> Read<Option<Operator>> {
+    let Some(members) = document.as_object_mut() else { return Ok(None) };
+    let Some(own) = members.remove("operator") else { return Ok(None) };
+    match members.keys().find(|name| !["secrets", "store"].contains(&name.as_str())) {
+        Some(name) => Err(root.member(name).error("must not stand beside operator, where only store and secrets may")),
+        None => Operator::read(&root.member("operator"), &own, env).map(Some),
     }
 }
 
@@ -52,8 +70,14 @@ impl Config {
     pub fn parse(document: &[u8], env: &dyn Fn(&str) -> Option<String>) -> Result<Config, ConfigError> {
         let warnings = RefCell::default();
         let root = Place::root(&warnings);
-        let document = parse_text(document, root)?;
-        let mut config = root.object(&document, |fields| {
+        let mut config = Config::read(root, &parse_text(document, root)?, env)?;
+        config.warnings = warnings.into_inner();
+        Ok(config)
+    }
+
+    /// The same of a document that is parsed; its warnings go to the place's list.
+    pub(super) fn read(root: Place<'_>, document: &Value, env: &dyn Fn(&str) -> Option<String>) -> Read<Config> {
+        let config = root.object(document, |fields| {
             let store = fields.nested("store", |at, value| store(at, value, env))?;
             let (hash_key, encryption) = fields.nested("secrets", |at, value| secrets(&at.as_secret(), value, env))?;
             let problem_base = fields.read("problem_base", "urn:envoy-idempotency:".into(), problem_base)?;
@@ -83,8 +107,7 @@ impl Config {
             root.member("store").warn("keeps responses in Redis in clear; give secrets.encryption");
         }
         warn_of_rules(root, &config);
-        warn_of_no_callers(root, &config, &document);
-        config.warnings = warnings.into_inner();
+        warn_of_no_callers(root, &config, document);
         Ok(config)
     }
 }

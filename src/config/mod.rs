@@ -27,6 +27,8 @@ mod rules;
 
 mod store;
 
+mod operator;
+
 mod document;
 
 use std::rc::Rc;
@@ -34,6 +36,7 @@ use std::rc::Rc;
 pub use document::Document;
 pub use duplicates::{OnCompleted, OnInFlight, OnMismatch, OnUnknown};
 pub use identity::{Anonymous, BodyPart, FingerprintPolicy, Inject, KeyPolicy, MEANINGFUL, Members, Scope, Separation};
+pub use operator::Operator;
 pub use outcomes::{Ending, Fate, JsonOutcome, Outcomes, Presence, Statuses};
 pub use policy::{Execution, Mode, OnStoreFailure, OnTooLarge, Policy, Save};
 pub use rules::{Match, PathMatch, Template};

@@ -21,6 +21,8 @@
 //!
 //! - `head`: request head → body, claim, unprotected, answered, done · response head → done · closed → done
 //! - `look-up`: request body → =, answered · look reply → answered · response head → done · closed → done
+//! - `operator`: request head → =, answered · request body → =, answered · tick → = · found → =, answered ·
+//!   look reply → answered · resolve reply → =, answered · response head → done · closed → done
 //! - `body`: request body → =, claim, unprotected, answered · response head → answered, done · closed → done ·
 //!   unable → unprotected, answered
 //! - `claim`: claim reply → waiting, renewal, response, shielded, unprotected, answered, save, done ·
@@ -45,6 +47,7 @@ use crate::digest::HashKey;
 use crate::event::{Clock, Event, EventKind};
 use crate::key::Name;
 use crate::message::{HeaderMutation, Headers};
+use crate::operator::{Asked, Operation};
 use crate::record::Owner;
 use crate::reply::{IdempotencyStatus, Reason, STATUS};
 use crate::seal::ResponseCipher;
@@ -60,6 +63,8 @@ mod settlement;
 
 mod lookup;
 
+mod operator;
+
 mod execution;
 
 mod claim;
@@ -71,6 +76,7 @@ use answered::Answered;
 use claim::{AwaitClaim, Renewal, Waiting};
 use execution::{AwaitResponse, ResponseBody, Shielded};
 use lookup::LookUp;
+use operator::AwaitOperator;
 use settlement::{Save, Unprotected};
 
 /// Bodies up to here are held even in a worker that holds too much already: they are most of the traffic, and a few
@@ -121,6 +127,7 @@ pub struct Exchange {
 enum State {
     Head(Head),
     LookUp(LookUp),
+    Operator(Box<AwaitOperator>),
     Body(Body),
     Claim(AwaitClaim),
     Waiting(Waiting),
@@ -173,6 +180,16 @@ impl Exchange {
         Exchange { policy, secrets, state, operation: Some(name), buffered_bytes: 0 }
     }
 
+    /// An exchange that does what an operator asks.
+    pub fn operating(policy: Rc<Policy>, secrets: Rc<Secrets>, asked: Asked, owner: Owner) -> Self {
+        let operation = match asked.operation {
+            Operation::Whole(name) => Some(name),
+            Operation::Short(_) => None,
+        };
+        let state = State::Operator(AwaitOperator::new(&policy, asked, owner));
+        Exchange { policy, secrets, state, operation, buffered_bytes: 0 }
+    }
+
     /// Feeds one event; obey the step.
     pub fn handle(&mut self, event: Event<'_>) -> Step {
         #[cfg(feature = "mutants")]
@@ -186,6 +203,7 @@ impl Exchange {
         let (state, step) = match mem::replace(&mut self.state, State::Done) {
             State::Head(state) => state.on(&cx, kind),
             State::LookUp(state) => state.on(&cx, kind),
+            State::Operator(state) => state.on(&cx, kind),
             State::Body(state) => state.on(&cx, kind),
             State::Claim(state) => state.on(&cx, kind),
             State::Waiting(state) => state.on(&cx, kind),
@@ -278,6 +296,7 @@ impl Exchange {
         match self.state {
             State::Head(_) => "head",
             State::LookUp(_) => "look-up",
+            State::Operator(_) => "operator",
             State::Body(_) => "body",
             State::Claim(_) => "claim",
             State::Waiting(_) => "waiting",
@@ -340,7 +359,7 @@ impl Exchange {
 
     /// Whether it wants to see the request's body, or keep it back.
     pub fn awaits_request_body(&self) -> bool {
-        matches!(self.state, State::Body(_) | State::LookUp(_))
+        matches!(self.state, State::Body(_) | State::LookUp(_) | State::Operator(_))
     }
 
     /// Whether this is the head of an answer that it has given, so that the host need not be asked whose it is.

@@ -94,9 +94,13 @@ impl Root {
     pub fn on_configure(&mut self, size: usize) -> bool {
         let document = host::buffer(Buffer::PluginConfiguration, 0, size);
         let read = Document::parse(&document, &|name| std::env::var(name).ok()).map_err(|error| error.to_string());
-        let configured = read.and_then(|read| match read {
-            Document::Framing => Ok(None),
-            Document::Gateway(config) => Plugin::configure(self.id, *config, &document).map(Some),
+        let configured = read.and_then(|read| {
+            let (operator, config) = match read {
+                Document::Framing => return Ok(None),
+                Document::Gateway(config) => (None, config),
+                Document::Operator(operator, config) => (Some(operator), config),
+            };
+            Plugin::configure(self.id, *config, operator, &document).map(Some)
         });
         match configured {
             Ok(None) => {

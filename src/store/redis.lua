@@ -86,10 +86,17 @@ local function write(r)
   call('SET', op.record, data, 'PXAT', string.format('%.0f', forgotten(r)))
 end
 
-local function is_released()
+local function is_released(owner)
   for at = 1, #record.released, 16 do
-    if record.released:sub(at, at + 15) == op.owner then return true end
+    if record.released:sub(at, at + 15) == owner then return true end
   end
+  return false
+end
+
+-- Has late tries of this owner's claim refused from here on; tells whether they were before.
+local function refuse_from_now(owner)
+  if is_released(owner) then return true end
+  record.released = (record.released .. owner):sub(-16 * KEPT)
   return false
 end
 
@@ -136,7 +143,7 @@ local operations = {}
 
 local function claim(may_retry, max_attempt)
   if not record then return grant(blank(), 1) end
-  if is_released() then return 'S' end
+  if is_released(op.owner) then return 'S' end
   if record.fingerprint and record.fingerprint ~= op.fingerprint then return 'M' end
   local attempt = record.attempt
   if record.state == OPEN and attempt >= max_attempt then return 'H' .. struct.pack('<I4', attempt) end
@@ -173,7 +180,7 @@ function operations.l() -- look
 end
 
 function operations.n() -- renew
-  if record and (is_released() or not is_own() or record.attempt ~= op.attempt) then return 'L' end
+  if record and (is_released(op.owner) or not is_own() or record.attempt ~= op.attempt) then return 'L' end
   local r = record or blank()
   run(r)
   return 'N' .. struct.pack('<I8', forgotten(r))
@@ -192,8 +199,7 @@ end
 local function release(keep)
   local known = record ~= nil
   record = record or blank()
-  local is_repeat = is_released()
-  if not is_repeat then record.released = (record.released .. op.owner):sub(-16 * KEPT) end
+  local is_repeat = refuse_from_now(op.owner)
   if keep == nil then keep = record.inherited end
   local till = expires(record, 0)
   if known and is_own() then
@@ -228,6 +234,33 @@ function operations.u() -- mark unknown
   local r = record or blank()
   r.till, r.fingerprint, r.owner = r.till or now + op.lease, op.fingerprint, op.owner
   return settle(r, UNKNOWN, expires(r, r.till))
+end
+
+-- An operator's word, for which no lease may live.
+local function resolve(ran, keep)
+  if not record then return 'Z' end
+  if record.till and now < record.till then
+    if record.state == RUNNING then return 'I' .. struct.pack('<I4', record.attempt) end
+    return 'U' .. struct.pack('<I4I8', record.attempt, record.till - now)
+  end
+  if record.state == COMPLETED and ran then return 'O' end
+  if record.state == COMPLETED and keep then return 'L' end
+  local till = forgotten(record)
+  if ran then
+    record.owner, record.status, record.since, record.response = op.owner, op.status, now, nil
+    return settle(record, COMPLETED, math.max(till, now + op.ttl))
+  end
+  if record.owner then refuse_from_now(record.owner) end
+  record.doubt, record.fingerprint = 0, keep and record.fingerprint or nil
+  return settle(record, OPEN, till)
+end
+
+function operations.r() -- resolve: it ran, or it did not
+  return resolve(op.flag, true)
+end
+
+function operations.x() -- forget
+  return resolve(false, false)
 end
 
 local function apply()

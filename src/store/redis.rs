@@ -3,7 +3,7 @@
 //! Its one rule: an answer that is not exactly one of the script's own is never taken for a word of the store.
 //! It does not know how Redis is reached.
 
-use crate::command::{Command, CommandKind, Failure, RedisError, StoreReply};
+use crate::command::{Command, CommandKind, Failure, RedisError, Resolution, StoreReply};
 use crate::record::{Corrupt, Input, RecordStatus, RecordSummary, known_status};
 use crate::store::client::{Batch, Nonce};
 
@@ -11,7 +11,7 @@ use crate::store::client::{Batch, Nonce};
 pub const SCRIPT: &str = include_str!("redis.lua");
 
 /// The SHA-1 of [`SCRIPT`] in hex, under which Redis keeps it; `tests/it/redis.rs` asks Redis whether it is right.
-pub const SCRIPT_SHA1: &str = "7600a3c462a8ebe5319f2c253a0727f746b762cb";
+pub const SCRIPT_SHA1: &str = "287bee90183d1a5fdb565814940be40f595038f5";
 
 /// How the script is named in a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +54,9 @@ fn pack_call(nonce: Nonce, command: &Command, has_other_way: bool, out: &mut Vec
         CommandKind::Poll { .. } => (b'p', false, 0, None),
         CommandKind::Release { keep_fingerprint } => (b'f', *keep_fingerprint, 0, None),
         CommandKind::Renew => (b'n', false, 0, None),
+        CommandKind::Resolve(Resolution::Forget) => (b'x', false, 0, None),
+        CommandKind::Resolve(Resolution::NotRun) => (b'r', false, 0, None),
+        CommandKind::Resolve(Resolution::Ran { status }) => (b'r', true, status.unwrap_or(0), None),
         CommandKind::Withdraw => (b'w', false, 0, None),
     };
     out.push(kind);

@@ -12,7 +12,7 @@ use crate::event::{Clock, Event, EventKind};
 use crate::exchange::Exchange;
 use crate::key::Name;
 use crate::record::Owner;
-use crate::step::{Flow, LogEvent, Outgoing, SeenCaller, Step};
+use crate::step::{Flow, LogEvent, Outgoing, Search, SeenCaller, Step};
 use crate::store::client::{Batch, Client, Completion, Heard, Lane, Nonce};
 use crate::store::local::SharedMap;
 use crate::store::{Store, Submission};
@@ -190,6 +190,7 @@ impl<C: SharedMap> Exchanges<C> {
                 acts.push(Act::Count { count: Count::ReplayedCached, rule, observed });
             }
             acts.extend(step.caller.and_then(|seen| self.note_caller(&entry.exchange.rule().name, seen, now_ms)));
+            let search = step.search;
             for command in obey(id, &mut entry, step, &mut acts) {
                 let (asked, name) = (command.kind.reply_kind(), command.name);
                 let (reply, remembered) = match self.store.ask(id, command, now_ms) {
@@ -205,6 +206,16 @@ impl<C: SharedMap> Exchanges<C> {
                 }
                 let answer = reply.map(|reply| self.answer(&name, asked, reply));
                 steps.extend(answer.map(|kind| (entry.exchange.handle(Event { clock, kind }), remembered)));
+            }
+            if let Some(Search { digits, from }) = search {
+                let kind = match self.store.search(digits, from, now_ms) {
+                    Ok((names, next)) => EventKind::Found { names, next },
+                    Err(failure) => {
+                        let (asked, reply) = (ReplyKind::Inspect, StoreReply::Failed(failure));
+                        EventKind::StoreReplied { asked, reply, may_wait: false }
+                    }
+                };
+                steps.push_back((entry.exchange.handle(Event { clock, kind }), false));
             }
         }
         self.load = self.load.with(entry.load()).without(before);

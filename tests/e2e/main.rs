@@ -72,6 +72,8 @@ mod monitoring;
 mod neighbours;
 /// Metrics, access log, log.
 mod observability;
+
+mod operator;
 /// Other places among the filters than those that the documents name.
 mod order;
 /// What becomes of the key, by what came back.

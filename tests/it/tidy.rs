@@ -13,7 +13,7 @@ use envoy_idempotency::worker::Gauge;
 
 #[test]
 fn every_source_file_says_what_it_is() {
-    for file in ["src", "check", "tests"].into_iter().flat_map(sources) {
+    for file in ["src", "check", "ctl", "tests"].into_iter().flat_map(sources) {
         let text = read(&file);
         assert!(text.starts_with("//! "), "{} does not open with //!", file.display());
     }
@@ -94,7 +94,8 @@ fn every_path_and_link_of_the_documents_leads_somewhere() {
     for document in documents() {
         let (text, folder, shown) = (read(&document), document.parent().unwrap(), document.display());
         for path in text.split('`').skip(1).step_by(2).filter(|word| word.contains('/') && !word.contains([' ', '*'])) {
-            let is_path = ["check/", "docs/", "src/", "tests/", "envoy/"].iter().any(|folder| path.starts_with(folder));
+            let is_path =
+                ["check/", "ctl/", "docs/", "src/", "tests/", "envoy/"].iter().any(|folder| path.starts_with(folder));
             assert!(!is_path || root().join(path).exists(), "{shown} names {path}, which does not exist");
         }
         for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
@@ -154,7 +155,7 @@ fn the_documents_list_every_envoy_that_is_tested() {
 #[test]
 fn what_users_and_developers_read_names_the_actor() {
     let words = ["whoever", "somebody", "is told", "nothing comes of"];
-    let sources = ["src", "check/src"].into_iter().flat_map(sources);
+    let sources = ["src", "check/src", "ctl/src"].into_iter().flat_map(sources);
     for file in
         sources.chain(documents()).chain([root().join("docs/config.schema.json"), root().join("src/store/redis.lua")])
     {
@@ -171,7 +172,8 @@ fn make_test_all_runs_every_suite() {
     let lists = ["NATIVE := ", "SERVED := ", "CLIENTS := "]
         .map(|list| makefile.lines().find_map(|line| line.strip_prefix(list)));
     let run: Vec<_> = lists.iter().flatten().flat_map(|list| list.split(' ')).collect();
-    for folder in ["tests", "check/tests", "tests/chaos/tests", "tests/fuzz/tests", "tests/harness/tests"] {
+    for folder in ["tests", "check/tests", "ctl/tests", "tests/chaos/tests", "tests/fuzz/tests", "tests/harness/tests"]
+    {
         for entry in fs::read_dir(root().join(folder)).unwrap() {
             let path = entry.unwrap().path();
             let is_suite = path.join("main.rs").exists() || path.extension().is_some_and(|extension| extension == "rs");
@@ -379,7 +381,7 @@ fn the_changelog_has_one_heading_for_this_version() {
 #[test]
 fn nothing_is_left_over() {
     let words = ["TO\u{44}O", "FIX\u{4d}E", "dbg\u{21}(", "todo\u{21}(", "#[ig\u{6e}ore"];
-    for file in ["src", "check", "tests"].into_iter().flat_map(sources) {
+    for file in ["src", "check", "ctl", "tests"].into_iter().flat_map(sources) {
         for word in words {
             assert!(!read(&file).contains(word), "{} has {word}", file.display());
         }

@@ -19,6 +19,8 @@ mod cell;
 
 mod bodies;
 
+mod search;
+
 use bodies::COMPLETION_GROWTH;
 use cell::{body_place, entries, find, put};
 use usage::Usage;
