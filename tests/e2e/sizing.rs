@@ -55,6 +55,8 @@ fn world(mut document: Value) -> SharedWorld {
 const WORKERS: u32 = 4;
 /// Records differ by some bytes, and allocators by what they round up to.
 const MEMORY: f64 = 0.15;
+/// Redis doubles its tables as they fill, so what each record takes of them depends on how many there are.
+const TABLES: f64 = 0.25;
 
 #[test]
 fn records_on_redis_take_what_the_page_says() {
@@ -90,7 +92,7 @@ fn records_on_redis_take_what_the_page_says() {
     flood(world.gateways[0].addr(), "warm", 500);
     let before = used();
     flood(world.gateways[0].addr(), "key", RECORDS);
-    holds("completed, 14-byte body", 1, (used() - before) / RECORDS as f64, MEMORY);
+    holds("completed, 14-byte body", 1, (used() - before) / RECORDS as f64, TABLES);
 }
 
 /// Enough that what else Redis takes does not count.
