@@ -147,7 +147,7 @@ fn every_shipped_file_has_the_same_labels_and_buckets() {
             count += 1;
         }
     }
-    assert_eq!(count, 7);
+    assert_eq!(count, 8);
 }
 
 #[test]

@@ -49,7 +49,10 @@ fn under_observe_an_answer_that_comes_before_that_of_the_store_has_no_outcome() 
     world.interposer.set(Fault::Silence);
     let answer = pay("/observe/early").send();
     assert_eq!((answer.status, said(&answer)), (201, "bypassed;reason=observe"));
+    // The silent connection would stay silent for a while.
+    world.interposer.close();
     world.interposer.set(Fault::Pass);
+    world.interposer.open();
     // An answer that takes longer than the store to come back finds out.
     let late = pay("/observe/late").header("x-test-delay-ms", "2000").send();
     assert_eq!((late.status, said(&late)), (201, "bypassed;outcome=executed;reason=observe"));
