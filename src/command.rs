@@ -5,6 +5,7 @@
 
 use crate::fingerprint::Fingerprint;
 use crate::key::{KeyForm, Name};
+use crate::lock::LockCommand;
 use crate::record::{Owner, RecordSummary};
 
 /// One thing asked of the store. With what it carries a record that the store has lost can be made again.
@@ -86,24 +87,23 @@ pub enum CommandKind {
     },
     /// I am still executing.
     Renew,
+    /// An operator knows what became of it.
+    Resolve(Resolution),
     /// I have claimed, whether or not I was granted, and have forwarded nothing.
     Withdraw,
 }
 
-/// What can be asked about the lock of a resource; the name is the lock's, the owner the claim's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LockCommand {
-    /// Is it my turn?
-    Lock,
-    /// It is still my turn.
-    Renew {
-        /// Under which fence.
-        fence: u64,
-    },
-    /// My turn is over.
-    Unlock {
-        /// Under which fence it was; none where nothing was forwarded, whether or not the lock was granted.
-        fence: Option<u64>,
+/// What an operator says became of an operation that nobody executes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Resolution {
+    /// It does not matter any more: any payload may run next, also after a completed execution.
+    Forget,
+    /// It was not executed: the same payload may run next.
+    NotRun,
+    /// It was executed.
+    Ran {
+        /// The upstream's status, where the operator knows it.
+        status: Option<u16>,
     },
 }
 
@@ -118,6 +118,7 @@ impl CommandKind {
             CommandKind::Lock(LockCommand::Unlock { .. }) => ReplyKind::Unlock,
             CommandKind::MarkUnknown => ReplyKind::Mark,
             CommandKind::Renew => ReplyKind::Renew,
+            CommandKind::Resolve(_) => ReplyKind::Resolve,
             CommandKind::Complete { .. } | CommandKind::Release { .. } | CommandKind::Withdraw => ReplyKind::Settle,
         }
     }
@@ -138,6 +139,8 @@ pub enum ReplyKind {
     Renew,
     /// To make that of a lock last.
     RenewLock,
+    /// To settle it by an operator's word.
+    Resolve,
     /// To complete, release or withdraw.
     Settle,
     /// To let go of a lock.
@@ -199,7 +202,7 @@ pub enum StoreReply {
         /// When the record will be forgotten, on the store's clock.
         expires_ms: u64,
     },
-    /// To a claim: another owner executes.
+    /// To a claim: another owner executes. To an operator's word: an owner does.
     InFlight {
         /// Which attempt.
         attempt: u32,
@@ -209,7 +212,8 @@ pub enum StoreReply {
         /// Larger with every holder.
         fence: u64,
     },
-    /// To a renewal or settlement: the record is no longer this owner's to change.
+    /// To a renewal or settlement: the record is no longer this owner's to change. To an operator's word that it did not
+    /// run: it has completed.
     Lost,
     /// To a claim: the name belongs to another payload.
     Mismatch,
@@ -218,13 +222,13 @@ pub enum StoreReply {
         /// When the record will be forgotten, on the store's clock.
         expires_ms: u64,
     },
-    /// To a look: what is known of the name; nothing where there is no record.
+    /// To a look: what is known of the name; nothing where there is no record. To an operator's word: there is none.
     Seen(Option<RecordSummary>),
-    /// To a settlement: it is so.
+    /// To a settlement or an operator's word: it is so.
     Settled,
     /// To a claim: this very claim has been released; its answer comes too late.
     Stale,
-    /// To a claim: an earlier attempt may have executed.
+    /// To a claim: an earlier attempt may have executed. To an operator's word: one whose lease is not over may have.
     Unknown {
         /// Which attempt.
         attempt: u32,
@@ -244,6 +248,8 @@ pub struct GivenUp {
     pub responses: u32,
     /// Everything else: claims that lapse instead of being released, marked or withdrawn.
     pub others: u32,
+    /// One of the operations, a completion where there is one.
+    pub name: Name,
 }
 
 /// Why a worker gives up what the store must still hear of.
@@ -400,6 +406,11 @@ impl Failure {
             Failure::Nonce => true,
             failure => failure.is_transport(),
         }
+    }
+
+    /// Whether it is the store that fails, and not a worker or the host in front of it, nor one record alone.
+    pub fn is_of_the_store(self) -> bool {
+        !self.is_unreadable() && !matches!(self, Failure::MissingFlag | Failure::Overloaded)
     }
 
     /// Whether something is stored under the name that cannot be read; an operation may have run.

@@ -8,7 +8,7 @@ use std::cell::Cell;
 use crate::command::{ReplyKind, StoreReply};
 use crate::config::source::Attributes;
 use crate::evidence::Origin;
-use crate::key::UpstreamKey;
+use crate::key::{Name, UpstreamKey};
 use crate::message::{Headers, RequestHead};
 use crate::record::Owner;
 
@@ -111,6 +111,13 @@ pub enum EventKind<'a> {
         answer: Executed<'a>,
         /// Whether too many bytes of bodies are held already.
         overloaded: bool,
+    },
+    /// When a step of a search is over.
+    Found {
+        /// What it has found.
+        names: Vec<Name>,
+        /// Where to go on; none after the last step.
+        next: Option<u32>,
     },
     /// When the store has answered.
     StoreReplied {

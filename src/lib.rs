@@ -32,9 +32,9 @@ pub mod authorization;
 
 pub mod credential;
 
-pub mod config;
-
 pub mod digest;
+
+pub mod config;
 
 pub mod caller;
 
@@ -52,11 +52,15 @@ pub mod command;
 
 pub mod reply;
 
+pub mod count;
+
 pub mod evidence;
 
 pub mod event;
 
 pub mod step;
+
+pub mod operator;
 
 pub mod exchange;
 

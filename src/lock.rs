@@ -18,6 +18,23 @@ pub struct Lock {
     pub expires_ms: u64,
 }
 
+/// What can be asked about the lock of a resource; the name is the lock's, the owner the claim's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LockCommand {
+    /// Is it my turn?
+    Lock,
+    /// It is still my turn.
+    Renew {
+        /// Under which fence.
+        fence: u64,
+    },
+    /// My turn is over.
+    Unlock {
+        /// Under which fence it was; none where nothing was forwarded, whether or not the lock was granted.
+        fence: Option<u64>,
+    },
+}
+
 /// The kind of a record, its second byte: that of a lock.
 pub const LOCK: u8 = 1;
 

@@ -8,6 +8,8 @@
 pub enum Mutant {
     /// An answer of the gateway's own is left as others have changed it.
     AnswerLeftChanged,
+    /// The attempt number begins anew where an operator lets the operation run again.
+    AttemptReset,
     /// A completed record is replaced by a later completion.
     CompletedReplaced,
     /// Owed operations write although the record they are about has expired.
@@ -20,8 +22,12 @@ pub enum Mutant {
     GhostGranted,
     /// The key goes upstream in the form in which this try brought it.
     KeyFormForgotten,
+    /// A late try of the claim that an operator's word has ended is granted.
+    LateOwnerGranted,
     /// Leases are judged by the clock of the worker that asks.
     LeaseByAskersClock,
+    /// An operator's word counts while a lease lives.
+    LiveLeaseIgnored,
     /// A request of the gateway's own counts as not executed where its answer got lost.
     LostAnswerReleased,
     /// The lease of a lock is left to end while what runs under it goes on.
@@ -70,15 +76,18 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 30] = [
+    pub const ALL: [Mutant; 33] = [
         Mutant::AnswerLeftChanged,
+        Mutant::AttemptReset,
         Mutant::CompletedReplaced,
         Mutant::DeadlineIgnored,
         Mutant::DoubtForgotten,
         Mutant::FenceReused,
         Mutant::GhostGranted,
         Mutant::KeyFormForgotten,
+        Mutant::LateOwnerGranted,
         Mutant::LeaseByAskersClock,
+        Mutant::LiveLeaseIgnored,
         Mutant::LostAnswerReleased,
         Mutant::LockNotRenewed,
         Mutant::LockSkipped,

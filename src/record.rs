@@ -119,6 +119,18 @@ impl Record {
         }
     }
 
+    /// Has late tries of this owner's claim refused from here on, whatever the state; tells whether they were before.
+    pub fn release(&mut self, owner: Owner) -> bool {
+        let is_repeat = self.released.contains(&owner);
+        if !is_repeat {
+            if self.released.len() == RELEASED_KEPT {
+                self.released.remove(0);
+            }
+            self.released.push(owner);
+        }
+        is_repeat
+    }
+
     /// What there is to see of it now.
     pub fn sight(&self, now_ms: u64) -> RecordSummary {
         let standing = match self.state {

@@ -5,8 +5,10 @@
 
 use std::fmt;
 
+use serde_json::Value;
+
 use crate::config::Policy;
-use crate::key::KEY;
+use crate::key::{KEY, Name};
 use crate::message::Headers;
 use crate::record::{RecordStatus, RecordSummary, Response};
 use crate::refusal::{OUTCOME_HELD, ProblemType, Row};
@@ -30,6 +32,8 @@ const REPLAY: &str = "idempotency_replay";
 const EXECUTED: &str = "idempotency_executed";
 /// The details of an answer to a look-up.
 const LOOK_UP: &str = "idempotency_look_up";
+/// The details of an answer to an operator.
+const OPERATOR: &str = "idempotency_operator";
 
 /// An answer of the filter itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,7 +93,7 @@ impl Reply {
     /// Whether it is what a service has sent, or tells of it, and comes to the client as it is given: no format of the
     /// operator's is for it.
     pub fn is_put_back(&self) -> bool {
-        [REPLAY, EXECUTED, LOOK_UP].contains(&self.details)
+        [REPLAY, EXECUTED, LOOK_UP, OPERATOR].contains(&self.details)
     }
 
     /// What the upstream answered to a request that the gateway itself had sent.
@@ -114,31 +118,53 @@ impl Reply {
 
     /// What is known of an operation, for a look-up: `{"state", "attempt", "status", "ttl"}`.
     pub fn sight(sight: Option<RecordSummary>) -> Self {
-        let (status, body) = match sight {
-            None => (404, serde_json::json!({ "state": "absent" })),
-            Some(RecordSummary { attempt, standing, ttl_ms }) => {
-                let (state, status) = match standing {
-                    RecordStatus::Completed(status) => ("completed", Some(status)),
-                    RecordStatus::Open => ("open", None),
-                    RecordStatus::Running => ("running", None),
-                    RecordStatus::Unknown => ("unknown", None),
-                };
-                let ttl_s = ttl_ms / 1000;
-                (200, serde_json::json!({ "state": state, "attempt": attempt, "status": status, "ttl": ttl_s }))
-            }
-        };
-        let headers = [("content-type", "application/json"), ("cache-control", "no-store")].into_iter().collect();
-        Reply { status, headers, body: body.to_string().into_bytes(), details: LOOK_UP }
+        let (status, members) = summary(sight);
+        Reply::in_json(status, "application/json", format!("{{{members}}}"), LOOK_UP)
     }
 
-    /// A look-up that does not say what it looks for: "about:blank" is a problem with no more to it than its status
-    /// (RFC 9457, section 4.2.1).
+    /// What is known of an operation, for an operator; and for how long others may replay what they remember of it.
+    pub fn operation(name: Option<&Name>, sight: Option<RecordSummary>, remembered_s: Option<u64>) -> Self {
+        let (status, members) = summary(sight);
+        let name = name.map(|name| format!(r#""operation":"{}","#, name.hex())).unwrap_or_default();
+        let remembered = remembered_s.map(|seconds| format!(r#","remembered_s":{seconds}"#)).unwrap_or_default();
+        Reply::in_json(status, "application/json", format!("{{{name}{members}{remembered}}}"), OPERATOR)
+    }
+
+    /// Why an operator does not get what he asks for.
+    pub fn for_operator(status: u16, detail: &str) -> Self {
+        Reply::without_type(status, detail, OPERATOR)
+    }
+
+    /// The reply with one more field.
+    pub fn with(mut self, name: &str, value: &str) -> Self {
+        self.headers.push(name.as_bytes(), value.as_bytes());
+        self
+    }
+
+    /// A look-up that does not say what it looks for.
     pub fn bad_look_up(detail: &str) -> Self {
-        let body =
-            serde_json::json!({ "type": "about:blank", "title": "Bad Request", "status": 400, "detail": detail });
-        let headers = [("content-type", "application/problem+json"), ("cache-control", "no-store")];
-        let headers = headers.into_iter().collect();
-        Reply { status: 400, headers, body: body.to_string().into_bytes(), details: LOOK_UP }
+        Reply::without_type(400, detail, LOOK_UP)
+    }
+
+    /// "about:blank" is a problem with no more to it than its status (RFC 9457, section 4.2.1).
+    fn without_type(status: u16, detail: &str, details: &'static str) -> Self {
+        let title = match status {
+            400 => "Bad Request",
+            401 => "Unauthorized",
+            404 => "Not Found",
+            405 => "Method Not Allowed",
+            409 => "Conflict",
+            413 => "Content Too Large",
+            _ => "Service Unavailable",
+        };
+        let detail = Value::from(detail);
+        let body = format!(r#"{{"type":"about:blank","title":"{title}","status":{status},"detail":{detail}}}"#);
+        Reply::in_json(status, "application/problem+json", body, details)
+    }
+
+    fn in_json(status: u16, media_type: &str, body: String, details: &'static str) -> Self {
+        let headers = [("content-type", media_type), ("cache-control", "no-store")].into_iter().collect();
+        Reply { status, headers, body: body.into_bytes(), details }
     }
 
     /// The stored response once more. Its body is what was kept: nothing where only the head was.
@@ -265,6 +291,22 @@ impl fmt::Display for IdempotencyStatus {
         }
         Ok(())
     }
+}
+
+/// What a record shows, as status and members: `state`, `attempt`, `status`, `ttl`.
+fn summary(sight: Option<RecordSummary>) -> (u16, String) {
+    let Some(RecordSummary { attempt, standing, ttl_ms }) = sight else {
+        return (404, r#""state":"absent""#.to_owned());
+    };
+    let (state, status) = match standing {
+        RecordStatus::Completed(status) => ("completed", status),
+        RecordStatus::Open => ("open", None),
+        RecordStatus::Running => ("running", None),
+        RecordStatus::Unknown => ("unknown", None),
+    };
+    let status = status.map_or("null".to_owned(), |status| status.to_string());
+    let ttl_s = ttl_ms / 1000;
+    (200, format!(r#""attempt":{attempt},"state":"{state}","status":{status},"ttl":{ttl_s}"#))
 }
 
 fn expose(policy: &Policy, headers: &mut Headers) {

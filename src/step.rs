@@ -6,11 +6,11 @@
 use std::fmt;
 use std::rc::Rc;
 
-use crate::command::{Command, Failure, GivenUp, WhyGivenUp};
+use crate::command::{Command, Failure, GivenUp, Resolution, WhyGivenUp};
+use crate::count::Count;
 use crate::key::Name;
 use crate::message::{HeaderMutation, Headers};
-use crate::refusal::ProblemType;
-use crate::reply::{Reason, Reply};
+use crate::reply::Reply;
 
 /// What the shell must do next, in the order of the fields.
 #[must_use]
@@ -20,6 +20,8 @@ pub struct Step {
     pub flow: Flow,
     /// What to ask of the store.
     pub commands: Vec<Command>,
+    /// What to look for in the table of the embedded store.
+    pub search: Option<Search>,
     /// What to send upstream in the client's place.
     pub execute: Option<Box<Outgoing>>,
     /// When to feed `Event::Tick` next; none leaves it as it was.
@@ -34,6 +36,15 @@ pub struct Step {
     pub log_event: Option<LogEvent>,
     /// Whether all of this is only a trial (`mode: observe`).
     pub observed: bool,
+}
+
+/// A step of a search for the operations whose names begin so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Search {
+    /// How they begin.
+    pub digits: [u8; 6],
+    /// The bucket from which on to look.
+    pub from: u32,
 }
 
 /// Whether a request showed who is asking.
@@ -79,134 +90,20 @@ pub struct Outgoing {
     pub body: Vec<u8>,
 }
 
-/// One counter to raise by one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Count {
-    /// Requests that went upstream unprotected, by reason.
-    Bypassed(Bypass),
-    /// Executions that have ended, of requests that went upstream under a claim.
-    Executed,
-    /// Responses whose body was to say what becomes of the key, and could not be read.
-    OutcomeUnread,
-    /// Answers of the gateway itself.
-    Refused(ProblemType),
-    /// Executions whose key was released.
-    Released,
-    /// Requests answered from the store.
-    Replayed,
-    /// Of those, the ones answered from what this Envoy remembers, without a call to the store.
-    ReplayedCached,
-    /// Executions after which the same payload may run again.
-    Retryable,
-    /// Failures of the store, by reason.
-    StoreFailed(Failure),
-    /// Calls to the store; each carries one operation or more.
-    StoreCall,
-    /// Operations asked of the store.
-    StoreOperation,
-    /// Requests that another hop has claimed in the same store.
-    SecondHop,
-    /// Turns that another began before they were over, because the lease of the lock had ended.
-    LockLost,
-    /// Requests that have waited for the lock of their resource.
-    LockWaited,
-    /// Executions whose outcome was stored.
-    Stored,
-    /// Requests that run inline because what is in them cannot be sent by the gateway itself.
-    Unshielded,
-    /// Claims granted over an attempt whose outcome is unknown.
-    Takeover,
-    /// Executions whose upstream asked for a longer life of the record than it can have.
-    TtlCapped,
-    /// Executions whose outcome is unknown.
-    Unknown,
-}
-
-/// Why a request was let through unprotected, as counted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Bypass {
-    /// A tunnel.
-    Connect,
-    /// A gRPC call.
-    Grpc,
-    /// Said in the status line.
-    Said(Reason),
-    /// A protocol upgrade.
-    Upgrade,
-}
-
-impl Count {
-    /// Every counter there is.
-    pub fn all() -> Vec<Count> {
-        let reasons = [
-            Reason::Injected,
-            Reason::KeyUnreadable,
-            Reason::NoCaller,
-            Reason::NoKey,
-            Reason::StoreFailure,
-            Reason::TooLarge,
-        ];
-        let bypasses = [Bypass::Connect, Bypass::Grpc, Bypass::Upgrade];
-        let plain = [
-            Count::Executed,
-            Count::LockLost,
-            Count::LockWaited,
-            Count::OutcomeUnread,
-            Count::Released,
-            Count::Replayed,
-            Count::ReplayedCached,
-            Count::Retryable,
-            Count::StoreCall,
-            Count::SecondHop,
-            Count::StoreOperation,
-            Count::Stored,
-            Count::Takeover,
-            Count::TtlCapped,
-            Count::Unknown,
-            Count::Unshielded,
-        ];
-        let bypassed = reasons.into_iter().map(Bypass::Said).chain(bypasses).map(Count::Bypassed);
-        let by_slug = ProblemType::ALL.into_iter().map(Count::Refused);
-        let by_failure = Failure::all().into_iter().map(Count::StoreFailed);
-        plain.into_iter().chain(bypassed).chain(by_slug).chain(by_failure).collect()
-    }
-
-    /// The metric's name; those of a trial (`mode: observe`) are told apart.
-    pub fn metric(self, observed: bool) -> String {
-        let what = match self {
-            Count::Bypassed(Bypass::Connect) => "bypassed_connect".to_owned(),
-            Count::Bypassed(Bypass::Grpc) => "bypassed_grpc".to_owned(),
-            Count::Bypassed(Bypass::Said(reason)) => format!("bypassed_{}", reason.as_str().replace('-', "_")),
-            Count::Bypassed(Bypass::Upgrade) => "bypassed_upgrade".to_owned(),
-            Count::Executed => "executed".to_owned(),
-            Count::LockLost => "lock_lost".to_owned(),
-            Count::LockWaited => "lock_waits".to_owned(),
-            Count::OutcomeUnread => "outcome_unread".to_owned(),
-            Count::Refused(slug) => format!("refused_{}", slug.as_str().replace('-', "_")),
-            Count::Released => "released".to_owned(),
-            Count::Replayed => "replayed".to_owned(),
-            Count::ReplayedCached => "replayed_cached".to_owned(),
-            Count::Retryable => "retryable".to_owned(),
-            Count::StoreFailed(failure) => format!("store_failures_{}", failure.as_str()),
-            Count::StoreCall => "store_calls".to_owned(),
-            Count::StoreOperation => "store_operations".to_owned(),
-            Count::SecondHop => "second_hop".to_owned(),
-            Count::Stored => "stored".to_owned(),
-            Count::Takeover => "takeover".to_owned(),
-            Count::TtlCapped => "ttl_capped".to_owned(),
-            Count::Unknown => "unknown".to_owned(),
-            Count::Unshielded => "unshielded".to_owned(),
-        };
-        let prefix = if observed { "idempotency_observed" } else { "idempotency" };
-        format!("{prefix}_{what}_total")
-    }
-}
-
 /// Something an operator may want to read of. Never holds a key, a body or a record.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum LogEvent {
     /// The response cannot be replayed: it is too large or too slow, or there was no room for it.
     BodyDropped(Name),
+    /// An attempt whose outcome was unknown, its own or an earlier one's, has come to a known end.
+    DoubtSettled {
+        /// The operation.
+        name: Name,
+        /// The attempt that has ended.
+        attempt: u32,
+        /// How, in the word of `Idempotency-Status`.
+        ended: &'static str,
+    },
     /// The worker gave up a part of what the store must still hear of.
     GaveUp(GivenUp),
     /// An internal redirect took the request away.
@@ -223,15 +120,27 @@ pub enum LogEvent {
         certificate: bool,
     },
     /// The host did not take a request of the gateway's own to this cluster.
-    NoWay(String),
+    NoWay(Name, String),
     /// The execution runs longer than it is renewed.
     RanTooLong(Name),
-    /// A request of the gateway's own met this filter again.
-    Reentered(String),
+    /// A request of the gateway's own, to this cluster, met this filter again.
+    Reentered(Name, String),
+    /// An operator has said what became of an operation.
+    Resolved(Name, Resolution),
     /// A request was claimed in the same store by the hop before.
     SecondHop(Name),
-    /// The store failed.
-    StoreFailed(Failure),
+    /// The store answers again, so long after it began to fail.
+    StoreAnswers {
+        /// In milliseconds.
+        after_ms: u64,
+    },
+    /// Something failed that the store was asked for.
+    StoreFailed {
+        /// Why.
+        failure: Failure,
+        /// For which operation, where that was known already.
+        name: Option<Name>,
+    },
     /// A claim was granted over an attempt whose outcome is unknown.
     Takeover(Name, u32),
     /// The outcome of an attempt is unknown.
@@ -241,12 +150,23 @@ pub enum LogEvent {
 impl LogEvent {
     /// Whether every request would say the same.
     pub fn is_repeated(&self) -> bool {
-        matches!(self, LogEvent::NoWay(_) | LogEvent::Reentered(_) | LogEvent::SecondHop(_) | LogEvent::StoreFailed(_))
+        matches!(
+            self,
+            LogEvent::NoWay(..) | LogEvent::Reentered(..) | LogEvent::SecondHop(_) | LogEvent::StoreFailed { .. }
+        )
     }
 
     /// Whether an operator should look at it.
     pub fn is_warning(&self) -> bool {
-        !matches!(self, LogEvent::Takeover(..) | LogEvent::Unknown(..) | LogEvent::BodyDropped(..))
+        !matches!(
+            self,
+            LogEvent::BodyDropped(..)
+                | LogEvent::DoubtSettled { .. }
+                | LogEvent::Resolved(..)
+                | LogEvent::StoreAnswers { .. }
+                | LogEvent::Takeover(..)
+                | LogEvent::Unknown(..)
+        )
     }
 }
 
@@ -260,6 +180,11 @@ impl fmt::Display for LogEvent {
                     name.short()
                 )
             }
+            LogEvent::DoubtSettled { name, attempt, ended } => write!(
+                f,
+                "operation {}: its outcome was unknown and is settled: attempt {attempt} is {ended}",
+                name.short()
+            ),
             LogEvent::GaveUp(given_up) => gave_up(f, given_up),
             LogEvent::InternalRedirect(name) => write!(
                 f,
@@ -276,45 +201,39 @@ impl fmt::Display for LogEvent {
             LogEvent::LeaseLost(name) => {
                 write!(f, "operation {} lost its lease while it ran: another attempt may run beside it", name.short())
             }
-            LogEvent::NoCaller { rule, certificate } => {
-                write!(
-                    f,
-                    "no request of rule {rule:?} has shown a caller so far, so none was protected: scope.caller reads what a \
-                     filter in front has removed, or what no client sends; `make check-config` finds which"
-                )?;
-                if *certificate {
-                    f.write_str(
-                        "; its clients have certificates, which {\"property\": [\"connection\", \
-                         \"uri_san_peer_certificate\"]} reads",
-                    )?;
-                }
-                Ok(())
-            }
-            LogEvent::NoWay(cluster) => write!(
+            LogEvent::NoCaller { rule, certificate } => no_caller(f, rule, *certificate),
+            LogEvent::NoWay(name, cluster) => write!(
                 f,
-                "nothing can be executed through the cluster {cluster:?} of `execution`: it does not exist, or has no host"
+                "operation {} cannot be executed through the cluster {cluster:?} of `execution`: it does not exist, or has no \
+                 host",
+                name.short()
             ),
             LogEvent::RanTooLong(name) => write!(
                 f,
                 "operation {} runs longer than max_running_ms: its outcome counts as unknown until it answers",
                 name.short()
             ),
-            LogEvent::Reentered(cluster) => write!(
+            LogEvent::Reentered(name, cluster) => write!(
                 f,
-                "the internal listener behind the cluster {cluster:?} of `execution` runs this filter too, which refuses what \
-                 is to be executed: take the filter off that listener"
+                "operation {} was refused on its way to execution: the internal listener behind the cluster {cluster:?} of \
+                 `execution` runs this filter too: take the filter off that listener",
+                name.short()
             ),
+            LogEvent::Resolved(name, said) => match said {
+                Resolution::Forget => write!(f, "an operator has operation {} forgotten", name.short()),
+                Resolution::NotRun => write!(f, "an operator says that operation {} did not run", name.short()),
+                Resolution::Ran { .. } => write!(f, "an operator says that operation {} ran", name.short()),
+            },
             LogEvent::SecondHop(name) => write!(
                 f,
                 "operation {} has come through another hop that has claimed it in this very store, so it never runs: give \
                  the two a store.prefix (Redis), or a plugin name (embedded), of their own",
                 name.short()
             ),
-            LogEvent::StoreFailed(Failure::MissingFlag) => f.write_str(
-                "Envoy has not shown the body of a message that is held back: unless it is only slow, set \
-                 allow_on_headers_stop_iteration: true in this filter's PluginConfig (Envoy 1.35 or later)",
-            ),
-            LogEvent::StoreFailed(failure) => write!(f, "the store failed: {}", failure.as_str()),
+            LogEvent::StoreAnswers { after_ms } => {
+                write!(f, "the store answers again, {} s after it began to fail", after_ms.div_ceil(1000))
+            }
+            LogEvent::StoreFailed { failure, name } => store_failed(f, *failure, name.as_ref()),
             LogEvent::Takeover(name, attempt) => {
                 write!(f, "operation {} runs as attempt {attempt} after one whose outcome is unknown", name.short())
             }
@@ -325,9 +244,41 @@ impl fmt::Display for LogEvent {
     }
 }
 
+/// Which rule protects nothing, and what may be wrong with it.
+fn no_caller(f: &mut fmt::Formatter<'_>, rule: &str, certificate: bool) -> fmt::Result {
+    write!(
+        f,
+        "no request of rule {rule:?} has shown a caller so far, so none was protected: scope.caller reads what a filter in \
+         front has removed, or what no client sends; `make check-config` finds which"
+    )?;
+    if !certificate {
+        return Ok(());
+    }
+    f.write_str(
+        "; its clients have certificates, which {\"property\": [\"connection\", \"uri_san_peer_certificate\"]} reads",
+    )
+}
+
+/// What failed, and for which operation.
+fn store_failed(f: &mut fmt::Formatter<'_>, failure: Failure, name: Option<&Name>) -> fmt::Result {
+    let of = name.map_or_else(|| "a request".to_owned(), |name| format!("operation {}", name.short()));
+    match failure {
+        Failure::MissingFlag => write!(
+            f,
+            "Envoy has not shown the body of {of}, which is held back: unless it is only slow, set \
+             allow_on_headers_stop_iteration: true in this filter's PluginConfig (Envoy 1.35 or later)"
+        ),
+        Failure::Overloaded => write!(f, "{of} found a worker that holds too many bytes of bodies already"),
+        failure if failure.is_unreadable() => {
+            write!(f, "{of}: what is stored for it cannot be read ({}), so it is refused", failure.as_str())
+        }
+        failure => write!(f, "the store has begun to fail: {} for {of}", failure.as_str()),
+    }
+}
+
 /// What was given up, and why.
 fn gave_up(f: &mut fmt::Formatter<'_>, given_up: &GivenUp) -> fmt::Result {
-    let GivenUp { why, completions, responses, others } = given_up;
+    let GivenUp { why, completions, responses, others, name } = given_up;
     let why = match why {
         WhyGivenUp::Drained => "their configuration was replaced, and no other takes them to their store",
         WhyGivenUp::Expired => "their records must have expired",
@@ -337,6 +288,7 @@ fn gave_up(f: &mut fmt::Formatter<'_>, given_up: &GivenUp) -> fmt::Result {
     write!(
         f,
         "gave up {completions} completions, {responses} responses and {others} other operations that the store has not heard \
-         of: {why}"
+         of, among them of operation {}: {why}",
+        name.short()
     )
 }

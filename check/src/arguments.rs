@@ -7,7 +7,7 @@ use std::ffi::OsString;
 
 use lexopt::{Arg, Parser, ValueExt};
 
-use crate::request::Given;
+use check_config::request::Given;
 
 /// What `--help` prints.
 pub const HELP: &str = "\

@@ -1,43 +1,9 @@
 //! Says what a configuration of the filter would do, or why Envoy would refuse it, before anybody loads it.
 //!
-//! Its one rule: a document is judged by the filter's own parser, so what is accepted here is accepted there.
-//! It does not start Envoy, and asks nothing of the network.
-#![expect(clippy::indexing_slicing, reason = "only JSON is indexed, by names: what is not there is null")]
+//! Its one rule: what is said goes to standard output, and what cannot be checked to standard error.
+//! It does not know what there is to say.
 
 mod arguments;
-mod bootstrap;
-mod breakers;
-mod certificates;
-mod clients;
-mod credentials;
-mod deeds;
-mod describe;
-mod errors;
-mod identity;
-mod injectors;
-mod input;
-mod issuers;
-mod istio;
-mod keeper;
-mod lint;
-mod locate;
-mod metadata;
-mod mutations;
-mod report;
-mod request;
-mod requirements;
-mod running;
-mod scope;
-mod shielding;
-mod shown;
-mod sources;
-mod streams;
-mod tokens;
-mod told;
-mod trace;
-mod verification;
-mod wanted;
-mod ways;
 
 use std::env;
 use std::fs;
@@ -45,7 +11,8 @@ use std::io::{self, Read, Write};
 use std::process::ExitCode;
 
 use arguments::{Check, Wanted};
-use report::Report;
+use check_config::report::{self, Report};
+use check_config::{input, locate, shown};
 use serde_json::json;
 
 fn main() -> ExitCode {

@@ -19,6 +19,7 @@ use crate::input::Input;
 use crate::keeper;
 use crate::lint;
 use crate::locate::{Carrier, Found};
+use crate::operators;
 use crate::request::Given;
 use crate::trace;
 
@@ -41,6 +42,8 @@ pub struct Report {
 pub enum Described {
     /// The plugin that takes frames off on the way to Redis.
     Framing,
+    /// The plugin that operators ask.
+    Operator(Vec<Line>),
     /// A gateway.
     Gateway {
         /// What holds for all rules.
@@ -71,6 +74,14 @@ pub fn judge(found: &Found<'_>, input: &Input, request: Option<&Given>) -> Repor
             report.described = Some(Described::Framing);
             return report;
         }
+        Ok(Document::Operator(operator, config)) => {
+            let document = serde_json::from_str(document).unwrap_or_else(|_| Map::new().into());
+            report.described = Some(Described::Operator(operators::lines(&operator, &config, &document)));
+            report.notes.extend(notes(unset.take()));
+            report.warnings.extend(config.warnings.iter().cloned());
+            report.warnings.extend(operators::warnings(found, &config, input));
+            return report;
+        }
         Err(error) => {
             report.errors.extend(errors::all(document, &error, &read));
             let kept_out = kept_out.take();
@@ -86,8 +97,7 @@ pub fn judge(found: &Found<'_>, input: &Input, request: Option<&Given>) -> Repor
     };
     let document = serde_json::from_str(document).unwrap_or_else(|_| Map::new().into());
     report.described = Some(described(&config, &document, request));
-    let unset = unset.take().into_iter();
-    report.notes.extend(unset.map(|name| format!("Not set here, so its value was not checked: {name}")));
+    report.notes.extend(notes(unset.take()));
     if !lint::is_placed(found) {
         report
             .notes
@@ -102,6 +112,10 @@ pub fn judge(found: &Found<'_>, input: &Input, request: Option<&Given>) -> Repor
     report.errors.extend(grave.into_iter().chain(errors));
     report.warnings.extend(risky.into_iter().chain(around).chain(warnings));
     report
+}
+
+fn notes(unset: BTreeSet<String>) -> impl Iterator<Item = String> {
+    unset.into_iter().map(|name| format!("Not set here, so its value was not checked: {name}"))
 }
 
 fn described(config: &Config, document: &Value, request: Option<&Given>) -> Described {

@@ -19,6 +19,10 @@ fn one(file: &str, report: &Report) -> String {
     let mut text = String::new();
     match &report.described {
         Some(Described::Framing) => text.push_str(&format!("{place}\n  {FRAMING}\n")),
+        Some(Described::Operator(said)) => {
+            text.push_str(&format!("{place}\n"));
+            lines(&mut text, said);
+        }
         Some(Described::Gateway { store, rules, request }) => {
             text.push_str(&format!("{place}\n"));
             lines(&mut text, store);
@@ -85,6 +89,7 @@ fn one_as_json(report: &Report) -> Value {
     });
     match &report.described {
         Some(Described::Framing) => place["framing"] = true.into(),
+        Some(Described::Operator(said)) => place["operator"] = words(said),
         Some(Described::Gateway { store, rules, request }) => {
             let rule = |(name, lines): &(String, Vec<Line>)| json!({ "name": name, "words": words(lines) });
             place["store"] = words(store);

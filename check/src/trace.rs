@@ -8,11 +8,12 @@ use std::rc::Rc;
 use envoy_idempotency::caller::Caller;
 use envoy_idempotency::config::source::Request;
 use envoy_idempotency::config::{Config, Mode, Policy, Rule, Store};
+use envoy_idempotency::count::{Bypass, Count};
 use envoy_idempotency::event::{Clock, Event, EventKind};
 use envoy_idempotency::exchange::{Exchange, Secrets};
-use envoy_idempotency::key::{ClientKey, NoKey, UpstreamKey};
+use envoy_idempotency::key::{ClientKey, Name, NoKey, UpstreamKey};
 use envoy_idempotency::record::Owner;
-use envoy_idempotency::step::{Bypass, Count, Flow, Step};
+use envoy_idempotency::step::{Flow, Step};
 
 use percent_encoding::percent_decode_str;
 
@@ -56,6 +57,12 @@ pub fn lines(config: &Config, given: &Given) -> Vec<Line> {
     }
     lines.extend(becomes(policy, &step));
     lines
+}
+
+/// The name of the record that a request is about; none where no record is.
+pub fn name(config: &Config, given: &Given) -> Option<Name> {
+    let rule = config.rule_for(&given.head, &NO_METADATA)?;
+    run(config, rule, given).commands.first().map(|command| command.name)
 }
 
 /// Feeds the machine this request, as the filter would.

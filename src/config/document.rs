@@ -14,7 +14,7 @@ use super::rules::Match;
 use super::store::{refuse_bodies_that_never_fit, secrets, store, warn_of_claims_that_come_too_late};
 use super::text::{path, plain, visible};
 use super::walk::{ConfigError, DAY_S, Place, Read, merge, parse_text};
-use super::{Anonymous, Config, Mode, Policy, Rule, Store};
+use super::{Anonymous, Config, Mode, Operator, Policy, Rule, RuleId, Store};
 
 /// The document of a plugin of this module.
 pub enum Document {
@@ -22,6 +22,8 @@ pub enum Document {
     Framing,
     /// Of a gateway.
     Gateway(Box<Config>),
+    /// Of the one that operators ask; its store and secrets are a gateway's.
+    Operator(Operator, Box<Config>),
 }
 
 impl Document {
@@ -29,18 +31,34 @@ impl Document {
     pub fn parse(document: &[u8], env: &dyn Fn(&str) -> Option<String>) -> Result<Document, ConfigError> {
         let warnings = RefCell::default();
         let root = Place::root(&warnings);
-        match parse_text(document, root)? {
-            Value::Object(members) if members.contains_key("framing") => {
-                match members.iter().find(|(name, value)| *name != "framing" || **value != Value::Bool(true)) {
-                    None => Ok(Document::Framing),
-                    Some((name, value)) if name == "framing" => Err(root.member(name).wrong("true", value)),
-                    Some((name, _)) => {
-                        Err(root.member(name).error("must not stand beside framing, which stands alone"))
-                    }
-                }
-            }
-            _ => Config::parse(document, env).map(|config| Document::Gateway(Box::new(config))),
+        let mut value = parse_text(document, root)?;
+        if let Some(members) = value.as_object().filter(|members| members.contains_key("framing")) {
+            return match members.iter().find(|(name, value)| *name != "framing" || **value != Value::Bool(true)) {
+                None => Ok(Document::Framing),
+                Some((name, value)) if name == "framing" => Err(root.member(name).wrong("true", value)),
+                Some((name, _)) => Err(root.member(name).error("must not stand beside framing, which stands alone")),
+            };
         }
+        let operator = operator(root, &mut value, env)?;
+        // What is risky about its store is said of the gateway, whose it is.
+        let of_the_gateway = RefCell::default();
+        let place = if operator.is_some() { root.warning_to(&of_the_gateway) } else { root };
+        let config = Config::read(place, &value, env)?;
+        let config = Box::new(Config { warnings: warnings.take(), ..config });
+        Ok(match operator {
+            Some(operator) => Document::Operator(operator, config),
+            None => Document::Gateway(config),
+        })
+    }
+}
+
+/// Takes what makes it the document of an operator plugin out of a document; none where it is a gateway's.
+fn operator(root: Place<'_>, document: &mut Value, env: &dyn Fn(&str) -> Option<String>) -> Read<Option<Operator>> {
+    let Some(members) = document.as_object_mut() else { return Ok(None) };
+    let Some(own) = members.remove("operator") else { return Ok(None) };
+    match members.keys().find(|name| !["secrets", "store"].contains(&name.as_str())) {
+        Some(name) => Err(root.member(name).error("must not stand beside operator, where only store and secrets may")),
+        None => Operator::read(&root.member("operator"), &own, env).map(Some),
     }
 }
 
@@ -52,8 +70,14 @@ impl Config {
     pub fn parse(document: &[u8], env: &dyn Fn(&str) -> Option<String>) -> Result<Config, ConfigError> {
         let warnings = RefCell::default();
         let root = Place::root(&warnings);
-        let document = parse_text(document, root)?;
-        let mut config = root.object(&document, |fields| {
+        let mut config = Config::read(root, &parse_text(document, root)?, env)?;
+        config.warnings = warnings.into_inner();
+        Ok(config)
+    }
+
+    /// The same of a document that is parsed; its warnings go to the place's list.
+    pub(super) fn read(root: Place<'_>, document: &Value, env: &dyn Fn(&str) -> Option<String>) -> Read<Config> {
+        let config = root.object(document, |fields| {
             let store = fields.nested("store", |at, value| store(at, value, env))?;
             let (hash_key, encryption) = fields.nested("secrets", |at, value| secrets(&at.as_secret(), value, env))?;
             let problem_base = fields.read("problem_base", "urn:envoy-idempotency:".into(), problem_base)?;
@@ -69,18 +93,21 @@ impl Config {
             let rules = fields.read("rules", None, |at, value| {
                 at.filled_list(value, |at, value| rule(at, value, &defaults, &common, &frame)).map(Some)
             })?;
-            let rules = rules.unwrap_or_else(|| vec![everywhere()]);
+            let mut rules = rules.unwrap_or_else(|| vec![everywhere()]);
+            for (number, rule) in rules.iter_mut().enumerate() {
+                Rc::make_mut(&mut rule.policy).rule.number = number;
+            }
             let problem_base = frame.problem_base;
             Ok(Config { store, hash_key, encryption, rules, status_path, problem_base, warnings: Vec::new() })
         })?;
+        refuse_rules_of_one_label(root, &config)?;
         refuse_bodies_that_never_fit(&root.member("store"), &config)?;
         warn_of_claims_that_come_too_late(&root.member("store"), &config);
         if matches!(config.store, Store::Redis(_)) && config.encryption.is_empty() {
             root.member("store").warn("keeps responses in Redis in clear; give secrets.encryption");
         }
         warn_of_rules(root, &config);
-        warn_of_no_callers(root, &config, &document);
-        config.warnings = warnings.into_inner();
+        warn_of_no_callers(root, &config, document);
         Ok(config)
     }
 }
@@ -92,7 +119,7 @@ fn problem_base(at: &Place<'_>, value: &Value) -> Read<String> {
 /// Reads one of `rules`; the document's own policy is given as it was written and as it was read.
 fn rule(at: &Place<'_>, value: &Value, defaults: &Value, common: &Policy, frame: &Frame) -> Read<Rule> {
     at.object(value, |fields| {
-        let name = fields.read("name", at.to_string().trim_start_matches('/').to_owned(), plain)?;
+        let name = fields.read("name", at.to_string().replace("/rules/", "rule"), plain)?;
         let matches = fields.nested("match", Match::read)?;
         let policy = fields.read("policy", common.clone(), |at, patch| {
             // By itself first: so each value of the patch is judged, and warned of, where it was written.
@@ -108,7 +135,7 @@ fn rule(at: &Place<'_>, value: &Value, defaults: &Value, common: &Policy, frame:
 
 impl Rule {
     fn new(name: String, matches: Match, policy: Policy) -> Self {
-        let policy = Rc::new(Policy { rule: name.clone(), ..policy });
+        let policy = Rc::new(Policy { rule: RuleId { number: 0, name: name.clone() }, ..policy });
         Rule { name, matches, policy }
     }
 }
@@ -132,18 +159,27 @@ fn warn_of_no_callers(root: Place<'_>, config: &Config, document: &Value) {
     }
 }
 
-/// Says which rules can never win, which share a name, and which would take what the look-up takes.
+/// Two rules that metrics do not tell apart are one mistake: what the one does would be laid at the other's door.
+fn refuse_rules_of_one_label(root: Place<'_>, config: &Config) -> Read<()> {
+    let (rules, mut labels) = (root.member("rules"), Vec::new());
+    for (index, rule) in config.rules.iter().enumerate() {
+        let label = rule.policy.rule.label();
+        if let Some(other) = labels.iter().position(|before| *before == label) {
+            let same = format!("must not be {label:?} in metrics, as that of {} is", rules.item(other));
+            return Err(rules.item(index).member("name").error(same));
+        }
+        labels.push(label);
+    }
+    Ok(())
+}
+
+/// Says which rules can never win, and which would take what the look-up takes.
 fn warn_of_rules(root: Place<'_>, config: &Config) {
     let rules = root.member("rules");
     for (index, rule) in config.rules.iter().enumerate() {
         let at = rules.item(index);
-        let mut before = config.rules.iter().take(index);
         if let Some(wider) = config.hidden_by(index) {
             at.warn(&format!("is never reached, because {} takes all that it matches", rules.item(wider)));
-        }
-        if let Some(other) = before.position(|before| before.name == rule.name) {
-            at.member("name")
-                .warn(&format!("is the name of {} too, so that logs do not tell them apart", rules.item(other)));
         }
         if config.status_path.as_ref().is_some_and(|path| rule.matches.may_take_get(path)) {
             at.warn("matches GET on status_path, where the look-up answers and no rule is asked");

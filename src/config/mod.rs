@@ -29,6 +29,8 @@ mod rules;
 
 mod store;
 
+mod operator;
+
 mod document;
 
 use std::rc::Rc;
@@ -36,12 +38,14 @@ use std::rc::Rc;
 pub use document::Document;
 pub use duplicates::{OnCompleted, OnInFlight, OnMismatch, OnUnknown};
 pub use identity::{Anonymous, BodyPart, FingerprintPolicy, Inject, KeyPolicy, MEANINGFUL, Members, Scope, Separation};
+pub use operator::Operator;
 pub use outcomes::{Ending, Fate, JsonOutcome, Outcomes, Presence, Statuses};
 pub use policy::{Execution, Mode, OnStoreFailure, OnTooLarge, Policy, Save};
 pub use rules::{Match, PathMatch, Template};
 pub use serialize::Serialize;
 pub use source::Part;
 pub use store::{Breaker, CacheBounds, Dialect, Login, RESPONSE_MAX, Redis, Webdis};
+use walk::Choice as _;
 pub use walk::ConfigError;
 
 /// A claim counts as fresh until this part of its lease is left; then it is renewed before anything is forwarded on it.
@@ -64,6 +68,35 @@ pub struct Config {
     pub problem_base: String,
     /// Risky but legal settings, one sentence each with the place in front.
     pub warnings: Vec<String>,
+}
+
+impl Config {
+    /// Rules and store in one line of a log.
+    pub fn in_a_line(&self) -> String {
+        const SHOWN: usize = 12;
+        let named = |rule: &Rule| match rule.policy.mode {
+            Mode::Enforce => rule.name.clone(),
+            mode => {
+                let word = Mode::WORDS.iter().find(|(_, known)| *known == mode).map_or("", |(word, _)| *word);
+                format!("{} ({word})", rule.name)
+            }
+        };
+        let mut rules: Vec<String> = self.rules.iter().take(SHOWN).map(named).collect();
+        let more = self.rules.len().saturating_sub(SHOWN);
+        rules.extend((more > 0).then(|| format!("{more} more")));
+        let rules = rules.join(", ");
+        match &self.store {
+            Store::Local { max_bytes } => {
+                format!("rules: {rules}; records in this Envoy, {}", words::bytes(*max_bytes))
+            }
+            Store::Redis(redis) => {
+                format!(
+                    "rules: {rules}; records in Redis, through the cluster {} under {}",
+                    redis.cluster, redis.prefix
+                )
+            }
+        }
+    }
 }
 
 /// `store`: where records are kept.
@@ -93,10 +126,27 @@ impl std::fmt::Debug for EncryptionKey {
     }
 }
 
+/// Which rule a policy is of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RuleId {
+    /// Its place in the list.
+    pub number: usize,
+    /// The operator's name for it, or `rule` and its place.
+    pub name: String,
+}
+
+impl RuleId {
+    /// Its name as metrics have it: 40 letters, digits, `_` and `-`, with `_` in the place of all else.
+    pub fn label(&self) -> String {
+        let fits = |letter: char| letter.is_ascii_alphanumeric() || "_-".contains(letter);
+        self.name.chars().take(40).map(|letter| if fits(letter) { letter } else { '_' }).collect()
+    }
+}
+
 /// One entry of `rules`.
 #[derive(Clone, Debug)]
 pub struct Rule {
-    /// The operator's name for it, or its place in the list.
+    /// The operator's name for it, or `rule` and its place in the list.
     pub name: String,
     /// Which requests it is about.
     pub matches: Match,

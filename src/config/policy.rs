@@ -7,6 +7,7 @@ use std::fmt;
 
 use serde_json::Value;
 
+use super::RuleId;
 use super::duplicates::{OnCompleted, OnInFlight, OnMismatch, OnUnknown};
 use super::identity::{Anonymous, BodyPart, FingerprintPolicy, Inject, KeyPolicy, Scope};
 use super::outcomes::{Outcomes, Statuses, outcomes, statuses};
@@ -20,8 +21,8 @@ use crate::refusal::ProblemType;
 /// What is done with a request that a rule matched.
 #[derive(Clone, Debug)]
 pub struct Policy {
-    /// The name of the rule.
-    pub rule: String,
+    /// The rule that it is of.
+    pub rule: RuleId,
     /// Whether decisions are carried out.
     pub mode: Mode,
     /// Where the client's key comes from.
@@ -81,7 +82,7 @@ impl Policy {
         let policy = at.object(value, |fields| {
             Ok(Policy {
                 // The rule puts its own here.
-                rule: String::new(),
+                rule: RuleId::default(),
                 mode: fields.choice("mode")?,
                 key: fields.nested("key", KeyPolicy::read)?,
                 scope: fields.nested("scope", Scope::read)?,
@@ -127,7 +128,7 @@ impl Policy {
             ("apart", self.scope.to_string()),
             ("same request", self.fingerprint.words(&self.scope, &self.on_mismatch.words(statuses))),
             ("while it runs", self.on_in_flight.words(statuses)),
-            ("one at a time", serialize.map_or(String::new(), |serialize| serialize.words(&self.rule, statuses))),
+            ("one at a time", serialize.map_or(String::new(), |serialize| serialize.words(&self.rule.name, statuses))),
             ("once completed", self.on_completed.words(self.max_response_bytes, statuses)),
             ("outcome unknown", self.on_unknown.words(statuses)),
             ("store fails", self.on_store_failure.words(statuses)),

@@ -257,7 +257,7 @@ fn encryption_key(at: &Place<'_>, value: &Value, env: Environment<'_>) -> Read<E
 }
 
 /// Reads a secret that stands here or, better, in the environment.
-fn secret(at: &Place<'_>, value: &Value, env: Environment<'_>) -> Read<Vec<u8>> {
+pub(super) fn secret(at: &Place<'_>, value: &Value, env: Environment<'_>) -> Read<Vec<u8>> {
     let text = text_or_variable(at, value, env)?;
     if value.is_string() {
         at.warn("can be read in Envoy's config dump; give {\"env\": NAME} instead");

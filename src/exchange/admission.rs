@@ -7,6 +7,7 @@ use crate::caller::{self, Caller};
 use crate::command::{CommandKind, Failure};
 use crate::config::source::{Attributes, Request};
 use crate::config::{Execution as Sender, Inject, Mode, OnMismatch, OnTooLarge, OnUnknown, Policy};
+use crate::count::{Bypass, Count};
 use crate::event::EventKind;
 use crate::evidence::Origin;
 use crate::fingerprint::Payload;
@@ -15,7 +16,7 @@ use crate::message::{HeaderMutation, Headers, RequestHead, media_type};
 use crate::record::Owner;
 use crate::refusal::{ProblemType, RESOURCE_UNNAMED};
 use crate::reply::{IdempotencyStatus, ProblemDetails, Reason, Token};
-use crate::step::{Bypass, Count, Flow, Outgoing, SeenCaller, Step};
+use crate::step::{Flow, Outgoing, SeenCaller, Step};
 
 use super::attempt::{ClaimRequest, Injected, PendingRequest, ResourceLock};
 use super::claim::{AwaitClaim, Claim};
@@ -199,7 +200,8 @@ fn identify(
         let [own @ .., _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _] = name.0;
         return Err(Box::new(send_key(cx, pending, Some(UpstreamKey(own)))));
     }
-    let resource = match policy.lock().map(|lock| key::resource(lock.name(&policy.rule), lock, hash_key, request)) {
+    let resource = match policy.lock().map(|lock| key::resource(lock.name(&policy.rule.name), lock, hash_key, request))
+    {
         Some(None) => return Err(Box::new(without_resource(cx, pending.injected))),
         resource => resource.flatten(),
     };

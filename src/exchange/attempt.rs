@@ -3,12 +3,13 @@
 //! Its one rule: nothing here is of one state alone.
 //! It does not know any transition.
 
-use crate::command::{Command, CommandKind, LockCommand};
+use crate::command::{Command, CommandKind};
 use crate::config::{Ending, Fate, Policy};
 use crate::digest::{Digest, hex};
 use crate::evidence::{Origin, Source};
 use crate::fingerprint::Fingerprint;
 use crate::key::{ClientKey, KeyForm, Name, UpstreamKey};
+use crate::lock::LockCommand;
 use crate::message::{HeaderMutation, Headers, accepts_coding};
 use crate::record::{Owner, Response};
 use crate::reply::{IdempotencyStatus, Reason, Token};
@@ -144,6 +145,8 @@ pub(super) struct Execution {
     pub(super) attempt: Option<u32>,
     /// Whether an earlier attempt may have executed.
     pub(super) doubt: bool,
+    /// Whether this one has run so long that the store takes its outcome for unknown.
+    pub(super) overran: bool,
     pub(super) started_ms: u64,
     /// When the last granted claim or renewal was asked for.
     pub(super) asked_ms: u64,
@@ -188,15 +191,20 @@ impl Execution {
             // It runs although its claim got no answer.
             return IdempotencyStatus::bypassed(Reason::StoreFailure);
         };
-        let outcome = outcome.map(|fate| match fate {
-            Fate::Release => "released",
-            Fate::Retry => "retry",
-            Fate::Store => "completed",
-            Fate::Unknown => "unknown",
-        });
+        let outcome = outcome.map(in_a_word);
         let line =
             IdempotencyStatus { stored, attempt: Some(attempt), outcome, ..IdempotencyStatus::new(Token::Executed) };
         line.because(self.injected.map(|_| Reason::Injected))
+    }
+}
+
+/// What became of an execution, as its status says it.
+pub(super) fn in_a_word(fate: Fate) -> &'static str {
+    match fate {
+        Fate::Release => "released",
+        Fate::Retry => "retry",
+        Fate::Store => "completed",
+        Fate::Unknown => "unknown",
     }
 }
 

@@ -7,13 +7,14 @@ use std::rc::Rc;
 
 use crate::command::{Command, CommandKind, Failure, ReplyKind, StoreReply};
 use crate::config::{Mode, OnCompleted, OnInFlight, OnUnknown, Policy};
+use crate::count::Count;
 use crate::event::EventKind;
 use crate::fingerprint::Fingerprint;
 use crate::mutant::{self, Mutant};
 use crate::record::{Owner, Response};
 use crate::refusal::ProblemType;
 use crate::reply::{IdempotencyStatus, ProblemDetails, Reason, Reply, Token};
-use crate::step::{Count, Flow, LogEvent, Step};
+use crate::step::{Flow, LogEvent, Step};
 
 use super::attempt::{ClaimRequest, Execution, PendingRequest};
 use super::departure::{begin_when_fresh, claim_failed, in_flight, overtaken, withdrawn};
@@ -129,6 +130,7 @@ impl Claim {
             fingerprint,
             attempt: None,
             doubt: false,
+            overran: false,
             started_ms,
             asked_ms,
             expires_ms: None,

@@ -5,15 +5,17 @@
 //! that it goes without a claim; where there is a lock it never does.
 //! It does not know how a claim comes to be granted, nor who else waits for the lock.
 
-use crate::command::{CommandKind, Failure, LockCommand, ReplyKind, StoreReply};
+use crate::command::{CommandKind, Failure, ReplyKind, StoreReply};
 use crate::config::{LEASE_MARGIN, OnStoreFailure};
+use crate::count::Count;
 use crate::event::EventKind;
 use crate::key::{KEY, Name};
+use crate::lock::LockCommand;
 use crate::message::{HeaderMutation, Headers};
 use crate::mutant::{self, Mutant};
 use crate::refusal::ProblemType;
 use crate::reply::{IdempotencyStatus, ProblemDetails, Token};
-use crate::step::{Count, Flow, LogEvent, Step};
+use crate::step::{Flow, LogEvent, Step};
 
 use super::attempt::{Execution, Injected, PendingRequest, ResourceLock};
 use super::execution::{AwaitResponse, Shielded};
@@ -75,6 +77,11 @@ impl Renewal {
 }
 
 impl AwaitLock {
+    /// Since when it waits.
+    pub(super) fn since_ms(&self) -> Option<u64> {
+        self.has_waited.then_some(self.execution.started_ms)
+    }
+
     /// The lock that it awaits; none once it is granted.
     pub(super) fn name(&self) -> Option<&Name> {
         self.execution.request.lock.as_ref().filter(|lock| self.is_asked || lock.fence.is_none()).map(|lock| &lock.name)
@@ -276,7 +283,9 @@ fn forward(cx: &Context<'_>, mut execution: Execution, pending: PendingRequest) 
     edits.extend(execution.request.key_for_upstream().map(|key| HeaderMutation::Set(KEY, key)));
     let counts = execution.doubt.then_some(Count::Takeover).into_iter().collect();
     let log_event = execution.doubt.then_some(LogEvent::Takeover(execution.request.name, attempt));
-    let step = Step { wake_ms: execution.renew_at_ms, counts, log_event, ..Step::default() };
+    // From here on the access log tells of it, also where the client hangs up.
+    let status = Some(execution.line(None, None).to_string());
+    let step = Step { wake_ms: execution.renew_at_ms, counts, status, log_event, ..Step::default() };
     match pending.outgoing {
         None => (State::Response(AwaitResponse { execution }), Step { flow: Flow::Resume(edits), ..step }),
         Some(mut outgoing) => {

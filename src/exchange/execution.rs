@@ -4,16 +4,18 @@
 //! itself has sent the request.
 //! It does not know when the store has heard of an outcome.
 
-use crate::command::{Command, CommandKind, Failure, LockCommand, ReplyKind, StoreReply};
+use crate::command::{Command, CommandKind, Failure, ReplyKind, StoreReply};
 use crate::config::{Ending, Execution as Sender, Fate, Mode, OnCompleted, Policy};
+use crate::count::Count;
 use crate::event::{EventKind, Executed};
 use crate::evidence::{Origin, Source};
 use crate::json;
+use crate::lock::LockCommand;
 use crate::message::{Headers, content_length, media_type};
 use crate::mutant::{self, Mutant};
 use crate::record::Response;
 use crate::reply::{Reason, Reply};
-use crate::step::{Count, Flow, LogEvent, Step};
+use crate::step::{Flow, LogEvent, Step};
 
 use super::attempt::{Execution, Outcome, Tries, Ttl};
 use super::headers::{Steering, kept, passed, removals, reported, steering};
@@ -181,6 +183,7 @@ impl Shielded {
     /// What came back from a request that the gateway itself had sent.
     fn executed(self, cx: &Context<'_>, answer: Executed<'_>, overloaded: bool) -> Next {
         let Shielded { execution, is_over } = self;
+        let name = execution.request.name;
         let cluster = || match &cx.policy.execution {
             Sender::Shielded { cluster, .. } => cluster.clone(),
             Sender::Inline => String::new(),
@@ -196,7 +199,7 @@ impl Shielded {
                 unread = is_unread.then_some(Count::OutcomeUnread);
                 let log_event = match (given_up, &outcome) {
                     (Some(_), Outcome::Completed { .. }) => Some(LogEvent::BodyDropped(execution.request.name)),
-                    _ => (source == Some(Source::Own)).then(|| LogEvent::Reentered(cluster())),
+                    _ => (source == Some(Source::Own)).then(|| LogEvent::Reentered(name, cluster())),
                 };
                 let passed = || Reply::passed(status, passed(headers), body.to_vec());
                 // What the host takes no more lines of cannot be handed on.
@@ -209,7 +212,7 @@ impl Shielded {
             }
             Executed::Unsent => {
                 let fate = cx.policy.outcomes.of_ending(Ending::Unsent);
-                (failed(fate, Tries::Never), Reply::unsent(), None, Some(LogEvent::NoWay(cluster())))
+                (failed(fate, Tries::Never), Reply::unsent(), None, Some(LogEvent::NoWay(name, cluster())))
             }
         };
         let (mut save, mut step) = Save::of(cx, execution, outcome);
@@ -272,7 +275,7 @@ impl ResponseBody {
                 let (state, step) = self.complete(cx, unavailable(None));
                 let failure = Failure::MissingFlag;
                 let counts = vec![Count::StoreFailed(failure)];
-                (state, Step { counts, log_event: Some(LogEvent::StoreFailed(failure)), ..step })
+                (state, Step { counts, log_event: Some(LogEvent::StoreFailed { failure, name: None }), ..step })
             }
             // The status decided when it came; only the body got lost.
             EventKind::Closed { .. } => {
@@ -386,6 +389,7 @@ impl Execution {
         let ends_ms = self.ends_ms(cx.policy);
         if cx.now_ms() >= ends_ms {
             self.renew_at_ms = None;
+            self.overran = true;
             let commands = vec![self.command(cx.policy, CommandKind::MarkUnknown)];
             return Step { commands, log_event: Some(LogEvent::RanTooLong(self.request.name)), ..Step::default() };
         }
@@ -402,7 +406,7 @@ impl Execution {
         match reply {
             StoreReply::Failed(failure) => Step {
                 counts: vec![Count::StoreFailed(*failure)],
-                log_event: Some(LogEvent::StoreFailed(*failure)),
+                log_event: Some(LogEvent::StoreFailed { failure: *failure, name: None }),
                 ..Step::default()
             },
             StoreReply::Renewed { expires_ms } => {
@@ -427,7 +431,7 @@ impl Execution {
         match reply {
             StoreReply::Failed(failure) => Step {
                 counts: vec![Count::StoreFailed(*failure)],
-                log_event: Some(LogEvent::StoreFailed(*failure)),
+                log_event: Some(LogEvent::StoreFailed { failure: *failure, name: None }),
                 ..Step::default()
             },
             StoreReply::Lost => {

@@ -22,6 +22,8 @@
 //!
 //! - `head`: request head → body, claim, unprotected, answered, done · response head → done · closed → done
 //! - `look-up`: request body → =, answered · look reply → answered · response head → done · closed → done
+//! - `operator`: request head → =, answered · request body → =, answered · tick → = · found → =, answered ·
+//!   look reply → answered · resolve reply → =, answered · response head → done · closed → done
 //! - `body`: request body → =, claim, unprotected, answered · response head → answered, done · closed → done ·
 //!   unable → unprotected, answered
 //! - `claim`: claim reply → waiting, renewal, lock, response, shielded, unprotected, answered, save, done ·
@@ -42,15 +44,17 @@ use std::cell::Cell;
 use std::mem;
 use std::rc::Rc;
 
-use crate::config::{Config, Mode, Policy};
+use crate::config::{Config, Mode, Policy, RuleId};
+use crate::count::Count;
 use crate::digest::HashKey;
 use crate::event::{Clock, Event, EventKind};
 use crate::key::Name;
 use crate::message::{HeaderMutation, Headers};
+use crate::operator::{Asked, Operation};
 use crate::record::Owner;
 use crate::reply::{IdempotencyStatus, Reason, STATUS};
 use crate::seal::ResponseCipher;
-use crate::step::{Count, Flow, Step};
+use crate::step::{Flow, LogEvent, Step};
 
 mod headers;
 
@@ -61,6 +65,8 @@ mod answered;
 mod settlement;
 
 mod lookup;
+
+mod operator;
 
 mod execution;
 
@@ -76,6 +82,7 @@ use claim::{AwaitClaim, Waiting};
 use departure::{AwaitLock, Renewal};
 use execution::{AwaitResponse, ResponseBody, Shielded};
 use lookup::LookUp;
+use operator::AwaitOperator;
 use settlement::{Save, Unprotected};
 
 /// Bodies up to here are held even in a worker that holds too much already: they are most of the traffic, and a few
@@ -116,6 +123,8 @@ pub struct Exchange {
     policy: Rc<Policy>,
     secrets: Rc<Secrets>,
     state: State,
+    /// The operation that it is about, once it has asked for it.
+    operation: Option<Name>,
     /// Bytes of bodies that the host holds back, or would if this were no trial.
     buffered_bytes: u64,
 }
@@ -124,6 +133,7 @@ pub struct Exchange {
 enum State {
     Head(Head),
     LookUp(LookUp),
+    Operator(Box<AwaitOperator>),
     Body(Body),
     Claim(AwaitClaim),
     Waiting(Waiting),
@@ -168,12 +178,23 @@ type Next = (State, Step);
 impl Exchange {
     /// An exchange that awaits the request's head.
     pub fn new(policy: Rc<Policy>, secrets: Rc<Secrets>) -> Self {
-        Exchange { policy, secrets, state: State::Head(Head), buffered_bytes: 0 }
+        Exchange { policy, secrets, state: State::Head(Head), operation: None, buffered_bytes: 0 }
     }
 
     /// An exchange that only looks what is known of an operation, and answers that.
     pub fn looking(policy: Rc<Policy>, secrets: Rc<Secrets>, name: Name, owner: Owner) -> Self {
-        Exchange { state: State::LookUp(LookUp::new(&policy, name, owner)), policy, secrets, buffered_bytes: 0 }
+        let state = State::LookUp(LookUp::new(&policy, name, owner));
+        Exchange { policy, secrets, state, operation: Some(name), buffered_bytes: 0 }
+    }
+
+    /// An exchange that does what an operator asks.
+    pub fn operating(policy: Rc<Policy>, secrets: Rc<Secrets>, asked: Asked, owner: Owner) -> Self {
+        let operation = match asked.operation {
+            Operation::Whole(name) => Some(name),
+            Operation::Short(_) => None,
+        };
+        let state = State::Operator(AwaitOperator::new(&policy, asked, owner));
+        Exchange { policy, secrets, state, operation, buffered_bytes: 0 }
     }
 
     /// Feeds one event; obey the step.
@@ -189,6 +210,7 @@ impl Exchange {
         let (state, step) = match mem::replace(&mut self.state, State::Done) {
             State::Head(state) => state.on(&cx, kind),
             State::LookUp(state) => state.on(&cx, kind),
+            State::Operator(state) => state.on(&cx, kind),
             State::Body(state) => state.on(&cx, kind),
             State::Claim(state) => state.on(&cx, kind),
             State::Waiting(state) => state.on(&cx, kind),
@@ -207,7 +229,12 @@ impl Exchange {
             Flow::Hold | Flow::Pass => cx.buffered_bytes.get(),
         };
         self.state = state;
-        if self.policy.mode == Mode::Observe { self.only_observe(step, before, is_response_head) } else { step }
+        if let (None, State::Claim(AwaitClaim { claim, .. })) = (self.operation, &self.state) {
+            self.operation = Some(claim.request.name);
+        }
+        let observes = self.policy.mode == Mode::Observe;
+        let step = if observes { self.only_observe(step, before, is_response_head) } else { step };
+        self.naming_the_operation(step)
     }
 
     /// What a trial has decided so far, in one word; none while it has not, and of a request that is no operation.
@@ -226,7 +253,8 @@ impl Exchange {
             Count::Replayed => Some("replayed"),
             _ => None,
         });
-        let line = IdempotencyStatus { outcome: before.or(decided), ..IdempotencyStatus::bypassed(Reason::Observe) };
+        let outcome = before.or(decided).or_else(|| self.trial());
+        let line = IdempotencyStatus { outcome, ..IdempotencyStatus::bypassed(Reason::Observe) };
         if matches!(step.flow, Flow::LocalReply(_)) || matches!(self.state, State::Answered(_) | State::Unprotected(_))
         {
             self.state = State::Unprotected(Unprotected { line, injected: None });
@@ -235,12 +263,25 @@ impl Exchange {
             true => Flow::Resume(vec![HeaderMutation::Set(STATUS, line.to_string().into_bytes())]),
             false => Flow::Pass,
         };
-        let status = matches!(flow, Flow::Resume(_)).then(|| line.to_string());
-        Step { flow, status, observed: true, ..step }
+        let status = step.status.is_some() || matches!(flow, Flow::Resume(_));
+        Step { flow, status: status.then(|| line.to_string()), observed: true, ..step }
     }
 
-    /// The name of the rule that it is under.
-    pub fn rule(&self) -> &str {
+    /// What is written of the exchange, with the operation that it is about: in the access log and in the log.
+    fn naming_the_operation(&self, mut step: Step) -> Step {
+        let Some(operation) = self.operation else { return step };
+        if let Some(status) = &mut step.status {
+            status.push_str(";operation=");
+            status.push_str(&operation.short());
+        }
+        if let Some(LogEvent::StoreFailed { name, .. }) = &mut step.log_event {
+            *name = Some(operation);
+        }
+        step
+    }
+
+    /// The rule that it is under.
+    pub fn rule(&self) -> &RuleId {
         &self.policy.rule
     }
 
@@ -263,6 +304,7 @@ impl Exchange {
         match self.state {
             State::Head(_) => "head",
             State::LookUp(_) => "look-up",
+            State::Operator(_) => "operator",
             State::Body(_) => "body",
             State::Claim(_) => "claim",
             State::Waiting(_) => "waiting",
@@ -307,6 +349,17 @@ impl Exchange {
         }
     }
 
+    /// Since when it waits, in milliseconds.
+    pub fn waits_since_ms(&self) -> Option<u64> {
+        match &self.state {
+            State::Waiting(Waiting { claim, .. }) | State::Claim(AwaitClaim { claim, waiter: Some(_) }) => {
+                Some(claim.started_ms)
+            }
+            State::Lock(lock) => lock.since_ms(),
+            _ => None,
+        }
+    }
+
     /// The operation that it executes.
     pub fn runs(&self) -> Option<&Name> {
         match &self.state {
@@ -325,7 +378,7 @@ impl Exchange {
 
     /// Whether it wants to see the request's body, or keep it back.
     pub fn awaits_request_body(&self) -> bool {
-        matches!(self.state, State::Body(_) | State::LookUp(_))
+        matches!(self.state, State::Body(_) | State::LookUp(_) | State::Operator(_))
     }
 
     /// Whether this is the head of an answer that it has given, so that the host need not be asked whose it is.

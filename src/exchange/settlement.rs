@@ -6,18 +6,20 @@
 
 use std::rc::Rc;
 
-use crate::command::{Command, CommandKind, Failure, LockCommand, ReplyKind, StoreReply};
+use crate::command::{Command, CommandKind, Failure, ReplyKind, StoreReply};
 use crate::config::{Fate, Mode, OnStoreFailure, Save as When};
+use crate::count::{Bypass, Count};
 use crate::event::EventKind;
 use crate::key::KEY;
+use crate::lock::LockCommand;
 use crate::message::{HeaderMutation, Headers};
 use crate::mutant::{self, Mutant};
 use crate::refusal::ProblemType;
 use crate::reply::{EXPOSE, EXPOSED, IdempotencyStatus, ProblemDetails, Reason, Reply, STATUS};
-use crate::step::{Bypass, Count, Flow, LogEvent, Step};
+use crate::step::{Flow, LogEvent, Step};
 
 use super::answered::Answered;
-use super::attempt::{Execution, Injected, Outcome, PendingRequest, Tries};
+use super::attempt::{Execution, Injected, Outcome, PendingRequest, Tries, in_a_word};
 use super::headers::{edited, removals, steering_removals};
 use super::{Context, Next, State, hold};
 
@@ -84,8 +86,9 @@ impl Save {
         if let (Some(ttl), None) = (ttl, execution.request.window_ms) {
             command.ttl_ms = ttl.ms;
         }
-        let executed = (execution.attempt.is_some() && !is_unsent).then_some(Count::Executed);
-        let counts = executed.into_iter().chain(ttl.filter(|ttl| ttl.is_capped).map(|_| Count::TtlCapped)).collect();
+        let ended = if is_unsent { Count::Unsent } else { Count::Executed };
+        let ended = execution.attempt.map(|_| ended);
+        let counts = ended.into_iter().chain(ttl.filter(|ttl| ttl.is_capped).map(|_| Count::TtlCapped)).collect();
         let saved_bytes = match &command.kind {
             CommandKind::Complete { response: Some(response), .. } => response.len() as u64,
             _ => 0,
@@ -266,7 +269,10 @@ impl Save {
     /// What the store says to the end of a turn: another may have had one before that.
     fn on_unlocked(self, reply: &StoreReply) -> Next {
         let (counts, log_event) = match reply {
-            StoreReply::Failed(failure) => (vec![Count::StoreFailed(*failure)], Some(LogEvent::StoreFailed(*failure))),
+            StoreReply::Failed(failure) => {
+                let failed = LogEvent::StoreFailed { failure: *failure, name: None };
+                (vec![Count::StoreFailed(*failure)], Some(failed))
+            }
             StoreReply::Lost => (vec![Count::LockLost], Some(LogEvent::LockLost(self.execution.request.name))),
             _ => (Vec::new(), None),
         };
@@ -283,19 +289,30 @@ impl Save {
         let name = self.execution.request.name;
         match (reply, self.fate, self.execution.attempt) {
             (StoreReply::Failed(failure), ..) => {
-                (Some(Count::StoreFailed(*failure)), Some(LogEvent::StoreFailed(*failure)))
+                let failed = LogEvent::StoreFailed { failure: *failure, name: None };
+                (Some(Count::StoreFailed(*failure)), Some(failed))
             }
-            (StoreReply::Settled, Fate::Store, _) => (Some(Count::Stored), None),
-            (StoreReply::Dropped, ..) => (Some(Count::Stored), Some(LogEvent::BodyDropped(name))),
+            (StoreReply::Settled, Fate::Store, _) => (Some(Count::Stored), self.settled_doubt()),
+            (StoreReply::Dropped, ..) => {
+                (Some(Count::Stored), self.settled_doubt().or(Some(LogEvent::BodyDropped(name))))
+            }
             // A withdrawn claim was never an execution.
             (StoreReply::Settled, _, None) | (StoreReply::Lost, Fate::Release, None) => (None, None),
-            (StoreReply::Settled, Fate::Release, _) => (Some(Count::Released), None),
-            (StoreReply::Settled, Fate::Retry, _) => (Some(Count::Retryable), None),
+            (StoreReply::Settled, Fate::Release, _) => (Some(Count::Released), self.settled_doubt()),
+            (StoreReply::Settled, Fate::Retry, _) => (Some(Count::Retryable), self.settled_doubt()),
             (StoreReply::Settled, Fate::Unknown, Some(attempt)) => {
                 (Some(Count::Unknown), Some(LogEvent::Unknown(name, attempt)))
             }
             _ => (Some(Count::Unknown), Some(LogEvent::LeaseLost(name))),
         }
+    }
+
+    /// That its end is known, where an attempt was in doubt: an earlier one, or this one while it ran too long.
+    fn settled_doubt(&self) -> Option<LogEvent> {
+        let Execution { request, attempt, doubt, overran, .. } = &self.execution;
+        let (name, ended) = (request.name, in_a_word(self.fate));
+        let attempt = attempt.filter(|_| *doubt || *overran)?;
+        Some(LogEvent::DoubtSettled { name, attempt, ended })
     }
 
     /// The upstream's answer to a request that the gateway itself had sent, on its way to the client.
@@ -358,7 +375,7 @@ pub(super) fn refused_by_store(cx: &Context<'_>, injected: Option<Injected>, fai
 /// Says what failed.
 fn with_failure(failure: Failure, (state, mut step): Next) -> Next {
     step.counts.push(Count::StoreFailed(failure));
-    (state, Step { log_event: Some(LogEvent::StoreFailed(failure)), ..step })
+    (state, Step { log_event: Some(LogEvent::StoreFailed { failure, name: None }), ..step })
 }
 
 /// Lets a request through unprotected, or refuses it where it would run beside a lock.

@@ -3,20 +3,26 @@
 //! Its one rule: an act becomes the host calls that carry it out, and nothing is decided.
 //! It does not know what the worker has under way.
 
-use std::collections::HashMap;
-
+use crate::VERSION;
 use crate::command::Failure;
-use crate::config::{Config, Mode};
+use crate::config::{Config, Mode, Store as StoreConfig};
+use crate::count::Count;
 use crate::digest::{Digest, hex};
 use crate::message::HeaderMutation;
 use crate::shell::host::{self, Buffer, Level, Map, Metric, RootWaker, SharedData};
 use crate::shell::streams::Streams;
 use crate::shell::way::Way;
-use crate::step::{Count, Flow, LogEvent, Outgoing};
+use crate::step::{Flow, LogEvent, Outgoing};
 use crate::store::client::{Batch, Heard, Lane};
 use crate::store::local::SharedMap;
-use crate::worker::{Gauge, Host, NO_CALLER_QUIET_MS, Side, Turn};
+use crate::worker::{Gauge, Host, NO_CALLER_QUIET_MS, STORE_QUIET_MS, Side, Turn};
 
+/// For how long a note of what is owed counts.
+const OWED_NOTE_MS: u64 = 2_500;
+/// How often at most it is noted that the store goes on failing.
+const FAILURE_NOTE_MS: u64 = 500;
+/// For how long that note counts.
+const FAILURE_LASTS_MS: u64 = 60_000;
 /// How many random bytes are drawn at once.
 const ENTROPY_BYTES: usize = 4096;
 
@@ -29,12 +35,14 @@ pub struct Envoy {
     /// By which a stream has the root called.
     waker: RootWaker,
     entropy: Entropy,
-    counters: HashMap<(Count, bool), u32>,
-    running: Option<u32>,
-    waiting: Option<u32>,
-    outbox: Option<u32>,
-    draining: Option<u32>,
+    /// The host's numbers of each rule's counters; then those of the store, and of the store in trials.
+    counters: Vec<Vec<(Count, u32)>>,
+    unmatched: Option<u32>,
+    gauges: Vec<(Gauge, u32)>,
+    outbox_age: Option<u32>,
     store_bytes: Option<u32>,
+    store_records: Option<u32>,
+    wait_ms: Option<u32>,
 }
 
 /// Random bytes from the host, drawn in bulk because every draw is a call.
@@ -62,28 +70,35 @@ impl Envoy {
     pub fn new(config: &Config, identity: [u8; 32], way: Option<Way>, mut entropy: Entropy) -> Result<Self, String> {
         let name = format!("idempotency {}", hex(&entropy.draw::<16>()));
         let waker = RootWaker::register(&name).ok_or("Envoy refuses to register a shared queue")?;
-        let observes = config.rules.iter().any(|rule| rule.policy.mode == Mode::Observe);
-        let counts = Count::all().into_iter().flat_map(|count| [(count, false), (count, true)]);
-        let counters = counts
-            .filter(|(_, observed)| observes || !observed)
-            .filter_map(|(count, observed)| {
-                let id = host::define_metric(Metric::Counter, &count.metric(observed))?;
-                Some(((count, observed), id))
-            })
-            .collect();
-        let gauge = |name| host::define_metric(Metric::Gauge, name);
+        let gauge = |name: &str| host::define_metric(Metric::Gauge, name);
+        let has_table = matches!(config.store, StoreConfig::Local { .. });
+        let gauge_of_table = |name: &str| has_table.then(|| gauge(name)).flatten();
+        let gauges = Gauge::ALL.into_iter().filter_map(|which| Some((which, gauge(which.metric())?))).collect();
+        let set = |name: &str, value| gauge(name).into_iter().for_each(|id| host::record_metric(id, value));
+        set(&format!("idempotency.build_info.version.{VERSION}"), 1);
+        if let StoreConfig::Local { max_bytes } = config.store {
+            set("idempotency_store_max_bytes", max_bytes);
+        }
         Ok(Envoy {
             identity,
             way,
             waker,
             entropy,
-            counters,
-            running: gauge("idempotency_running"),
-            outbox: gauge("idempotency_outbox"),
-            draining: gauge("idempotency_draining"),
-            waiting: gauge("idempotency_waiting"),
-            store_bytes: gauge("idempotency_store_bytes"),
+            counters: counters(config),
+            unmatched: host::define_metric(Metric::Counter, "idempotency_unmatched_total"),
+            gauges,
+            outbox_age: gauge("idempotency_outbox_age_seconds"),
+            store_bytes: gauge_of_table("idempotency_store_bytes"),
+            store_records: gauge_of_table("idempotency_store_records"),
+            wait_ms: host::define_metric(Metric::Histogram, "idempotency_wait_milliseconds"),
         })
+    }
+
+    /// Counts so many requests that no rule was about.
+    pub fn count_unmatched(&self, requests: u64) {
+        if let Some(id) = self.unmatched.filter(|_| requests > 0) {
+            host::increment_metric(id, requests as i64);
+        }
     }
 
     /// An HTTP call has ended; none where it is not over, or not of the store.
@@ -94,6 +109,19 @@ impl Envoy {
     /// The streams to the store, where there are any.
     pub fn streams(&mut self) -> Option<&mut Streams> {
         self.way.as_mut()?.streams()
+    }
+
+    /// Where workers note for each other that the store fails.
+    fn failure_key(&self) -> [u8; 32] {
+        let mut digest = Digest::new("failing store", None);
+        digest.part("identity", &self.identity);
+        digest.finish()
+    }
+
+    /// What they have noted, and its version.
+    fn noted_failure(&self) -> (Option<(u64, u64)>, Option<u32>) {
+        let noted = SharedData.get(&self.failure_key()).ok().flatten();
+        noted.map_or((None, None), |(value, version)| (two_times(&value), Some(version)))
     }
 
     /// Where workers note for each other whether requests of this rule have shown a caller.
@@ -171,33 +199,69 @@ impl Host for Envoy {
         self.waker.clear();
     }
 
-    fn count(&mut self, count: Count, observed: bool) {
-        if let Some(id) = self.counters.get(&(count, observed)) {
-            host::increment_metric(*id, 1);
-        }
+    fn count(&mut self, count: Count, rule: usize, observed: bool) {
+        let rules = self.counters.len().saturating_sub(2);
+        let place = if count.is_of_the_store() { rules + usize::from(observed) } else { rule };
+        let counters = self.counters.get(place).into_iter().flatten();
+        counters.filter(|(counted, _)| *counted == count).for_each(|(_, id)| host::increment_metric(*id, 1));
     }
 
     fn change_gauge(&mut self, gauge: Gauge, by: i64) {
-        let id = match gauge {
-            Gauge::Running => self.running,
-            Gauge::Waiting => self.waiting,
-            Gauge::Outbox => self.outbox,
-            Gauge::Draining => self.draining,
-        };
-        if let Some(id) = id {
-            host::increment_metric(id, by);
-        }
+        let ids = self.gauges.iter().filter(|(which, _)| *which == gauge);
+        ids.for_each(|(_, id)| host::increment_metric(*id, by));
     }
 
-    fn set_store_bytes(&mut self, bytes: u64) {
-        if let Some(id) = self.store_bytes {
-            host::record_metric(id, bytes);
-        }
+    fn note_wait(&mut self, waited_ms: u64) {
+        self.wait_ms.into_iter().for_each(|id| host::record_metric(id, waited_ms));
+    }
+
+    fn set_store_size(&mut self, bytes: u64, records: u64) {
+        self.store_bytes.into_iter().for_each(|id| host::record_metric(id, bytes));
+        self.store_records.into_iter().for_each(|id| host::record_metric(id, records));
+    }
+
+    /// What stands under the key is since when the oldest is owed, and when that was noted. The worker that owes it notes
+    /// it again and again; what it has not noted of late is over.
+    fn note_owed_since(&mut self, since_ms: Option<u64>, now_ms: u64) {
+        // One for all plugins, as the gauge is.
+        let key = Digest::new("owed since", None).finish();
+        let noted = SharedData.get(&key).ok().flatten().and_then(|(value, _)| two_times(&value));
+        let others_ms = noted.filter(|(_, noted_ms)| now_ms < noted_ms + OWED_NOTE_MS).map(|(since_ms, _)| since_ms);
+        let age_ms = match (since_ms, others_ms) {
+            (Some(own_ms), others_ms) if others_ms.is_none_or(|others_ms| own_ms <= others_ms) => {
+                let note = [own_ms.to_le_bytes(), now_ms.to_le_bytes()].concat();
+                let _unneeded: Result<(), Failure> = SharedData.put(&key, &note);
+                now_ms.saturating_sub(own_ms)
+            }
+            (_, Some(_)) => return,
+            (_, None) => 0,
+        };
+        self.outbox_age.into_iter().for_each(|id| host::record_metric(id, age_ms / 1000));
     }
 
     fn log(&mut self, log_event: &LogEvent) {
         let level = if log_event.is_warning() { Level::Warn } else { Level::Info };
-        host::log(level, &format!("idempotency: {log_event}"));
+        host::log(level, &log_event.to_string());
+    }
+
+    /// What stands under the key is since when it fails, and when it was seen to fail last; nothing where it answers.
+    fn note_store_failed(&mut self, now_ms: u64) -> bool {
+        let (known, version) = self.noted_failure();
+        // A worker that has crashed since cannot say that the store has answered it.
+        let known = known.filter(|(_, last_ms)| now_ms < last_ms + FAILURE_LASTS_MS);
+        let since_ms = known.map_or(now_ms, |(since_ms, _)| since_ms);
+        if known.is_some_and(|(_, last_ms)| now_ms < last_ms + FAILURE_NOTE_MS) {
+            return false;
+        }
+        let note = [since_ms.to_le_bytes(), now_ms.to_le_bytes()].concat();
+        let is_noted = SharedData.swap(&self.failure_key(), &note, version).unwrap_or(true);
+        is_noted && known.is_none()
+    }
+
+    fn note_store_answers(&mut self, now_ms: u64) -> Option<u64> {
+        let (known, version) = self.noted_failure();
+        let (since_ms, _) = known.filter(|(_, last_ms)| now_ms + FAILURE_NOTE_MS >= last_ms + STORE_QUIET_MS)?;
+        SharedData.swap(&self.failure_key(), b"", version).unwrap_or(true).then_some(since_ms)
     }
 
     fn note_caller(&mut self, rule: &str) {
@@ -214,6 +278,31 @@ impl Host for Envoy {
         said_ms.is_none_or(|said_ms| now_ms >= said_ms.saturating_add(NO_CALLER_QUIET_MS))
             && SharedData.swap(&key, &now_ms.to_le_bytes(), version).unwrap_or(true)
     }
+}
+
+/// Defines what is counted, by rule and then of the store: all of it at once, so that a counter stands at 0 before it
+/// counts, and its first step is seen as one.
+fn counters(config: &Config) -> Vec<Vec<(Count, u32)>> {
+    let define = |counts: Vec<Count>, rule: &str, observed| {
+        let named = counts.into_iter().flat_map(|count| {
+            let names = count.metrics(rule, observed).into_iter();
+            names.filter_map(move |name| Some((count, host::define_metric(Metric::Counter, &name)?)))
+        });
+        named.collect()
+    };
+    let of_rules = config.rules.iter().map(|rule| match rule.policy.mode {
+        Mode::Off => Vec::new(),
+        mode => define(Count::of_a_rule(), &rule.policy.rule.label(), mode == Mode::Observe),
+    });
+    let observes = config.rules.iter().any(|rule| rule.policy.mode == Mode::Observe);
+    let of_trials = if observes { define(Count::of_the_store(), "", true) } else { Vec::new() };
+    of_rules.chain([define(Count::of_the_store(), "", false), of_trials]).collect()
+}
+
+/// Two moments as a note has them.
+fn two_times(note: &[u8]) -> Option<(u64, u64)> {
+    let (first, second) = note.split_at_checked(8)?;
+    Some((u64::from_le_bytes(first.try_into().ok()?), u64::from_le_bytes(second.try_into().ok()?)))
 }
 
 fn map(side: Side) -> Map {

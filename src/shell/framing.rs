@@ -26,10 +26,7 @@ impl FramedStream {
                 Action::Continue
             }
             Err(NoFrame) => {
-                host::log(
-                    Level::Error,
-                    "idempotency: what came for Redis is no gRPC; only a store's cluster leads here",
-                );
+                host::log(Level::Error, "what came for Redis is no gRPC; only a store's cluster leads here");
                 host::send_local_response(400, &Headers::default(), b"", "idempotency_no_frame");
                 Action::Pause
             }

@@ -5,14 +5,16 @@
 
 use std::rc::Rc;
 
+use crate::VERSION;
 use crate::command::Failure;
-use crate::config::{Config, Store as StoreConfig};
+use crate::config::{Config, Operator, Store as StoreConfig};
 use crate::digest::Digest;
 use crate::event::EventKind;
 use crate::exchange::{Exchange, Secrets};
 use crate::key::UpstreamKey;
 use crate::look_up;
 use crate::message::{Headers, RequestHead};
+use crate::operator;
 use crate::record::Owner;
 use crate::shell::acts::{Entropy, Envoy};
 use crate::shell::host::{self, Level, Map, SharedData};
@@ -32,6 +34,8 @@ thread_local! {
 /// What all streams of one plugin in one worker share.
 pub struct Plugin {
     config: Config,
+    /// None in a gateway.
+    operator: Option<Operator>,
     secrets: Rc<Secrets>,
     /// All that is under way.
     pub worker: Worker<SharedData>,
@@ -39,6 +43,8 @@ pub struct Plugin {
     pub envoy: Envoy,
     /// Whether a rule was about the last request.
     has_matched: bool,
+    /// How many requests no rule was about, since the last tick.
+    unmatched: u64,
 }
 
 impl Plugin {
@@ -46,7 +52,7 @@ impl Plugin {
     ///
     /// # Errors
     /// A sentence that says what is wrong, and where.
-    pub fn configure(root: u32, config: Config, document: &[u8]) -> Result<Self, String> {
+    pub fn configure(root: u32, config: Config, operator: Option<Operator>, document: &[u8]) -> Result<Self, String> {
         let plugin = host::property(&["plugin_name"]).unwrap_or_default();
         let mut entropy = Entropy::default();
         let (store, way) = match &config.store {
@@ -67,10 +73,18 @@ impl Plugin {
         identity.part("document", document);
         let identity = identity.finish();
         let envoy = Envoy::new(&config, identity, way, entropy)?;
-        warn_once(&config, &identity);
+        introduce_once(&config, &identity);
         let leases = config.rules.iter().map(|rule| rule.policy.lease_ms);
         let worker = Worker::new(store, leases.max().unwrap_or(0));
-        Ok(Plugin { secrets: Rc::new(Secrets::new(&config)), config, worker, envoy, has_matched: false })
+        Ok(Plugin {
+            secrets: Rc::new(Secrets::new(&config)),
+            config,
+            operator,
+            worker,
+            envoy,
+            has_matched: false,
+            unmatched: 0,
+        })
     }
 
     /// Whether what this plugin owes its store can as well be said by the other.
@@ -83,12 +97,36 @@ impl Plugin {
 
     /// Begins an exchange if a rule is about this request. Called in request headers, for every request there is.
     pub fn begin(&mut self, stream: &mut Stream, end: bool) -> Option<worker::Action> {
-        let head = if std::mem::take(&mut self.has_matched) { self.head_at_once() } else { self.head_step_by_step() }?;
+        let begun = self.begin_matched(stream, end);
+        self.unmatched += u64::from(begun.is_none());
+        begun
+    }
+
+    /// Tells the host how many requests no rule was about: once a tick, so that none of them pays for it.
+    pub fn count_unmatched(&mut self) {
+        self.envoy.count_unmatched(std::mem::take(&mut self.unmatched));
+    }
+
+    fn begin_matched(&mut self, stream: &mut Stream, end: bool) -> Option<worker::Action> {
+        // Every request may be an operator's.
+        let is_at_once = std::mem::take(&mut self.has_matched) || self.operator.is_some();
+        let head = if is_at_once { self.head_at_once() } else { self.head_step_by_step() }?;
         let metadata =
             |namespace: &str, key: &str| host::property(&["xds", "route_metadata", "filter_metadata", namespace, key]);
-        let Plugin { config, secrets, worker, envoy, has_matched } = self;
+        let Plugin { config, operator, secrets, worker, envoy, has_matched, .. } = self;
         let owner = Owner(envoy.draw());
-        let exchange = if config.is_look_up(head.method(), Some(head.path())) {
+        let exchange = if let Some(operator) = operator {
+            let is_empty = worker.store().table().is_some_and(|table| table.bytes() == 0);
+            match operator::asked(operator, config, &head, is_empty)? {
+                Ok(asked) => {
+                    Exchange::operating(Rc::clone(&config.rules.first()?.policy), Rc::clone(secrets), asked, owner)
+                }
+                Err(reply) => {
+                    envoy.apply_flow(Side::Request, Flow::LocalReply(Rc::new(reply)));
+                    return Some(worker::Action::Pause);
+                }
+            }
+        } else if config.is_look_up(head.method(), Some(head.path())) {
             match look_up::begin(config, secrets, &head, &host::property, &metadata, owner) {
                 Ok(exchange) => exchange,
                 Err(reply) => {
@@ -131,7 +169,7 @@ impl Plugin {
     /// The same in one question: where the last request was a rule's, the next is likely to be.
     fn head_at_once(&self) -> Option<RequestHead> {
         let head = RequestHead { headers: host::headers(Map::Request)? };
-        let may_match = self.config.may_match(head.method(), head.headers.first(":path"));
+        let may_match = self.operator.is_some() || self.config.may_match(head.method(), head.headers.first(":path"));
         may_match.then_some(head)
     }
 }
@@ -141,10 +179,11 @@ pub fn status(headers: &Headers) -> Option<u16> {
     std::str::from_utf8(headers.first(":status")?).ok()?.parse().ok()
 }
 
-/// Logs the warnings in the first worker that gets here, and in no other.
-fn warn_once(config: &Config, identity: &[u8; 32]) {
+/// Says what is in force, and warns, in the first worker that gets here and in no other.
+fn introduce_once(config: &Config, identity: &[u8; 32]) {
     let first: Result<bool, Failure> = SharedData.swap(identity, b"", None);
     if first.unwrap_or(true) {
-        config.warnings.iter().for_each(|warning| host::log(Level::Warn, &format!("idempotency: {warning}")));
+        host::log(Level::Info, &format!("envoy-idempotency {VERSION}: {}", config.in_a_line()));
+        config.warnings.iter().for_each(|warning| host::log(Level::Warn, warning));
     }
 }

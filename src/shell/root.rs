@@ -44,6 +44,7 @@ impl Root {
     pub fn on_done(&mut self) -> bool {
         let Some(plugin) = &self.plugin else { return true };
         let plugin = &mut *plugin.borrow_mut();
+        plugin.count_unmatched();
         heirs::hand_over(plugin);
         let may_go = plugin.worker.drain(&mut plugin.envoy);
         if may_go {
@@ -93,9 +94,13 @@ impl Root {
     pub fn on_configure(&mut self, size: usize) -> bool {
         let document = host::buffer(Buffer::PluginConfiguration, 0, size);
         let read = Document::parse(&document, &|name| std::env::var(name).ok()).map_err(|error| error.to_string());
-        let configured = read.and_then(|read| match read {
-            Document::Framing => Ok(None),
-            Document::Gateway(config) => Plugin::configure(self.id, *config, &document).map(Some),
+        let configured = read.and_then(|read| {
+            let (operator, config) = match read {
+                Document::Framing => return Ok(None),
+                Document::Gateway(config) => (None, config),
+                Document::Operator(operator, config) => (Some(operator), config),
+            };
+            Plugin::configure(self.id, *config, operator, &document).map(Some)
         });
         match configured {
             Ok(None) => {
@@ -110,7 +115,7 @@ impl Root {
                 true
             }
             Err(sentence) => {
-                host::log(Level::Error, &format!("idempotency: the configuration is refused: {sentence}"));
+                host::log(Level::Error, &format!("the configuration is refused: {sentence}"));
                 false
             }
         }
@@ -124,6 +129,7 @@ impl Root {
             if plugin.worker.is_draining() {
                 heirs::hand_over(plugin);
             }
+            plugin.count_unmatched();
             plugin.envoy.streams().into_iter().for_each(Streams::let_go);
             for lost in plugin.envoy.streams().map(Streams::tick).unwrap_or_default() {
                 plugin.worker.on_store_heard(&mut plugin.envoy, lost);

@@ -110,9 +110,11 @@ impl Streams {
         } else {
             stream.unwritten.append(&mut received.write);
         }
+        if received.reads_only {
+            [&mut self.small, &mut self.large].into_iter().for_each(|stream| stream.pipeline.doubt());
+        }
         if received.is_http && !std::mem::replace(&mut self.said_http, true) {
-            let text =
-                "idempotency: HTTP is spoken where the store's streams lead, as by Webdis: that is another dialect";
+            let text = "HTTP is spoken where the store's streams lead, as by Webdis: that is another dialect";
             host::log(Level::Warn, text);
         }
         Some(received)
@@ -128,7 +130,8 @@ impl Streams {
         Some(stream.pipeline.closed(host::monotonic_us()))
     }
 
-    /// Gives up the streams that are silent, and ends those that are given up. Called in the root's tick.
+    /// Gives up the streams that are silent or lead to a Redis that takes no writes, and ends those that are given up.
+    /// Called in the root's tick.
     pub fn tick(&mut self) -> Vec<Heard> {
         self.given_up.drain(..).for_each(host::cancel_stream);
         let now_us = host::monotonic_us();

@@ -22,7 +22,7 @@ pub enum Way {
 impl Way {
     /// The one that the document names; `root` is the context whose callbacks tell what comes back.
     pub fn new(root: u32, redis: &Redis) -> Self {
-        let call_us = host::define_metric(Metric::Histogram, "idempotency_store_call_us");
+        let call_us = host::define_metric(Metric::Histogram, "idempotency_store_call_microseconds");
         match &redis.dialect {
             Dialect::Resp { .. } => Way::Streams(Box::new(Streams::new(root, redis, call_us))),
             Dialect::Webdis(webdis) => Way::Calls(Calls::new(redis, webdis, call_us)),

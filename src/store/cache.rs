@@ -75,6 +75,8 @@ impl<C: SharedMap> Cache<C> {
         let is_heard = told.exchange.is_some();
         let until_ms = now_ms + self.bounds.ttl_ms;
         match (&command.kind, &told.reply) {
+            // Whether or not it was heard: what is remembered may not be so any more, and the store knows.
+            (CommandKind::Resolve(_), _) => self.set(SMALL, &command.name, &FORGOTTEN),
             (_, StoreReply::Granted { attempt, .. }) => {
                 self.put(
                     command,
@@ -92,6 +94,8 @@ impl<C: SharedMap> Cache<C> {
                     self.put(command, command.attempt, state, now_ms + command.ttl_ms, until_ms);
                 }
             }
+            // Where only an operator said that it ran, any payload may have been executed; the store knows which.
+            (_, StoreReply::Completed { response: None, .. }) => self.set(SMALL, &command.name, &FORGOTTEN),
             // From when it was asked for: the answer may have been long on its way.
             (_, StoreReply::Completed { attempt, status, response, age_ms, ttl_ms }) => {
                 let state = completed(command, *status, response.clone(), asked_ms.saturating_sub(*age_ms));

@@ -289,6 +289,21 @@ impl Client {
         self.outbox.unheard()
     }
 
+    /// Since when the store must still hear of the oldest of these.
+    pub fn owed_since_ms(&self) -> Option<u64> {
+        self.outbox.unheard_since_ms()
+    }
+
+    /// Whether nothing has failed since the store carried an operation out.
+    pub fn is_well(&self) -> bool {
+        !self.has_failed
+    }
+
+    /// Whether the breaker is open, or waits for its probe.
+    pub fn is_broken(&self) -> bool {
+        self.open_until_ms.is_some()
+    }
+
     /// About how many bytes what is owed takes.
     pub fn owed_bytes(&self) -> usize {
         self.outbox.bytes()

@@ -4,8 +4,8 @@
 //! before, also where the store has lost its data.
 //! It does not know where locks are kept, nor what time it is: both clocks are handed in.
 
-use crate::command::{Command, CommandKind, Failure, LockCommand, StoreReply};
-use crate::lock::{LOCK, Lock};
+use crate::command::{Command, CommandKind, Failure, StoreReply};
+use crate::lock::{LOCK, Lock, LockCommand};
 use crate::mutant::{self, Mutant};
 use crate::record::{Corrupt, Record};
 use crate::store::model::{self, Outcome};

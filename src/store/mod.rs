@@ -3,6 +3,8 @@
 //! Its one rule: every store answers as [`model::apply`] does.
 //! It does not know the exchange, nor the host.
 
+mod resolution;
+
 pub mod model;
 
 pub mod locks;
@@ -25,7 +27,8 @@ pub mod pipeline;
 
 pub mod webdis;
 
-use crate::command::{Command, GivenUp, ReplyKind, StoreReply};
+use crate::command::{Command, Failure, GivenUp, ReplyKind, StoreReply};
+use crate::key::Name;
 use std::rc::Rc;
 
 use cache::Cache;
@@ -69,6 +72,14 @@ impl<C: SharedMap> Store<C> {
             cache.learn(&told, now_ms);
         }
         Submission::Answered(told.reply)
+    }
+
+    /// A step of a search by the first bytes of names, from this bucket on: see [`Table::search`].
+    ///
+    /// # Errors
+    /// The table cannot be read, or the store has none.
+    pub fn search(&self, digits: [u8; 6], from: u32, now_ms: u64) -> Result<(Vec<Name>, Option<u32>), Failure> {
+        self.table().map_or(Err(Failure::Host), |table| table.search(digits, from, now_ms))
     }
 
     /// The next call to send on this lane, if one may be sent and anything waits.

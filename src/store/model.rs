@@ -5,7 +5,8 @@
 
 use crate::command::{Command, CommandKind, Failure, StoreReply};
 use crate::mutant::{self, Mutant};
-use crate::record::{Owner, RELEASED_KEPT, Record, State};
+use crate::record::{Owner, Record, State};
+use crate::store::resolution;
 
 /// What is kept instead of the record before, and what is answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +33,10 @@ pub fn apply(record: Option<Record>, command: &Command, now_ms: u64) -> Outcome 
         CommandKind::Poll { max_attempt } => claim(record, command, false, *max_attempt, now_ms),
         CommandKind::Release { keep_fingerprint } => release(record, command, Some(*keep_fingerprint), now_ms),
         CommandKind::Renew => renew(record, command, now_ms),
+        CommandKind::Resolve(said) => {
+            let (record, reply) = resolution::apply(record, command, *said, now_ms);
+            Outcome { record, reply }
+        }
         CommandKind::Withdraw => release(record, command, None, now_ms),
     }
 }
@@ -114,14 +119,7 @@ fn complete(record: Option<Record>, command: &Command, status: u16, response: Op
 fn release(record: Option<Record>, command: &Command, keep_fingerprint: Option<bool>, now_ms: u64) -> Outcome {
     let known = record.is_some();
     let mut record = record.unwrap_or_else(|| blank(command));
-    let is_repeat = record.released.contains(&command.owner);
-    if !is_repeat {
-        // Its ghosts, late tries of the same claim, are refused from here on, whatever the state.
-        if record.released.len() == RELEASED_KEPT {
-            record.released.remove(0);
-        }
-        record.released.push(command.owner);
-    }
+    let is_repeat = record.release(command.owner);
     let as_it_stood = record.inherited && !mutant::is(Mutant::WithdrawalFrees);
     let keep_fingerprint = keep_fingerprint.unwrap_or(as_it_stood || mutant::is(Mutant::WithdrawalKeeps));
     let expires_ms = expires_ms(&record, command, now_ms, 0);

@@ -51,6 +51,7 @@ pub struct HandedOver {
 struct Owed {
     command: Rc<Command>,
     cause: Cause,
+    since_ms: u64,
     due_ms: u64,
     backoff_ms: u64,
     /// When the record it is about must be gone.
@@ -113,6 +114,11 @@ impl Outbox {
     /// How many operations the store has not heard of at all.
     pub(super) fn unheard(&self) -> usize {
         self.by_name.values().map(Vec::len).sum()
+    }
+
+    /// Since when it owes the oldest of these.
+    pub(super) fn unheard_since_ms(&self) -> Option<u64> {
+        self.owed.values().find(|owed| owed.cause == Cause::Unheard).map(|owed| owed.since_ms)
     }
 
     /// About how many bytes it takes.
@@ -287,7 +293,8 @@ impl Outbox {
             _ => now_ms + life_ms.max(command.lease_ms),
         };
         let id = self.pool.next_id();
-        self.keep(id, Owed { command, cause, due_ms, backoff_ms: BACKOFF_MS.0, until_ms, trying: false, timed_out: 0 });
+        let (since_ms, backoff_ms) = (now_ms, BACKOFF_MS.0);
+        self.keep(id, Owed { command, cause, since_ms, due_ms, backoff_ms, until_ms, trying: false, timed_out: 0 });
     }
 
     fn keep(&mut self, id: u64, owed: Owed) {
@@ -336,22 +343,22 @@ impl Outbox {
         if let CommandKind::Complete { response, .. } = &mut bare.kind {
             *response = None;
         }
-        let bytes = body_len(&owed.command);
+        let (bytes, name) = (body_len(&owed.command), owed.command.name);
         owed.command = Rc::new(bare);
         self.change_bytes(self.bytes - bytes);
-        self.given_up(why).responses += 1;
+        self.given_up(why, name).responses += 1;
     }
 
     fn note(&mut self, why: WhyGivenUp, command: &Command) {
-        let given_up = self.given_up(why);
+        let given_up = self.given_up(why, command.name);
         match is_completion(command) {
-            true => given_up.completions += 1,
+            true => (given_up.completions, given_up.name) = (given_up.completions + 1, command.name),
             false => given_up.others += 1,
         }
     }
 
-    fn given_up(&mut self, why: WhyGivenUp) -> &mut GivenUp {
-        self.given_up.entry(why).or_insert(GivenUp { why, completions: 0, responses: 0, others: 0 })
+    fn given_up(&mut self, why: WhyGivenUp, name: Name) -> &mut GivenUp {
+        self.given_up.entry(why).or_insert(GivenUp { why, completions: 0, responses: 0, others: 0, name })
     }
 
     fn forget(&mut self, id: u64) -> Option<Owed> {

@@ -5,8 +5,8 @@
 //!
 //! A command whose caller has given it up keeps its place, because its reply still comes. So a stream outlives a slow
 //! reply, and is given up only when its bytes are no reply, when a reply is to another question, or when nothing has come
-//! for four time-outs while a reply was awaited. One on which a replica refuses to write is left once nothing is under
-//! way: a connection stays with the Redis that it was made to, and the cluster may have another primary by now.
+//! for four time-outs while a reply was awaited. One to a Redis that takes no writes is left once nothing is under way: a
+//! connection stays with the Redis that it was made to, and the cluster may lead to another by now.
 
 use std::collections::VecDeque;
 
@@ -31,8 +31,9 @@ pub struct Pipeline {
     barred: Option<(u64, Failure)>,
     /// The pause after the next end; none after a stream on which the script has answered.
     pause_us: u64,
-    /// From when on a stream may be left for another Redis.
+    /// From when on a stream may be left for another Redis, and how long that is after the last time.
     may_leave_us: u64,
+    leave_pause_us: u64,
 }
 
 /// What is under way on an open stream.
@@ -48,6 +49,8 @@ struct Open {
     is_logged_in: bool,
     /// Whether the next command is to bring the script, because Redis has said too late that it has forgotten it.
     lacks_script: bool,
+    /// Whether the Redis that it was made to takes no writes.
+    reads_only: bool,
     /// Whether it is to be left once nothing is under way.
     leaves: bool,
     /// When bytes have come last.
@@ -80,6 +83,8 @@ pub struct Received {
     pub write: Vec<u8>,
     /// Whether what has come is HTTP.
     pub is_http: bool,
+    /// Whether this Redis takes no writes, so that the worker's other stream should be left too.
+    pub reads_only: bool,
 }
 
 /// What the next reply is to.
@@ -94,10 +99,8 @@ enum Next {
 const BYTES_MAX: usize = 4 << 20;
 /// So many time-outs of silence end a stream.
 const SILENT_TIMEOUTS: u64 = 4;
-/// The pause before the stream after one that has brought nothing; it doubles up to the last.
+/// The pause before the stream after one that has brought nothing, or before one is left again; it doubles up to the last.
 const PAUSE_US: (u64, u64) = (10_000, 1_000_000);
-/// Within so long a stream is left once for another Redis.
-const LEAVES_EVERY_US: u64 = 1_000_000;
 /// How much of a command is no response, at most, for each of its operations.
 const OPERATION_BYTES: usize = 512;
 
@@ -119,6 +122,7 @@ impl Pipeline {
             barred: None,
             pause_us: 0,
             may_leave_us: 0,
+            leave_pause_us: 0,
         }
     }
 
@@ -206,7 +210,7 @@ impl Pipeline {
                     };
                     received.took_us.push(now_us.saturating_sub(call.at_us));
                     let is_own = call.is_answered_by(&reply);
-                    open.leaves |= is_of_a_replica(&reply) && now_us >= self.may_leave_us;
+                    received.reads_only |= is_of_one_that_reads_only(&reply);
                     if reply == Reply::Failed(Failure::Garbage) {
                         break Some((Failure::Garbage, Some(call.batch.id)));
                     }
@@ -224,16 +228,35 @@ impl Pipeline {
                 Ok(Some(Next::Unasked)) | Err(resp::Broken) => break Some((Failure::Garbage, None)),
             }
         };
-        let is_idle = open.sent.is_empty() && open.waiting.is_empty();
-        if end.is_none() && open.leaves && is_idle {
-            received.heard.lost = Some((Vec::new(), Failure::Transport));
-            (self.open, self.may_leave_us) = (None, now_us + LEAVES_EVERY_US);
-        } else if let Some((failure, call)) = end {
+        open.reads_only |= received.reads_only;
+        if let Some((failure, call)) = end {
             received.is_http = open.reader.is_http();
             received.heard.lost = Some(self.end(failure, call, now_us));
             received.write.clear();
+        } else {
+            received.heard.lost = self.leave(now_us);
         }
         received
+    }
+
+    /// The Redis to which the worker's other stream leads takes no writes, and this one may lead there too.
+    pub fn doubt(&mut self) {
+        self.open.iter_mut().for_each(|open| open.reads_only = true);
+    }
+
+    /// Gives up a stream to a Redis that takes no writes, where nothing is under way on it.
+    fn leave(&mut self, now_us: u64) -> Option<(Vec<u64>, Failure)> {
+        let open = self.open.as_mut()?;
+        open.leaves |= open.reads_only && now_us >= self.may_leave_us;
+        if !open.leaves || !open.sent.is_empty() || !open.waiting.is_empty() {
+            return None;
+        }
+        // A failover that comes long after the last begins with the shortest pause again.
+        let is_new = now_us >= self.may_leave_us + PAUSE_US.1;
+        let last_us = if is_new { 0 } else { self.leave_pause_us };
+        self.leave_pause_us = (2 * last_us).clamp(PAUSE_US.0, PAUSE_US.1);
+        (self.open, self.may_leave_us) = (None, now_us + self.leave_pause_us);
+        Some((Vec::new(), Failure::Transport))
     }
 
     /// The stream has been closed, or could not be opened.
@@ -241,8 +264,12 @@ impl Pipeline {
         Heard { replies: Vec::new(), lost: Some(self.end(Failure::Transport, None, now_us)) }
     }
 
-    /// Gives the stream up where it has been silent for too long; it is to be cancelled then.
+    /// Gives the stream up where it has been silent for too long, or leads to a Redis that takes no writes; it is to be
+    /// cancelled then.
     pub fn tick(&mut self, now_us: u64) -> Option<Heard> {
+        if let Some(lost) = self.leave(now_us) {
+            return Some(Heard { replies: Vec::new(), lost: Some(lost) });
+        }
         let open = self.open.as_ref()?;
         let silent_from_us = open.heard_us.max(open.sent.front()?.at_us());
         let is_silent = now_us >= silent_from_us + SILENT_TIMEOUTS * self.timeout_us;
@@ -263,9 +290,11 @@ impl Pipeline {
     }
 }
 
-/// Whether this Redis is none that takes writes: it refuses a command, or one of the operations in it.
-fn is_of_a_replica(reply: &Reply) -> bool {
-    let refuses = |failure: &Failure| matches!(failure, Failure::Redis(RedisError::ReadOnly | RedisError::MasterDown));
+/// Whether this Redis is none that takes writes, a replica or a primary that has lost its own: it refuses a command, or
+/// one of the operations in it.
+fn is_of_one_that_reads_only(reply: &Reply) -> bool {
+    use RedisError::{MasterDown, NoReplicas, ReadOnly};
+    let refuses = |failure: &Failure| matches!(failure, Failure::Redis(ReadOnly | MasterDown | NoReplicas));
     match reply {
         Reply::Answers(answers) => {
             answers.iter().any(|(_, answer)| matches!(answer, StoreReply::Failed(failure) if refuses(failure)))

@@ -86,10 +86,17 @@ local function write(r)
   call('SET', op.record, data, 'PXAT', string.format('%.0f', forgotten(r)))
 end
 
-local function is_released()
+local function is_released(owner)
   for at = 1, #record.released, 16 do
-    if record.released:sub(at, at + 15) == op.owner then return true end
+    if record.released:sub(at, at + 15) == owner then return true end
   end
+  return false
+end
+
+-- Has late tries of this owner's claim refused from here on; tells whether they were before.
+local function refuse_from_now(owner)
+  if is_released(owner) then return true end
+  record.released = (record.released .. owner):sub(-16 * KEPT)
   return false
 end
 
@@ -134,9 +141,16 @@ end
 
 local operations = {}
 
+-- Another attempt runs, or may have run.
+local function in_the_way()
+  local left = math.max(record.till - now, 0)
+  if record.state == RUNNING and left > 0 then return 'I' .. struct.pack('<I4', record.attempt) end
+  return 'U' .. struct.pack('<I4I8', record.attempt, left)
+end
+
 local function claim(may_retry, max_attempt)
   if not record then return grant(blank(), 1) end
-  if is_released() then return 'S' end
+  if is_released(op.owner) then return 'S' end
   if record.fingerprint and record.fingerprint ~= op.fingerprint then return 'M' end
   local attempt = record.attempt
   if record.state == OPEN and attempt >= max_attempt then return 'H' .. struct.pack('<I4', attempt) end
@@ -149,12 +163,11 @@ local function claim(may_retry, max_attempt)
     local age = math.max(now - record.since, 0)
     return 'D' .. struct.pack('<I4I2I8I8', attempt, record.status, age, record.expires - now) .. optional(record.response)
   end
-  if record.state == RUNNING and now < record.till then return 'I' .. struct.pack('<I4', attempt) end
   if may_retry and record.till <= now then
     record.doubt = 1
     return grant(record, attempt + 1)
   end
-  return 'U' .. struct.pack('<I4I8', attempt, math.max(record.till - now, 0))
+  return in_the_way()
 end
 
 function operations.c() -- claim
@@ -173,7 +186,7 @@ function operations.l() -- look
 end
 
 function operations.n() -- renew
-  if record and (is_released() or not is_own() or record.attempt ~= op.attempt) then return 'L' end
+  if record and (is_released(op.owner) or not is_own() or record.attempt ~= op.attempt) then return 'L' end
   local r = record or blank()
   run(r)
   return 'N' .. struct.pack('<I8', forgotten(r))
@@ -192,8 +205,7 @@ end
 local function release(keep)
   local known = record ~= nil
   record = record or blank()
-  local is_repeat = is_released()
-  if not is_repeat then record.released = (record.released .. op.owner):sub(-16 * KEPT) end
+  local is_repeat = refuse_from_now(op.owner)
   if keep == nil then keep = record.inherited end
   local till = expires(record, 0)
   if known and is_own() then
@@ -230,15 +242,37 @@ function operations.u() -- mark unknown
   return settle(r, UNKNOWN, expires(r, r.till))
 end
 
+-- An operator's word, for which no lease may live.
+local function resolve(ran, keep)
+  if not record then return 'Z' end
+  if record.till and now < record.till then return in_the_way() end
+  if record.state == COMPLETED and ran then return 'O' end
+  if record.state == COMPLETED and keep then return 'L' end
+  local till = forgotten(record)
+  if ran then
+    record.owner, record.status, record.since, record.response = op.owner, op.status, now, nil
+    return settle(record, COMPLETED, math.max(till, now + op.ttl))
+  end
+  if record.owner then refuse_from_now(record.owner) end
+  record.doubt, record.fingerprint = 0, keep and record.fingerprint or nil
+  return settle(record, OPEN, till)
+end
+
+function operations.r() -- resolve: it ran, or it did not
+  return resolve(op.flag, true)
+end
+
+function operations.x() -- forget
+  return resolve(false, false)
+end
+
 -- Locks, under names of their own. One that nobody holds has no end of a lease.
 local locks, lock = {}, nil
 
 local function parse_lock(data)
   local l, format, kind, at = {}, nil, nil, nil
-  format, kind, at = struct.unpack('BB', data)
-  check(format == FORMAT and kind == LOCK)
-  l.owner, l.till, l.fence, l.expires, at = struct.unpack('<c16I8I8I8', data, at)
-  check(at == #data + 1)
+  format, kind, l.owner, l.till, l.fence, l.expires, at = struct.unpack('<BBc16I8I8I8', data)
+  check(format == FORMAT and kind == LOCK and at == #data + 1)
   return l
 end
 
@@ -264,7 +298,7 @@ function locks.k() -- lock
   return hold(math.max(lock.fence + 1, now))
 end
 
-function locks.r() -- renew lock
+function locks.h() -- renew lock
   local fence = struct.unpack('<I8', op.response)
   if lock and not (lock.owner == op.owner and lock.till > 0 and lock.fence == fence) then return 'L' end
   return hold(fence)
@@ -303,9 +337,10 @@ for i, key in ipairs(KEYS) do
   op.flag, op.in_window, op.has_other_way = op.flag % 2 == 1, op.flag % 4 >= 2, op.flag >= 4
   local done, answer = pcall(apply)
   if not done then
-    -- Redis 7 hands over the text of an error alone. One of Lua's own, in small letters, is a record cut short.
+    -- Redis 7 hands over the text of an error alone, and 6.2 writes before it where it happened. One of Lua's own, in
+    -- small letters, is a record cut short.
     local text = type(answer) == 'table' and answer.err or tostring(answer)
-    answer = 'E' .. (text:match('^%-?(%u+)') or 'CORRUPT')
+    answer = 'E' .. (text:match('^%-?(%u+)') or text:match('^@user_script: %d+: %-(%u+)') or 'CORRUPT')
   end
   answers[i] = op.nonce .. answer
 end

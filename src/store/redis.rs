@@ -3,7 +3,8 @@
 //! Its one rule: an answer that is not exactly one of the script's own is never taken for a word of the store.
 //! It does not know how Redis is reached.
 
-use crate::command::{Command, CommandKind, Failure, LockCommand, RedisError, StoreReply};
+use crate::command::{Command, CommandKind, Failure, RedisError, Resolution, StoreReply};
+use crate::lock::LockCommand;
 use crate::record::{Corrupt, Input, RecordStatus, RecordSummary, known_status};
 use crate::store::client::{Batch, Nonce};
 
@@ -11,7 +12,7 @@ use crate::store::client::{Batch, Nonce};
 pub const SCRIPT: &str = include_str!("redis.lua");
 
 /// The SHA-1 of [`SCRIPT`] in hex, under which Redis keeps it; `tests/it/redis.rs` asks Redis whether it is right.
-pub const SCRIPT_SHA1: &str = "84aef837f5185a084b033052e799355399d87b8c";
+pub const SCRIPT_SHA1: &str = "1dad12391f8149636fb79c692438e754d52cb346";
 
 /// How the script is named in a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,12 +58,15 @@ fn pack_call(nonce: Nonce, command: &Command, has_other_way: bool, out: &mut Vec
         CommandKind::Complete { status, response } => (b'd', response.is_some(), *status, response.as_ref()),
         CommandKind::Inspect => (b'l', false, 0, None),
         CommandKind::Lock(LockCommand::Lock) => (b'k', false, 0, None),
-        CommandKind::Lock(LockCommand::Renew { .. }) => (b'r', false, 0, fence.as_ref()),
+        CommandKind::Lock(LockCommand::Renew { .. }) => (b'h', false, 0, fence.as_ref()),
         CommandKind::Lock(LockCommand::Unlock { .. }) => (b'o', false, 0, fence.as_ref()),
         CommandKind::MarkUnknown => (b'u', false, 0, None),
         CommandKind::Poll { .. } => (b'p', false, 0, None),
         CommandKind::Release { keep_fingerprint } => (b'f', *keep_fingerprint, 0, None),
         CommandKind::Renew => (b'n', false, 0, None),
+        CommandKind::Resolve(Resolution::Forget) => (b'x', false, 0, None),
+        CommandKind::Resolve(Resolution::NotRun) => (b'r', false, 0, None),
+        CommandKind::Resolve(Resolution::Ran { status }) => (b'r', true, status.unwrap_or(0), None),
         CommandKind::Withdraw => (b'w', false, 0, None),
     };
     out.push(kind);

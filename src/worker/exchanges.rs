@@ -7,11 +7,12 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use crate::by_id::ById;
 use crate::command::{Command, ReplyKind, StoreReply};
+use crate::count::Count;
 use crate::event::{Clock, Event, EventKind};
 use crate::exchange::Exchange;
 use crate::key::Name;
 use crate::record::Owner;
-use crate::step::{Count, Flow, LogEvent, Outgoing, SeenCaller, Step};
+use crate::step::{Flow, LogEvent, Outgoing, Search, SeenCaller, Step};
 use crate::store::client::{Batch, Client, Completion, Heard, Lane, Nonce};
 use crate::store::local::SharedMap;
 use crate::store::{Store, Submission};
@@ -28,10 +29,12 @@ pub enum Act {
         /// What.
         outgoing: Box<Outgoing>,
     },
-    /// Raise a counter by one.
+    /// Count one more.
     Count {
-        /// Which.
+        /// Of what.
         count: Count,
+        /// Under the rule of this number.
+        rule: usize,
         /// Whether of a trial.
         observed: bool,
     },
@@ -55,6 +58,11 @@ pub enum Act {
         /// The text of `Idempotency-Status`.
         text: String,
     },
+    /// Note that a duplicate has waited for so long.
+    Waited {
+        /// Until another's attempt ended, or it was refused, or its client went away.
+        ms: u64,
+    },
 }
 
 impl Act {
@@ -62,7 +70,7 @@ impl Act {
     pub fn stream(&self) -> Option<u32> {
         match self {
             Act::Flow { exchange, .. } | Act::Status { exchange, .. } => Some(*exchange),
-            Act::CallerSeen(_) | Act::Execute { .. } | Act::Count { .. } | Act::Log(_) => None,
+            Act::CallerSeen(_) | Act::Execute { .. } | Act::Count { .. } | Act::Log(_) | Act::Waited { .. } => None,
         }
     }
 }
@@ -78,6 +86,8 @@ pub struct Exchanges<C> {
     turns: Turns,
     /// Whether one was woken by the end of what it waited for, since the last tick.
     has_woken: bool,
+    /// Whether the embedded store's last answer was one.
+    answers: bool,
     /// By rule, whether its requests show callers.
     callers: HashMap<String, Callers>,
 }
@@ -148,6 +158,7 @@ impl<C: SharedMap> Exchanges<C> {
             waiters: HashMap::new(),
             turns: Turns::default(),
             has_woken: false,
+            answers: true,
             callers: HashMap::new(),
         }
     }
@@ -170,6 +181,7 @@ impl<C: SharedMap> Exchanges<C> {
         let before = entry.load();
         let (ran, waited_for) = (entry.exchange.runs().copied(), entry.exchange.waits_for().copied());
         let mut lock = entry.exchange.awaits_lock().copied();
+        let (waits_since_ms, rule) = (entry.exchange.waits_since_ms(), entry.exchange.rule().number);
         entry.closed |= matches!(event, Event { kind: EventKind::Closed { .. }, .. });
         if matches!(event, Event { kind: EventKind::ResponseHeaders { .. }, .. }) {
             entry.side = Side::Response;
@@ -180,21 +192,35 @@ impl<C: SharedMap> Exchanges<C> {
         while let Some((step, remembered)) = steps.pop_front() {
             let observed = step.observed;
             if remembered && step.counts.contains(&Count::Replayed) {
-                acts.push(Act::Count { count: Count::ReplayedCached, observed });
+                acts.push(Act::Count { count: Count::ReplayedCached, rule, observed });
             }
-            acts.extend(step.caller.and_then(|seen| self.note_caller(entry.exchange.rule(), seen, now_ms)));
+            acts.extend(step.caller.and_then(|seen| self.note_caller(&entry.exchange.rule().name, seen, now_ms)));
+            let search = step.search;
             for command in obey(id, &mut entry, step, &mut acts) {
                 let (asked, name) = (command.kind.reply_kind(), command.name);
                 lock = lock.or((asked == ReplyKind::Lock).then_some(name));
                 let (reply, remembered) = self.ask(id, command, now_ms);
                 if !remembered {
-                    acts.push(Act::Count { count: Count::StoreOperation, observed });
+                    acts.push(Act::Count { count: Count::StoreOperation, rule, observed });
                 }
                 let answer = reply.map(|reply| self.answer(&name, asked, reply));
                 steps.extend(answer.map(|kind| (entry.exchange.handle(Event { clock, kind }), remembered)));
             }
+            if let Some(Search { digits, from }) = search {
+                let kind = match self.store.search(digits, from, now_ms) {
+                    Ok((names, next)) => EventKind::Found { names, next },
+                    Err(failure) => {
+                        let (asked, reply) = (ReplyKind::Inspect, StoreReply::Failed(failure));
+                        EventKind::StoreReplied { asked, reply, may_wait: false }
+                    }
+                };
+                steps.push_back((entry.exchange.handle(Event { clock, kind }), false));
+            }
         }
         self.load = self.load.with(entry.load()).without(before);
+        if let (Some(since_ms), None) = (waits_since_ms, entry.exchange.waits_since_ms()) {
+            acts.push(Act::Waited { ms: now_ms.saturating_sub(since_ms) });
+        }
         self.note_waiter(id, waited_for, entry.exchange.waits_for().copied());
         if let Some(name) = lock.filter(|_| entry.exchange.awaits_lock().is_none()) {
             self.turns.leave(id, &name);
@@ -217,6 +243,7 @@ impl<C: SharedMap> Exchanges<C> {
         match self.store.ask(id, command, now_ms) {
             Submission::Remembered(reply) => (Some(reply), true),
             Submission::Answered(reply) => {
+                self.answers = !matches!(reply, StoreReply::Failed(_));
                 self.hear_of_turn(asked, name, &reply, now_ms);
                 (Some(reply), false)
             }
@@ -293,6 +320,11 @@ impl<C: SharedMap> Exchanges<C> {
     /// The same, for what no exchange asks.
     pub fn store_mut(&mut self) -> &mut Store<C> {
         &mut self.store
+    }
+
+    /// Whether the store has carried out what it was asked last.
+    pub fn store_answers(&self) -> bool {
+        self.store.client().map_or(self.answers, Client::is_well)
     }
 
     /// Whether nothing is under way or owed.
@@ -379,7 +411,8 @@ impl Entry {
 
 /// Turns a step into acts; hands back what it asks of the store.
 fn obey(id: u32, entry: &mut Entry, step: Step, acts: &mut Vec<Act>) -> Vec<Command> {
-    acts.extend(step.counts.into_iter().map(|count| Act::Count { count, observed: step.observed }));
+    let rule = entry.exchange.rule().number;
+    acts.extend(step.counts.into_iter().map(|count| Act::Count { count, rule, observed: step.observed }));
     acts.extend(step.log_event.map(Act::Log));
     acts.extend(step.execute.map(|outgoing| Act::Execute { exchange: id, outgoing }));
     entry.wake_ms = step.wake_ms.or(entry.wake_ms);

@@ -4,7 +4,8 @@
 //! It does not know why anything is done.
 
 use crate::command::Failure;
-use crate::step::{Count, Flow, LogEvent, Outgoing};
+use crate::count::Count;
+use crate::step::{Flow, LogEvent, Outgoing};
 use crate::store::client::{Batch, Lane};
 
 /// The host of one worker.
@@ -44,14 +45,24 @@ pub trait Host {
     /// Takes away the wake-up that has come.
     fn clear(&mut self);
 
-    /// Raises a counter by one, of a trial (`mode: observe`) or not.
-    fn count(&mut self, count: Count, observed: bool);
+    /// Counts one more of this under the rule of this number, unless it is of the store; of a trial (`mode: observe`) or
+    /// not.
+    fn count(&mut self, count: Count, rule: usize, observed: bool);
     /// Changes a gauge that all workers share.
     fn change_gauge(&mut self, gauge: Gauge, by: i64);
-    /// Sets the gauge of the embedded store's size.
-    fn set_store_bytes(&mut self, bytes: u64);
+    /// Notes how long a duplicate has waited for another's attempt to end.
+    fn note_wait(&mut self, waited_ms: u64);
+    /// Sets the gauges of the embedded store's size.
+    fn set_store_size(&mut self, bytes: u64, records: u64);
+    /// Notes for all workers since when this one owes the store the oldest of what it owes.
+    fn note_owed_since(&mut self, since_ms: Option<u64>, now_ms: u64);
     /// Writes a log line.
     fn log(&mut self, log_event: &LogEvent);
+    /// Notes for all workers that the store has failed; tells whether it had not before.
+    fn note_store_failed(&mut self, now_ms: u64) -> bool;
+    /// Notes for all workers that the store answers again, unless one of them has seen it fail of late; tells since when
+    /// it had failed, where none of them has noted that yet.
+    fn note_store_answers(&mut self, now_ms: u64) -> Option<u64>;
     /// Notes for all workers that a request of this rule has shown a caller.
     fn note_caller(&mut self, rule: &str);
     /// Notes for all workers that a request of this rule has shown no caller; tells whether none of them has said so of
@@ -97,9 +108,22 @@ pub enum Gauge {
     Outbox,
     /// Plugins that are to go and still have something under way or owed.
     Draining,
+    /// Workers whose breaker towards the store is open, or waits for its probe.
+    BreakerOpen,
 }
 
 impl Gauge {
     /// All of them.
-    pub const ALL: [Gauge; 4] = [Gauge::Running, Gauge::Waiting, Gauge::Outbox, Gauge::Draining];
+    pub const ALL: [Gauge; 5] = [Gauge::Running, Gauge::Waiting, Gauge::Outbox, Gauge::Draining, Gauge::BreakerOpen];
+
+    /// The name that it is shown under.
+    pub fn metric(self) -> &'static str {
+        match self {
+            Gauge::BreakerOpen => "idempotency_breaker_open",
+            Gauge::Draining => "idempotency_draining",
+            Gauge::Outbox => "idempotency_outbox",
+            Gauge::Running => "idempotency_running",
+            Gauge::Waiting => "idempotency_waiting",
+        }
+    }
 }

@@ -21,35 +21,37 @@ mod exchanges;
 
 mod stream;
 
+mod told;
+
 use std::collections::{HashMap, VecDeque};
+use std::mem::Discriminant;
 
 pub use exchanges::NO_CALLER_QUIET_MS;
 pub use host::{Action, Gauge, Host, Side, Turn};
 pub use stream::{RequestBody, ResponseBody, Stream};
+pub use told::STORE_QUIET_MS;
 
 use crate::by_id::ById;
 use crate::command::Failure;
+use crate::count::Count;
 use crate::event::{Clock, Event, EventKind, Executed};
 use crate::exchange::Exchange;
 use crate::record::Owner;
-use crate::step::{Count, Flow, LogEvent, Outgoing};
-use crate::store::client::{Batch, Client, Heard, Lane, Nonce, Reply};
+use crate::step::{Flow, LogEvent, Outgoing};
+use crate::store::client::{Batch, Heard, Lane, Nonce, Reply};
 use crate::store::local::SharedMap;
 use crate::store::{HandedOver, Store};
 use bodies::Bodies;
 use exchanges::{Act, Exchanges};
+use told::GAUGE_TICKS;
 
 /// How many bytes of bodies one worker holds back at most before it calls itself overloaded.
 const HELD_MAX: u64 = 64 << 20;
 /// How many buckets of the table one tick cleans.
 const SWEEP_STEPS: u32 = 64;
-/// How many ticks pass between two looks at the table's size, and at what was given up.
-const GAUGE_TICKS: u32 = 10;
 /// How many streams the root lets go or answers in one turn: as many as one call to the store brings answers for. Envoy
 /// calls the filter for each from within the one before it, so that a thousand at once would exhaust the VM's stack.
 pub const FLOWS_AT_ONCE: usize = 64;
-/// How long what every request would say, and was logged, is not logged again.
-const QUIET_MS: u64 = 1_000;
 
 /// How long what is owed keeps a plugin that is to go, where no other takes it over.
 const DRAIN_MAX_MS: u64 = 3_600_000;
@@ -71,9 +73,11 @@ pub struct Worker<C> {
     /// From how many held bytes on the worker is overloaded.
     overloaded_from: u64,
     /// When what every request would say was logged last.
-    said_ms: HashMap<LogEvent, u64>,
+    said_ms: HashMap<Discriminant<LogEvent>, u64>,
+    /// When the store failed last, where it was not said since that it answers again.
+    store_failed_ms: Option<u64>,
     /// What the host was told of each gauge.
-    told: [(Gauge, i64); 4],
+    told: [(Gauge, i64); 5],
     ticks: u32,
     /// The longest lease: for so long withdrawals are kept once its plugin is to go.
     lease_ms: u64,
@@ -94,6 +98,7 @@ impl<C: SharedMap> Worker<C> {
             bodies: Bodies::default(),
             overloaded_from: HELD_MAX + 1,
             said_ms: HashMap::new(),
+            store_failed_ms: None,
             told: Gauge::ALL.map(|gauge| (gauge, 0)),
             ticks: 0,
             lease_ms,
@@ -186,6 +191,7 @@ impl<C: SharedMap> Worker<C> {
         }
         self.ticks = self.ticks.wrapping_add(1);
         self.tell_gauges(host);
+        self.tell_recovery(host, now_ms);
         if self.ticks.is_multiple_of(GAUGE_TICKS) {
             self.tell_given_up(host, now_ms);
         }
@@ -321,7 +327,7 @@ impl<C: SharedMap> Worker<C> {
                 let refused = host.send(batches);
                 let (lost, failures): (Vec<u64>, Vec<Failure>) = refused.into_iter().unzip();
                 let taken = asked.iter().filter(|batch| !lost.contains(batch)).count();
-                let count = Act::Count { count: Count::StoreCall, observed: false };
+                let count = Act::Count { count: Count::StoreCall, rule: 0, observed: false };
                 acts.extend(std::iter::repeat_n(count, taken));
                 // What is lost at once is lost for one reason, and counts once for the breaker.
                 let lost = failures.first().map(|failure| (lost, *failure));
@@ -352,7 +358,8 @@ impl<C: SharedMap> Worker<C> {
     fn act<H: Host>(&mut self, host: &mut H, act: Act, turn: Turn, now_ms: u64) {
         match act {
             Act::CallerSeen(rule) => host.note_caller(&rule),
-            Act::Count { count, observed } => host.count(count, observed),
+            Act::Count { count, rule, observed } => host.count(count, rule, observed),
+            Act::Waited { ms } => host.note_wait(ms),
             Act::Execute { exchange, outgoing } => self.outgoing.push((exchange, outgoing)),
             Act::Log(log_event) => self.log(host, log_event, now_ms),
             Act::Status { exchange, text } => {
@@ -371,22 +378,6 @@ impl<C: SharedMap> Worker<C> {
                     }
                 }
             }
-        }
-    }
-
-    fn log<H: Host>(&mut self, host: &mut H, log_event: LogEvent, now_ms: u64) {
-        // Every request would say so; once a second is enough.
-        if self.said_ms.get(&log_event).is_some_and(|said| now_ms < said + QUIET_MS) {
-            return;
-        }
-        if let LogEvent::NoCaller { rule, .. } = &log_event
-            && !host.note_no_caller(rule, now_ms)
-        {
-            return;
-        }
-        host.log(&log_event);
-        if log_event.is_repeated() {
-            self.said_ms.insert(log_event, now_ms);
         }
     }
 
@@ -412,34 +403,5 @@ impl<C: SharedMap> Worker<C> {
             self.tell_given_up(host, now_ms);
         }
         may_go
-    }
-
-    fn tell_given_up<H: Host>(&mut self, host: &mut H, now_ms: u64) {
-        for given_up in self.exchanges.store_mut().take_given_up() {
-            self.log(host, LogEvent::GaveUp(given_up), now_ms);
-        }
-    }
-
-    fn tell_gauges<H: Host>(&mut self, host: &mut H) {
-        let outbox = self.store().client().map_or(0, Client::owed);
-        self.tell_gauge(host, Gauge::Running, self.running() as i64);
-        self.tell_gauge(host, Gauge::Waiting, self.waiting() as i64);
-        self.tell_gauge(host, Gauge::Outbox, outbox as i64);
-        self.tell_gauge(host, Gauge::Draining, self.is_draining.into());
-        if self.ticks.is_multiple_of(GAUGE_TICKS)
-            && let Some(table) = self.store().table()
-        {
-            host.set_store_bytes(table.bytes());
-        }
-    }
-
-    /// Tells the host by how much a gauge has changed, because all workers share it.
-    fn tell_gauge<H: Host>(&mut self, host: &mut H, gauge: Gauge, now: i64) {
-        for (_, told) in self.told.iter_mut().filter(|(told, _)| *told == gauge) {
-            if now != *told {
-                host.change_gauge(gauge, now - *told);
-                *told = now;
-            }
-        }
     }
 }

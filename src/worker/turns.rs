@@ -4,8 +4,9 @@
 //! for as long as others may need to ask once.
 //! It does not know who holds a lock: that only the store knows.
 
-use crate::command::{Command, CommandKind, LockCommand};
+use crate::command::{Command, CommandKind};
 use crate::key::Name;
+use crate::lock::LockCommand;
 
 /// Those of one worker that wait for locks.
 #[derive(Default)]

@@ -182,7 +182,7 @@ fn a_body_that_is_not_json_has_no_key_that_could_be_read() {
     let within = format!(r#"{{"order": {{"id": "deep"}}, "x": {}1{}}}"#, "[".repeat(120), "]".repeat(120));
     executed(&json_body(&world, "/json/broken", within).send(), 1);
     assert!(world.gateway.is_running());
-    assert!(world.gateway.stat("wasmcustom.idempotency_bypassed_key_unreadable_total") > 0);
+    assert!(world.gateway.counted("bypassed.key-unreadable") > 0);
     assert_eq!(world.ledger.entries_for("/json-required/broken").len(), 0);
 }
 
@@ -290,9 +290,7 @@ fn a_trial_reads_bodies_and_holds_none() {
         assert_eq!(said(&answer), format!("bypassed;outcome={outcome};reason=observe"));
     }
     assert_eq!(world.ledger.entries_for("/observe/pay").len(), 2);
-    wait_until("the replay is counted", PATIENCE, || {
-        world.gateway.stat("wasmcustom.idempotency_observed_replayed_total") == 1
-    });
+    wait_until("the replay is counted", PATIENCE, || world.gateway.counted("observed_requests.replayed") == 1);
 }
 
 #[test]

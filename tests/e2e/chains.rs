@@ -35,7 +35,7 @@ fn what_a_transcoder_in_front_has_made_grpc_of_passes_and_says_so() {
         assert_eq!(said(&answer), "bypassed;reason=grpc", "{}", shown(&answer));
         assert_eq!(world.ledger.entries().len(), executions);
     }
-    assert_eq!(world.gateway.stat("wasmcustom.idempotency_bypassed_grpc_total"), 2);
+    assert_eq!(world.gateway.counted("bypassed.grpc"), 2);
     // A call that began as gRPC has no status: its client would not read it.
     let native = world.post("/shop.Payments/Other").header("content-type", "application/grpc").key("k").body("");
     assert_eq!(said(&native.send()), "");
@@ -108,7 +108,7 @@ fn of_two_hops_that_share_records_the_second_says_why_nothing_runs() {
         let answer = world.post("/hops").key("k").body("ten").send();
         assert!(answer.status >= 400, "{name}: {}", shown(&answer));
         assert_eq!(world.ledger.entries().len(), 0, "{name}");
-        world.gateway.wait_for_stat("wasmcustom.idempotency_second_hop_total", 1);
+        world.gateway.wait_for_count("second_hop", 1);
         world.gateway.wait_for_log("has come through another hop that has claimed it in this very store");
     }
 }
@@ -142,7 +142,7 @@ pub fn leave_to_the_filter(tree: &mut Value) {
 fn what_only_the_gateway_may_say_comes_from_no_client_by_any_shipped_file() {
     let forged = ["idempotency-operation", "idempotency-attempt", "idempotency-fence", "idempotency_attempt"];
     let nowhere = Port::reserve();
-    for file in ["local.yaml", "redis.yaml", "redis-webdis.yaml", "shielded.yaml"] {
+    for file in ["local.yaml", "redis.yaml", "redis-webdis.yaml", "redis-failover.yaml", "shielded.yaml"] {
         let ledger = Ledger::start();
         let store = nowhere.addr();
         let options = Options::file(file, ledger.addr()).mutate(move |tree| {

@@ -164,22 +164,22 @@ fn a_record_that_cannot_be_read_is_refused_also_under_forward() {
     world.gateways[0].restart();
 
     for path in &paths {
-        let counted = world.stat("store_failures_corrupt_total");
+        let counted = world.counted("store_failures.corrupt");
         let pay = world.post(path).key("k");
         // Each on a connection of its own, and so on either worker.
         for _ in 0..4 {
             refused(&pay.clone().body("ten").send(), 503, "store-unavailable", Some("1"));
         }
-        assert!(world.stat("store_failures_corrupt_total") >= counted + 4, "{path}");
+        assert!(world.counted("store_failures.corrupt") >= counted + 4, "{path}");
         // Where only the response cannot be read, the payload can.
         let other = pay.body("twenty").send();
         assert!(["store-unavailable", "mismatch"].iter().any(|slug| is_refusal(&other, slug)), "{}", shown(&other));
         assert_eq!(world.ledger.entries_for(path).len(), 1, "{path}");
     }
     refused(&other_type.send(), 503, "store-unavailable", Some("1"));
-    assert_eq!(world.stat("store_failures_wrongtype_total"), 1);
+    assert_eq!(world.counted("store_failures.wrongtype"), 1);
     replays(&whole.send(), &first);
-    assert_eq!(world.stat("bypassed_store_failure_total"), 0);
+    assert_eq!(world.counted("bypassed.store-failure"), 0);
     // Of a store that says nothing at all the operator has decided otherwise.
     world.interposer.close();
     let answer = world.post("/spoilt/away").key("k").body("ten").send();

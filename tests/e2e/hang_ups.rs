@@ -212,13 +212,13 @@ fn in_the_middle_of_a_replay_nothing_changes() {
         let large = |retry: &Request| retry.clone().header("x-test-body-size", "500000").send();
         let first = large(&retries(world, &path)[0]);
         executed(&first, 1);
-        let replays_before = world.stat("replayed_total");
+        let replays_before = world.counted("requests.replayed");
         let mut client = Client::begin(world, way, &path, &[], "ten");
         match &mut client {
             Client::Connection(connection) => assert_eq!(connection.head().status, 201),
             // It is larger than the window of a stream.
             Client::Stream(_) => {
-                wait_until("it is replayed", PATIENCE, || world.stat("replayed_total") > replays_before);
+                wait_until("it is replayed", PATIENCE, || world.counted("requests.replayed") > replays_before);
             }
         }
         let _rest = client.leave();

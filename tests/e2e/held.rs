@@ -53,7 +53,7 @@ fn an_upstream_can_have_a_record_live_for_thirty_days_at_most() {
         let first = pay.clone().header("x-test-header", format!("idempotency-ttl: {asked}")).send();
         assert_eq!(said(&first), format!("executed;stored=?1;attempt=1;ttl={ttl}"), "{name}");
         assert!(parameter(&pay.send(), "ttl").is_some_and(|left| left <= ttl && left + 30 > ttl), "{name}");
-        assert_eq!(world.gateway.stat("wasmcustom.idempotency_ttl_capped_total"), capped, "{name}");
+        assert_eq!(world.gateway.counted("ttl_capped"), capped, "{name}");
     }
 }
 

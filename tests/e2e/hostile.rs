@@ -228,8 +228,8 @@ fn upgrades_and_tunnels_work_and_are_counted() {
             assert_eq!(&echo, b"ping");
         }
     }
-    assert_eq!(world.gateway.stat("wasmcustom.idempotency_bypassed_upgrade_total"), 4);
-    assert_eq!(world.gateway.stat("wasmcustom.idempotency_bypassed_connect_total"), 2);
+    assert_eq!(world.gateway.counted("bypassed.upgrade"), 4);
+    assert_eq!(world.gateway.counted("bypassed.connect"), 2);
     assert_eq!(world.gateway.stat("wasmcustom.idempotency_running"), 0);
     // An upgrade that Envoy does not know is refused by Envoy, and is no way round.
     let mut client = talk(
@@ -253,7 +253,7 @@ fn bodies_held_back_by_slow_clients_are_bounded_and_no_bar_once_they_have_gone()
             client
         })
         .collect();
-    let refusals = || world.gateway.stat("wasmcustom.idempotency_store_failures_overloaded_total");
+    let refusals = || world.gateway.counted("store_failures.overloaded");
     wait_until("the worker is overloaded", PATIENCE, || refusals() > 0);
     let after = resident(world.gateway.process_id());
     assert!(after <= before + (112 << 20), "{after} bytes after {before}");

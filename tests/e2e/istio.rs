@@ -61,6 +61,15 @@ fn one_payment_sent_twice_is_charged_once_and_its_record_is_in_redis() {
 }
 
 #[test]
+fn its_metrics_have_labels() {
+    let mesh = mesh();
+    mesh.post("/istio/metrics").key("k").body("ten").send();
+    let told = mesh.gateway.admin("/stats/prometheus?filter=idempotency");
+    assert!(told.contains(r#"idempotency_requests_total{rule="default",outcome="executed"}"#), "{told}");
+    assert!(told.contains(r#"idempotency_store_call_microseconds_bucket{le="2000"}"#), "{told}");
+}
+
+#[test]
 fn a_503_of_a_sidecar_leaves_the_outcome_unknown() {
     let mesh = mesh();
     let pay = mesh.post("/istio/lost").key("k").body("ten");
@@ -120,6 +129,7 @@ fn take_out(tree: &mut Value) {
     // A subscription says who asks.
     tree["node"] = json!({ "id": "gateway", "cluster": "gateway" });
     listener(tree)["per_connection_buffer_limit_bytes"] = json!(32_768);
+    assert!(tree.as_object_mut().expect("an object").remove("stats_config").is_some());
     let manager = hcm(tree);
     manager["http_filters"].as_array_mut().expect("a list").retain(|filter| filter["name"] != "idempotency");
     let members = manager.as_object_mut().expect("an object");
@@ -159,6 +169,7 @@ fn apply(patch: &Value, tree: &mut Value) {
             *filter = discovering(filter.take());
             tree["static_resources"]["listeners"].as_array_mut().expect("a list").push(added);
         }
+        ("BOOTSTRAP", "MERGE") => merge(tree, value),
         ("CLUSTER", "ADD") => tree["static_resources"]["clusters"].as_array_mut().expect("a list").push(value),
         ("LISTENER", "MERGE") => merge(listener(tree), value),
         ("VIRTUAL_HOST", "MERGE") => merge(&mut hcm(tree)["route_config"]["virtual_hosts"][0], value),

@@ -94,7 +94,7 @@ fn what_a_body_says_decides_where_its_status_would_be_stored() {
 #[test]
 fn what_cannot_be_read_keeps_its_statuss_fate_and_is_counted() {
     let world = world();
-    let counted = || world.gateway.stat("wasmcustom.idempotency_outcome_unread_total");
+    let counted = || world.gateway.counted("outcome_unread");
     let json = "application/json";
     for (place, count) in [("inline", 3), ("shielded", 3)] {
         let before = counted();
@@ -112,7 +112,7 @@ fn what_cannot_be_read_keeps_its_statuss_fate_and_is_counted() {
     assert_eq!(said(&large), "executed;stored=?0;attempt=1;outcome=completed;reason=too-large");
     let trial = answered(&world, "/observe/trial", json, REFUSED).send();
     assert_eq!((trial.status, trial.text().as_str()), (200, REFUSED));
-    world.gateway.wait_for_stat("wasmcustom.idempotency_observed_outcome_unread_total", 1);
+    world.gateway.wait_for_count("observed_outcome_unread", 1);
     assert_eq!(counted(), before + 1);
 }
 

@@ -234,7 +234,7 @@ fn without_the_flag_a_body_is_refused_at_once_and_a_line_of_each_worker_says_why
     let lines: Vec<_> = log.lines().filter(|line| line.contains("allow_on_headers_stop_iteration")).collect();
     assert!(!lines.is_empty() && lines.iter().all(|line| line.contains("[warning]")), "{lines:#?}");
     assert!(lines.len() <= WORKERS, "one a worker: {lines:#?}");
-    assert_eq!(world.gateway.stat("wasmcustom.idempotency_store_failures_missing_flag_total"), 2);
+    assert_eq!(world.gateway.counted("store_failures.missing_flag"), 2);
 }
 
 #[test]

@@ -67,12 +67,15 @@ mod meaning;
 mod memory;
 /// What the module imports, and its size.
 mod module;
+mod monitoring;
 /// This filter among others, each as it comes.
 mod neighbours;
 /// Metrics, access log, log.
 mod observability;
 /// Requests for one resource, one at a time.
 mod one_at_a_time;
+
+mod operator;
 /// Other places among the filters than those that the documents name.
 mod order;
 /// What becomes of the key, by what came back.
@@ -91,6 +94,8 @@ mod redis_attack;
 mod redis_cluster;
 /// What a store can say instead of an answer.
 mod redis_errors;
+/// A primary that is lost, and how gateways find the next one.
+mod redis_failover;
 /// Trouble with that Redis while gateways are under load.
 mod redis_faults;
 /// The load, and the judge of what came out.
@@ -119,8 +124,11 @@ mod shielded_bytes;
 mod shielded_redis;
 /// Requests that are signed anew for each try.
 mod signatures;
+/// What records, connections and operations there are of how many requests.
+mod sizing;
 /// What somebody who means harm may send, or may put into the store.
 mod threats;
+mod tracing;
 /// Outcomes nobody knows, and the attempts that follow them.
 mod unknown;
 /// Filters in front that verify who is asking.

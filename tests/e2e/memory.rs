@@ -40,10 +40,10 @@ fn three_hundred_thousand_keys_stay_within_the_bound_and_nothing_unsettled_is_fo
     let unknown = world.post("/hold").key("k").body("ten");
     assert_eq!(unknown.clone().header("x-test-status", "504").send().status, 504);
     // So that the workers and their connections are there before.
-    flood(&world, "warm", 2_000);
+    flood(world.gateway.addr(), "warm", 2_000);
     let before = resident(world.gateway.process_id());
 
-    let told = flood(&world, "key", 300_000);
+    let told = flood(world.gateway.addr(), "key", 300_000);
     let after = resident(world.gateway.process_id());
     println!("Envoy takes {} MiB before and {} MiB after; {told:?}", before >> 20, after >> 20);
     let bound = before + RSS_FACTOR * MAX_BYTES + RSS_CONSTANT;
@@ -52,7 +52,10 @@ fn three_hundred_thousand_keys_stay_within_the_bound_and_nothing_unsettled_is_fo
     let count = |status: u16| told.get(&status).copied().unwrap_or(0);
     assert!(count(201) + count(503) == 300_000 && count(201) > 60_000 && count(503) > 0, "{told:?}");
     let stat = |name: &str| world.gateway.stat(&format!("wasmcustom.idempotency_{name}"));
-    assert_eq!([stat("refused_store_unavailable_total"), stat("store_failures_full_total")], [count(503) as u64; 2]);
+    assert_eq!(
+        ["refused.store-unavailable", "store_failures.full"].map(|what| world.gateway.counted(what)),
+        [count(503) as u64; 2]
+    );
     // Nothing could go any more: all that is left are records, and there is no room for one more.
     let a_record = 256;
     wait_until("the gauge tells", PATIENCE, || stat("store_bytes").abs_diff(MAX_BYTES) < a_record);
@@ -80,7 +83,7 @@ fn three_hundred_thousand_keys_stay_within_the_bound_and_nothing_unsettled_is_fo
 #[test]
 fn small_responses_are_replayed_while_the_bytes_are_not_used() {
     let world = flooded(json!({ "store": { "max_bytes": 1 << 20 } }));
-    let told = flood(&world, "key", SMALL_RESPONSES);
+    let told = flood(world.gateway.addr(), "key", SMALL_RESPONSES);
     assert_eq!(told, BTreeMap::from([(201, SMALL_RESPONSES)]));
     let used = || world.gateway.stat("wasmcustom.idempotency_store_bytes");
     wait_until("the gauge tells", PATIENCE, || used() > (1 << 20) * 9 / 10);
@@ -99,13 +102,13 @@ fn a_full_table_is_free_again_when_its_records_have_expired() {
         assert_eq!(said(&answer), "executed;stored=?1;attempt=1;ttl=2", "{}", shown(&answer));
     };
     runs("/first", "k", "ten");
-    let told = flood(&world, "key", 20_000);
+    let told = flood(world.gateway.addr(), "key", 20_000);
     assert!(told.keys().all(|status| [201, 503].contains(status)), "{told:?}");
 
     let flooded = Instant::now();
     wait_until("all records have expired", PATIENCE, || flooded.elapsed() > Duration::from_millis(2100));
     runs("/first", "k", "twenty");
-    let again = flood(&world, "key", 2_000);
+    let again = flood(world.gateway.addr(), "key", 2_000);
     assert_eq!(again, BTreeMap::from([(201, 2_000)]));
     let bytes = || world.gateway.stat("wasmcustom.idempotency_store_bytes");
     wait_until("the table is empty", PATIENCE, || bytes() == 0);
@@ -114,25 +117,26 @@ fn a_full_table_is_free_again_when_its_records_have_expired() {
 /// A gateway that sends what carries `x-route: flood` to a service with no memory.
 fn flooded(document: Value) -> World {
     let service = forgetful();
-    World::with(document, |options| {
-        options.mutate(move |tree| {
-            let mut flood = cluster(tree, "payments").clone();
-            flood["name"] = json!("flood");
-            set_endpoint(&mut flood, service);
-            tree["static_resources"]["clusters"].as_array_mut().unwrap().push(flood);
-            // What runs must outlast the flood.
-            hcm(tree)["stream_idle_timeout"] = json!("300s");
-            hcm(tree)["route_config"]["virtual_hosts"][0]["routes"][0]["route"]["timeout"] = json!("300s");
-            let chosen = json!({ "name": "x-route", "string_match": { "exact": "flood" } });
-            let route = json!({ "match": { "prefix": "/", "headers": [chosen] }, "route": { "cluster": "flood" } });
-            hcm(tree)["route_config"]["virtual_hosts"][0]["routes"].as_array_mut().unwrap().insert(0, route);
-        })
-    })
+    World::with(document, |options| options.mutate(move |tree| route_floods(tree, service)))
+}
+
+/// Sends what carries `x-route: flood` to this service.
+pub fn route_floods(tree: &mut Value, service: SocketAddr) {
+    let mut flood = cluster(tree, "payments").clone();
+    flood["name"] = json!("flood");
+    set_endpoint(&mut flood, service);
+    tree["static_resources"]["clusters"].as_array_mut().unwrap().push(flood);
+    // What runs must outlast the flood.
+    hcm(tree)["stream_idle_timeout"] = json!("300s");
+    hcm(tree)["route_config"]["virtual_hosts"][0]["routes"][0]["route"]["timeout"] = json!("300s");
+    let chosen = json!({ "name": "x-route", "string_match": { "exact": "flood" } });
+    let route = json!({ "match": { "prefix": "/", "headers": [chosen] }, "route": { "cluster": "flood" } });
+    hcm(tree)["route_config"]["virtual_hosts"][0]["routes"].as_array_mut().unwrap().insert(0, route);
 }
 
 /// Sends `count` keys over connections that are kept open; how often which status came.
-fn flood(world: &World, name: &str, count: usize) -> BTreeMap<u16, usize> {
-    let (to, next, began) = (world.gateway.addr(), AtomicUsize::new(0), Instant::now());
+pub fn flood(to: SocketAddr, name: &str, count: usize) -> BTreeMap<u16, usize> {
+    let (next, began) = (AtomicUsize::new(0), Instant::now());
     let client = || {
         let mut told = BTreeMap::new();
         let mut stream = TcpStream::connect(to).unwrap();
@@ -168,7 +172,7 @@ fn flood(world: &World, name: &str, count: usize) -> BTreeMap<u16, usize> {
 }
 
 /// A service that answers everything alike, on threads that end with this process.
-fn forgetful() -> SocketAddr {
+pub fn forgetful() -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let addr = listener.local_addr().unwrap();
     thread::spawn(move || {

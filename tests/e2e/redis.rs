@@ -199,7 +199,7 @@ fn a_script_that_redis_has_forgotten_is_sent_again_unseen() {
     executed(&first, 1);
     world.redis.ask(&["SCRIPT", "FLUSH"]);
     replays(&pay.clone().to(world.other()).send(), &first);
-    assert_eq!(world.stat("store_failures_noscript_total"), 0);
+    assert_eq!(world.counted("store_failures.noscript"), 0);
 }
 
 #[test]
@@ -211,7 +211,7 @@ fn what_is_no_record_is_a_failure_of_the_store() {
         ("wrongtype", "/two/wrong-type", vec!["LPUSH", "KEY", "garbage"]),
     ];
     for (reason, path, command) in cases {
-        let counter = format!("store_failures_{reason}_total");
+        let counter = format!("store_failures.{reason}");
         let pay = world.post(path).key("k").body("ten");
         // Released, so that no gateway remembers anything of it.
         not_stored(&pay.clone().header("x-test-status", "400").send(), 400, 1, "released");
@@ -220,12 +220,12 @@ fn what_is_no_record_is_a_failure_of_the_store() {
         let command: Vec<&str> = command.into_iter().map(|word| if word == "KEY" { &key } else { word }).collect();
         assert!(!matches!(world.redis.ask(&command), Reply::Error(_)));
 
-        let before = world.stat(&counter);
+        let before = world.counted(&counter);
         for gateway in &world.gateways {
             refused(&pay.clone().to(gateway.addr()).send(), 503, "store-unavailable", Some("1"));
         }
         let counted = world.gateways.iter().map(|one| one.admin("/stats?filter=store_failures")).collect::<String>();
-        assert!(world.stat(&counter) >= before + 2, "{reason} in\n{counted}");
+        assert!(world.counted(&counter) >= before + 2, "{reason} in\n{counted}");
         assert_eq!(world.ledger.entries_for(path).len(), 1);
 
         world.redis.ask(&["DEL", &key]);
@@ -265,10 +265,7 @@ fn what_a_gateway_remembers_it_answers_without_a_call() {
     let world = SharedWorld::start(document);
     let pay = world.post("/cached").key("k").body("ten");
     let here = &world.gateways[0];
-    let counters = || {
-        let count = |what: &str| here.stat(&format!("wasmcustom.idempotency_{what}_total"));
-        (count("store_calls"), count("replayed_cached"))
-    };
+    let counters = || (here.counted("store_calls"), here.counted("replayed_cached"));
     let mut first = held(&world, &world.post("/cached").key("k"), "cached");
     let (calls, _) = counters();
     // Enough connections that both workers get some.
@@ -289,10 +286,10 @@ fn what_a_gateway_remembers_it_answers_without_a_call() {
     // The other gateway asks once, and then knows.
     let there = pay.to(world.other());
     replays(&there.send(), &first);
-    let asked = world.gateways[1].stat("wasmcustom.idempotency_store_calls_total");
+    let asked = world.gateways[1].counted("store_calls");
     assert!(asked > 0);
     replays(&there.send(), &first);
-    assert_eq!(world.gateways[1].stat("wasmcustom.idempotency_store_calls_total"), asked);
+    assert_eq!(world.gateways[1].counted("store_calls"), asked);
 }
 
 #[test]
@@ -302,11 +299,11 @@ fn a_gateway_without_a_cache_asks_every_time() {
     );
     let pay = world.post("/asked").key("k").body("ten");
     let first = pay.send();
-    let calls = world.stat("store_calls_total");
+    let calls = world.counted("store_calls");
     for _ in 0..8 {
         replays(&pay.send(), &first);
     }
-    assert_eq!((world.stat("store_calls_total"), world.stat("replayed_cached_total")), (calls + 8, 0));
+    assert_eq!((world.counted("store_calls"), world.counted("replayed_cached")), (calls + 8, 0));
 }
 
 /// Sends the request with the body `ten`, and returns when the service holds its answer back.

@@ -70,7 +70,7 @@ fn what_one_store_has_completed_is_not_replayed_for_another_behind_the_same_clus
     let pay = world.post("/other-store").key("k").body("ten");
     let first = pay.send();
     replays(&pay.send(), &first);
-    let cached = || world.stat("replayed_cached_total");
+    let cached = || world.counted("replayed_cached");
     assert_eq!(cached(), 1);
     let mut store = Dialect::chosen().store();
     match Dialect::chosen() {
@@ -96,7 +96,7 @@ fn a_duplicate_that_got_no_answer_is_no_execution_whose_outcome_is_unknown() {
     // Both tries, and the withdrawal.
     world.interposer.wait_for_calls(calls + 3);
     replays(&there.send(), &first);
-    assert_eq!(world.stat("unknown_total"), 0);
+    assert_eq!(world.counted("unknown"), 0);
     assert!(!world.gateways[1].log().contains("lost its lease"));
 }
 

@@ -30,7 +30,7 @@ fn fails(world: &SharedWorld, request: &Request, reason: &str, cure: impl FnOnce
         Dialect::Resp => vec![reason, "garbage", "transport"],
         Dialect::Webdis => vec![reason],
     };
-    let counts = || reasons.iter().map(|reason| world.stat(&format!("store_failures_{reason}_total"))).sum::<u64>();
+    let counts = || reasons.iter().map(|reason| world.counted(&format!("store_failures.{reason}"))).sum::<u64>();
     let before = counts();
     refused(&request.send(), 503, "store-unavailable", Some("1"));
     let failures = world.gateways[0].admin("/stats?filter=store_failures");
@@ -195,7 +195,7 @@ fn while_the_breaker_is_open_nobody_waits() {
     world.interposer.set(Fault::Silence);
     let opened = wait_for("the breaker opens", PATIENCE, || {
         refused(&pay(1).send(), 503, "store-unavailable", Some("1"));
-        (world.stat("store_failures_breaker_total") > 0).then(Instant::now)
+        (world.counted("store_failures.breaker") > 0).then(Instant::now)
     });
     let calls = world.interposer.calls();
     refused(&pay(2).send(), 503, "store-unavailable", Some("1"));
@@ -216,14 +216,14 @@ fn a_full_redis_refuses_new_keys_and_keeps_what_it_has() {
     let mut running = held(&world, &world.post("/full/running").key("k"), "full");
 
     world.redis.ask(&["CONFIG", "SET", "maxmemory", "1"]);
-    let counted = world.stat("store_failures_oom_total");
+    let counted = world.counted("store_failures.oom");
     refused(&pay("/full/new").send(), 503, "store-unavailable", Some("1"));
     assert_eq!(world.ledger.entries_for("/full/new").len(), 0);
     replays(&pay("/full/before").send(), &before);
     world.ledger.open("full");
     let unsaved = running.response();
     not_stored(&unsaved, 201, 1, "completed");
-    assert!(world.stat("store_failures_oom_total") >= counted + 2);
+    assert!(world.counted("store_failures.oom") >= counted + 2);
 
     world.redis.ask(&["CONFIG", "SET", "maxmemory", "0"]);
     succeeds(&world, &pay("/full/new"));
@@ -292,7 +292,7 @@ fn after_reply_the_client_does_not_wait_for_the_store() {
     world.ledger.open("after-slow");
     assert_eq!(said(&running.response()), "executed;attempt=1");
     world.interposer.wait_for_calls(calls + 1);
-    wait_until("it is stored", PATIENCE, || world.stat("stored_total") == 2);
+    wait_until("it is stored", PATIENCE, || world.counted("stored") == 2);
 }
 
 #[test]
@@ -306,7 +306,7 @@ fn forward_lets_requests_through_and_says_so() {
     world.interposer.wait_for_calls(calls + 1);
     let entry = world.ledger.entries_for("/forward").remove(0);
     assert_eq!((entry.key.as_deref(), entry.operation, entry.attempt), (Some("k"), None, None));
-    assert_eq!(world.stat("bypassed_store_failure_total"), 1);
+    assert_eq!(world.counted("bypassed.store-failure"), 1);
 
     world.interposer.set(Fault::Pass);
     // A bypass has no operation for the service to see, so the key is the only one there is.

@@ -92,7 +92,7 @@ fn replies_are_swapped() {
         progress.wait_for(50);
         world.interposer.set(Fault::Pass);
     });
-    assert!(world.stat("store_failures_nonce_total") > 0);
+    assert!(world.counted("store_failures.nonce") > 0);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use harness::{Entry, PATIENCE, Response, SharedWorld, wait_for, wait_until};
+use harness::{Entry, Gateway, Ledger, PATIENCE, Response, SharedWorld, wait_for, wait_until};
 use serde_json::json;
 
 use crate::check::{is_refusal, said, shown};
@@ -63,6 +63,19 @@ impl Promise {
 /// for every operation until it is settled, and holds all of it to the promise.
 #[track_caller]
 pub fn storm(world: &SharedWorld, promise: Promise, trouble: impl FnOnce(&Progress)) {
+    storm_on(&Field { gateways: &world.gateways, ledger: &world.ledger }, promise, trouble);
+}
+
+/// Gateways that share a store, of whatever kind, and the service behind them.
+#[derive(Debug, Clone, Copy)]
+pub struct Field<'a> {
+    pub gateways: &'a [Gateway],
+    pub ledger: &'a Ledger,
+}
+
+/// As [`storm`], on these.
+#[track_caller]
+pub fn storm_on(world: &Field<'_>, promise: Promise, trouble: impl FnOnce(&Progress)) {
     let progress = Progress::default();
     let stories: Vec<Story> = thread::scope(|scope| {
         let clients: Vec<_> = (0..CLIENTS)
@@ -101,6 +114,11 @@ pub struct Progress {
 }
 
 impl Progress {
+    /// How many answers have come so far.
+    pub fn answers(&self) -> usize {
+        self.answered.load(Ordering::Relaxed)
+    }
+
     /// Returns when so many answers more have come.
     #[track_caller]
     pub fn wait_for(&self, answers: usize) {
@@ -121,7 +139,7 @@ impl Drop for Over<'_> {
 
 /// One client: an operation, sent to one gateway and twice again to the other and the first, and then the next one.
 /// A second client sends the same, beginning at the other gateway.
-fn ask_until_over(world: &SharedWorld, client: usize, progress: &Progress) -> Vec<Story> {
+fn ask_until_over(world: &Field<'_>, client: usize, progress: &Progress) -> Vec<Story> {
     let mut stories = Vec::new();
     while !progress.is_over.load(Ordering::Relaxed) {
         let number = stories.len();
@@ -138,10 +156,10 @@ fn ask_until_over(world: &SharedWorld, client: usize, progress: &Progress) -> Ve
 
 /// Sends the request for a path to the gateway with this number, and holds the answer to the bound. There is none only
 /// if the gateway has been killed.
-fn ask(world: &SharedWorld, path: &str, gateway: usize) -> Option<Response> {
+fn ask(world: &Field<'_>, path: &str, gateway: usize) -> Option<Response> {
     let gateway = &world.gateways[gateway % world.gateways.len()];
     // One key for all: the paths tell the operations apart, and a mix-up would show as another's answer.
-    let request = world.post(path).to(gateway.addr()).key("k").body("ten").header("x-test-delay-ms", "10");
+    let request = gateway.post(path).key("k").body("ten").header("x-test-delay-ms", "10");
     let asked = Instant::now();
     let answer = request.try_send();
     let took = asked.elapsed();
@@ -151,7 +169,7 @@ fn ask(world: &SharedWorld, path: &str, gateway: usize) -> Option<Response> {
 }
 
 /// Asks until the operation has succeeded, at every gateway in turn.
-fn settle(world: &SharedWorld, mut story: Story) -> Story {
+fn settle(world: &Field<'_>, mut story: Story) -> Story {
     let mut turn = 0;
     let success = wait_for(&format!("{} has succeeded", story.path), PATIENCE, || {
         turn += 1;
@@ -164,7 +182,7 @@ fn settle(world: &SharedWorld, mut story: Story) -> Story {
     story
 }
 
-fn judge(world: &SharedWorld, stories: &[Story], promise: Promise) {
+fn judge(world: &Field<'_>, stories: &[Story], promise: Promise) {
     let entries = world.ledger.entries();
     let mut by_path: HashMap<&str, Vec<&Entry>> = HashMap::new();
     for entry in &entries {

@@ -46,7 +46,7 @@ fn what_a_killed_gateway_had_under_way_is_unknown() {
     let attempts: Vec<_> = world.ledger.entries_for("/killed").iter().map(|entry| entry.attempt).collect();
     assert_eq!(attempts, [Some(1), Some(2)]);
     assert_eq!(world.ledger.entries_for("/hold/killed").len(), 1);
-    assert_eq!(world.gateways[1].stat("wasmcustom.idempotency_takeover_total"), 1);
+    assert_eq!(world.gateways[1].counted("takeover"), 1);
 }
 
 #[test]

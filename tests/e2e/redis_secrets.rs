@@ -165,7 +165,7 @@ fn a_gateway_opens_what_any_of_its_keys_has_closed() {
     executed(&second, 1);
     // The key it lacks makes a record that cannot be read, which is never a free one.
     refused(&after.send(), 503, "store-unavailable", Some("1"));
-    assert_eq!(world.gateways[0].stat("wasmcustom.idempotency_store_failures_corrupt_total"), 1);
+    assert_eq!(world.gateways[0].counted("store_failures.corrupt"), 1);
     assert_eq!(world.ledger.entries_for("/after").len(), 1);
 }
 

@@ -82,6 +82,33 @@ fn a_primary_that_has_become_a_replica_is_left_for_the_one_where_the_cluster_lea
 }
 
 #[test]
+fn after_a_failover_both_streams_leave_the_old_primary_though_the_way_to_the_new_one_comes_late() {
+    // Without the cache, and with one worker, so that every request asks.
+    let world = alone(json!({ "store": { "timeout_ms": PATIENT_MS, "cache": null } }));
+    let large = world.post("/both/large").key("k").body("ten").header("x-test-body-size", "100000");
+    let first = large.send();
+    executed(&first, 1);
+    replays(&large.send(), &first);
+    assert_eq!(connections(&world), 2, "one for each size of responses");
+    let replica = world.redis.replica();
+    replica.ask(&["REPLICAOF", "NO", "ONE"]);
+    world.redis.ask(&["REPLICAOF", "127.0.0.1", &replica.addr().port().to_string()]);
+    // The first stream is left for the old primary once more, as long as everything leads there.
+    let pay = world.post("/both/small").key("k").body("ten");
+    refused(&pay.send(), 503, "store-unavailable", Some("1"));
+    let ended = || world.gateways[0].stat("cluster.redis.upstream_cx_destroy") >= 2;
+    wait_until("both are left", PATIENCE, ended);
+    world.turn_to(replica.addr());
+    let next = wait_for("the new one is found", PATIENCE, || Some(pay.send()).filter(|answer| answer.status == 201));
+    executed(&next.unwrap(), 1);
+    // Nothing asks on the one for large responses, and it is left all the same.
+    let streams = || world.redis.ask(&["CLIENT", "LIST"]).text().matches("cmd=eval").count();
+    wait_until("no stream leads to the old primary", PATIENCE, || streams() == 0);
+    replays(&large.send(), &first);
+    assert_eq!(world.ledger.entries().len(), 2);
+}
+
+#[test]
 fn what_redis_closes_while_nothing_is_asked_is_opened_again_unseen() {
     let world = alone(json!({ "store": { "timeout_ms": PATIENT_MS, "cache": null } }));
     let pay = world.post("/closed").key("k").body("ten");
@@ -120,7 +147,7 @@ fn every_connection_logs_in_first() {
     let keys = world.redis.keys();
     refused(&pay("b").send(), 503, "store-unavailable", Some("1"));
     assert_eq!(world.redis.keys(), keys);
-    assert!(world.stat("store_failures_wrongpass_total") > 0, "{}", failures(&world));
+    assert!(world.counted("store_failures.wrongpass") > 0, "{}", failures(&world));
     world.redis.ask(&["ACL", "SETUSER", "gateway", ">pass-of-a-gateway"]);
     let answer =
         wait_for("the password fits", PATIENCE, || Some(pay("b").send()).filter(|answer| answer.status == 201));
@@ -157,42 +184,46 @@ fn a_user_needs_each_of_the_rights_that_the_documents_give_it_and_no_other() {
     // Keys under another prefix are not its own.
     world.redis.ask(&["ACL", "SETUSER", "gateway", "resetkeys", "~other:*"]);
     refused(&pay("elsewhere").send(), 503, "store-unavailable", Some("1"));
-    assert!(world.stat("store_failures_noperm_total") > 0, "{}", failures(&world));
+    assert!(world.counted("store_failures.noperm") > 0, "{}", failures(&world));
+}
+
+/// A Redis that speaks TLS on this port too, to clients with a certificate.
+pub fn with_tls(port: &Port) -> Redis {
+    let number = port.number().to_string();
+    let files = ["gateway.pem", "gateway.key", "ca.pem"].map(certificate);
+    let options = ["--tls-port", "--tls-cert-file", "--tls-key-file", "--tls-ca-cert-file", "--tls-auth-clients"];
+    let values = [&number, &files[0], &files[1], &files[2], "yes"];
+    Redis::with(&options.into_iter().zip(values).flat_map(|(option, value)| [option, value]).collect::<Vec<_>>())
+}
+
+/// The transport socket of a cluster that leads to it, with this certificate of its own, to a Redis of this name.
+pub fn tls_socket(own: Option<&str>, name: &str) -> Value {
+    let file = |name: &str| json!({ "filename": certificate(name) });
+    let own = own.map(
+        |own| json!({ "certificate_chain": file(&format!("{own}.pem")), "private_key": file(&format!("{own}.key")) }),
+    );
+    let names = json!([{ "san_type": "URI", "matcher": { "exact": format!("spiffe://example.com/{name}") } }]);
+    let context = json!({
+        "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+        "common_tls_context": {
+            "tls_certificates": Vec::from_iter(own),
+            "validation_context": { "trusted_ca": file("ca.pem"), "match_typed_subject_alt_names": names },
+        },
+    });
+    json!({ "name": "envoy.transport_sockets.tls", "typed_config": context })
+}
+
+fn certificate(name: &str) -> String {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2e/certificates");
+    folder.join(name).to_str().unwrap().to_owned()
 }
 
 #[test]
 fn over_tls_each_side_shows_a_certificate_and_another_one_gets_nothing_through() {
-    let certificates = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2e/certificates");
-    let path = |name: &str| certificates.join(name).to_str().unwrap().to_owned();
     let (tls, ledger) = (Port::unshared(), Ledger::start());
-    let [number, certificate, key, authority] =
-        [tls.number().to_string(), path("gateway.pem"), path("gateway.key"), path("ca.pem")];
-    let redis = Redis::with(&[
-        "--tls-port",
-        &number,
-        "--tls-cert-file",
-        &certificate,
-        "--tls-key-file",
-        &key,
-        "--tls-ca-cert-file",
-        &authority,
-        "--tls-auth-clients",
-        "yes",
-    ]);
+    let redis = with_tls(&tls);
     let start = |certificate: Option<&str>, name: &str| {
-        let file = |name: &str| json!({ "filename": path(name) });
-        let own = certificate.map(|own| {
-            json!({ "certificate_chain": file(&format!("{own}.pem")), "private_key": file(&format!("{own}.key")) })
-        });
-        let names = json!([{ "san_type": "URI", "matcher": { "exact": format!("spiffe://example.com/{name}") } }]);
-        let context = json!({
-            "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
-            "common_tls_context": {
-                "tls_certificates": Vec::from_iter(own),
-                "validation_context": { "trusted_ca": file("ca.pem"), "match_typed_subject_alt_names": names },
-            },
-        });
-        let socket = json!({ "name": "envoy.transport_sockets.tls", "typed_config": context });
+        let socket = tls_socket(certificate, name);
         let mut store = Dialect::Resp.store();
         store["timeout_ms"] = json!(PATIENT_MS);
         Gateway::start(
@@ -227,7 +258,7 @@ fn a_late_reply_costs_its_own_command_and_not_the_stream() {
         let answer = wait_for("it is asked again", PATIENCE, || Some(other.send()).filter(|it| it.status == 201));
         assert!(said(&answer.unwrap()).starts_with("executed;stored=?1;"));
     }
-    assert_eq!((connections(&world), world.stat("store_failures_nonce_total")), (1, 0));
+    assert_eq!((connections(&world), world.counted("store_failures.nonce")), (1, 0));
 }
 
 #[test]
@@ -257,7 +288,7 @@ fn replies_that_are_doubled_or_another_questions_count_for_nothing() {
             }
         }
     }
-    assert!(world.stat("store_failures_nonce_total") + world.stat("store_failures_garbage_total") > 0);
+    assert!(world.counted("store_failures.nonce") + world.counted("store_failures.garbage") > 0);
     let entries = world.ledger.entries_for("/mixed");
     assert_eq!(entries.len(), 40, "each ran once");
 }

@@ -156,8 +156,8 @@ fn a_client_that_hangs_up_while_the_service_works_finds_the_answer_stored() {
     replays(&large.send(), &first);
     assert_eq!(world.ledger.entries().len(), 3);
     is_quiet(&world);
-    assert_eq!(world.gateway.stat("wasmcustom.idempotency_unknown_total"), 0);
-    assert_eq!(world.gateway.stat("wasmcustom.idempotency_stored_total"), 3);
+    assert_eq!(world.gateway.counted("unknown"), 0);
+    assert_eq!(world.gateway.counted("stored"), 3);
 }
 
 #[test]
@@ -361,7 +361,7 @@ fn without_a_way_to_the_internal_listener_nothing_is_executed_and_the_key_stays_
     }
     not_stored(&pay.body("twenty").send(), 503, 3, "released");
     assert_eq!(world.ledger.entries_for("/nowhere/pay").len(), 0);
-    assert!(world.gateway.stat("wasmcustom.idempotency_released_total") >= 3);
+    assert!(world.gateway.counted("released") >= 3);
     let log = world.gateway.log();
     let mut lines = log.lines().filter(|line| line.contains("through the cluster \"nowhere\""));
     assert!(lines.next().is_some_and(|line| line.contains("[warning]")), "{log}");
@@ -375,7 +375,7 @@ fn a_way_that_does_not_exist_is_logged_now_and_then() {
     let crowd: Vec<_> = (0..100).map(|n| world.post("/nowhere/logged").key(n.to_string()).body("ten")).collect();
     Request::send_h2_all(&crowd).iter().for_each(|answer| not_stored(answer, 503, 1, "released"));
     let seconds = started.elapsed().as_secs() as usize;
-    let lines = world.gateway.log().matches("idempotency: nothing can be executed").count();
+    let lines = world.gateway.log().matches(" cannot be executed through the cluster ").count();
     assert!((1..=seconds + 1).contains(&lines), "{lines} lines in {seconds} s");
 }
 
@@ -495,8 +495,8 @@ fn a_trial_leaves_every_request_to_its_client() {
     assert!(entries.len() == 2 && entries.iter().all(|entry| entry.attempt.is_none() && entry.operation.is_none()));
     let gone = world.post("/observe/gone").key("k");
     hang_up(&world, start(&world, &gone, "ten", "never"), gone.path());
-    world.gateway.wait_for_stat("wasmcustom.idempotency_observed_unknown_total", 1);
-    assert_eq!((inside(), world.gateway.stat("wasmcustom.idempotency_unshielded_total")), (0, 0));
+    world.gateway.wait_for_count("observed_unknown", 1);
+    assert_eq!((inside(), world.gateway.counted("unshielded")), (0, 0));
     executed(&world.post("/first/observed").key("k").body("ten").send(), 1);
     assert_eq!(inside(), 1);
     is_quiet(&world);

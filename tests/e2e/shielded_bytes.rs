@@ -199,7 +199,7 @@ fn envoys_account_reaches_no_client_and_a_service_cannot_forge_it() {
 #[test]
 fn a_request_with_trailers_runs_inline_and_is_counted_and_one_of_any_bytes_runs_shielded() {
     let world = shielded();
-    let counted = || world.gateway.stat("wasmcustom.idempotency_unshielded_total");
+    let counted = || world.gateway.counted("unshielded");
     let before = counted();
     let trailers = world.post("/bytes/trailers").key("k").chunked(["ten"]).trailer("x-sum", "3");
     let first = trailers.send();

@@ -121,7 +121,7 @@ fn a_client_that_hangs_up_between_two_calls_to_the_store_loses_no_outcome() {
     replays(&large.to(world.other()).send(), &first);
     assert_eq!(world.ledger.entries().len(), 6);
     is_quiet(&world);
-    assert_eq!(world.stat("unknown_total"), 0);
+    assert_eq!(world.counted("unknown"), 0);
 }
 
 #[test]

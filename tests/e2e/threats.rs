@@ -54,7 +54,7 @@ fn a_response_that_nobody_can_have_sent_is_not_replayed_from_redis() {
     for (n, poison) in poisons.iter().enumerate() {
         put_response(&world, "/poisoned", poison);
         refused(&pay.send(), 503, "store-unavailable", Some("1"));
-        assert_eq!(world.stat("store_failures_corrupt_total"), n as u64 + 1, "{poison:?}");
+        assert_eq!(world.counted("store_failures.corrupt"), n as u64 + 1, "{poison:?}");
     }
     put_response(&world, "/poisoned", &stored);
     replays(&pay.send(), &first);

@@ -98,7 +98,7 @@ fn an_internal_redirect_is_unknown_and_logged() {
     world.gateway.wait_for_log("internal redirect");
     let log = world.gateway.log();
     let lines: Vec<_> = log.lines().filter(|line| line.contains("internal redirect")).collect();
-    assert!(lines.len() == 1 && lines[0].contains("idempotency: operation "), "{lines:?}");
+    assert!(lines.len() == 1 && lines[0].contains(": operation "), "{lines:?}");
     unknown_until_the_lease_is_over(&world, &pay, started);
 }
 

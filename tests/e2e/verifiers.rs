@@ -371,5 +371,5 @@ fn gateways_on_one_redis_keep_apart_what_a_swap_leaves_and_mix_nothing_without()
     never_mixed(&world.ledger, with_one_token(&pay("/lua/claim/mixed")).map(at_both).as_flattened());
     never_mixed(&world.ledger, with_one_token(&pay("/header-mutation/user/mixed")).map(at_both).as_flattened());
     verifiers_jwt::on_redis(&world);
-    assert_eq!(world.stat("store_failures_transport_total"), 0);
+    assert_eq!(world.counted("store_failures.transport"), 0);
 }

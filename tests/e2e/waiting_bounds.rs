@@ -91,7 +91,7 @@ fn a_worker_that_is_full_refuses_at_once_and_serves_on() {
 fn a_waiter_in_the_worker_that_runs_the_first_hears_at_once_of_its_end() {
     let turn = one_worker();
     let pays: Vec<_> = (0..20).map(|n| turn.post(&format!("/wait/near-{n}"))).collect();
-    let operations = || turn.gateways[0].stat("wasmcustom.idempotency_store_operations_total");
+    let operations = || turn.gateways[0].counted("store_operations");
     let before = operations();
     let mut pairs: Vec<_> = pays.iter().map(|pay| (turn.start(pay, pay.path()), send(pay))).collect();
     // They ask again after 50, 100, 200, 400 and 500 ms, and would hear of it in a quarter of a second at the mean.

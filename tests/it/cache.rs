@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use envoy_idempotency::command::{Command, CommandKind, Failure, StoreReply};
+use envoy_idempotency::command::{Command, CommandKind, Failure, Resolution, StoreReply};
 use envoy_idempotency::config::CacheBounds;
 use envoy_idempotency::fingerprint::Fingerprint;
 use envoy_idempotency::key::{KeyForm, Name};
@@ -34,7 +34,8 @@ proptest! {
         for (turn, deed) in deeds.iter().enumerate() {
             now_ms += deed.wait_ms;
             let call = gateways.call(deed);
-            let is_here = deed.owner[0] < 2;
+            // An operator asks this Envoy; what one elsewhere says is remembered otherwise for a while.
+            let is_here = deed.owner[0] < 2 || matches!(call.kind, CommandKind::Resolve(_));
             // An exchange completes once.
             if matches!(call.kind, CommandKind::Complete { .. }) && !completed.insert((call.name, call.owner)) {
                 continue;
@@ -97,7 +98,13 @@ fn a_completion_that_only_the_outbox_still_waits_for_is_asked_of_the_store() {
 #[test]
 fn a_record_that_is_older_than_the_clock_keeps_its_age() {
     let cache = open(&SharedData::default(), BOUNDS);
-    let old = StoreReply::Completed { attempt: 1, status: Some(200), response: None, age_ms: 3_600_000, ttl_ms: 500 };
+    let old = StoreReply::Completed {
+        attempt: 1,
+        status: Some(200),
+        response: Some(b"done".to_vec()),
+        age_ms: 3_600_000,
+        ttl_ms: 500,
+    };
     learn(&cache, &claim(1, 1), 10, &old, 15);
     let reply = cache.look(&claim(1, 2), 20);
     assert!(matches!(reply, Some(StoreReply::Completed { age_ms: 3_600_010, ttl_ms: 490, .. })), "{reply:?}");
@@ -230,6 +237,21 @@ fn an_owner_that_ends_without_a_success_or_has_lost_is_forgotten() {
 }
 
 #[test]
+fn an_operators_word_makes_it_forget_whether_or_not_it_was_heard() {
+    let said = call(1, 9, CommandKind::Resolve(Resolution::Forget));
+    for reply in [StoreReply::Settled, StoreReply::Lost, StoreReply::Failed(Failure::Timeout)] {
+        for first in [claim(1, 1), complete(1, 1, 10)] {
+            let cache = open(&SharedData::default(), BOUNDS);
+            let told = if first.kind == claim(1, 1).kind { granted(1) } else { StoreReply::Settled };
+            learn(&cache, &first, 0, &told, 0);
+            assert!(cache.look(&claim(1, 2), 5).is_some(), "{reply:?}");
+            learn(&cache, &said, 5, &reply, 5);
+            assert_eq!(cache.look(&claim(1, 2), 6), None, "{reply:?}");
+        }
+    }
+}
+
+#[test]
 fn what_a_claim_was_refused_with_is_not_remembered() {
     let unknown = StoreReply::Unknown { attempt: 1, wait_ms: 10 };
     let failed = StoreReply::Failed(Failure::Timeout);
@@ -327,7 +349,13 @@ fn what_is_handed_over_is_shown_in_the_cache_of_the_heir() {
 fn what_is_owed_does_not_hide_what_another_worker_knows_to_have_completed() {
     let (host, owed) = (SharedData::default(), complete(1, 1, 10));
     let [cache, other] = [open(&host, BOUNDS), open(&host, BOUNDS)];
-    let completed = StoreReply::Completed { attempt: 2, status: Some(201), response: None, age_ms: 0, ttl_ms: TTL };
+    let completed = StoreReply::Completed {
+        attempt: 2,
+        status: Some(201),
+        response: Some(b"done".to_vec()),
+        age_ms: 0,
+        ttl_ms: TTL,
+    };
     learn(&cache, &owed, 0, &StoreReply::Failed(Failure::Timeout), 0);
     learn(&other, &claim(1, 2), 1, &completed, 1);
     cache.remind(&[Rc::new(owed.clone())], 2);

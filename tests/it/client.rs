@@ -278,14 +278,17 @@ fn a_client_that_drains_keeps_withdrawals_for_so_long_and_the_rest_for_longer_an
     client.outbox_mut().drain(1_000, 5_000);
     client.tick(999);
     assert_eq!((client.owed(), client.outbox_mut().take_given_up()), (3, vec![]));
-    let given_up = |completions, others| GivenUp { why: WhyGivenUp::Drained, completions, responses: 0, others };
+    let given_up = |completions, others, number| {
+        let name = call(number, CommandKind::Withdraw).name;
+        GivenUp { why: WhyGivenUp::Drained, completions, responses: 0, others, name }
+    };
     client.tick(1_000);
-    assert_eq!((client.owed(), client.outbox_mut().take_given_up()), (2, vec![given_up(0, 1)]));
+    assert_eq!((client.owed(), client.outbox_mut().take_given_up()), (2, vec![given_up(0, 1, 2)]));
     client.tick(4_999);
     assert_eq!(client.owed(), 2);
     // Other workers are to forget that they are owed.
     assert_eq!(client.tick(5_000).len(), 2);
-    assert_eq!((client.owed(), client.outbox_mut().take_given_up()), (0, vec![given_up(1, 1)]));
+    assert_eq!((client.owed(), client.outbox_mut().take_given_up()), (0, vec![given_up(1, 1, 1)]));
     assert!(client.is_idle());
 }
 
@@ -335,6 +338,23 @@ fn a_call_goes_out_beside_another_once_it_carries_as_much_or_the_other_is_late()
 }
 
 /// A client with two lanes: responses over 100 bytes are large.
+#[test]
+fn an_operators_word_that_no_answer_came_to_fails_and_is_not_owed() {
+    let word = CommandKind::Resolve(envoy_idempotency::command::Resolution::NotRun);
+    let mut client = Client::new(Limits { attempts: 2, ..LIMITS });
+    assert!(client.submit(1, call(1, word), 0).is_none());
+    let mut told = Vec::new();
+    for now_ms in [0, 100] {
+        let batch = next(&mut client, now_ms).expect("it is tried");
+        told.extend(client.replied(batch.id, Reply::Failed(Failure::Transport), now_ms));
+    }
+    assert!(
+        matches!(told.as_slice(), [Completion { reply: StoreReply::Failed(_), exchange: Some(1), .. }]),
+        "{told:?}"
+    );
+    assert_eq!((client.owed(), next(&mut client, 10_000)), (0, None), "a word is said again by its operator alone");
+}
+
 fn two_lanes() -> Client {
     Client::new(Limits { large_bytes: Some(100), attempts: 2, ..LIMITS })
 }

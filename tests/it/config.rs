@@ -449,13 +449,13 @@ fn a_rule_patches_the_policy_of_the_document() {
     )
     .unwrap();
     let names: Vec<_> = config.rules.iter().map(|rule| rule.name.as_str()).collect();
-    assert_eq!(names, ["rules/0", "rules/1", "changed", "reset"]);
+    assert_eq!(names, ["rule0", "rule1", "changed", "reset"]);
 
     let kept = &config.rules[0].policy;
     assert_eq!(kept.lease_ms, 5000);
     assert_eq!(kept.outcomes.of_status(503), Fate::Unknown);
     assert_eq!(kept.statuses.of(ProblemType::InFlight), 409);
-    let renamed = Policy { rule: "rules/0".into(), ..Policy::clone(&config.rules[1].policy) };
+    let renamed = Policy { rule: kept.rule.clone(), ..Policy::clone(&config.rules[1].policy) };
     assert_eq!(format!("{kept:?}"), format!("{renamed:?}"));
 
     let changed = &config.rules[2].policy;
@@ -1148,6 +1148,18 @@ const MISTAKES: &[(&str, &str)] = &[
         r#"/rules/0/match/methods/0: must be a method in capitals, is "post""#,
     ),
     (
+        r#"{"rules": [{"name": "a", "match": {"methods": ["PUT"]}}, {"name": "a", "match": {"methods": ["POST"]}}]}"#,
+        r#"/rules/1/name: must not be "a" in metrics, as that of /rules/0 is"#,
+    ),
+    (
+        r#"{"rules": [{"name": "rule1"}, {}]}"#,
+        r#"/rules/1/name: must not be "rule1" in metrics, as that of /rules/0 is"#,
+    ),
+    (
+        r#"{"rules": [{"name": "prüfen.1"}, {}, {"name": "pr fen 1"}]}"#,
+        r#"/rules/2/name: must not be "pr_fen_1" in metrics, as that of /rules/0 is"#,
+    ),
+    (
         r#"{"rules": [{"match": {"hosts": ["https://api.example.com"]}}]}"#,
         r#"/rules/0/match/hosts/0: must be a host such as api.example.com or *.example.com, is "https://api.example.com""#,
     ),
@@ -1311,10 +1323,6 @@ const WARNINGS: &[(&str, &[&str])] = &[
             r#"/rules/0/match: names no methods and so is about POST and PATCH; name them, or "*" for all unsafe ones"#,
             r#"/rules/1/match: names no methods and so is about POST and PATCH; name them, or "*" for all unsafe ones"#,
         ],
-    ),
-    (
-        r#"{"rules": [{"name": "a", "match": {"methods": ["PUT"]}}, {"name": "a", "match": {"methods": ["POST"]}}]}"#,
-        &[r#"/rules/1/name: is the name of /rules/0 too, so that logs do not tell them apart"#],
     ),
     (
         r#"{"rules": [{"match": {"methods": ["PSOT"]}}]}"#,

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use envoy_idempotency::command::{Command, CommandKind, StoreReply};
+use envoy_idempotency::command::{Command, CommandKind, Resolution, StoreReply};
 use envoy_idempotency::fingerprint::Fingerprint;
 use envoy_idempotency::key::{KeyForm, Name, UpstreamKey};
 use envoy_idempotency::record::Owner;
@@ -61,6 +61,8 @@ impl Gateways {
             kind: operation.clone(),
         };
         match (self.0.get(&(deed.name, fresh.owner)), operation) {
+            // An operator has a token of his own.
+            (_, CommandKind::Resolve(_)) => Command { owner: Owner(owner.map(|byte| byte | 0x80)), ..fresh },
             (None, _) | (_, CommandKind::Claim { .. } | CommandKind::Poll { .. }) => fresh,
             (Some(granted), _) => Command { ttl_ms, kind: operation.clone(), ..granted.clone() },
         }
@@ -99,6 +101,12 @@ fn deed(names: u8, number: u32) -> Deed {
         11 => CommandKind::Release { keep_fingerprint: true },
         12..14 => CommandKind::Release { keep_fingerprint: false },
         14 if number & 1 == 0 => CommandKind::Inspect,
+        15 if number & 1 == 0 => CommandKind::Resolve(match part(24, 4) {
+            0 => Resolution::Forget,
+            1 => Resolution::Ran { status: None },
+            2 => Resolution::Ran { status: Some(201) },
+            _ => Resolution::NotRun,
+        }),
         _ => CommandKind::Renew,
     };
     Deed {

@@ -59,7 +59,7 @@ proptest! {
             if deed.wait_ms == TTL {
                 tables[turn % 2].sweep(64, now_ms);
             }
-            prop_assert_eq!(tables[0].bytes(), host.bytes());
+            prop_assert_eq!(tables[0].size(), (host.bytes(), host.records()));
         }
     }
 }
@@ -91,7 +91,7 @@ proptest! {
                     other => prop_assert!(false, "{:?} for {:?}", other, call),
                 }
             }
-            prop_assert_eq!(table.bytes(), host.bytes());
+            prop_assert_eq!(table.size(), (host.bytes(), host.records()));
             prop_assert!(table.bytes() <= SMALL + 250 * (GROWTH + 39), "{} bytes", table.bytes());
         }
     }
@@ -180,7 +180,7 @@ fn claims_never_take_more_than_there_is_and_what_exists_may_still_end() {
     let table = host.open(SMALL);
     let count = fill(&table, 0);
     assert_eq!(count, SMALL / CLAIMED);
-    assert_eq!(table.bytes(), count * CLAIMED);
+    assert_eq!(table.size(), (count * CLAIMED, count));
     // Running, unknown and completed records do not go for a new one, however often it is asked for.
     for (index, operation) in
         [CommandKind::Renew, CommandKind::MarkUnknown, complete(&[7; CLAIMED as usize])].into_iter().enumerate()
@@ -775,6 +775,22 @@ impl Host {
     /// Bytes of records and bodies, counted.
     fn bytes(&self) -> u64 {
         [b'r', b'b'].iter().flat_map(|kind| self.sizes(*kind)).sum::<usize>() as u64
+    }
+
+    /// Records in buckets, counted: each is a name, a length, and so many bytes.
+    fn records(&self) -> u64 {
+        let cells = self.0.cells.borrow();
+        let buckets =
+            cells.iter().filter(|(key, _)| key[8] == b'r').map(|(_, (value, _))| &value[..value.len() - SEAL]);
+        let in_bucket = |mut left: &[u8]| {
+            let mut records = 0;
+            while !left.is_empty() {
+                let len = u32::from_le_bytes(left[32..36].try_into().unwrap()) as usize;
+                (left, records) = (&left[36 + len..], records + 1);
+            }
+            records
+        };
+        buckets.map(in_bucket).sum()
     }
 
     fn sizes(&self, kind: u8) -> Vec<usize> {

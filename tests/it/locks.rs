@@ -7,10 +7,11 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 
-use envoy_idempotency::command::{Command, CommandKind, Failure, LockCommand, StoreReply};
+use envoy_idempotency::command::{Command, CommandKind, Failure, StoreReply};
 use envoy_idempotency::fingerprint::Fingerprint;
 use envoy_idempotency::key::{KeyForm, Name};
 use envoy_idempotency::lock::Lock;
+use envoy_idempotency::lock::LockCommand;
 use envoy_idempotency::record::{Corrupt, Owner, Record};
 use envoy_idempotency::store::local::Table;
 use envoy_idempotency::store::locks::{Stored, apply};

@@ -5,11 +5,12 @@
 
 use std::rc::Rc;
 
-use envoy_idempotency::command::{Command, CommandKind, Failure, LockCommand, ReplyKind, StoreReply};
+use envoy_idempotency::command::{Command, CommandKind, Failure, ReplyKind, StoreReply};
 use envoy_idempotency::config::Config;
 use envoy_idempotency::event::{Clock, Event, EventKind};
 use envoy_idempotency::exchange::Exchange;
 use envoy_idempotency::key::{KeyForm, UpstreamKey};
+use envoy_idempotency::lock::LockCommand;
 use envoy_idempotency::message::{HeaderMutation, RequestHead};
 use envoy_idempotency::record::Owner;
 use envoy_idempotency::step::{Flow, Step};
@@ -379,7 +380,7 @@ fn respond(exchange: &mut Exchange, status: u16) -> Step {
 
 fn refusal(step: &Step) -> Option<&'static str> {
     step.counts.iter().find_map(|count| match count {
-        envoy_idempotency::step::Count::Refused(problem) => Some(problem.as_str()),
+        envoy_idempotency::count::Count::Refused(problem) => Some(problem.as_str()),
         _ => None,
     })
 }

@@ -126,6 +126,26 @@ pub fn ask<'a>(redis: &Redis, sha: &str, calls: impl Iterator<Item = &'a Command
     answers.collect()
 }
 
+/// Redis 6.2 says besides where in which script, and 7 nothing but the error.
+#[test]
+fn an_error_within_the_script_is_known_by_its_word_whatever_an_older_redis_writes_before_it() {
+    let redis = Redis::start();
+    for (text, known) in [
+        ("@user_script: 1: -OOM command not allowed when used memory > 'maxmemory'.", RedisError::Oom),
+        ("@user_script: 17: -READONLY You can't write against a read only replica.", RedisError::ReadOnly),
+        ("-MISCONF Redis is configured to save RDB snapshots", RedisError::Misconf),
+        ("NOREPLICAS Not enough good replicas to write.", RedisError::NoReplicas),
+    ] {
+        let asked = "local reply = redis.pcall(...)\n";
+        let failing = format!("local reply = {{ err = [[{text}]] }}\n");
+        let shown = SCRIPT.replace(CLOCK, "local now = tonumber(ARGV[2])\n").replace(asked, &failing);
+        assert!(shown.contains(text), "the script asks Redis in another way");
+        let sha = redis.ask(&["SCRIPT", "LOAD", &shown]).text();
+        let said = ask(&redis, &sha, [call(1, CLAIM)].iter(), 1);
+        assert_eq!(said, [StoreReply::Failed(Failure::Redis(known))], "{text}");
+    }
+}
+
 #[test]
 fn redis_keeps_the_script_under_the_hash_that_the_filter_asks_for() {
     assert_eq!(Redis::start().ask(&["SCRIPT", "LOAD", SCRIPT]).text(), SCRIPT_SHA1);

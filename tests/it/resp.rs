@@ -369,24 +369,92 @@ fn what_is_no_frame_is_told() {
 }
 
 #[test]
-fn a_stream_to_a_replica_is_left_once_nothing_is_under_way_and_once_a_second() {
-    let mut stream = opened("");
-    stream.send(vec![batch(1, 1), batch(2, 1)], 0);
-    let refused = b"-MASTERDOWN Link with MASTER is down\r\n";
-    let received = stream.received(refused.to_vec(), MS);
-    assert_eq!((answered(&received), received.heard.lost), (vec![1], None), "the other's reply still comes");
-    assert_eq!((stream.room(true), stream.room(false)), (0, 0));
-    let received = stream.received(reply(&batch(2, 1)), 2 * MS);
-    assert_eq!((answered(&received), received.heard.lost), (vec![2], Some((vec![], Failure::Transport))));
-    // Nothing bars the next one, on which the same is borne for a second.
-    assert_eq!((stream.room(true), stream.barred(2 * MS)), (1, None));
-    stream.opened(3 * MS);
-    for (id, at_us, leaves) in [(3, 4 * MS, false), (4, 1001 * MS, false), (5, 1002 * MS, true)] {
-        stream.send(vec![batch(id, 1)], at_us);
-        let refused = [b"*1\r\n$25\r\n", &nonce(id, 1).0[..], b"EREADONLY\r\n"].concat();
-        let received = stream.received(refused, at_us);
-        assert_eq!((answered(&received), received.heard.lost.is_some()), (vec![id], leaves), "{id}");
+fn a_stream_to_a_redis_that_takes_no_writes_is_left_once_nothing_is_under_way() {
+    let within = |error: &str| [b"*1\r\n$25\r\n", &nonce(1, 1).0[..], b"E", error.as_bytes(), b"\r\n"].concat();
+    for refused in [
+        b"-MASTERDOWN Link with MASTER is down\r\n".to_vec(),
+        b"-READONLY You can't write against a read only replica.\r\n".to_vec(),
+        b"-NOREPLICAS Not enough good replicas to write.\r\n".to_vec(),
+        within("READONLY"),
+    ] {
+        let mut stream = opened("");
+        stream.send(vec![batch(1, 1), batch(2, 1)], 0);
+        let received = stream.received(refused, MS);
+        assert_eq!((answered(&received), received.heard.lost), (vec![1], None), "the other's reply still comes");
+        assert!(received.reads_only);
+        assert_eq!((stream.room(true), stream.room(false)), (0, 0));
+        let received = stream.received(reply(&batch(2, 1)), 2 * MS);
+        assert_eq!((answered(&received), received.heard.lost), (vec![2], Some((vec![], Failure::Transport))));
+        // Nothing bars the next one.
+        assert_eq!((stream.room(true), stream.barred(2 * MS)), (1, None));
     }
+    // What Redis refuses for another reason has no other place to go.
+    let mut stream = opened("");
+    stream.send(vec![batch(1, 1)], 0);
+    let received = stream.received(b"-OOM command not allowed\r\n".to_vec(), MS);
+    assert_eq!((received.heard.lost, received.reads_only), (None, false));
+}
+
+/// Asks on an open stream, and is refused by a replica; tells whether the stream is left for that.
+fn is_left(stream: &mut Pipeline, now: u64) -> bool {
+    stream.send(vec![batch(1, 1)], now);
+    assert_eq!(stream.room(true), 3, "until it is left, it serves");
+    stream.received(b"-READONLY a\r\n".to_vec(), now).heard.lost.is_some()
+}
+
+#[test]
+fn streams_to_replicas_are_left_after_pauses_that_grow_from_ten_milliseconds_to_a_second() {
+    let mut stream = opened("");
+    let mut now = 5000 * MS;
+    assert!(is_left(&mut stream, now), "the first at once");
+    for pause in [10, 20, 40, 80, 160, 320, 640, 1000, 1000].map(|pause| pause * MS) {
+        stream.opened(now);
+        assert!(!is_left(&mut stream, now + pause - 1), "{pause}");
+        now += pause;
+        assert!(is_left(&mut stream, now), "{pause}");
+    }
+    // An answer from one part of what stands behind a proxy says nothing of the others.
+    stream.opened(now);
+    stream.send(vec![batch(1, 1)], now);
+    assert_eq!(answered(&stream.received(reply(&batch(1, 1)), now)), [1]);
+    assert!(!is_left(&mut stream, now + 1000 * MS - 1));
+
+    // After a second without a refusal that counted, the next failover is a new one.
+    now += 2000 * MS;
+    assert!(is_left(&mut stream, now));
+    stream.opened(now);
+    assert!(!is_left(&mut stream, now + 10 * MS - 1));
+    assert!(is_left(&mut stream, now + 10 * MS));
+}
+
+#[test]
+fn a_stream_that_may_not_be_left_yet_is_left_in_the_first_tick_when_it_may() {
+    let mut stream = opened("");
+    assert!(is_left(&mut stream, 5000 * MS));
+    stream.opened(5000 * MS);
+    assert!(!is_left(&mut stream, 5001 * MS));
+    assert_eq!(stream.tick(5010 * MS - 1), None);
+    let left = Some(Heard { replies: vec![], lost: Some((vec![], Failure::Transport)) });
+    assert_eq!((stream.tick(5010 * MS), stream.tick(5011 * MS)), (left, None));
+}
+
+#[test]
+fn a_stream_is_left_too_where_the_other_one_has_met_a_redis_that_takes_no_writes() {
+    let left = Some(Heard { replies: vec![], lost: Some((vec![], Failure::Transport)) });
+    let mut idle = opened("");
+    idle.doubt();
+    assert_eq!((idle.tick(1), idle.room(true)), (left, 1));
+    // What is under way on it is awaited.
+    let mut busy = opened("");
+    busy.send(vec![batch(1, 1)], 0);
+    busy.doubt();
+    assert_eq!((busy.tick(1), busy.room(true)), (None, 0));
+    let received = busy.received(reply(&batch(1, 1)), 2);
+    assert_eq!((answered(&received), received.heard.lost), (vec![1], Some((vec![], Failure::Transport))));
+    // One that is not open leads nowhere yet.
+    busy.doubt();
+    busy.opened(3);
+    assert_eq!((busy.tick(1000 * MS), busy.room(true)), (None, 3));
 }
 
 fn shown(value: Value<'_>) -> String {

@@ -12,6 +12,7 @@ use envoy_idempotency::evidence::{Origin, flags};
 use envoy_idempotency::exchange::Exchange;
 use envoy_idempotency::key::{KeyForm, Name, UpstreamKey};
 use envoy_idempotency::message::{Headers, RequestHead};
+use envoy_idempotency::operator::{Asked, Deed, Operation};
 use envoy_idempotency::record::{Owner, RecordStatus, RecordSummary, Response};
 use envoy_idempotency::seal::ResponseCipher;
 use envoy_idempotency::step::{Flow, Step};
@@ -109,9 +110,10 @@ fn the_lease_is_renewed_in_thirds_until_the_execution_ran_too_long() {
 
 const REPLAY: &str = "{}";
 const OBSERVE: &str = r#"{"policy": {"mode": "observe"}}"#;
-const STATES: [&str; 14] = [
+const STATES: [&str; 15] = [
     "head",
     "look-up",
+    "operator",
     "body",
     "claim",
     "waiting",
@@ -125,15 +127,17 @@ const STATES: [&str; 14] = [
     "answered",
     "done",
 ];
-const EVENTS: [&str; 16] = [
+const EVENTS: [&str; 18] = [
     "request head",
     "request body",
     "claim reply",
+    "found",
     "lock reply",
     "look reply",
     "mark reply",
     "renew reply",
     "renew-lock reply",
+    "resolve reply",
     "settle reply",
     "unlock reply",
     "response head",
@@ -205,7 +209,11 @@ fn reached(state: &str, kind: &str) -> BTreeSet<String> {
 fn each_meeting(state: &str, kind: &str, policy: &str, mut check: impl FnMut(&mut Exchange, Event<'_>)) {
     for route in routes(state) {
         each_event(kind, |event| {
-            let mut exchange = if state == "look-up" { looking(policy) } else { walk(policy, route) };
+            let mut exchange = match state {
+                "look-up" => looking(policy),
+                "operator" => operating(policy, route),
+                _ => walk(policy, route),
+            };
             if exchange.awaits() == state {
                 check(&mut exchange, event);
             }
@@ -217,6 +225,7 @@ fn each_meeting(state: &str, kind: &str, policy: &str, mut check: impl FnMut(&mu
 fn routes(state: &str) -> &'static [&'static [&'static str]] {
     match state {
         "head" | "look-up" => &[&[]],
+        "operator" => &[&["look"], &["look", "found"], &["resolve"], &["resolve", "word"], &["forget"]],
         "body" => &[&["head"]],
         "claim" => &[&["head", "end"], &["head alone"]],
         "waiting" => &[&["head alone", "in flight"]],
@@ -248,6 +257,36 @@ fn looking(policy: &str) -> Exchange {
     let config = Config::parse(policy.as_bytes(), &|_| None).expect("the policy is right");
     let policy = Rc::clone(&config.rules[0].policy);
     Exchange::looking(policy, Rc::default(), Name([0; 32]), Owner([1; 16]))
+}
+
+fn operating(policy: &str, route: &[&str]) -> Exchange {
+    let config = Config::parse(policy.as_bytes(), &|_| None).expect("the policy is right");
+    let deed = match route[0] {
+        "look" => Deed::Look,
+        "resolve" => Deed::Resolve,
+        _ => Deed::Forget,
+    };
+    let operation = match deed {
+        Deed::Look => Operation::Short([0; 6]),
+        _ => Operation::Whole(Name([0; 32])),
+    };
+    let asked = Asked { operation, deed, remembered_s: None };
+    let mut exchange = Exchange::operating(Rc::clone(&config.rules[0].policy), Rc::default(), asked, Owner([1; 16]));
+    for step in &route[1..] {
+        let clock = Clock::at(0);
+        let kind = match *step {
+            "found" => EventKind::Found { names: vec![Name([0; 32])], next: None },
+            _ => EventKind::RequestBody {
+                attribute: &|_| None,
+                chunk: br#"{"ran": true}"#,
+                overloaded: false,
+                end: true,
+                trailers: false,
+            },
+        };
+        let _ = exchange.handle(Event { clock: &clock, kind });
+    }
+    exchange
 }
 
 fn in_state(state: &str, policy: &str) -> Exchange {
@@ -427,6 +466,32 @@ fn each_event(kind: &str, mut feed: impl FnMut(Event<'_>)) {
             for reply in held.into_iter().chain([StoreReply::Lost, StoreReply::Failed(Failure::Timeout)]) {
                 let kind = EventKind::StoreReplied { asked, reply, may_wait: false };
                 feed(Event { clock: &Clock::at(1), kind });
+            }
+        }
+        "found" => {
+            for (names, next) in [
+                (vec![], Some(7)),
+                (vec![], None),
+                (vec![Name([0; 32])], Some(7)),
+                (vec![Name([0; 32])], None),
+                (vec![Name([0; 32]), Name([0; 32])], None),
+            ] {
+                feed(Event { clock: &Clock::at(1), kind: EventKind::Found { names, next } });
+            }
+        }
+        "resolve reply" => {
+            for reply in [
+                StoreReply::Settled,
+                StoreReply::InFlight { attempt: 1 },
+                StoreReply::Unknown { attempt: 1, wait_ms: 10 },
+                StoreReply::Lost,
+                StoreReply::Seen(None),
+                StoreReply::Failed(Failure::Timeout),
+            ] {
+                feed(Event {
+                    clock: &Clock::at(1),
+                    kind: EventKind::StoreReplied { asked: ReplyKind::Resolve, reply, may_wait: false },
+                });
             }
         }
         "renew reply" => {

@@ -6,13 +6,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use envoy_idempotency::config::MEANINGFUL;
+use envoy_idempotency::count::Count;
 use envoy_idempotency::credential::CREDENTIALS;
 use envoy_idempotency::refusal::ProblemType;
-use envoy_idempotency::step::Count;
+use envoy_idempotency::worker::Gauge;
 
 #[test]
 fn every_source_file_says_what_it_is() {
-    for file in ["src", "check", "tests"].into_iter().flat_map(sources) {
+    for file in ["src", "check", "ctl", "tests"].into_iter().flat_map(sources) {
         let text = read(&file);
         assert!(text.starts_with("//! "), "{} does not open with //!", file.display());
     }
@@ -93,7 +94,8 @@ fn every_path_and_link_of_the_documents_leads_somewhere() {
     for document in documents() {
         let (text, folder, shown) = (read(&document), document.parent().unwrap(), document.display());
         for path in text.split('`').skip(1).step_by(2).filter(|word| word.contains('/') && !word.contains([' ', '*'])) {
-            let is_path = ["check/", "docs/", "src/", "tests/", "envoy/"].iter().any(|folder| path.starts_with(folder));
+            let is_path =
+                ["check/", "ctl/", "docs/", "src/", "tests/", "envoy/"].iter().any(|folder| path.starts_with(folder));
             assert!(!is_path || root().join(path).exists(), "{shown} names {path}, which does not exist");
         }
         for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
@@ -153,7 +155,7 @@ fn the_documents_list_every_envoy_that_is_tested() {
 #[test]
 fn what_users_and_developers_read_names_the_actor() {
     let words = ["whoever", "somebody", "is told", "nothing comes of"];
-    let sources = ["src", "check/src"].into_iter().flat_map(sources);
+    let sources = ["src", "check/src", "ctl/src"].into_iter().flat_map(sources);
     for file in
         sources.chain(documents()).chain([root().join("docs/config.schema.json"), root().join("src/store/redis.lua")])
     {
@@ -170,7 +172,8 @@ fn make_test_all_runs_every_suite() {
     let lists = ["NATIVE := ", "SERVED := ", "CLIENTS := "]
         .map(|list| makefile.lines().find_map(|line| line.strip_prefix(list)));
     let run: Vec<_> = lists.iter().flatten().flat_map(|list| list.split(' ')).collect();
-    for folder in ["tests", "check/tests", "tests/chaos/tests", "tests/fuzz/tests", "tests/harness/tests"] {
+    for folder in ["tests", "check/tests", "ctl/tests", "tests/chaos/tests", "tests/fuzz/tests", "tests/harness/tests"]
+    {
         for entry in fs::read_dir(root().join(folder)).unwrap() {
             let path = entry.unwrap().path();
             let is_suite = path.join("main.rs").exists() || path.extension().is_some_and(|extension| extension == "rs");
@@ -339,14 +342,18 @@ fn the_documents_list_every_answer_and_every_counter() {
         assert_eq!(answers.lines().filter(is_row).count(), 1, "docs/clients.md does not show {named} with {statuses}");
     }
     let counters = read(&root().join("docs/operations.md"));
-    for count in Count::all() {
-        let metric = count.metric(false);
-        if metric.contains("refused_") {
-            continue;
+    let counts = Count::of_a_rule().into_iter().chain(Count::of_the_store());
+    for name in counts.flat_map(|count| count.metrics("RULE", false)) {
+        let family = name.trim_start_matches("idempotency").trim_start_matches(['.', '_']);
+        let family = family.split('.').next().unwrap();
+        assert!(counters.contains(&format!("`idempotency_{family}`")), "docs/operations.md does not show {family}");
+        if name.contains(".outcome.") || name.contains(".reason.") && !name.contains("refused_total") {
+            let value = name.rsplit('.').next().unwrap();
+            assert!(counters.contains(&format!("`{value}`")), "docs/operations.md does not show {value} of {family}");
         }
-        let reason = ["bypassed_", "store_failures_"].iter().find_map(|kind| metric.split_once(kind));
-        let shown = reason.map_or(metric.as_str(), |(_, reason)| reason.trim_end_matches("_total"));
-        assert!(counters.contains(&format!("`{shown}`")), "docs/operations.md does not show {metric}");
+    }
+    for gauge in Gauge::ALL {
+        assert!(counters.contains(&format!("`{}`", gauge.metric())), "docs/operations.md does not show {gauge:?}");
     }
 }
 
@@ -374,7 +381,7 @@ fn the_changelog_has_one_heading_for_this_version() {
 #[test]
 fn nothing_is_left_over() {
     let words = ["TO\u{44}O", "FIX\u{4d}E", "dbg\u{21}(", "todo\u{21}(", "#[ig\u{6e}ore"];
-    for file in ["src", "check", "tests"].into_iter().flat_map(sources) {
+    for file in ["src", "check", "ctl", "tests"].into_iter().flat_map(sources) {
         for word in words {
             assert!(!read(&file).contains(word), "{} has {word}", file.display());
         }

@@ -8,13 +8,14 @@ use std::rc::Rc;
 
 use envoy_idempotency::command::{CommandKind, Failure, StoreReply};
 use envoy_idempotency::config::{Config, Redis, Store as Where};
+use envoy_idempotency::count::Count;
 use envoy_idempotency::event::{EventKind, Executed};
 use envoy_idempotency::evidence::{Origin, VIA_UPSTREAM};
 use envoy_idempotency::exchange::{Exchange, Secrets};
 use envoy_idempotency::key::{KeyForm, UpstreamKey};
 use envoy_idempotency::message::{Headers, RequestHead};
 use envoy_idempotency::record::Owner;
-use envoy_idempotency::step::{Count, Flow, LogEvent, Outgoing};
+use envoy_idempotency::step::{Flow, LogEvent, Outgoing};
 use envoy_idempotency::store::client::{Batch, Client, Lane, Limits, Reply};
 use envoy_idempotency::store::local::SharedMap;
 use envoy_idempotency::store::{Pool, Store};
@@ -485,6 +486,93 @@ fn a_withdrawal_keeps_a_worker_for_one_lease() {
 }
 
 #[test]
+fn since_when_the_oldest_is_owed_is_noted_and_passes_on_with_it() {
+    let pool = Pool::default();
+    let mut old = owing(INLINE, &pool);
+    let mut heir = World::sharing(INLINE, &pool);
+    (0..10).for_each(|_| assert!(!old.ticks()));
+    let since_ms = old.host.owed_since_ms;
+    assert!(since_ms.is_some_and(|since_ms| since_ms <= old.host.now_ms), "{since_ms:?}");
+    hands_over(&mut old, &mut heir);
+    heir.host.now_ms += 5_000;
+    for _ in 0..10 {
+        assert!(!old.ticks() && !heir.ticks());
+    }
+    assert_eq!((old.host.owed_since_ms, heir.host.owed_since_ms), (None, since_ms));
+    let completion = heir.batch();
+    heir.reply(completion, &StoreReply::Settled);
+    (0..10).for_each(|_| assert!(!heir.ticks()));
+    assert_eq!(heir.host.owed_since_ms, None);
+}
+
+#[test]
+fn how_long_a_duplicate_has_waited_is_noted_once_however_its_wait_ends() {
+    let waits = INLINE.replace(r#""policy": {"#, r#""policy": {"on_in_flight": {"action": "wait"}, "#);
+    let mut world = World::new(&waits);
+    let claims = world.claims(3);
+    world.reply(claims, &IN_FLIGHT);
+    world.host.now_ms += 40;
+    world.stream_ends(1, b"downstream_remote_disconnect");
+    assert_eq!(world.acts("waited"), ["waited 40"]);
+    world.host.now_ms += 60;
+    world.ticks();
+    let polls = world.batch();
+    world.reply(polls, &StoreReply::Mismatch);
+    assert_eq!(world.acts("waited"), ["waited 100"; 2]);
+    world.stream_ends(2, b"idempotency_mismatch");
+    assert_eq!(world.acts("waited"), [""; 0]);
+}
+
+#[test]
+fn a_failing_store_is_logged_once_when_it_begins_and_once_when_it_has_answered_for_a_while() {
+    let mut world = World::new(INLINE);
+    let claims = world.claims(3);
+    world.host.batches.push(claims);
+    world.store_is_away();
+    let lines = world.acts("log");
+    assert!(
+        lines.len() == 1 && lines[0].contains("the store has begun to fail: transport for operation "),
+        "{lines:?}"
+    );
+    // What is owed lands, and so the store answers.
+    while world.host.gauges[&Gauge::Outbox] > 0 {
+        world.host.now_ms += 100;
+        world.ticks();
+        if let Some(batch) = world.host.batches.pop() {
+            world.reply(batch, &StoreReply::Settled);
+        }
+    }
+    assert_eq!(world.acts("log"), [""; 0]);
+    world.host.now_ms += 2_000;
+    world.ticks();
+    let lines = world.acts("log");
+    assert!(lines.len() == 1 && lines[0].starts_with("log the store answers again, "), "{lines:?}");
+    world.host.now_ms += 10_000;
+    world.ticks();
+    assert_eq!(world.acts("log"), [""; 0]);
+}
+
+#[test]
+fn the_breaker_shows_in_a_gauge_until_a_probe_is_answered() {
+    let mut world = owing(INLINE, &Pool::default());
+    while !world.host.gauges.contains_key(&Gauge::BreakerOpen) {
+        world.host.now_ms += 100;
+        world.ticks();
+        world.calls_fail();
+    }
+    assert_eq!(world.host.gauges[&Gauge::BreakerOpen], 1);
+    while world.host.batches.is_empty() {
+        world.host.now_ms += 100;
+        world.ticks();
+    }
+    assert_eq!(world.host.gauges[&Gauge::BreakerOpen], 1);
+    let probe = world.batch();
+    world.reply(probe, &StoreReply::Settled);
+    world.ticks();
+    assert_eq!(world.host.gauges[&Gauge::BreakerOpen], 0);
+}
+
+#[test]
 fn what_is_owed_passes_to_the_worker_that_serves_next_and_the_old_one_goes_at_once() {
     let pool = Pool::default();
     let mut old = owing(INLINE, &pool);
@@ -671,6 +759,8 @@ struct Recorder {
     entered: Option<u32>,
     is_woken: bool,
     batches: Vec<Batch>,
+    owed_since_ms: Option<u64>,
+    fails_since_ms: Option<u64>,
     gauges: HashMap<Gauge, i64>,
     request_size: u64,
     /// How many calls may be sent in a callback of a stream.
@@ -714,6 +804,8 @@ impl World {
             entered: None,
             is_woken: false,
             batches: Vec::new(),
+            owed_since_ms: None,
+            fails_since_ms: None,
             gauges: HashMap::new(),
             request_size: 0,
             room_in_streams: 0,
@@ -990,7 +1082,7 @@ impl Host for Recorder {
         self.acts.push("clear".to_owned());
     }
 
-    fn count(&mut self, count: Count, _observed: bool) {
+    fn count(&mut self, count: Count, _rule: usize, _observed: bool) {
         self.acts.push(format!("count {count:?}"));
     }
 
@@ -998,10 +1090,28 @@ impl Host for Recorder {
         *self.gauges.entry(gauge).or_default() += by;
     }
 
-    fn set_store_bytes(&mut self, _bytes: u64) {}
+    fn note_wait(&mut self, waited_ms: u64) {
+        self.acts.push(format!("waited {waited_ms}"));
+    }
+
+    fn set_store_size(&mut self, _bytes: u64, _records: u64) {}
+
+    fn note_owed_since(&mut self, since_ms: Option<u64>, _now_ms: u64) {
+        self.owed_since_ms = since_ms;
+    }
 
     fn log(&mut self, log_event: &LogEvent) {
         self.acts.push(format!("log {log_event}"));
+    }
+
+    fn note_store_failed(&mut self, now_ms: u64) -> bool {
+        let is_new = self.fails_since_ms.is_none();
+        self.fails_since_ms.get_or_insert(now_ms);
+        is_new
+    }
+
+    fn note_store_answers(&mut self, _now_ms: u64) -> Option<u64> {
+        self.fails_since_ms.take()
     }
 
     fn note_caller(&mut self, rule: &str) {

@@ -7,10 +7,11 @@ use std::collections::BTreeMap;
 
 #[cfg(feature = "mutants")]
 use envoy_idempotency::command::ReplyKind;
-use envoy_idempotency::command::{CommandKind, LockCommand, StoreReply};
+use envoy_idempotency::command::{CommandKind, StoreReply};
+use envoy_idempotency::count::Count;
 #[cfg(feature = "mutants")]
 use envoy_idempotency::event::{Event, EventKind, Executed};
-use envoy_idempotency::step::Count;
+use envoy_idempotency::lock::LockCommand;
 
 use crate::plan::Fault;
 use crate::world::Answer;
@@ -70,6 +71,7 @@ impl Coverage {
             CommandKind::Poll { .. } => "poll",
             CommandKind::Release { .. } => "release",
             CommandKind::Renew => "renew",
+            CommandKind::Resolve(_) => "resolve",
             CommandKind::Withdraw => "withdraw",
         };
         let told = told(reply);
@@ -153,9 +155,10 @@ impl Coverage {
 }
 
 /// What can happen to a stream to the store.
-const ON_STREAMS: [&str; 16] = [
+const ON_STREAMS: [&str; 17] = [
     "a large response takes the other stream",
     "a replica is left",
+    "a stream is left in a tick for a replica",
     "a reply comes after its command has timed out, and is dropped",
     "a stream is closed by the other side",
     "a stream is given up because Redis refuses the login",
@@ -205,8 +208,10 @@ fn leading_cells() -> Vec<(&'static str, &'static str)> {
         let events = items.split(" · ").filter_map(|item| item.split_once(" → ")).map(|(event, _)| event);
         cells.extend(events.map(|event| (state, event.trim_end_matches(" reply"))));
     }
-    let is_unreachable =
-        |cell: &(&str, &str)| matches!(cell, ("head", "response head" | "closed") | ("look-up", "request body"));
+    // Operators speak to the store itself here: `tests/it/operator.rs` has the exchange that answers them.
+    let is_unreachable = |cell: &(&str, &str)| {
+        matches!(cell, ("head", "response head" | "closed") | ("look-up", "request body") | ("operator", _))
+    };
     cells.retain(|cell| !is_unreachable(cell));
     assert!(cells.len() > 20, "the list was not read: {cells:?}");
     cells
@@ -243,9 +248,13 @@ fn meets(state: &'static str, event: &Event<'_>) {
         Event { kind: EventKind::StoreReplied { asked: ReplyKind::Mark, reply, .. }, .. } => ("mark", told(reply)),
         Event { kind: EventKind::StoreReplied { asked: ReplyKind::Renew, reply, .. }, .. } => ("renew", told(reply)),
         Event { kind: EventKind::StoreReplied { asked: ReplyKind::Inspect, reply, .. }, .. } => ("look", told(reply)),
+        Event { kind: EventKind::StoreReplied { asked: ReplyKind::Resolve, reply, .. }, .. } => {
+            ("resolve", told(reply))
+        }
         Event { kind: EventKind::StoreReplied { asked: ReplyKind::Settle, reply, .. }, .. } => ("settle", told(reply)),
         Event { kind: EventKind::Tick { .. }, .. } => ("tick", ""),
         Event { kind: EventKind::BodyUnavailable, .. } => ("unable", ""),
+        Event { kind: EventKind::Found { .. }, .. } => ("found", ""),
     };
     MET.with_borrow_mut(|met| *met.entry((state, event, told)).or_default() += 1);
 }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use crate::coverage;
 use crate::plan::{Client, Fault, Faults, Plan, TOO_LARGE};
-use crate::world::{Answer, ByOperation, Forward, Known, MAX_BODY, Request, World};
+use crate::world::{Answer, ByOperation, Forward, Known, MAX_BODY, Request, Word, World};
 
 /// A whole run: adversity, calm, one probe of every operation, judgement.
 pub fn judge(plan: &Plan, transcribe: bool) -> (World, Vec<String>) {
@@ -57,6 +57,7 @@ pub fn judge(plan: &Plan, transcribe: bool) -> (World, Vec<String>) {
     turns(&world, plan.faults, &mut wrong);
     sightings(&world, &mut wrong);
     repeats(&world, &mut wrong);
+    words(&world, &mut wrong);
     probes(&world, first_probe, &mut wrong);
     world.coverage.witnessed();
     (world, wrong)
@@ -188,6 +189,7 @@ fn answers(world: &World, wrong: &mut Vec<String>) {
             world.store.peak(request.sent_ms, until)
                 >= world.store.trough(request.sent_ms, until) + 1000 * world.plan.ttl_s
                 || world.store.lost_between(request.sent_ms, until)
+                || world.words_between((request.tenant, request.key), request.sent_ms, until).next().is_some()
                 || world.forwards.iter().any(|forward| {
                     (forward.attempt.is_none() || world.store.lost_between(forward.asked_ms, until))
                         && forward.is_told
@@ -223,7 +225,9 @@ fn looked(world: &World, look: &Request, operation_ms: u64, wrong: &mut Vec<Stri
     let succeeded =
         |forward: &Forward| forward.heard.is_some_and(|(at, known)| known == Known::Success && at <= seen_ms);
     let mut of_it = world.forwards.iter().filter(|forward| forward.who == (look.tenant, look.key));
-    if is_completed && !of_it.clone().any(succeeded) {
+    let who = (look.tenant, look.key);
+    let is_said = world.words_between(who, 0, seen_ms).any(|word| !word.frees());
+    if is_completed && !is_said && !of_it.clone().any(succeeded) {
         wrong.push(format!("I2: {name} was told that it has completed, and no attempt had succeeded"));
     }
     let store = &world.store;
@@ -235,6 +239,7 @@ fn looked(world: &World, look: &Request, operation_ms: u64, wrong: &mut Vec<Stri
         };
         let lives_ms = world.forwards.iter().filter(|other| other.who == forward.who).map(|other| other.lives_ms().0);
         !store.lost_between(forward.asked_ms, seen_ms)
+            && !world.forgotten_between(who, forward.asked_ms, seen_ms)
             && store.peak(forward.asked_ms, seen_ms)
                 < store.trough(forward.asked_ms, told_ms) + lives_ms.min().unwrap_or(0)
     };
@@ -338,7 +343,11 @@ fn forbidden(world: &World, earlier: &Forward, later: &Forward) -> Option<String
         let request = &world.requests[earlier.request];
         let told = request.answer.as_ref().filter(|_| request.answered_ms < Some(later.forwarded_ms));
         let is_stored = told.is_some_and(|answer| answer.parameter("stored") == Some("?1"));
-        if is_stored && !is_overtaken && peak < store.trough(at, request.answered_ms.unwrap_or(at)) + completed_lives_ms
+        let is_forgotten = world.forgotten_between(earlier.who, at, later.forwarded_ms);
+        if is_stored
+            && !is_forgotten
+            && !is_overtaken
+            && peak < store.trough(at, request.answered_ms.unwrap_or(at)) + completed_lives_ms
         {
             return pair("the earlier one had completed and was stored");
         }
@@ -362,6 +371,16 @@ fn forbidden(world: &World, earlier: &Forward, later: &Forward) -> Option<String
     }
     if first > second && !is_overtaken {
         return pair("the number did not grow");
+    }
+    let mut words = world.words_between(earlier.who, earlier.asked_ms, later.forwarded_ms).filter(|word| word.frees());
+    if let Some(word) = words.clone().find(|word| {
+        let is_running = word.at_ms >= earlier.forwarded_ms && earlier.heard.is_none_or(|(at, _)| at > word.at_ms);
+        is_running && store.clock(word.at_ms) < store.trough(earlier.asked_ms, word.at_ms) + earlier.lease_ms
+    }) {
+        return pair(&format!("an operator's word at {} ended a lease that lived", word.at_ms));
+    }
+    if words.next().is_some() {
+        return None;
     }
     let known = known.map_or(Known::Doubt, |(_, known)| known);
     // The same payload was tried again in between, and that attempt freed the key, though it may not have known its number.
@@ -423,7 +442,14 @@ fn sightings(world: &World, wrong: &mut Vec<String>) {
             for second in sightings.iter().filter(|second| second.asked_ms > first.seen_ms) {
                 let is_same = std::ptr::eq(first.forward, second.forward);
                 let is_over = world.store.peak(first.asked_ms, second.seen_ms) >= first.until;
-                if !is_same && !is_over && !world.store.lost_between(first.forward.asked_ms, second.seen_ms) {
+                // A gateway other than the operator's may replay for a while what it remembers.
+                let from_ms = first.forward.asked_ms.min(second.forward.asked_ms);
+                let is_forgotten = world.forgotten_between(first.forward.who, from_ms, second.seen_ms);
+                if !is_same
+                    && !is_over
+                    && !is_forgotten
+                    && !world.store.lost_between(first.forward.asked_ms, second.seen_ms)
+                {
                     wrong.push(format!(
                         "I4: k{} was seen completed at {} and as something else at {}",
                         first.forward.who.1, first.seen_ms, second.seen_ms
@@ -449,17 +475,43 @@ fn repeats(world: &World, wrong: &mut Vec<String>) {
             let at = heard(forward).filter(|at| *at <= seen_ms)?;
             Some((forward.asked_ms, store.trough(at, seen_ms) + forward.lives_ms().1))
         });
-        let Some((asked_ms, until)) = completions.reduce(|one, other| (one.0.min(other.0), one.1.min(other.1))) else {
+        let who = (seen.tenant, seen.key);
+        let said = world.words_between(who, 0, seen_ms).filter(|word| !word.frees());
+        let said = said.map(|word| (word.at_ms, store.trough(word.at_ms, seen_ms) + 1000 * world.plan.ttl_s));
+        let Some((asked_ms, until)) =
+            completions.chain(said).reduce(|one, other| (one.0.min(other.0), one.1.min(other.1)))
+        else {
             wrong.push(format!("I2: {} was told that it is completed, and nobody had succeeded", shown(seen)));
             continue;
         };
         for again in world.forwards.iter().filter(is_of).filter(|again| again.attempt.is_some()) {
             let is_later = again.asked_ms > seen_ms;
             let is_over = store.peak(asked_ms, again.forwarded_ms) >= until;
-            if is_later && !is_over && !store.lost_between(asked_ms, again.forwarded_ms) {
+            let is_forgotten = world.forgotten_between(who, asked_ms, again.forwarded_ms);
+            if is_later && !is_over && !is_forgotten && !store.lost_between(asked_ms, again.forwarded_ms) {
                 wrong.push(format!(
                     "I1: k{} was seen completed at {seen_ms} and executed again at {}",
                     seen.key, again.forwarded_ms
+                ));
+            }
+        }
+    }
+}
+
+/// I1: what an operator has said to have run does not run again while the record lives, unless he has it forgotten.
+fn words(world: &World, wrong: &mut Vec<String>) {
+    let store = &world.store;
+    for word in world.words.iter().filter(|word| !word.frees()) {
+        let until = store.clock(word.at_ms) + 1000 * world.plan.ttl_s;
+        let later =
+            |forward: &&Forward| forward.who == word.who && forward.attempt.is_some() && forward.asked_ms > word.at_ms;
+        for again in world.forwards.iter().filter(later) {
+            let is_over = store.peak(word.at_ms, again.forwarded_ms) >= until;
+            let is_forgotten = world.forgotten_between(word.who, word.at_ms, again.forwarded_ms);
+            if !is_over && !is_forgotten && !store.lost_between(word.at_ms, again.forwarded_ms) {
+                wrong.push(format!(
+                    "I1: an operator said at {} that k{} had run, and it ran again at {}",
+                    word.at_ms, word.who.1, again.forwarded_ms
                 ));
             }
         }
@@ -500,6 +552,7 @@ fn probes(world: &World, first_probe: usize, wrong: &mut Vec<String>) {
                 && last.heard.is_some_and(|(_, known)| known == Known::Success)
                 && alive(last)
                 && !is_cramped
+                && !world.forgotten_between(who, last.asked_ms, world.now)
                 && !store.lost_between(last.asked_ms, world.now)
                 // Whoever completes the record may make it live shorter.
                 && forwards.iter().filter(|other| other.heard.is_some_and(|(_, known)| known == Known::Success)).all(
@@ -522,6 +575,7 @@ fn probes(world: &World, first_probe: usize, wrong: &mut Vec<String>) {
         if let Some(last) = last.filter(|last| last.is_shielded)
             && !answer.is("replayed")
             && !may_lack_its_body(world, last)
+            && world.words_between(who, last.asked_ms, world.now).next().is_none()
         {
             wrong.push(format!(
                 "shielded: {} was told {:?}, but the gateway had heard the answer to attempt {}",
@@ -530,8 +584,10 @@ fn probes(world: &World, first_probe: usize, wrong: &mut Vec<String>) {
                 last.attempt.unwrap_or(0)
             ));
         }
-        let in_doubt =
-            |forward: &&Forward| !matches!(forward.heard, Some((_, Known::Release | Known::Retry))) || !alive(forward);
+        let in_doubt = |forward: &&Forward| {
+            let is_settled = world.words_between(who, forward.forwarded_ms, world.now).any(Word::frees);
+            !is_settled && (!matches!(forward.heard, Some((_, Known::Release | Known::Retry))) || !alive(forward))
+        };
         let may_be_unknown = world.plan.holds
             && (is_cramped || is_orphaned || !store.losses.is_empty() || forwards.iter().any(in_doubt));
         // Only an attempt leaves its payload behind: a claim that was withdrawn leaves what stood before it.

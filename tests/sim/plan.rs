@@ -28,6 +28,8 @@ pub enum Fault {
     GatewayReloads,
     HostAnswers,
     OperationFails,
+    OperatorForgets,
+    OperatorResolves,
     ReplyCrossed,
     ReplyDelayed,
     ReplyDuplicated,
@@ -64,7 +66,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    pub const ALL: [Fault; 52] = [
+    pub const ALL: [Fault; 54] = [
         Fault::AnswerMeddled,
         Fault::AnswersAnother,
         Fault::BodiesHidden,
@@ -84,6 +86,8 @@ impl Fault {
         Fault::GatewayReloads,
         Fault::HostAnswers,
         Fault::OperationFails,
+        Fault::OperatorForgets,
+        Fault::OperatorResolves,
         Fault::ReplyCrossed,
         Fault::ReplyDelayed,
         Fault::ReplyDuplicated,
@@ -183,6 +187,11 @@ impl Fault {
                 | Fault::StreamCutInside
                 | Fault::StreamRefused
         )
+    }
+
+    /// What operators do, who come to few worlds, by dice of their own.
+    fn is_of_operators(self) -> bool {
+        matches!(self, Fault::OperatorForgets | Fault::OperatorResolves)
     }
 
     /// Those that came to the plan later, and have dice of their own, so that the seeds of before stay what they were.
@@ -310,7 +319,9 @@ impl Plan {
         let embedded = random.chance(150).then(|| *random.pick(&[4 << 10, 64 << 10, 1 << 20]));
         let share = *random.pick(&[150, 300, 500, 800]);
         let mut faults = Faults::NONE;
-        let is_first = |fault: &Fault| !fault.is_of_shielding() && !fault.came_later() && !fault.is_of_streams();
+        let is_first = |fault: &Fault| {
+            !fault.is_of_shielding() && !fault.came_later() && !fault.is_of_streams() && !fault.is_of_operators()
+        };
         for fault in Fault::ALL.into_iter().filter(is_first) {
             // Lost writes excuse much; most runs are without.
             let share = if fault.loses_writes() { share / 4 } else { share };
@@ -377,7 +388,15 @@ impl Plan {
                 faults = faults.with(fault);
             }
         }
-        let mut turns = Random::of(seed, 15);
+        let mut operators = Random::of(seed, 15);
+        // A trial has names of its own.
+        let has_operators = operators.chance(400) && observes == [false; 2];
+        for fault in Fault::ALL.into_iter().filter(|fault| fault.is_of_operators()) {
+            if operators.chance(700) && has_operators {
+                faults = faults.with(fault);
+            }
+        }
+        let mut turns = Random::of(seed, 16);
         Plan {
             seed,
             logs_in: streams.chance(300),

@@ -4,7 +4,7 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
-use envoy_idempotency::command::{Command, CommandKind, Failure, StoreReply};
+use envoy_idempotency::command::{Command, CommandKind, Failure, Resolution, StoreReply};
 use envoy_idempotency::key::Name;
 use envoy_idempotency::record::{Owner, State};
 use envoy_idempotency::store::locks::{Stored, apply};
@@ -27,6 +27,8 @@ pub struct Store {
     pub full_until: u64,
     /// Whether it keeps the script.
     pub has_script: bool,
+    /// Whose claims an operator's word has ended.
+    pub settled: HashSet<Owner>,
     /// Whose claims were withdrawn or released under each name.
     pub released: HashMap<Name, HashSet<Owner>>,
 }
@@ -80,6 +82,18 @@ impl Store {
             return StoreReply::Failed(Failure::Full);
         }
         let (record, reply) = apply(before.clone(), call, clock, || clock);
+        if matches!(call.kind, CommandKind::Resolve(Resolution::Forget | Resolution::NotRun))
+            && reply == StoreReply::Settled
+        {
+            let last_owner = before.as_ref().and_then(Stored::operation).and_then(|record| match &record.state {
+                State::Running { owner, .. } | State::Unknown { owner, .. } | State::Completed { owner, .. } => {
+                    Some(*owner)
+                }
+                State::Open { .. } => None,
+            });
+            self.settled.extend(last_owner);
+            self.released.entry(call.name).or_default().extend(last_owner);
+        }
         if let Some(record) = record {
             self.undo.push_back((now, call.name, before));
             while self.undo.front().is_some_and(|(at, ..)| at + 5000 < now) {

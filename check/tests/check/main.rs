@@ -22,6 +22,7 @@ mod istio;
 mod keeper;
 mod mutations;
 mod neighbours;
+mod operators;
 mod running;
 mod shielding;
 mod streams;

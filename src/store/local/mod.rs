@@ -19,6 +19,8 @@ mod cell;
 
 mod bodies;
 
+mod search;
+
 use bodies::COMPLETION_GROWTH;
 use cell::{body_place, entries, find, put};
 use usage::Usage;
@@ -73,7 +75,7 @@ const HAND_STEPS: u32 = 16;
 /// How many buckets are visited at once where nothing but a whole round will do.
 const ROUND_STEPS: u32 = 1024;
 /// The version of what stands here beside the records, so that no module reads the cells of another.
-const SHAPE: u8 = 2;
+const SHAPE: u8 = 3;
 /// How long a whole round that found nothing to drop counts at most as proof that there is nothing. A round of the
 /// default table takes a worker some tenths of a second.
 const BARREN_MS: u64 = 10_000;
@@ -115,7 +117,7 @@ impl<C: SharedMap> Table<C> {
         if let Some(place) = place {
             match change {
                 Change::None => {
-                    let _ = self.account_for(-prepaid);
+                    let _ = self.account_for(-prepaid, 0);
                     self.drop_body(place);
                 }
                 // The room for it may be that of the body itself.
@@ -147,6 +149,11 @@ impl<C: SharedMap> Table<C> {
         self.usage().map_or(0, |usage| usage.used())
     }
 
+    /// Bytes of records and bodies in the table, and how many records.
+    pub fn size(&self) -> (u64, u64) {
+        self.usage().map_or((0, 0), |usage| (usage.used(), usage.records.try_into().unwrap_or(0)))
+    }
+
     /// Tells also what was written. `prepaid` bytes of growth are accounted for already.
     fn apply_to_bucket(&self, command: &Command, prepaid: i64, now_ms: u64) -> Result<(StoreReply, Change), Failure> {
         let key = self.key(b'r', self.bucket_of(&command.name));
@@ -154,23 +161,24 @@ impl<C: SharedMap> Table<C> {
         for _ in 0..TRIES {
             let (bucket, version) = self.get(&key)?;
             let (place, found) = find(&bucket, &command.name)?;
+            let records = i64::from(found.is_none());
             let before = found.map(Stored::decode).transpose()?;
             let body_before = before.as_ref().and_then(body_place);
             let (stored, reply) = locks::apply(before, command, now_ms, || self.cells.wall_ms());
             let Some(stored) = stored else { return Ok((reply, Change::None)) };
             let after = put(&bucket, place, &command.name, &stored.encode())?;
             let growth = after.len() as i64 - bucket.len() as i64 - prepaid;
-            let reserved = match self.reserve_growth(growth, now_ms) {
+            let reserved = match self.reserve_growth(growth, records, now_ms) {
                 // Only a claim or a lock can be refused: what exists may always end.
                 Err(failure) if may_be_refused => return Err(failure),
                 reserved => reserved.unwrap_or(false),
             };
             if !self.swap(&key, &after, version)? {
-                let _ = self.account_for(if reserved { -growth } else { 0 });
+                let _ = if reserved { self.account_for(-growth, -records) } else { Ok(()) };
                 continue;
             }
             // From here on it is so, whatever becomes of the book-keeping.
-            let _ = self.account_for(if reserved { 0 } else { growth });
+            let _ = if reserved { Ok(()) } else { self.account_for(growth, records) };
             if let Some(place) = body_before.filter(|place| body_place(&stored) != Some(*place)) {
                 self.drop_body(place);
             }
@@ -183,12 +191,13 @@ impl<C: SharedMap> Table<C> {
         Err(Failure::Contention)
     }
 
-    /// Accounts for what a bucket grows by, if it does; tells whether.
-    fn reserve_growth(&self, growth: i64, now_ms: u64) -> Result<bool, Failure> {
+    /// Accounts for what a bucket grows by, and for the records among that, if it does; tells whether.
+    fn reserve_growth(&self, growth: i64, records: i64, now_ms: u64) -> Result<bool, Failure> {
         if growth <= 0 {
             return Ok(false);
         }
-        self.reserve(growth, now_ms, |_| ())?.map(|()| true).ok_or(Failure::Full)
+        let reserved = self.reserve(growth, now_ms, |usage| usage.grow(0, records))?;
+        reserved.map(|()| true).ok_or(Failure::Full)
     }
 
     /// Accounts for this many more bytes and makes another change to the usage, if there is or can be made room.
@@ -276,7 +285,7 @@ impl<C: SharedMap> Table<C> {
         let key = self.key(b'r', bucket);
         let (bytes, version) = self.get(&key)?;
         let mut kept = Vec::with_capacity(bytes.len());
-        let mut bodies = Vec::new();
+        let (mut bodies, mut gone) = (Vec::new(), 0);
         let mut visit = Visit { dropped: false, earliest_ms: u64::MAX };
         for entry in entries(&bytes) {
             let entry = entry?;
@@ -286,29 +295,22 @@ impl<C: SharedMap> Table<C> {
                 visit.earliest_ms = visit.earliest_ms.min(stored.forgotten_ms());
             } else {
                 bodies.extend(body_place(&stored));
+                gone += 1;
             }
         }
-        if kept.len() < bytes.len() && self.write(&key, &kept, bytes.len(), version)? {
+        if kept.len() < bytes.len() && self.swap(&key, &kept, version)? {
+            self.account_for(kept.len() as i64 - bytes.len() as i64, -gone)?;
             visit.dropped = true;
             bodies.into_iter().for_each(|place| self.drop_body(place));
         }
         Ok(visit)
     }
 
-    /// Writes a bucket and accounts for the difference.
-    fn write(&self, key: &[u8], value: &[u8], length_before: usize, version: Option<u32>) -> Result<bool, Failure> {
-        if !self.swap(key, value, version)? {
-            return Ok(false);
-        }
-        self.account_for(value.len() as i64 - length_before as i64)?;
-        Ok(true)
-    }
-
-    fn account_for(&self, difference: i64) -> Result<(), Failure> {
-        if difference == 0 {
+    fn account_for(&self, bytes: i64, records: i64) -> Result<(), Failure> {
+        if (bytes, records) == (0, 0) {
             return Ok(());
         }
-        self.change_usage(|usage| usage.bytes = usage.bytes.saturating_add(difference))
+        self.change_usage(|usage| usage.grow(bytes, records))
     }
 
     fn usage(&self) -> Result<Usage, Failure> {

@@ -44,6 +44,8 @@ pub struct Usage {
     pub bytes: i64,
     /// How many bodies there are; below zero for a moment as `bytes` is.
     pub bodies: i64,
+    /// How many records there are; below zero for a moment as `bytes` is.
+    pub records: i64,
     /// How many places for bodies have been made.
     pub places: u32,
     /// How many there were when this lap began.
@@ -100,6 +102,12 @@ impl Usage {
         self.bytes.try_into().unwrap_or(0)
     }
 
+    /// So many more bytes are in use, of so many more records; fewer where they are below zero.
+    pub fn grow(&mut self, bytes: i64, records: i64) {
+        self.bytes = self.bytes.saturating_add(bytes);
+        self.records = self.records.saturating_add(records);
+    }
+
     /// Whether `need` more bytes are within the bound.
     pub fn fits(&self, need: i64, max_bytes: u64) -> bool {
         self.used().saturating_add_signed(need) <= max_bytes
@@ -107,9 +115,10 @@ impl Usage {
 
     /// As its cell holds it.
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(56);
+        let mut out = Vec::with_capacity(64);
         out.extend(self.bytes.to_le_bytes());
         out.extend(self.bodies.to_le_bytes());
+        out.extend(self.records.to_le_bytes());
         out.extend(self.next.number().to_le_bytes());
         out.extend(self.oldest.number().to_le_bytes());
         out.extend(self.barren_until_ms.to_le_bytes());
@@ -132,6 +141,7 @@ impl Usage {
         let usage = Usage {
             bytes: i64::from_le_bytes(input.array()?),
             bodies: i64::from_le_bytes(input.array()?),
+            records: i64::from_le_bytes(input.array()?),
             next: Place::of(u64::from_le_bytes(input.array()?)),
             oldest: Place::of(u64::from_le_bytes(input.array()?)),
             barren_until_ms: u64::from_le_bytes(input.array()?),

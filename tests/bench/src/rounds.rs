@@ -208,7 +208,7 @@ mod tests {
     #[test]
     fn only_another_build_may_refuse_a_configuration() {
         let recipe = &scenario::ALL[0].sides[2];
-        let log = "Envoy did not start. Its log ends:\n[error] wasm log: idempotency: the configuration is refused: a.b: no.\n";
+        let log = "Envoy did not start. Its log ends:\n[error] wasm log: the configuration is refused: a.b: no.\n";
         let failure = |other_build| Entrant { recipe, other_build }.failure(log);
         assert_eq!(failure(Some(Path::new("older.wasm"))), Failure::Refused("a.b: no.".to_owned()));
         assert_eq!(failure(None), Failure::Fault(format!("the filter: {log}")));

@@ -149,6 +149,7 @@ pub const ALL: [Scenario; 8] = [
         comparisons: &[
             Comparison { subject: FILTER, reference: ENVOY_AND_PEER, by: By::Rate, target: Some(1.15) },
             Comparison { subject: FILTER, reference: WEBDIS, by: By::Rate, target: Some(1.0) },
+            Comparison { subject: FILTER, reference: PROXY, by: By::Rate, target: None },
             Comparison { subject: FILTER, reference: PEER, by: By::Rate, target: None },
         ],
     },
@@ -162,6 +163,7 @@ pub const ALL: [Scenario; 8] = [
         comparisons: &[
             Comparison { subject: FILTER, reference: ENVOY_AND_PEER, by: By::Rate, target: Some(1.3) },
             Comparison { subject: FILTER, reference: WEBDIS, by: By::Rate, target: Some(1.0) },
+            Comparison { subject: FILTER, reference: PROXY, by: By::Rate, target: None },
             Comparison { subject: FILTER, reference: PEER, by: By::Rate, target: None },
         ],
     },
@@ -209,6 +211,7 @@ pub const ALL: [Scenario; 8] = [
 
 const FILTER_AND_PEER: &[Recipe] = &[
     Recipe { name: FILTER, what: What::FilterOnRedis(Resp, before_reply), expected: EXECUTED },
+    Recipe { name: PROXY, what: What::FilterByProxy(by_proxy), expected: EXECUTED },
     Recipe { name: WEBDIS, what: What::FilterOnRedis(Webdis, before_reply), expected: EXECUTED },
     Recipe { name: ENVOY_AND_PEER, what: What::EnvoyAndPeer, expected: PROXIED },
     Recipe { name: PEER, what: What::Peer, expected: TWO_SETS },
@@ -230,6 +233,13 @@ fn before_reply(dialect: Dialect) -> Value {
     saving(dialect, "before_reply")
 }
 
+/// Each operation is a command of its own, as a Redis Cluster wants it.
+fn by_proxy() -> Value {
+    let mut document = before_reply(Resp);
+    document["store"]["batching"] = json!(false);
+    document
+}
+
 fn after_reply(dialect: Dialect) -> Value {
     saving(dialect, "after_reply")
 }
@@ -244,7 +254,7 @@ fn saving(dialect: Dialect, save: &str) -> Value {
 
 fn is_first_on_redis(side: &Side, load: &Load) -> Result<(), String> {
     match (side.name, side.send(load, Some(KEY))?) {
-        (FILTER | AFTER_REPLY | WEBDIS, response) => is_verdict(&response, "executed"),
+        (FILTER | AFTER_REPLY | PROXY | WEBDIS, response) => is_verdict(&response, "executed"),
         (_, response) => is_untouched(&response, 201),
     }
 }
@@ -300,6 +310,7 @@ const AFTER_REPLY: &str = "after_reply";
 const EMBEDDED: &str = "embedded";
 const REDIS: &str = "redis";
 const WEBDIS: &str = "by Webdis";
+const PROXY: &str = "by redis_proxy";
 const PEER: &str = "the peer";
 const ENVOY_AND_PEER: &str = "Envoy, peer";
 const ONE_RULE: &str = "1 rule";
@@ -311,22 +322,15 @@ const FIRST_ON_REDIS: Load = Load { method: "POST", path: peer::PATH, keys: Keys
 
 const PROXIED: &[(&str, Share)] = &[(UPSTREAM_REQUESTS, Share::All)];
 const UNTOUCHED: &[(&str, Share)] = &[(UPSTREAM_REQUESTS, Share::All), (STORE_OPERATIONS, Share::None)];
-const REPLAYED: &[(&str, Share)] =
-    &[("wasmcustom.idempotency_replayed_total", Share::All), (UPSTREAM_REQUESTS, Share::None)];
-const REPLAYED_FROM_MEMORY: &[(&str, Share)] = &[
-    ("wasmcustom.idempotency_replayed_cached_total", Share::All),
-    ("wasmcustom.idempotency_store_calls_total", Share::None),
-    (UPSTREAM_REQUESTS, Share::None),
-];
-const EXECUTED: &[(&str, Share)] = &[
-    ("wasmcustom.idempotency_executed_total", Share::All),
-    ("wasmcustom.idempotency_stored_total", Share::All),
-    (UPSTREAM_REQUESTS, Share::All),
-];
+const REPLAYED: &[(&str, Share)] = &[("requests.replayed", Share::All), (UPSTREAM_REQUESTS, Share::None)];
+const REPLAYED_FROM_MEMORY: &[(&str, Share)] =
+    &[("replayed_cached", Share::All), ("store_calls", Share::None), (UPSTREAM_REQUESTS, Share::None)];
+const EXECUTED: &[(&str, Share)] =
+    &[("requests.executed", Share::All), ("stored", Share::All), (UPSTREAM_REQUESTS, Share::All)];
 /// The peer takes a lock for each request and leaves a record.
 const TWO_SETS: &[(&str, Share)] = &[("set", Share::Twice)];
 const UPSTREAM_REQUESTS: &str = "cluster.payments.upstream_rq_total";
-const STORE_OPERATIONS: &str = "wasmcustom.idempotency_store_operations_total";
+const STORE_OPERATIONS: &str = "store_operations";
 
 #[cfg(test)]
 mod tests {

@@ -8,8 +8,8 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use harness::gateway::{hcm, plugin};
-use harness::{Dialect, Gateway, Options, PATIENCE, Redis, Request, Response, Webdis, wait_for};
+use harness::gateway::{cluster, hcm, listener_named, plugin, set_endpoint, set_endpoints};
+use harness::{Dialect, Gateway, Options, PATIENCE, Port, Redis, Request, Response, Webdis, wait_for};
 use serde_json::{Value, json};
 
 use crate::machine::{Machine, cpu_us, workers};
@@ -39,6 +39,8 @@ pub enum What {
     Filter(fn() -> Value),
     /// Envoy with the filter, and records in Redis, which it asks in this dialect.
     FilterOnRedis(Dialect, fn(Dialect) -> Value),
+    /// Envoy with the filter and its redis_proxy, as for a Redis Cluster, of which there is one node.
+    FilterByProxy(fn() -> Value),
     /// The peer, which asks Redis itself.
     Peer,
     /// Envoy without any filter, and the peer behind it: what a user of Envoy would put there instead.
@@ -69,6 +71,8 @@ struct Store {
     peer: Option<Peer>,
     webdis: Option<Webdis>,
     redis: Option<Redis>,
+    /// Of a cluster's bus, and of the redis_proxy.
+    ports: Option<[Port; 2]>,
 }
 
 /// For how many of the requests a counter goes up.
@@ -85,7 +89,7 @@ pub enum Share {
 impl What {
     /// Whether it has the filter in it, and may have another build of it.
     pub fn is_the_filter(self) -> bool {
-        matches!(self, What::Filter(_) | What::FilterOnRedis(..))
+        matches!(self, What::Filter(_) | What::FilterOnRedis(..) | What::FilterByProxy(_))
     }
 }
 
@@ -105,6 +109,17 @@ impl Recipe {
                 };
                 let options = Options::speaking(dialect, upstream, front);
                 envoy(options.configuration(configuration(dialect)), other_build)
+            }
+            What::FilterByProxy(configuration) => {
+                let [bus, proxy] = store.ports.insert([Port::unshared(), Port::reserve()]);
+                let (front, redis) = (proxy.addr(), store.redis.insert(node(bus)?).addr());
+                let options = Options::file("redis-cluster.yaml", upstream).mutate(move |tree| {
+                    let listener = listener_named(tree, "redis-proxy");
+                    listener["address"]["socket_address"]["port_value"] = json!(front.port());
+                    set_endpoint(cluster(tree, "redis"), front);
+                    set_endpoints(cluster(tree, "redis-cluster"), &[redis]);
+                });
+                envoy(options.configuration(configuration()), other_build)
             }
             What::Peer => {
                 let redis = store.redis.insert(Redis::try_start(&[])?);
@@ -208,17 +223,29 @@ impl Side {
             Server::Envoy(gateway) => gateway.process_id(),
             Server::Peer(peer) => peer.process_id(),
         };
-        let Store { peer, webdis, redis } = &self.store;
+        let Store { peer, webdis, redis, .. } = &self.store;
         let store = [peer.as_ref().map(Peer::process_id), webdis.as_ref().map(Webdis::process_id)];
         [Some(server), store[0], store[1], redis.as_ref().map(Redis::process_id)]
     }
 
     fn count(&self, name: &str) -> u64 {
         match (&self.server, &self.store.redis) {
-            (Server::Envoy(gateway), _) => gateway.stat(name),
+            (Server::Envoy(gateway), _) if name.starts_with("cluster.") => gateway.stat(name),
+            (Server::Envoy(gateway), _) => gateway.counted(name),
             (Server::Peer(_), redis) => redis.as_ref().map_or(0, |redis| calls(redis, name)),
         }
     }
+}
+
+/// A Redis Cluster of one node.
+fn node(bus: &Port) -> Result<Redis, String> {
+    let bus = bus.number().to_string();
+    // Alone it does not learn what others call it.
+    let announced = ["--cluster-announce-ip", "127.0.0.1"];
+    let node = Redis::try_start(&[&["--cluster-enabled", "yes", "--cluster-port", &bus][..], &announced].concat())?;
+    node.ask(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]);
+    let is_whole = || (node.ask(&["CLUSTER", "INFO"]).text().contains("cluster_state:ok")).then_some(());
+    wait_for("the cluster is whole", PATIENCE, is_whole).map(|()| node)
 }
 
 /// How often Redis was given a command.

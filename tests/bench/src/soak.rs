@@ -177,7 +177,7 @@ impl Subjects {
             wait_until("the second has passed", 2 * PATIENCE, || began.elapsed() >= due);
             let [embedded, shared] = self.gateways.each_ref();
             let bytes = [resident(embedded.process_id())?, resident(shared.process_id())?, used(&self.redis)];
-            let executed = [embedded, shared].map(|gateway| gateway.stat("wasmcustom.idempotency_executed_total"));
+            let executed = [embedded, shared].map(|gateway| gateway.counted("requests.executed"));
             samples.push(Sample { at_s: began.elapsed().as_secs_f64(), bytes, executed });
             if samples.len().is_multiple_of(window) {
                 println!("{}", Row(&samples[samples.len() - window..]));
@@ -200,10 +200,10 @@ impl Subjects {
     /// Each part of the load has come to each gateway; otherwise nothing was shown.
     fn have_had_everything(&self) -> Result<(), String> {
         for gateway in &self.gateways {
-            for counter in ["executed", "replayed", "refused_mismatch", "retryable", "unknown"] {
-                let name = format!("wasmcustom.idempotency_{counter}_total");
-                if gateway.stat(&name) < 100 {
-                    return Err(format!("The load was not what it should be: {name} is {}.", gateway.stat(&name)));
+            for counter in ["requests.executed", "requests.replayed", "refused.mismatch", "retryable", "unknown"] {
+                let count = gateway.counted(counter);
+                if count < 100 {
+                    return Err(format!("The load was not what it should be: {counter} is {count}."));
                 }
             }
         }

@@ -14,6 +14,7 @@ use crate::history::{Kind, Sent};
 use crate::scene::{BRIEFLY, PAST_A_LEASE, Scene};
 use crate::traffic::HangUp;
 use crate::upstream::{Mood, Refusal};
+use crate::world::Store;
 
 /// One way to break things.
 pub struct Class {
@@ -25,6 +26,8 @@ pub struct Class {
     pub inject: fn(&mut Scene<'_>),
     /// Where it is about one way to the store alone.
     pub of: Option<Dialect>,
+    /// What the world that it breaks keeps its records in.
+    pub store: Store,
 }
 
 /// What is still promised. Everything that is excused is in `checker`; the classes only say when.
@@ -43,11 +46,15 @@ pub enum Promise {
 }
 
 const fn row(name: &'static str, promise: Promise, inject: fn(&mut Scene<'_>)) -> Class {
-    Class { name, promise, inject, of: None }
+    Class { name, promise, inject, of: None, store: Store::Pair }
 }
 
 const fn row_of(of: Dialect, name: &'static str, promise: Promise, inject: fn(&mut Scene<'_>)) -> Class {
-    Class { name, promise, inject, of: Some(of) }
+    Class { name, promise, inject, of: Some(of), store: Store::Pair }
+}
+
+const fn row_at(store: Store, name: &'static str, promise: Promise, inject: fn(&mut Scene<'_>)) -> Class {
+    Class { name, promise, inject, of: Some(Dialect::Resp), store }
 }
 
 /// The largest response that the policy keeps.
@@ -100,6 +107,13 @@ pub const CLASSES: &[Class] = &[
     row("replica missed", Promise::Everything, |s| s.miss_replica()),
     row("failover", Promise::Everything, |s| s.hand_over()),
     row("failover lag", Promise::UntilTheLoss, |s| s.fail_over_with_lag()),
+    // Other stores.
+    row_at(Store::Cluster, "cluster slots move", Promise::Everything, |s| s.move_slots()),
+    row_at(Store::Cluster, "cluster master kill", Promise::UntilTheLoss, |s| s.kill_master()),
+    row_at(Store::Cluster, "cluster handover", Promise::Everything, |s| s.hand_over_master()),
+    row_at(Store::Cluster, "cluster hangs up", Promise::Everything, |s| s.drop_clients_of_cluster()),
+    row_at(Store::Group, "sentinel kill", Promise::UntilTheLoss, |s| s.kill_watched()),
+    row_at(Store::Group, "sentinel stop", Promise::UntilTheLoss, |s| s.stop_watched()),
     // Clocks.
     row("clock forward", Promise::Leases, |s| s.jump(5)),
     row("clock back", Promise::Leases, |s| s.jump(-5)),

@@ -7,6 +7,7 @@
 //! |---|---|---|
 //! | `SEED` | of the plan and the traffic | the time |
 //! | `ONLY` | the classes whose names contain this, or one of these between commas | all |
+//! | `BUT` | not the classes whose names contain this | all |
 //! | `DIALECT` | `webdis`: what the gateways speak to their store | `resp` |
 //! | `TIMES` | how often each class is injected | 20 |
 //! | `REQUESTS` | how many there must be at least | 200000; 0 with `ONLY` or `TIMES` |
@@ -35,17 +36,22 @@ fn main() -> ExitCode {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
     let seed = number("SEED").unwrap_or(now);
     let only = env::var("ONLY").unwrap_or_default();
+    let but = env::var("BUT").ok().filter(|but| !but.is_empty());
     let times = number("TIMES").unwrap_or(20);
-    let is_whole = only.is_empty() && number("TIMES").is_none();
+    let is_whole = only.is_empty() && but.is_none() && number("TIMES").is_none();
     let wanted = number("REQUESTS").unwrap_or(if is_whole { 200_000 } else { 0 });
 
     let mut random = Random::new(seed);
     let dialect = Dialect::chosen();
     let is_possible = |class: &&Class| class.of.is_none_or(|of| of == dialect);
     let is_wanted = |class: &&Class| only.split(',').any(|one| class.name.contains(one));
-    let classes: Vec<&Class> = CLASSES.iter().filter(is_possible).filter(is_wanted).collect();
+    let is_left_out = |class: &Class| but.as_ref().is_some_and(|but| class.name.contains(but.as_str()));
+    let classes = CLASSES.iter().filter(is_possible).filter(is_wanted).filter(|class| !is_left_out(class));
+    let classes: Vec<&Class> = classes.collect();
     let mut plan: Vec<&Class> = classes.iter().flat_map(|class| (0..times).map(move |_| *class)).collect();
     random.shuffle(&mut plan);
+    // One kind of store after the other, each in that order.
+    plan.sort_by_key(|class| class.store);
     if classes.is_empty() {
         println!("No class has a name with {only:?} in it: see tests/chaos/src/classes.rs.");
         return ExitCode::FAILURE;
@@ -55,7 +61,7 @@ fn main() -> ExitCode {
     let started = Instant::now();
     let mut table = Table::default();
     let mut wrong = 0;
-    for part in plan.chunks(PER_WORLD) {
+    for part in plan.chunk_by(|one, next| one.store == next.store).flat_map(|part| part.chunks(PER_WORLD)) {
         let outcome = run(part, &mut random);
         table.add(&outcome);
         let (after_s, requests) = (started.elapsed().as_secs(), table.requests());

@@ -15,7 +15,7 @@ use crate::clock::now_us;
 use crate::history::{Excuses, History, Span};
 use crate::scene::Scene;
 use crate::traffic::{Notes, Traffic};
-use crate::world::{LEASE_MS, World};
+use crate::world::{LEASE_MS, Store, World};
 use host_model::Random;
 
 /// Everybody is answered within this time: a wait of two seconds, a time-out of the service in one attempt and the next,
@@ -37,9 +37,9 @@ pub struct Outcome {
     pub complaints: Vec<String>,
 }
 
-/// Starts a world, injects the plan in its order, and judges.
+/// Starts a world with the store of the plan's classes, injects them in their order, and judges.
 pub fn run(plan: &[&'static Class], random: &mut Random) -> Outcome {
-    let world = World::start();
+    let world = World::start(plan.first().map_or(Store::Pair, |class| class.store));
     let traffic = Traffic::new(world.gateways.each_ref().map(|gateway| gateway.addr()));
     let mut scene = Scene::new(world, &traffic, random.fork());
     let mut random = random.fork();

@@ -15,7 +15,7 @@ use crate::clock::now_us;
 use crate::history::{Excuses, Kind, Loss, Lost, Sent, Span};
 use crate::traffic::{HangUp, Traffic};
 use crate::upstream::Mood;
-use crate::world::{LEASE_MS, World, document};
+use crate::world::{LEASE_MS, World};
 use host_model::Random;
 
 /// How long a fault lasts that only has to meet some requests.
@@ -57,7 +57,7 @@ impl<'a> Scene<'a> {
 
     /// Every call to the store meets this for a while.
     pub fn to_store(&mut self, fault: Fault) {
-        self.between(|world| &world.to_store, fault);
+        self.between(|world| &world.pair().to_store, fault);
     }
 
     /// Every request to the service meets this for a while.
@@ -81,9 +81,9 @@ impl<'a> Scene<'a> {
 
     /// Nobody can connect to the store for a while.
     pub fn refuse_store(&mut self) {
-        self.world.to_store.close();
+        self.world.pair().to_store.close();
         self.last(BRIEFLY);
-        self.world.to_store.open();
+        self.world.pair().to_store.open();
     }
 
     /// The network to the service ends every connection, in mid-answer too, and takes none for a while.
@@ -206,10 +206,10 @@ impl<'a> Scene<'a> {
 
     /// A gateway falls asleep while answers of the store are on their way to it.
     pub fn stop_gateway_in_mid_call(&mut self) {
-        self.world.to_store.set(Fault::DelayReply(BRIEFLY));
+        self.world.pair().to_store.set(Fault::DelayReply(BRIEFLY));
         self.last(BRIEFLY / 2);
         self.stop_gateway(PAST_A_LEASE);
-        self.world.to_store.set(Fault::Pass);
+        self.world.pair().to_store.set(Fault::Pass);
     }
 
     /// What leads from a gateway to Redis is replaced: the cluster, and in it the plugin that takes frames off.
@@ -231,7 +231,7 @@ impl<'a> Scene<'a> {
     pub fn update_policy(&mut self) {
         let which = self.random.below(2) as usize;
         self.updates += 1;
-        let mut document = document();
+        let mut document = self.world.document();
         if self.updates % 2 == 1 {
             document["store"]["cache"] = Value::Null;
         }
@@ -241,12 +241,12 @@ impl<'a> Scene<'a> {
 
     /// A gateway gets other rules for its filter while the store is away, which comes back when the old rules have gone.
     pub fn update_policy_in_outage(&mut self) {
-        self.world.to_store.close();
+        self.world.pair().to_store.close();
         // By then outcomes are owed.
         self.last(BRIEFLY);
         self.update_policy();
         self.last(PAST_A_LEASE);
-        self.world.to_store.open();
+        self.world.pair().to_store.open();
         // Clients that asked in vain all this time settle before the next fault.
         self.last(2 * PAST_A_LEASE);
     }
@@ -276,31 +276,31 @@ impl<'a> Scene<'a> {
 
     /// Webdis crashes and comes back.
     pub fn kill_webdis(&mut self) {
-        self.world.webdis.kill();
+        self.world.pair().webdis.kill();
         self.last(BRIEFLY);
-        self.world.webdis.restart();
+        self.world.pair().webdis.restart();
     }
 
     /// Webdis stands still.
     pub fn stop_webdis(&mut self) {
-        self.world.webdis.freeze();
+        self.world.pair().webdis.freeze();
         self.last(PAST_A_LEASE);
-        self.world.webdis.thaw();
+        self.world.pair().webdis.thaw();
     }
 
     /// Redis crashes and comes back with all it has acknowledged.
     pub fn kill_redis(&mut self) {
-        self.world.primary().kill();
+        self.world.pair().primary().kill();
         self.last(BRIEFLY);
-        self.world.primary().restart();
-        self.world.follow();
+        self.world.pair().primary().restart();
+        self.world.pair().follow();
     }
 
     /// Redis stands still.
     pub fn stop_redis(&mut self) {
-        self.world.primary().freeze();
+        self.world.pair().primary().freeze();
         self.last(PAST_A_LEASE);
-        self.world.primary().thaw();
+        self.world.pair().primary().thaw();
     }
 
     /// Redis stops writing to its disk, crashes, and comes back with what it had written before.
@@ -309,68 +309,139 @@ impl<'a> Scene<'a> {
         self.config("appendonly", "no");
         self.last(BRIEFLY);
         let from_us = now_us();
-        self.world.primary().kill();
-        self.world.primary().restart();
+        self.world.pair().primary().kill();
+        self.world.pair().primary().restart();
         self.lose(from_us, Lost::Since(since_us));
-        self.world.follow();
+        self.world.pair().follow();
     }
 
     /// The replica dies and is started again.
     pub fn kill_replica(&mut self) {
-        self.world.replica().kill();
+        self.world.pair().replica().kill();
         self.last(BRIEFLY);
-        self.world.replica().restart();
-        self.world.follow();
+        self.world.pair().replica().restart();
+        self.world.pair().follow();
     }
 
     /// The replica stands still.
     pub fn stop_replica(&mut self) {
-        self.world.replica().freeze();
+        self.world.pair().replica().freeze();
         self.last(BRIEFLY);
-        self.world.replica().thaw();
+        self.world.pair().replica().thaw();
     }
 
     /// Redis wants a replica that hears it, and there is none.
     pub fn miss_replica(&mut self) {
-        self.world.cut_off();
+        self.world.pair().cut_off();
         self.config("min-replicas-to-write", "1");
         self.last(BRIEFLY);
         self.config("min-replicas-to-write", "0");
-        self.world.follow();
+        self.world.pair().follow();
     }
 
     /// The replica hears nothing for a while, the primary dies, the replica takes its place.
     pub fn fail_over_with_lag(&mut self) {
         let since_us = now_us();
-        self.world.catch_up();
-        self.world.cut_off();
+        self.world.pair().catch_up();
+        self.world.pair().cut_off();
         self.last(BRIEFLY);
         let from_us = now_us();
-        self.world.primary().kill();
-        self.world.replica().ask(&["REPLICAOF", "NO", "ONE"]);
-        self.world.primary = 1 - self.world.primary;
-        self.world.turn_to_primary();
+        self.world.pair().primary().kill();
+        self.world.pair().replica().ask(&["REPLICAOF", "NO", "ONE"]);
+        let pair = self.world.pair_mut();
+        pair.primary = 1 - pair.primary;
+        self.world.pair().turn_to_primary();
         self.lose(from_us, Lost::Since(since_us));
-        self.world.replica().restart();
-        self.world.follow();
+        self.world.pair().replica().restart();
+        self.world.pair().follow();
     }
 
     /// The primary hands over to the replica when that has caught up (`FAILOVER`), so nothing is lost.
     pub fn hand_over(&mut self) {
-        self.world.primary().ask(&["FAILOVER"]);
+        self.world.pair().primary().ask(&["FAILOVER"]);
         let is_primary = |redis: &Redis| redis.ask(&["INFO", "replication"]).text().contains("role:master");
         wait_until("the replica has taken over", PATIENCE, || {
-            is_primary(self.world.replica()) && !is_primary(self.world.primary())
+            is_primary(self.world.pair().replica()) && !is_primary(self.world.pair().primary())
         });
-        self.world.primary = 1 - self.world.primary;
-        self.world.turn_to_primary();
-        self.world.follow();
+        let pair = self.world.pair_mut();
+        pair.primary = 1 - pair.primary;
+        self.world.pair().turn_to_primary();
+        self.world.pair().follow();
+    }
+
+    /// A slot goes from one master of the cluster to another while its records are asked for, and stays half-way for a
+    /// while.
+    pub fn move_slots(&mut self) {
+        let cluster = self.world.cluster();
+        let masters = cluster.masters();
+        let from = *self.random.pick(&masters);
+        let to = *self.random.pick(&masters.into_iter().filter(|master| *master != from).collect::<Vec<_>>());
+        let keys: Vec<_> = cluster.nodes[from].keys();
+        let mut slots: Vec<u16> = keys.iter().rev().take(SLOTS).map(|key| cluster.slot(key)).collect();
+        slots.sort_unstable();
+        slots.dedup();
+        for slot in &slots {
+            cluster.open(*slot, from, to);
+        }
+        self.last(BRIEFLY);
+        for slot in slots {
+            while cluster.migrate(slot, from, to, 10) > 0 {}
+            cluster.close(slot, from, to);
+        }
+    }
+
+    /// A master of the cluster dies, its replica is promoted, and it comes back as that one's replica.
+    pub fn kill_master(&mut self) {
+        let cluster = self.world.cluster();
+        let master = *self.random.pick(&cluster.masters());
+        let replica = cluster.replica_of(master);
+        let from_us = now_us();
+        cluster.nodes[master].kill();
+        wait_until("the replica is promoted", PATIENCE, || cluster.nodes[replica].is_primary());
+        cluster.nodes[master].restart();
+        cluster.settle();
+        self.lose(from_us, Lost::Since(from_us.saturating_sub(UNDER_WAY_US)));
+    }
+
+    /// A replica takes its master's place when it has all that is there, so nothing is lost.
+    pub fn hand_over_master(&mut self) {
+        let cluster = self.world.cluster();
+        let master = *self.random.pick(&cluster.masters());
+        cluster.hand_over(cluster.replica_of(master));
+        cluster.settle();
+    }
+
+    /// All nodes of the cluster end all connections.
+    pub fn drop_clients_of_cluster(&mut self) {
+        let cluster = self.world.cluster();
+        cluster.nodes.iter().for_each(|node| drop(node.ask(&["CLIENT", "KILL", "TYPE", "normal"])));
+    }
+
+    /// The primary dies, Sentinel makes another one, and it comes back as a primary that takes no writes.
+    pub fn kill_watched(&mut self) {
+        self.replace_watched(Redis::kill, Redis::restart);
+    }
+
+    /// The primary stands still until Sentinel has made another one, and goes on beside that.
+    pub fn stop_watched(&mut self) {
+        self.replace_watched(Redis::freeze, Redis::thaw);
+    }
+
+    fn replace_watched(&mut self, end: fn(&Redis), bring_back: fn(&Redis)) {
+        let group = self.world.group();
+        let old = group.settle();
+        let from_us = now_us();
+        end(&group.nodes[old]);
+        group.next(old);
+        bring_back(&group.nodes[old]);
+        group.settle();
+        self.lose(from_us, Lost::Since(from_us.saturating_sub(UNDER_WAY_US)));
     }
 
     /// All records are gone.
     pub fn flush(&mut self) {
         let from_us = now_us();
-        self.world.primary().ask(&["FLUSHALL"]);
+        self.world.pair().primary().ask(&["FLUSHALL"]);
         self.lose(from_us, Lost::Everything);
     }
 
@@ -389,9 +460,9 @@ impl<'a> Scene<'a> {
         for key in &keys {
             let cut = b"redis.call('SET', KEYS[1], redis.call('GETRANGE', KEYS[1], 0, -2), 'KEEPTTL')";
             if self.random.one_in(2) {
-                self.world.primary().ask(&[b"EVAL".as_slice(), cut, b"1", key]);
+                self.world.pair().primary().ask(&[b"EVAL".as_slice(), cut, b"1", key]);
             } else {
-                self.world.primary().ask(&[b"SETRANGE".as_slice(), key, b"9", b"\xff\x00chaos\xff"]);
+                self.world.pair().primary().ask(&[b"SETRANGE".as_slice(), key, b"9", b"\xff\x00chaos\xff"]);
             }
         }
         self.last(BRIEFLY);
@@ -405,7 +476,7 @@ impl<'a> Scene<'a> {
         let from_us = now_us();
         for key in &keys {
             let script = b"redis.call('DEL', KEYS[1]) redis.call('RPUSH', KEYS[1], 'chaos')";
-            self.world.primary().ask(&[b"EVAL".as_slice(), script, b"1", key]);
+            self.world.pair().primary().ask(&[b"EVAL".as_slice(), script, b"1", key]);
         }
         self.last(BRIEFLY);
         self.delete(&keys);
@@ -423,47 +494,47 @@ impl<'a> Scene<'a> {
     /// Redis follows somebody who is not there, and takes no writes.
     pub fn make_read_only(&mut self) {
         let nobody = harness::Port::unshared();
-        self.world.primary().ask(&["REPLICAOF", "127.0.0.1", &nobody.number().to_string()]);
+        self.world.pair().primary().ask(&["REPLICAOF", "127.0.0.1", &nobody.number().to_string()]);
         self.last(BRIEFLY);
-        self.world.primary().ask(&["REPLICAOF", "NO", "ONE"]);
-        self.world.follow();
+        self.world.pair().primary().ask(&["REPLICAOF", "NO", "ONE"]);
+        self.world.pair().follow();
     }
 
     /// Redis forgets its scripts.
     pub fn forget_scripts(&mut self) {
-        self.world.primary().ask(&["SCRIPT", "FLUSH"]);
+        self.world.pair().primary().ask(&["SCRIPT", "FLUSH"]);
     }
 
     /// A script of somebody else's keeps Redis busy.
     pub fn keep_busy(&mut self) {
         self.config("busy-reply-threshold", "20");
-        let addr = self.world.primary().addr();
+        let addr = self.world.pair().primary().addr();
         std::thread::scope(|scope| {
             scope.spawn(move || harness::resp::ask(addr, &["EVAL", "while true do end", "0"], PATIENCE));
             self.last(2 * BRIEFLY);
             wait_until("the script is ended", PATIENCE, || {
-                self.world.primary().ask(&["SCRIPT", "KILL"]).text().contains("OK")
+                self.world.pair().primary().ask(&["SCRIPT", "KILL"]).text().contains("OK")
             });
         });
     }
 
     /// Redis keeps all its clients waiting.
     pub fn pause_clients(&mut self) {
-        self.world.primary().ask(&["CLIENT", "PAUSE", "400", "ALL"]);
+        self.world.pair().primary().ask(&["CLIENT", "PAUSE", "400", "ALL"]);
         self.last(BRIEFLY);
-        self.world.primary().ask(&["CLIENT", "UNPAUSE"]);
+        self.world.pair().primary().ask(&["CLIENT", "UNPAUSE"]);
     }
 
     /// Redis ends all connections.
     pub fn drop_clients(&mut self) {
-        self.world.primary().ask(&["CLIENT", "KILL", "TYPE", "normal"]);
+        self.world.pair().primary().ask(&["CLIENT", "KILL", "TYPE", "normal"]);
     }
 
     /// The store's clocks jump by so many seconds, and back.
     pub fn jump(&mut self, seconds: i64) {
         for seconds in [seconds, 0] {
             let from_us = now_us();
-            self.world.set_clock(seconds);
+            self.world.pair().set_clock(seconds);
             self.excuses.jumps.push(Span { from_us, to_us: now_us() });
             self.last(BRIEFLY);
         }
@@ -504,20 +575,20 @@ impl<'a> Scene<'a> {
     }
 
     fn config(&self, name: &str, value: &str) {
-        let reply = self.world.primary().ask(&["CONFIG", "SET", name, value]);
+        let reply = self.world.pair().primary().ask(&["CONFIG", "SET", name, value]);
         assert_eq!(reply.text(), "OK", "Redis does not know {name}");
     }
 
     fn delete(&self, keys: &[Vec<u8>]) {
         for key in keys {
-            self.world.primary().ask(&[b"DEL".as_slice(), key]);
+            self.world.pair().primary().ask(&[b"DEL".as_slice(), key]);
         }
     }
 
     /// Keys of records, some of them about to change.
     fn some_keys(&mut self) -> Vec<Vec<u8>> {
         let draw = |redis: &Redis| redis.ask(&["RANDOMKEY"]).bytes();
-        (0..20).filter_map(|_| draw(self.world.primary())).collect()
+        (0..20).filter_map(|_| draw(self.world.pair().primary())).collect()
     }
 }
 
@@ -527,5 +598,9 @@ fn operations(keys: &[Vec<u8>]) -> HashSet<String> {
     keys.iter().filter_map(|key| Some(text(key).strip_prefix("idem:")?.to_owned())).collect()
 }
 
+/// How many records' slots are moved at once.
+const SLOTS: usize = 20;
+/// What was acknowledged so long before its Redis was lost may not have come to a replica.
+const UNDER_WAY_US: u64 = 500_000;
 /// An old listener's connections have been cut by then: a second to drain, and what a busy machine adds.
 const DRAINED: Duration = Duration::from_millis(1500);

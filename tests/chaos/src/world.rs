@@ -1,4 +1,5 @@
-//! Everything that runs: two Envoys, Webdis, Redis and its replica, the service, and the fault proxies between them.
+//! Everything that runs: two Envoys, the service, the store, which is Redis with a replica, a Redis Cluster or what
+//! Sentinel watches, and the fault proxies between them.
 //!
 //! One rule: each part keeps its address for as long as the world lives, whatever is done to it.
 //! It does not know of faults.
@@ -9,9 +10,13 @@ use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use harness::gateway::{PROTOCOL_OPTIONS, cluster, hcm_of, set_endpoint, set_pipe, shipped};
+use harness::gateway::{
+    PROTOCOL_OPTIONS, cluster, hcm_of, listener_named, set_endpoint, set_endpoints, set_pipe, shipped,
+};
 use harness::redis::DURABLE;
-use harness::{Dialect, Gateway, Interposer, Options, PATIENCE, Redis, Webdis, wait_until};
+use harness::{
+    Dialect, Gateway, Interposer, Options, PATIENCE, Port, Redis, RedisCluster, RedisGroup, Webdis, wait_until,
+};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -29,44 +34,143 @@ pub struct World {
     // Each part ends before what it talks to.
     /// Real Envoys with the filter, two workers each.
     pub gateways: [Gateway; 2],
-    /// Between the gateways and Redis, or Webdis where they speak to that.
-    pub to_store: Interposer,
     /// Between the gateways and the service.
     pub to_upstream: Interposer,
-    /// In front of the Redis that is the primary.
-    pub webdis: Webdis,
-    /// One is the primary, the other follows it.
-    pub redis: [Redis; 2],
-    /// Which one is the primary.
-    pub primary: usize,
     /// The service.
     pub upstream: Upstream,
+    store: Running,
+    // Where each gateway has its redis_proxy.
+    _proxies: [Port; 2],
+}
+
+/// Where the gateways' records are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Store {
+    /// One Redis and a replica, behind a proxy that breaks what passes.
+    Pair,
+    /// A Redis Cluster of three masters with a replica each, behind Envoy's redis_proxy.
+    Cluster,
+    /// Three Redis, of which Sentinel makes one the primary.
+    Group,
+}
+
+#[derive(Debug)]
+enum Running {
+    Pair(Box<Pair>),
+    Cluster(RedisCluster),
+    Group(Box<RedisGroup>),
+}
+
+/// One Redis and its replica.
+#[derive(Debug)]
+pub struct Pair {
+    /// Between the gateways and Redis, or Webdis where they speak to that.
+    pub to_store: Interposer,
+    /// In front of the Redis that is the primary.
+    pub webdis: Webdis,
+    redis: [Redis; 2],
+    /// Which one is the primary, the other follows it.
+    pub primary: usize,
     clock: PathBuf,
     _folder: TempDir,
 }
 
 impl World {
     /// Starts all of it.
-    pub fn start() -> World {
+    pub fn start(store: Store) -> World {
+        let upstream = Upstream::start();
+        let running = match store {
+            Store::Pair => Running::Pair(Box::new(Pair::start())),
+            Store::Cluster => Running::Cluster(RedisCluster::with_replicas(&DURABLE)),
+            Store::Group => Running::Group(Box::new(RedisGroup::start())),
+        };
+        let to_upstream = Interposer::start(upstream.addr());
+        let proxies = [(); 2].map(|()| Port::reserve());
+        let start = |proxy: &Port| {
+            let options = running.options(to_upstream.addr(), proxy.addr()).configuration(running.document());
+            start_gateway(&upstream, options)
+        };
+        // Each compiles the module, which takes a processor a while.
+        let gateways = thread::scope(|scope| {
+            let starting = proxies.each_ref().map(|proxy| scope.spawn(|| start(proxy)));
+            starting.map(|gateway| gateway.join().unwrap_or_else(|panic| resume_unwind(panic)))
+        });
+        World { gateways, to_upstream, upstream, store: running, _proxies: proxies }
+    }
+
+    /// The rules of each [`Kind`], and the store.
+    pub fn document(&self) -> Value {
+        self.store.document()
+    }
+
+    /// One Redis and its replica, in a world that has them.
+    pub fn pair(&self) -> &Pair {
+        let Running::Pair(pair) = &self.store else { panic!("this world has another store") };
+        pair
+    }
+
+    /// The same, to change which is the primary.
+    pub fn pair_mut(&mut self) -> &mut Pair {
+        let Running::Pair(pair) = &mut self.store else { panic!("this world has another store") };
+        pair
+    }
+
+    /// The cluster, in a world that has one.
+    pub fn cluster(&self) -> &RedisCluster {
+        let Running::Cluster(cluster) = &self.store else { panic!("this world has another store") };
+        cluster
+    }
+
+    /// Those that Sentinel watches, in a world that has them.
+    pub fn group(&self) -> &RedisGroup {
+        let Running::Group(group) = &self.store else { panic!("this world has another store") };
+        group
+    }
+}
+
+impl Running {
+    /// The shipped file for it; a redis_proxy, where there is one, is at `proxy`.
+    fn options(&self, upstream: SocketAddr, proxy: SocketAddr) -> Options {
+        match self {
+            Running::Pair(pair) => Options::redis(upstream, pair.to_store.addr()),
+            Running::Cluster(nodes) => {
+                let nodes = nodes.addrs();
+                Options::file("redis-cluster.yaml", upstream).mutate(move |tree| {
+                    let listener = listener_named(tree, "redis-proxy");
+                    listener["address"]["socket_address"]["port_value"] = json!(proxy.port());
+                    set_endpoint(cluster(tree, "redis"), proxy);
+                    set_endpoints(cluster(tree, "redis-cluster"), &nodes);
+                })
+            }
+            Running::Group(group) => {
+                let nodes = group.addrs();
+                Options::file("redis-failover.yaml", upstream)
+                    .mutate(move |tree| set_endpoints(cluster(tree, "redis"), &nodes))
+            }
+        }
+    }
+
+    fn document(&self) -> Value {
+        let mut document = document();
+        if let Running::Cluster(_) = self {
+            document["store"]["batching"] = json!(false);
+        }
+        document
+    }
+}
+
+impl Pair {
+    fn start() -> Pair {
         let folder = TempDir::with_prefix("envoy-idempotency-chaos-").expect("there is room for a file");
         let clock = folder.path().join("clock");
         fs::write(&clock, "+0").expect("a file of ours can be written");
-        let upstream = Upstream::start();
         let redis = [(); 2].map(|()| start_redis(&clock));
         let webdis = Webdis::start(redis[0].addr());
         let dialect = Dialect::chosen();
         let to_store = Interposer::speaking(dialect, dialect.front(&redis[0], &webdis));
-        let to_upstream = Interposer::start(upstream.addr());
-        let start = || start_gateway(&upstream, to_upstream.addr(), to_store.addr());
-        // Each compiles the module, which takes a processor a while.
-        let gateways = thread::scope(|scope| {
-            let starting = [(); 2].map(|()| scope.spawn(start));
-            starting.map(|gateway| gateway.join().unwrap_or_else(|panic| resume_unwind(panic)))
-        });
-        let world =
-            World { gateways, to_store, to_upstream, webdis, redis, primary: 0, upstream, clock, _folder: folder };
-        world.follow();
-        world
+        let pair = Pair { to_store, webdis, redis, primary: 0, clock, _folder: folder };
+        pair.follow();
+        pair
     }
 
     /// Has what is asked from now on go to the Redis that is the primary now.
@@ -156,14 +260,13 @@ fn faketime() -> Option<PathBuf> {
     folders.map(|folder| folder.path().join("faketime/libfaketimeMT.so.1")).find(|file| file.is_file())
 }
 
-fn start_gateway(upstream: &Upstream, through: SocketAddr, store: SocketAddr) -> Gateway {
+fn start_gateway(upstream: &Upstream, options: Options) -> Gateway {
     let (http2, socket) = (upstream.http2_addr(), upstream.socket());
-    let options = Options::redis(through, store).configuration(document()).lds();
-    Gateway::start(options.mutate(move |tree| change(tree, http2, &socket)))
+    Gateway::start(options.lds().mutate(move |tree| change(tree, http2, &socket)))
 }
 
 /// The rules of each [`Kind`].
-pub fn document() -> Value {
+fn document() -> Value {
     let rule = |path: &str, policy: Value| json!({ "match": { "methods": ["POST"], "path": { "prefix": path } }, "policy": policy });
     let mut store = Dialect::chosen().store();
     // The breaker closes soon, so that a fault is not hidden by the one before.
@@ -189,8 +292,9 @@ fn change(tree: &mut Value, http2: SocketAddr, socket: &Path) {
         let one = all.iter().find(|one| one["name"] == "shielded").expect("it is in there").clone();
         tree["static_resources"][kind].as_array_mut().expect("it is a list").push(one);
     }
-    let listeners = tree["static_resources"]["listeners"].as_array_mut().expect("it is a list");
-    for listener in listeners {
+    let listeners = tree["static_resources"]["listeners"].as_array_mut().expect("it is a list").iter_mut();
+    // A redis_proxy stays as it is.
+    for listener in listeners.filter(|listener| listener["name"] != "redis-proxy") {
         let routes = &mut hcm_of(listener)["route_config"]["virtual_hosts"][0]["routes"];
         routes[0]["route"]["timeout"] = json!(ROUTE_TIMEOUT);
         let way = |kind: Kind| json!({ "match": { "prefix": kind.path() }, "route": { "cluster": kind.path(), "timeout": ROUTE_TIMEOUT } });

@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use envoy_idempotency::command::{Failure, RedisError, ReplyKind, StoreReply};
 use envoy_idempotency::config::{Config, Mode, Policy};
+use envoy_idempotency::count::Count;
 use envoy_idempotency::event::{Clock, Event, EventKind, Executed};
 use envoy_idempotency::evidence::Origin;
 use envoy_idempotency::exchange::{Exchange, Secrets};
@@ -13,7 +14,7 @@ use envoy_idempotency::key::{KeyForm, UpstreamKey};
 use envoy_idempotency::message::{HeaderMutation, Headers, RequestHead};
 use envoy_idempotency::record::Owner;
 use envoy_idempotency::reply::STATUS;
-use envoy_idempotency::step::{Count, Flow, Step};
+use envoy_idempotency::step::{Flow, Step};
 
 use crate::choices::Choices;
 

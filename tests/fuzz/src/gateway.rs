@@ -8,6 +8,7 @@ use std::rc::Rc;
 
 use envoy_idempotency::command::{Command, Failure, StoreReply};
 use envoy_idempotency::config::{CacheBounds, Config, Dialect, Policy, Store as Where};
+use envoy_idempotency::count::Count;
 use envoy_idempotency::event::{EventKind, Executed};
 use envoy_idempotency::evidence::{Origin, VIA_UPSTREAM, flags};
 use envoy_idempotency::exchange::{Exchange, Secrets};
@@ -16,7 +17,7 @@ use envoy_idempotency::key::UpstreamKey;
 use envoy_idempotency::message::{HeaderMutation, Headers, RequestHead};
 use envoy_idempotency::record::{Owner, Record};
 use envoy_idempotency::reply::STATUS;
-use envoy_idempotency::step::{Count, Flow, LogEvent, Outgoing};
+use envoy_idempotency::step::{Flow, LogEvent, Outgoing};
 use envoy_idempotency::store::cache::Cache;
 use envoy_idempotency::store::client::{Batch, Client, Lane, Limits, Reply};
 use envoy_idempotency::store::local::Table;
@@ -550,15 +551,27 @@ impl Host for Envoy<'_> {
 
     fn clear(&mut self) {}
 
-    fn count(&mut self, _count: Count, _observed: bool) {}
+    fn count(&mut self, _count: Count, _rule: usize, _observed: bool) {}
 
     fn change_gauge(&mut self, gauge: Gauge, by: i64) {
         *self.world.gauges.entry(gauge).or_default() += by;
     }
 
-    fn set_store_bytes(&mut self, _bytes: u64) {}
+    fn note_wait(&mut self, _waited_ms: u64) {}
+
+    fn set_store_size(&mut self, _bytes: u64, _records: u64) {}
+
+    fn note_owed_since(&mut self, _since_ms: Option<u64>, _now_ms: u64) {}
 
     fn log(&mut self, _remark: &LogEvent) {}
+
+    fn note_store_failed(&mut self, _now_ms: u64) -> bool {
+        true
+    }
+
+    fn note_store_answers(&mut self, _now_ms: u64) -> Option<u64> {
+        None
+    }
 
     fn note_caller(&mut self, _rule: &str) {}
 

@@ -152,6 +152,27 @@ impl Options {
         })
     }
 
+    /// Adds the listener of `envoy/operator.yaml` on this port, where operators are asked for this token, with this store;
+    /// the variables that it wants are the gateway's too, as they share a VM.
+    pub fn operator(self, port: SocketAddr, token: &str, store: Value) -> Options {
+        self.env(OPERATOR_TOKEN, token).mutate(move |tree| {
+            let mut operator = shipped("operator.yaml").map(|mut tree| listener_named(&mut tree, "operator").take());
+            let operator = operator.as_mut().unwrap_or_else(|message| panic!("{message}"));
+            operator["address"]["socket_address"]["port_value"] = json!(port.port());
+            let config = &mut hcm_of(operator)["http_filters"][0]["typed_config"]["config"];
+            config["vm_config"]["code"]["local"]["filename"] = json!(filter_wasm());
+            let text = config["configuration"]["value"].as_str().unwrap_or_default();
+            let mut document: Value = serde_json::from_str(text).expect("the shipped document is JSON");
+            document["store"] = store;
+            set_configuration(config, &document, false);
+            let variables = json!({ "host_env_keys": [OPERATOR_TOKEN] });
+            plugin(tree)["vm_config"]["environment_variables"] = variables.clone();
+            let listeners = tree["static_resources"]["listeners"].as_array_mut().expect("listeners is a list");
+            listeners.retain(|listener| listener["name"] != "operator");
+            listeners.push(operator.take());
+        })
+    }
+
     /// Takes the filter out: what the same gateway does without it.
     pub fn without_filter(self) -> Options {
         self.mutate(|tree| {
@@ -200,7 +221,7 @@ impl Gateway {
         access_log["path"] = json!(folder.path().join(ACCESS_LOG));
         let plugin_config = plugin(&mut tree);
         plugin_config["vm_config"]["code"]["local"]["filename"] = json!(filter_wasm());
-        set_framing_module(&mut tree);
+        set_other_modules(&mut tree);
         let plugin_config = plugin(&mut tree);
         if let Some(configuration) = &options.configuration {
             set_configuration(plugin_config, configuration, options.as_struct);
@@ -285,7 +306,7 @@ impl Gateway {
         Request::new(self.admin, "GET", path).send().text()
     }
 
-    /// The value of a counter or gauge (`wasmcustom.idempotency_executed_total`), 0 when there is none.
+    /// The value of a counter or gauge (`wasmcustom.idempotency_running`), 0 when there is none.
     #[track_caller]
     pub fn stat(&self, name: &str) -> u64 {
         stat(self.admin, name).unwrap_or_else(|message| panic!("{message}"))
@@ -295,6 +316,27 @@ impl Gateway {
     #[track_caller]
     pub fn wait_for_stat(&self, name: &str, value: u64) {
         wait_until(&format!("{name} is at least {value}"), PATIENCE, || self.stat(name) >= value);
+    }
+
+    /// What a counter of the filter has counted, all rules together: `stored`, or with the last of its labels
+    /// `requests.executed`, `refused.in-flight`; what trials count begins with `observed_`.
+    #[track_caller]
+    pub fn counted(&self, what: &str) -> u64 {
+        let (family, label) = what.split_once('.').map_or((what, None), |(family, label)| (family, Some(label)));
+        let path = format!("/stats?format=json&filter=%5Ewasmcustom%5C.idempotency%5B._%5D{family}_total");
+        let tree: Value = serde_json::from_str(&self.admin(&path)).expect("Envoy's counters are JSON");
+        let stats = tree["stats"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let is_it = |stat: &&Value| {
+            let name = stat["name"].as_str().unwrap_or_default();
+            label.is_none_or(|label| name.strip_suffix(label).is_some_and(|front| front.ends_with('.')))
+        };
+        stats.iter().filter(is_it).filter_map(|stat| stat["value"].as_u64()).sum()
+    }
+
+    /// Returns when so many have been [`counted`](Self::counted).
+    #[track_caller]
+    pub fn wait_for_count(&self, what: &str, count: u64) {
+        wait_until(&format!("{what} is counted {count} times"), PATIENCE, || self.counted(what) >= count);
     }
 
     /// The version of Envoy, such as `1.40.0`.
@@ -533,11 +575,18 @@ pub fn repository() -> PathBuf {
     root.canonicalize().unwrap_or(root)
 }
 
-/// The plugin that takes frames off on the way to Redis is of the same module; only some files have it.
-fn set_framing_module(tree: &mut Value) {
+/// The plugin that takes frames off on the way to Redis, and the one that operators ask, are of the same module; only some
+/// files have them.
+fn set_other_modules(tree: &mut Value) {
+    let module = json!(filter_wasm());
     let clusters = tree["static_resources"]["clusters"].as_array_mut().into_iter().flatten();
     for framing in clusters.filter_map(framing_of) {
-        framing["typed_config"]["config"]["vm_config"]["code"]["local"]["filename"] = json!(filter_wasm());
+        framing["typed_config"]["config"]["vm_config"]["code"]["local"]["filename"] = module.clone();
+    }
+    let listeners = tree["static_resources"]["listeners"].as_array_mut().into_iter().flatten();
+    for operator in listeners.filter(|listener| listener["name"] == "operator") {
+        let filter = &mut hcm_of(operator)["http_filters"][0];
+        filter["typed_config"]["config"]["vm_config"]["code"]["local"]["filename"] = module.clone();
     }
 }
 
@@ -712,6 +761,8 @@ fn write(file: &Path, tree: &Value) -> Result<(), String> {
 }
 
 const LOCAL: &str = "local.yaml";
+/// The variable of `envoy/operator.yaml` that holds the token.
+const OPERATOR_TOKEN: &str = "IDEMPOTENCY_OPERATOR_TOKEN";
 pub const FILTER: &str = "idempotency";
 const KEEPER: &str = "envoy.bootstrap.wasm";
 const ACCESS_LOG: &str = "access.log";

@@ -31,6 +31,7 @@ use std::thread;
 use serde_json::Value;
 
 pub mod client;
+pub mod collector;
 pub mod dialect;
 pub mod gateway;
 mod http2;
@@ -40,7 +41,10 @@ pub mod neighbours;
 pub mod ports;
 pub mod process;
 pub mod processor;
+pub mod prometheus;
 pub mod redis;
+pub mod redis_cluster;
+pub mod redis_group;
 pub mod resp;
 pub mod stock;
 pub mod troublemaker;
@@ -48,13 +52,17 @@ pub mod wait;
 pub mod webdis;
 
 pub use client::{Connection, Request, Response, send_all};
+pub use collector::Collector;
 pub use dialect::Dialect;
 pub use gateway::{Gateway, Options};
 pub use interposer::{Fault, Interposer};
 pub use ledger::{Entry, Ledger};
 pub use ports::Port;
 pub use processor::Processor;
-pub use redis::{Redis, RedisCluster};
+pub use prometheus::Prometheus;
+pub use redis::Redis;
+pub use redis_cluster::RedisCluster;
+pub use redis_group::RedisGroup;
 pub use resp::Reply;
 pub use stock::{Stock, Taking};
 pub use troublemaker::{Trouble, Troublemaker};
@@ -193,7 +201,13 @@ impl SharedWorld {
         self.gateways[self.gateways.len() - 1].addr()
     }
 
-    /// A counter or gauge of the filter without its prefix (`executed_total`), all gateways together.
+    /// What a counter of the filter has counted, as [`Gateway::counted`] has it, all gateways together.
+    #[track_caller]
+    pub fn counted(&self, what: &str) -> u64 {
+        self.gateways.iter().map(|gateway| gateway.counted(what)).sum()
+    }
+
+    /// A gauge of the filter without its prefix (`running`), all gateways together.
     #[track_caller]
     pub fn stat(&self, name: &str) -> u64 {
         self.gateways.iter().map(|gateway| gateway.stat(&format!("wasmcustom.idempotency_{name}"))).sum()

@@ -1,4 +1,4 @@
-//! Real Redis: alone, with a replica, or as a cluster of three masters.
+//! Real Redis, or what `REDIS_SERVER` names in its place.
 //!
 //! One rule: it keeps its port and its folder for as long as its guard lives, so it can crash and come back.
 //! It does not know what is stored in it.
@@ -66,11 +66,8 @@ impl Redis {
     /// Starts a copy that follows this one, and returns when it has caught up.
     #[track_caller]
     pub fn replica(&self) -> Redis {
-        let number = self.port.number().to_string();
-        let replica = Redis::with(&["--replicaof", "127.0.0.1", &number]);
-        wait_until("the replica follows", PATIENCE, || {
-            replica.ask(&["INFO", "replication"]).text().contains("master_link_status:up")
-        });
+        let replica = Redis::start();
+        replica.follow(self.addr());
         replica
     }
 
@@ -107,6 +104,27 @@ impl Redis {
         self.ask(&[b"GET", key]).bytes()
     }
 
+    /// Has it follow another one, and returns when it has all that is there.
+    #[track_caller]
+    pub fn follow(&self, primary: SocketAddr) {
+        self.ask(&["REPLICAOF", "127.0.0.1", &primary.port().to_string()]);
+        wait_until("the replica follows", PATIENCE, || self.info("master_link_status") == "up");
+    }
+
+    /// Whether it is a primary. None that is down.
+    pub fn is_primary(&self) -> bool {
+        let role = resp::ask(self.addr(), &["ROLE"], LOOK).map(Reply::list).unwrap_or_default();
+        role.first().is_some_and(|role| role.text() == "master")
+    }
+
+    /// One field of `INFO`, empty where there is none.
+    #[track_caller]
+    pub fn info(&self, field: &str) -> String {
+        let text = self.ask(&["INFO", "everything"]).text();
+        let mut fields = text.lines().filter_map(|line| line.split_once(':'));
+        fields.find(|(name, _)| *name == field).map(|(_, value)| value.to_owned()).unwrap_or_default()
+    }
+
     /// Ends it with SIGKILL, as a crash would.
     pub fn kill(&self) {
         self.process().kill();
@@ -136,40 +154,13 @@ impl Redis {
     }
 }
 
-/// Three masters that share the slots of one Redis Cluster.
-#[derive(Debug)]
-pub struct RedisCluster {
-    /// The masters.
-    pub nodes: [Redis; 3],
-    _buses: [Port; 3],
-}
-
-impl RedisCluster {
-    /// Starts them and returns when every one of them calls the cluster whole.
-    #[track_caller]
-    pub fn start() -> RedisCluster {
-        let buses = [(); 3].map(|()| Port::unshared());
-        let nodes = [0, 1, 2].map(|node: usize| {
-            let bus = buses[node].number().to_string();
-            Redis::with(&["--cluster-enabled", "yes", "--cluster-port", &bus, "--cluster-node-timeout", "2000"])
-        });
-        for ((node, bus), (first, last)) in nodes.iter().zip(&buses).zip(SLOTS) {
-            node.ask(&["CLUSTER", "ADDSLOTSRANGE", first, last]);
-            let [port, bus] = [node.addr().port(), bus.number()].map(|number| number.to_string());
-            nodes[0].ask(&["CLUSTER", "MEET", "127.0.0.1", &port, &bus]);
-        }
-        wait_until("the cluster is whole", PATIENCE, || {
-            nodes.iter().all(|node| {
-                let state = node.ask(&["CLUSTER", "INFO"]).text();
-                state.contains("cluster_state:ok") && state.contains("cluster_size:3")
-            })
-        });
-        RedisCluster { nodes, _buses: buses }
-    }
+/// The program: Debian's Redis, or the path in `REDIS_SERVER`.
+pub(crate) fn server() -> String {
+    std::env::var("REDIS_SERVER").ok().filter(|path| !path.is_empty()).unwrap_or_else(|| "redis-server".to_owned())
 }
 
 fn launch(port: &Port, folder: &TempDir, arguments: &[String], env: &[(String, String)]) -> Result<Process, String> {
-    let mut command = Command::new("redis-server");
+    let mut command = Command::new(server());
     command.args(["--bind", "127.0.0.1", "--port", &port.number().to_string(), "--save", ""]);
     command.args(["--repl-diskless-sync-delay", "0", "--dir"]);
     command.arg(folder.path()).args(arguments).envs(env.iter().cloned());
@@ -188,7 +179,5 @@ fn launch(port: &Port, folder: &TempDir, arguments: &[String], env: &[(String, S
     }
 }
 
-/// All there are, in three parts.
-const SLOTS: [(&str, &str); 3] = [("0", "5460"), ("5461", "10922"), ("10923", "16383")];
 /// For one look whether it answers.
 const LOOK: Duration = Duration::from_secs(1);

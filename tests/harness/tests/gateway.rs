@@ -109,7 +109,7 @@ fn envoy_comes_back_on_the_same_port_and_ends_with_its_guard() {
 
 #[test]
 fn the_shipped_files_keep_the_buffer_rule() {
-    for file in ["local.yaml", "redis.yaml", "redis-webdis.yaml", "redis-cluster.yaml"] {
+    for file in ["local.yaml", "redis.yaml", "redis-webdis.yaml", "redis-cluster.yaml", "redis-failover.yaml"] {
         let tree = shipped(file).unwrap();
         let bytes = |pointer: &str| tree.pointer(pointer).and_then(serde_json::Value::as_u64).unwrap();
         let listener = bytes("/static_resources/listeners/0/per_connection_buffer_limit_bytes");

@@ -248,7 +248,7 @@ fn scripts_reach_the_node_of_their_key_through_envoy() {
     let proxy = Port::reserve();
     let webdis = Webdis::start(proxy.addr());
     let ledger = Ledger::start();
-    let addrs = nodes.nodes.each_ref().map(Redis::addr);
+    let addrs = nodes.addrs();
     let front = proxy.addr();
     let options = Options::file("redis-cluster.yaml", ledger.addr()).without_filter().mutate(move |tree| {
         listener_named(tree, "redis-proxy")["address"]["socket_address"]["port_value"] = json!(front.port());
@@ -269,7 +269,7 @@ fn scripts_reach_the_node_of_their_key_through_envoy() {
     for n in 0..30 {
         assert_eq!(set(&format!("key-{n}")), "$2\r\nOK\r\n");
     }
-    let counts = nodes.nodes.each_ref().map(|node| node.keys().len());
+    let counts = nodes.nodes.iter().map(|node| node.keys().len()).collect::<Vec<_>>();
     assert!(counts.iter().all(|count| *count > 0) && counts.iter().sum::<usize>() == 30, "{counts:?}");
 
     // A script that one node has learnt, the others have not.

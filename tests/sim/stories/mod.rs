@@ -13,6 +13,7 @@
 //! - `store: lose call|lose reply|cross|double|garbage|truncate|refuse|fail|unreadable|again 500ms|delay 2s`, on streams
 //!   also `cut before|cut inside|cut after|refuses`, or `ok`, of the next call;
 //!   `store: down 2s|stops 2s|crashes 2s|flush|forgets the script|clock back 2s|clock forward 2s`;
+//! - `operator: ran k1`, `operator: not run k1`, `operator: forget k1`;
 //! - `g1: stops 3s|crashes|loses a worker|reloads`; `wait 5s`; `record: k1`.
 //!
 //! Payload `p3` is large, `p4` larger than the policy allows.
@@ -21,6 +22,7 @@ use std::collections::HashMap;
 
 use expect_test::Expect;
 
+use envoy_idempotency::command::Resolution;
 use envoy_idempotency::store::client::Limits;
 
 use crate::plan::{Client, Faults, Plan, Shielding};
@@ -29,6 +31,8 @@ use crate::world::{Carriage, Cut, End, Handling, Steering, TOO_LARGE_BODY, Treat
 mod replays;
 
 mod claims;
+
+mod operator;
 
 mod outcomes;
 
@@ -105,6 +109,15 @@ fn obey(world: &mut World, requests: &mut HashMap<String, usize>, line: &str) {
         ("record", [key]) => {
             let shown = world.shown((1, digit(key)));
             world.note(format!("{key} is {shown}"));
+        }
+        ("operator", [said @ .., key]) => {
+            let said = match said.join(" ").as_str() {
+                "ran" => Resolution::Ran { status: Some(201) },
+                "not run" => Resolution::NotRun,
+                "forget" => Resolution::Forget,
+                other => panic!("no such word: {other}"),
+            };
+            world.says((1, digit(key)), said);
         }
         (_, ["hangs", "up"]) => world.hang_up(requests[who]),
         (_, ["times", "out"]) => world.end(requests[who]),

@@ -7,7 +7,8 @@ use std::rc::Rc;
 
 use envoy_idempotency::command::Failure;
 use envoy_idempotency::config::Mode;
-use envoy_idempotency::step::{Count, Flow, LogEvent, Outgoing};
+use envoy_idempotency::count::Count;
+use envoy_idempotency::step::{Flow, LogEvent, Outgoing};
 use envoy_idempotency::store::client::{Batch, Lane};
 use envoy_idempotency::worker::{Action, Gauge, Host, Side, Stream, Turn, Worker};
 use host_model::SharedData;
@@ -185,7 +186,7 @@ impl Host for Envoy<'_> {
 
     fn clear(&mut self) {}
 
-    fn count(&mut self, count: Count, observed: bool) {
+    fn count(&mut self, count: Count, _rule: usize, observed: bool) {
         let is_observed = self.world.workers[self.worker].policy.mode == Mode::Observe;
         // A call may carry operations of both.
         if observed != is_observed && count != Count::StoreCall {
@@ -198,12 +199,24 @@ impl Host for Envoy<'_> {
         *self.world.workers[self.worker].gauges.entry(gauge).or_default() += by;
     }
 
-    fn set_store_bytes(&mut self, _bytes: u64) {}
+    fn note_wait(&mut self, _waited_ms: u64) {}
+
+    fn set_store_size(&mut self, _bytes: u64, _records: u64) {}
+
+    fn note_owed_since(&mut self, _since_ms: Option<u64>, _now_ms: u64) {}
 
     fn log(&mut self, log_event: &LogEvent) {
         if let LogEvent::GaveUp(given_up) = log_event {
             self.world.gives_up(self.worker, given_up);
         }
+    }
+
+    fn note_store_failed(&mut self, _now_ms: u64) -> bool {
+        true
+    }
+
+    fn note_store_answers(&mut self, _now_ms: u64) -> Option<u64> {
+        None
     }
 
     fn note_caller(&mut self, _rule: &str) {}

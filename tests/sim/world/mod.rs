@@ -11,6 +11,8 @@ mod gateways;
 
 mod network;
 
+mod operator;
+
 mod streams;
 
 mod upstream;
@@ -36,6 +38,7 @@ use crate::store::{EPOCH_MS, Store};
 use clients::{head, name};
 use envoy::Afterwards;
 use gateways::{memory, policy};
+pub use operator::Word;
 pub use streams::Cut;
 use streams::{Connection, Line};
 
@@ -348,6 +351,7 @@ enum Happening {
     Gone { request: usize, place: (usize, u32) },
     HangsUp { request: usize },
     HostAnswers { request: usize, place: (usize, u32) },
+    Operates,
     Replied { worker: usize, batch: u64, reply: Reply, epoch: u64 },
     Responds { worker: usize, stream: u32 },
     Restarts { node: usize },
@@ -372,6 +376,8 @@ pub struct World {
     /// copy of the claim was granted, the record no longer knows of their release, or another claim had taken over before
     /// the withdrawal came.
     pub orphans: HashSet<(u8, u8)>,
+    /// What operators have said, and the store has taken.
+    pub words: Vec<Word>,
     /// What happened, line by line, where somebody wants to read it.
     pub transcript: Option<Vec<String>>,
     /// What the network does with the next calls, where a script says so.
@@ -409,6 +415,8 @@ pub struct World {
     hides: Random,
     /// Who looks first.
     looks: Random,
+    /// What operators look at.
+    operator: Random,
     /// Answers of the gateways' own, while Envoy and its filters work on them, by worker and stream.
     passing: HashMap<(usize, u32), Passing>,
     /// What Envoy does once the callback under way is over.
@@ -443,6 +451,8 @@ impl World {
             by_name: HashMap::new(),
             unreadable: HashMap::new(),
             transcript: None,
+            words: Vec::new(),
+            operator: Random::of(plan.seed, 16),
             carriages: VecDeque::new(),
             treatments: VecDeque::new(),
             policies,
@@ -484,6 +494,9 @@ impl World {
             }
             let first = world.fate.between(0, world.plan.calm_ms);
             world.at(first, Happening::Strikes);
+            if [Fault::OperatorForgets, Fault::OperatorResolves].into_iter().any(|fault| world.plan.faults.has(fault)) {
+                world.after(1, Happening::Operates);
+            }
         }
         world
     }
@@ -629,6 +642,8 @@ impl World {
                 }
             }
             Happening::HostAnswers { request, place } => self.host_answers(request, place),
+            Happening::Operates if self.is_wild => self.operates(),
+            Happening::Operates => {}
             Happening::Replied { worker, batch, reply, epoch } => {
                 // Who crashed while its answer was on the way has closed the connection.
                 let reply = if epoch == self.store.epoch { reply } else { Reply::Failed(Failure::Transport) };

@@ -4,7 +4,8 @@
 
 use std::rc::Rc;
 
-use envoy_idempotency::command::{Command, CommandKind, Failure, LockCommand, ReplyKind, StoreReply};
+use envoy_idempotency::command::{Command, CommandKind, Failure, ReplyKind, Resolution, StoreReply};
+use envoy_idempotency::lock::LockCommand;
 use envoy_idempotency::record::RELEASED_KEPT;
 use envoy_idempotency::store::client::{Batch, Heard, Nonce, Reply};
 
@@ -178,6 +179,11 @@ impl World {
             if matches!(reply, StoreReply::Granted { .. }) && self.may_be_orphaned(call, again) {
                 self.orphans.extend(self.by_name.get(&call.name));
             }
+            let is_settled = matches!(reply, StoreReply::Granted { .. }) && self.store.settled.contains(&call.owner);
+            if is_settled && !self.may_be_orphaned(call, again) {
+                self.broken_bounds
+                    .push("I1: a late try of a claim that an operator had settled was granted".to_owned());
+            }
             self.may_come_late(call, &reply);
             if self.transcript.is_some() {
                 let label = self.whose(call);
@@ -271,6 +277,9 @@ impl World {
             CommandKind::Release { keep_fingerprint: true } => "release for the same payload".to_owned(),
             CommandKind::Release { keep_fingerprint: false } => "release".to_owned(),
             CommandKind::Renew => "renew".to_owned(),
+            CommandKind::Resolve(Resolution::Forget) => "forget".to_owned(),
+            CommandKind::Resolve(Resolution::NotRun) => "resolve as not run".to_owned(),
+            CommandKind::Resolve(Resolution::Ran { .. }) => "resolve as run".to_owned(),
             CommandKind::Withdraw => "withdraw".to_owned(),
         };
         let whose = self.whose(call);

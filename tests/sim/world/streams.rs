@@ -44,7 +44,7 @@ pub(super) struct Connection {
     lacks_reply: bool,
     /// Whether more was wrong with it than time.
     has_erred: bool,
-    /// Whether it leads to a replica.
+    /// Whether it leads to a replica, or another stream of the worker did.
     reads_only: bool,
     /// When bytes have come last.
     came_ms: u64,
@@ -350,6 +350,12 @@ impl World {
                 }
             }
         }
+        if received.reads_only {
+            for line in &mut self.workers[worker].lines {
+                line.pipeline.doubt();
+                line.connection.into_iter().for_each(|number| self.connections[number].reads_only = true);
+            }
+        }
         self.believes(worker, &received.heard);
         self.loses(&received.heard);
         self.heard(worker, received.heard);
@@ -421,6 +427,12 @@ impl World {
             let Some(heard) = line.pipeline.tick(now_us) else { continue };
             let Some(number) = line.connection.take() else { continue };
             line.unwritten.clear();
+            if heard.lost.as_ref().is_some_and(|(lost, failure)| lost.is_empty() && *failure == Failure::Transport) {
+                self.say(|_| "       the stream is left: it leads to a replica".to_owned());
+                self.coverage.met_on_stream("a stream is left in a tick for a replica");
+                self.loses(&heard);
+                continue;
+            }
             self.say(|_| "       the stream is given up: silent for four time-outs".to_owned());
             self.coverage.met_on_stream("a stream is given up because it is silent");
             if self.now < self.connections[number].came_ms + 4 * self.plan.limits.timeout_ms {

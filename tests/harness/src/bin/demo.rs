@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use harness::{CALLER, Dialect, Gateway, Ledger, Options, Redis, Request, Response};
+use serde_json::{Value, json};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 fn main() -> ExitCode {
@@ -72,7 +73,9 @@ impl Stage {
         };
         let gateway = |number| {
             let mut options = match &store {
-                Some(redis) => Options::speaking(Dialect::Resp, ledger.addr(), redis.addr()),
+                Some(redis) => {
+                    Options::speaking(Dialect::Resp, ledger.addr(), redis.addr()).configuration(with_transfers())
+                }
                 None => Options::new(ledger.addr()),
             };
             if !once {
@@ -93,6 +96,22 @@ impl Stage {
     fn last(&self) -> SocketAddr {
         self.gateways[self.gateways.len() - 1].addr()
     }
+}
+
+/// The document of `envoy/redis.yaml` with a rule for the drill of docs/operations.md: what is unknown stays so until an
+/// operator knows.
+fn with_transfers() -> Value {
+    json!({
+        "store": Dialect::Resp.store(),
+        "rules": [
+            {
+                "name": "transfers",
+                "match": { "methods": ["POST"], "path": { "prefix": "/v1/transfers" } },
+                "policy": { "on_unknown": "hold", "lease_ms": 5000 },
+            },
+            { "name": "default" },
+        ],
+    })
 }
 
 /// Plays the three requests, prints them, and checks every answer.
