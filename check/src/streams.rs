@@ -19,6 +19,12 @@ pub fn warnings(name: &str, plugin: &Value, bootstrap: &Bootstrap<'_>, trees: &[
             .push(format!("cluster {name} does not set http2_protocol_options, without which Envoy opens no stream"));
     }
     let targets = bootstrap.leads_to(cluster);
+    if bootstrap.listeners.iter().any(|listener| has_route_to(name, listener)) {
+        warnings.push(format!(
+            "a route leads to store.cluster {name}: a client that speaks gRPC reaches Redis through it, and can read and \
+             forge records"
+        ));
+    }
     let is_internal = addresses(cluster).any(|address| !address["envoy_internal_address"].is_null());
     if is_direct(cluster) || !is_internal && targets.is_empty() {
         warnings.extend(direct_warnings(name, cluster, plugin, trees));
@@ -92,10 +98,7 @@ fn listener_warnings(cluster: &str, listener: &Value, bootstrap: &Bootstrap<'_>,
         warnings
             .push(format!("listener {target} does not set stream_idle_timeout to 0s: it ends streams that are idle"));
     }
-    let is_route = |node: &Value| node.get("match").is_some() && node["route"].is_object();
-    let mut routes = Vec::new();
-    collect(listener, &is_route, &mut routes);
-    for route in routes.into_iter().map(|route| &route["route"]) {
+    for route in routes(listener) {
         if !is_off(route, "timeout") {
             warnings
                 .push(format!("a route of listener {target} does not set timeout to 0s: it ends streams after that"));
@@ -112,6 +115,20 @@ fn listener_warnings(cluster: &str, listener: &Value, bootstrap: &Bootstrap<'_>,
     named_clusters(listener, &mut clusters);
     warnings.extend(clusters.into_iter().filter_map(|name| bootstrap.missing("the route to Redis", name)));
     warnings
+}
+
+/// The actions of the routes of a listener that send to a cluster.
+fn routes(listener: &Value) -> impl Iterator<Item = &Value> {
+    let is_route = |node: &Value| node.get("match").is_some() && node["route"].is_object();
+    let mut routes = Vec::new();
+    collect(listener, &is_route, &mut routes);
+    routes.into_iter().map(|route| &route["route"])
+}
+
+fn has_route_to(name: &str, listener: &Value) -> bool {
+    let mut clusters = Vec::new();
+    routes(listener).for_each(|route| named_clusters(route, &mut clusters));
+    clusters.contains(&name)
 }
 
 /// Whether this is our plugin with the document of its other kind.

@@ -16,7 +16,7 @@ use envoy_idempotency::command::Resolution;
 #[derive(Debug, Parser)]
 #[command(name = "idempotencyctl", version)]
 pub struct Arguments {
-    /// Redis: redis://[USER@]HOST[:PORT], or rediss:// for TLS.
+    /// Redis, such as redis://user@host:6379, or rediss:// for TLS.
     #[arg(
         long,
         global = true,

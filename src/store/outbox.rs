@@ -27,7 +27,7 @@ pub struct Outbox {
     recovers: (u64, u64),
     /// Once its worker drains: until when it keeps withdrawals, and until when anything.
     drains_until_ms: Option<(u64, u64)>,
-    given_up: BTreeMap<WhyGivenUp, GivenUp>,
+    given_up: Vec<GivenUp>,
 }
 
 /// What the outboxes of one VM share: a bound of bytes, and numbers that tell which of two operations is older.
@@ -107,7 +107,7 @@ impl Outbox {
             reminded: 0,
             recovers: NO_RECOVERY,
             drains_until_ms: None,
-            given_up: BTreeMap::new(),
+            given_up: Vec::new(),
         }
     }
 
@@ -261,7 +261,7 @@ impl Outbox {
 
     /// What was given up since it was asked last, by reason.
     pub fn take_given_up(&mut self) -> Vec<GivenUp> {
-        std::mem::take(&mut self.given_up).into_values().collect()
+        std::mem::take(&mut self.given_up)
     }
 
     /// Some of what the store has not heard of at all, each time the next, and after the last the first again.
@@ -346,19 +346,21 @@ impl Outbox {
         let (bytes, name) = (body_len(&owed.command), owed.command.name);
         owed.command = Rc::new(bare);
         self.change_bytes(self.bytes - bytes);
-        self.given_up(why, name).responses += 1;
+        self.given_up(why, name, |given_up| given_up.responses += 1);
     }
 
     fn note(&mut self, why: WhyGivenUp, command: &Command) {
-        let given_up = self.given_up(why, command.name);
-        match is_completion(command) {
+        self.given_up(why, command.name, |given_up| match is_completion(command) {
             true => (given_up.completions, given_up.name) = (given_up.completions + 1, command.name),
             false => given_up.others += 1,
-        }
+        });
     }
 
-    fn given_up(&mut self, why: WhyGivenUp, name: Name) -> &mut GivenUp {
-        self.given_up.entry(why).or_insert(GivenUp { why, completions: 0, responses: 0, others: 0, name })
+    fn given_up(&mut self, why: WhyGivenUp, name: Name, note: impl FnMut(&mut GivenUp)) {
+        if self.given_up.iter().all(|given_up| given_up.why != why) {
+            self.given_up.push(GivenUp { why, completions: 0, responses: 0, others: 0, name });
+        }
+        self.given_up.iter_mut().filter(|given_up| given_up.why == why).for_each(note);
     }
 
     fn forget(&mut self, id: u64) -> Option<Owed> {

@@ -276,9 +276,8 @@ impl<C: SharedMap> Exchanges<C> {
     /// Feeds a tick to every exchange that is due; `owner` draws the token of a claim that may follow.
     pub fn tick(&mut self, now_ms: u64, mut owner: impl FnMut() -> Owner) -> Vec<Act> {
         self.has_woken = false;
-        let mut awake: Vec<u32> =
+        let awake: BTreeSet<u32> =
             self.exchanges.iter().filter(|(_, entry)| entry.is_due(now_ms)).map(|(id, _)| *id).collect();
-        awake.sort_unstable();
         let mut acts = Vec::new();
         for id in awake {
             if let Some(entry) = self.exchanges.get_mut(&id) {

@@ -89,6 +89,16 @@ fn whatever_is_missing_in_the_cluster_is_named() {
         "the plugin of cluster redis that takes frames off has the vm_id of the filter: give it one of its own, because \
          Envoy calls it while the filter writes",
     );
+    warned(
+        there(&|tree| {
+            let route = json!({ "match": { "prefix": "/store" }, "route": { "cluster": "redis" } });
+            let manager =
+                &mut tree["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"];
+            manager["route_config"]["virtual_hosts"][0]["routes"].as_array_mut().unwrap().push(route);
+        }),
+        "a route leads to store.cluster redis: a client that speaks gRPC reaches Redis through it, and can read and forge \
+         records",
+    );
     let plain = there(&|tree| {
         let cluster = clusters(tree)[1].as_object_mut().unwrap();
         cluster.retain(|field, _| !["upstream_config", "typed_extension_protocol_options"].contains(&field.as_str()));
