@@ -102,7 +102,7 @@ fn large_responses(size: usize, policy: &Value, line: &str) {
     let after = of_vms(gateway);
     println!("The VMs take {} MiB before and {} MiB after.", before >> 20, after >> 20);
     world.redis.thaw();
-    wait_until("the store has heard of all", PATIENCE, || world.stat("outbox") == 0);
+    wait_until("the store has heard of all", WRITING, || world.stat("outbox") == 0);
     for n in 0..COUNT {
         let again = world.post(&format!("/held/large-{n}")).key("k").body("ten").send();
         assert!([201, 409, 503].contains(&again.status) && !said(&again).starts_with("executed"), "{}", shown(&again));
@@ -154,5 +154,8 @@ const COUNT: usize = 24;
 const WORKERS: u64 = 2;
 /// docs/performance.md, "Memory": bodies that a worker holds …
 const HELD_MAX: u64 = 64 << 20;
-/// … and "several times the largest response".
-const LARGEST_FACTOR: u64 = 8;
+/// … and "up to ten times the largest response".
+const LARGEST_FACTOR: u64 = 10;
+/// A busy machine does not write a response of 15 MiB within a time-out; after eight of them it goes as one that is not
+/// kept, and the pauses between them are a quarter of a minute by themselves.
+const WRITING: Duration = Duration::from_secs(120);
