@@ -27,6 +27,8 @@ pub struct Command {
     pub ttl_ms: u64,
     /// Whether it lives only so long after its first claim, whatever happens then: the window of a content key.
     pub in_window: bool,
+    /// Whether it may begin an operation of which there is no record: not where it comes with an expired key.
+    pub may_begin: bool,
     /// On the store's clock: past it nothing is written, so that no late word revives a forgotten record.
     pub deadline_ms: Option<u64>,
     /// What is asked.
@@ -222,7 +224,8 @@ pub enum StoreReply {
         /// When the record will be forgotten, on the store's clock.
         expires_ms: u64,
     },
-    /// To a look: what is known of the name; nothing where there is no record. To an operator's word: there is none.
+    /// To a look: what is known of the name; nothing where there is no record. To an operator's word, and to a claim that
+    /// may not begin: there is none.
     Seen(Option<RecordSummary>),
     /// To a settlement or an operator's word: it is so.
     Settled,

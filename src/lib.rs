@@ -40,6 +40,8 @@ pub mod caller;
 
 pub mod key;
 
+pub mod issued;
+
 pub mod fingerprint;
 
 pub mod record;

@@ -32,6 +32,8 @@ const REPLAY: &str = "idempotency_replay";
 const EXECUTED: &str = "idempotency_executed";
 /// The details of an answer to a look-up.
 const LOOK_UP: &str = "idempotency_look_up";
+/// The details of an issued key.
+const ISSUED: &str = "idempotency_issued";
 /// The details of an answer to an operator.
 const OPERATOR: &str = "idempotency_operator";
 
@@ -93,7 +95,7 @@ impl Reply {
     /// Whether it is what a service has sent, or tells of it, and comes to the client as it is given: no format of the
     /// operator's is for it.
     pub fn is_put_back(&self) -> bool {
-        [REPLAY, EXECUTED, LOOK_UP, OPERATOR].contains(&self.details)
+        [REPLAY, EXECUTED, LOOK_UP, ISSUED, OPERATOR].contains(&self.details)
     }
 
     /// What the upstream answered to a request that the gateway itself had sent.
@@ -116,9 +118,18 @@ impl Reply {
         Reply::passed(status, headers, text.into())
     }
 
-    /// What is known of an operation, for a look-up: `{"state", "attempt", "status", "ttl"}`.
-    pub fn sight(sight: Option<RecordSummary>) -> Self {
-        let (status, members) = summary(sight);
+    /// A key for a client, and for how many seconds it may begin an operation: `{"key", "expires_in"}`.
+    pub fn issued(key: &str, left_s: u64) -> Self {
+        Reply::in_json(201, "application/json", format!(r#"{{"expires_in":{left_s},"key":"{key}"}}"#), ISSUED)
+    }
+
+    /// What is known of an operation, for a look-up: `{"state", "attempt", "status", "ttl"}`; of one without a record
+    /// whose key the gateway has issued, for how many seconds that may still begin it.
+    pub fn sight(sight: Option<RecordSummary>, issued_left_s: Option<u64>) -> Self {
+        let (status, mut members) = summary(sight);
+        if let (None, Some(left_s)) = (sight, issued_left_s) {
+            members = format!(r#""expires_in":{left_s},"issued":true,{members}"#);
+        }
         Reply::in_json(status, "application/json", format!("{{{members}}}"), LOOK_UP)
     }
 

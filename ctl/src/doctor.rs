@@ -227,6 +227,7 @@ fn script(store: &mut Store, _: &Info) -> (Kind, String) {
         lease_ms: 1,
         ttl_ms: 2000,
         in_window: false,
+        may_begin: true,
         deadline_ms: None,
         kind,
     };

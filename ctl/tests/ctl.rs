@@ -16,7 +16,7 @@ use std::rc::Rc;
 use std::sync::LazyLock;
 
 use envoy_idempotency::command::{Command, CommandKind, StoreReply};
-use envoy_idempotency::config::EncryptionKey;
+use envoy_idempotency::config::SecretKey;
 use envoy_idempotency::fingerprint::Fingerprint;
 use envoy_idempotency::key::{KeyForm, Name};
 use envoy_idempotency::lock::LockCommand;
@@ -76,6 +76,7 @@ impl Ctl {
             lease_ms,
             ttl_ms: 3_600_000,
             in_window: false,
+            may_begin: true,
             deadline_ms: None,
             kind,
         };
@@ -189,7 +190,7 @@ fn a_word_is_taken_once_the_lease_is_over_and_repeated_without_harm() {
 #[test]
 fn a_response_is_shown_only_where_it_is_asked_for_and_opened_with_its_key() {
     let mut ctl = Ctl::new("reveal:");
-    let key = EncryptionKey { id: "k1".to_owned(), key: std::array::from_fn(|at| at as u8 + 1) };
+    let key = SecretKey { id: "k1".to_owned(), key: std::array::from_fn(|at| at as u8 + 1) };
     let headers = [("location", "/payments/1")].into_iter().collect();
     let response = Response { status: 201, headers, body: Some(b"{\"id\":\"secret\"}".to_vec()), negotiated: false };
     let sealed = ResponseCipher::new(&[key]).seal(&name(1), Owner([1; 16]), &response.encode()).expect("it is small");

@@ -9,12 +9,12 @@ use serde_json::Value;
 
 use super::RuleId;
 use super::duplicates::{OnCompleted, OnInFlight, OnMismatch, OnUnknown};
-use super::identity::{Anonymous, BodyPart, FingerprintPolicy, Inject, KeyPolicy, Scope};
+use super::identity::{Anonymous, BodyPart, FingerprintPolicy, Inject, Issued, KeyPolicy, Scope};
 use super::outcomes::{Outcomes, Statuses, outcomes, statuses};
 use super::serialize::Serialize;
 use super::source::Part;
 use super::text::plain;
-use super::walk::{Choice, DAY_MS, MIB, Place, Read};
+use super::walk::{Choice, DAY_MS, MIB, Place, Read, YEAR_S};
 use super::words::{Line, bytes, time};
 use crate::refusal::ProblemType;
 
@@ -196,7 +196,25 @@ impl Policy {
                  beside the lock",
             ));
         }
+        self.refuse_keys_that_are_never_issued(&at.member("key").member("issued"))?;
         self.refuse_contradictory_injection(&at.member("key"))
+    }
+
+    /// Where only issued keys count, each must be one that the rule can take.
+    fn refuse_keys_that_are_never_issued(&self, at: &Place<'_>) -> Read<()> {
+        let key = &self.key;
+        let why = match key.issued {
+            Issued::Any => return Ok(()),
+            Issued::Required if self.mode == Mode::Inject => "with mode \"inject\", which looks at no key",
+            Issued::Required if !key.fits_issued() => {
+                "unless there is one key.sources, with a key.max_bytes that an issued key of 76 bytes fits"
+            }
+            Issued::Required if key.inject == Inject::Uuid => {
+                "where key.inject makes a \"uuid\": the client could not repeat the key that it gets"
+            }
+            Issued::Required => return Ok(()),
+        };
+        Err(at.error(format_args!("must not be \"required\" {why}")))
     }
 
     /// Where the gateway makes the key, every setting must leave it something to make it of.
@@ -382,5 +400,3 @@ impl fmt::Display for Save {
         })
     }
 }
-
-const YEAR_S: u64 = 365 * 24 * 60 * 60;

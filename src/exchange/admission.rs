@@ -6,11 +6,12 @@
 use crate::caller::{self, Caller};
 use crate::command::{CommandKind, Failure};
 use crate::config::source::{Attributes, Request};
-use crate::config::{Execution as Sender, Inject, Mode, OnMismatch, OnTooLarge, OnUnknown, Policy};
+use crate::config::{Execution as Sender, Inject, Issued as Keys, Mode, OnMismatch, OnTooLarge, OnUnknown, Policy};
 use crate::count::{Bypass, Count};
 use crate::event::EventKind;
 use crate::evidence::Origin;
 use crate::fingerprint::Payload;
+use crate::issued::Issued;
 use crate::key::{self, ClientKey, KEY, KeyForm, NoKey, UpstreamKey};
 use crate::message::{HeaderMutation, Headers, RequestHead, media_type};
 use crate::record::Owner;
@@ -190,6 +191,11 @@ fn identify(
         }
         Caller::Anonymous | Caller::Known(_) => {}
     }
+    let issued = match (pending.injected, &key) {
+        (None, Some(key)) => issued(cx, &caller, key, request)?,
+        _ => None,
+    };
+    pending.has_expired = issued.is_some_and(|issued| !issued.may_begin);
     let hash_key = cx.secrets.hash_key.as_ref();
     let name = match &key {
         Some(key) => key::name(policy, hash_key, head, &caller, key),
@@ -214,6 +220,7 @@ fn identify(
         sent_key: form.and_then(|_| head.headers.first(KEY)).map(<[u8]>::to_vec),
         accept_encoding: (!accepted.is_empty()).then(|| accepted.join(&b',')),
         window_ms: window.map(|(window_ms, _)| window_ms),
+        issued,
         lock: resource.map(ResourceLock::of),
     }))
 }
@@ -244,6 +251,23 @@ fn client_key(
             pending.injected = Some(Injected::Content);
             Ok((None, Some((window_ms, anonymous))))
         }
+    }
+}
+
+/// What is known of the client's key as one that the gateway has issued to it.
+fn issued(
+    cx: &Context<'_>,
+    caller: &Caller,
+    key: &ClientKey,
+    request: &Request<'_>,
+) -> Result<Option<Issued>, Decided> {
+    match cx.secrets.issuer.judge(&cx.policy.rule.name, caller, key, request) {
+        Ok(issued) => Ok(Some(issued)),
+        Err(detail) if cx.policy.key.issued == Keys::Required => {
+            let details = ProblemDetails { detail: Some(detail), ..ProblemDetails::default() };
+            Err(Box::new(refuse(cx, None, ProblemType::KeyInvalid, details)))
+        }
+        Err(_) => Ok(None),
     }
 }
 

@@ -10,6 +10,7 @@ use crate::config::{Mode, OnCompleted, OnInFlight, OnUnknown, Policy};
 use crate::count::Count;
 use crate::event::EventKind;
 use crate::fingerprint::Fingerprint;
+use crate::issued::EXPIRED;
 use crate::mutant::{self, Mutant};
 use crate::record::{Owner, Response};
 use crate::refusal::ProblemType;
@@ -173,10 +174,16 @@ impl Claim {
                 let details = ProblemDetails { attempt: Some(attempt), retry_after_s, ..ProblemDetails::default() };
                 refuse(cx, injected, ProblemType::OutcomeUnknown, details)
             }
+            StoreReply::Seen(None) => {
+                let details = ProblemDetails { detail: Some(EXPIRED), ..ProblemDetails::default() };
+                refuse(cx, injected, ProblemType::KeyInvalid, details)
+            }
             // Something is stored under the name, and nothing is known of it but that.
             StoreReply::Failed(failure) if failure.is_unreadable() && !mutant::is(Mutant::UnreadableForwarded) => {
                 refused_by_store(cx, injected, failure)
             }
+            // An expired key must not begin an operation, also where a failing store lets requests through.
+            StoreReply::Failed(failure) if !self.request.may_begin() => self.poll_failed(cx, failure),
             StoreReply::Failed(failure) if failure.is_doubtful() => {
                 let (execution, pending) = self.execution();
                 claim_failed(cx, execution, pending, failure)
@@ -189,7 +196,7 @@ impl Claim {
             | StoreReply::Locked { .. }
             | StoreReply::Lost
             | StoreReply::Renewed { .. }
-            | StoreReply::Seen(_)
+            | StoreReply::Seen(Some(_))
             | StoreReply::Settled
             | StoreReply::Stale => store_failed(cx, self.pending, Failure::Stale),
         }
@@ -228,7 +235,8 @@ impl Claim {
         (State::Waiting(Waiting { claim: self, waiter }), Step { wake_ms, ..hold() })
     }
 
-    /// A waiter knows that another attempt runs, and is refused also where a failing store lets requests through.
+    /// A waiter knows that another attempt runs, and is refused also where a failing store lets requests through; and so
+    /// is a request that may not begin an operation.
     fn poll_failed(self, cx: &Context<'_>, failure: Failure) -> Next {
         let (state, step) = refused_by_store(cx, self.pending.injected, failure);
         match failure.is_doubtful() {

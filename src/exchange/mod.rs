@@ -21,7 +21,7 @@
 //! `tests/it/table.rs` drives every state with every event.
 //!
 //! - `head`: request head → body, claim, unprotected, answered, done · response head → done · closed → done
-//! - `look-up`: request body → =, answered · look reply → answered · response head → done · closed → done
+//! - `look-up`: request head → =, answered · request body → =, answered · look reply → answered · response head → done · closed → done
 //! - `operator`: request head → =, answered · request body → =, answered · tick → = · found → =, answered ·
 //!   look reply → answered · resolve reply → =, answered · response head → done · closed → done
 //! - `body`: request body → =, claim, unprotected, answered · response head → answered, done · closed → done ·
@@ -48,11 +48,12 @@ use crate::config::{Config, Mode, Policy, RuleId};
 use crate::count::Count;
 use crate::digest::HashKey;
 use crate::event::{Clock, Event, EventKind};
+use crate::issued::Issuer;
 use crate::key::Name;
 use crate::message::{HeaderMutation, Headers};
 use crate::operator::{Asked, Operation};
 use crate::record::Owner;
-use crate::reply::{IdempotencyStatus, Reason, STATUS};
+use crate::reply::{IdempotencyStatus, Reason, Reply, STATUS};
 use crate::seal::ResponseCipher;
 use crate::step::{Flow, LogEvent, Step};
 
@@ -96,14 +97,17 @@ pub struct Secrets {
     pub hash_key: Option<HashKey>,
     /// Seals stored responses.
     pub cipher: ResponseCipher,
+    /// Makes keys for clients, and knows them again.
+    pub issuer: Issuer,
 }
 
 impl Secrets {
-    /// As the operator's document has them.
-    pub fn new(config: &Config) -> Self {
+    /// As the operator's document has them, in this plugin.
+    pub fn new(config: &Config, plugin: &[u8]) -> Self {
         Secrets {
             hash_key: config.hash_key.as_deref().map(HashKey::new),
             cipher: ResponseCipher::new(&config.encryption),
+            issuer: Issuer::new(config, plugin),
         }
     }
 }
@@ -181,9 +185,22 @@ impl Exchange {
         Exchange { policy, secrets, state: State::Head(Head), operation: None, buffered_bytes: 0 }
     }
 
-    /// An exchange that only looks what is known of an operation, and answers that.
-    pub fn looking(policy: Rc<Policy>, secrets: Rc<Secrets>, name: Name, owner: Owner) -> Self {
-        let state = State::LookUp(LookUp::new(&policy, name, owner));
+    /// An exchange that only gives this answer, to a question about no operation.
+    pub fn telling(policy: Rc<Policy>, secrets: Rc<Secrets>, reply: Reply) -> Self {
+        let state = State::LookUp(LookUp::Known(Rc::new(reply)));
+        Exchange { policy, secrets, state, operation: None, buffered_bytes: 0 }
+    }
+
+    /// An exchange that only looks what is known of an operation, and answers that; of one without a record, for how many
+    /// seconds its key may still begin it, where the gateway has issued that.
+    pub fn looking(
+        policy: Rc<Policy>,
+        secrets: Rc<Secrets>,
+        name: Name,
+        issued_left_s: Option<u64>,
+        owner: Owner,
+    ) -> Self {
+        let state = State::LookUp(LookUp::new(&policy, name, issued_left_s, owner));
         Exchange { policy, secrets, state, operation: Some(name), buffered_bytes: 0 }
     }
 

@@ -42,7 +42,12 @@ pub fn apply(record: Option<Record>, command: &Command, now_ms: u64) -> Outcome 
 }
 
 fn claim(record: Option<Record>, command: &Command, may_retry: bool, max_attempt: u32, now_ms: u64) -> Outcome {
-    let Some(record) = record else { return grant(blank(command), command, 1, now_ms) };
+    let Some(record) = record else {
+        return match command.may_begin {
+            true => grant(blank(command), command, 1, now_ms),
+            false => refuse(StoreReply::Seen(None)),
+        };
+    };
     if record.released.contains(&command.owner) && !mutant::is(Mutant::GhostGranted) {
         return refuse(StoreReply::Stale);
     }
@@ -133,6 +138,8 @@ fn release(record: Option<Record>, command: &Command, keep_fingerprint: Option<b
             };
             settle(Record { expires_ms, state, ..record })
         }
+        // What cannot begin leaves nothing behind that could.
+        _ if !known && !command.may_begin => refuse(StoreReply::Settled),
         _ if !known => {
             let state = State::Open { fingerprint: keep_fingerprint.then_some(command.fingerprint) };
             settle(Record { expires_ms, state, ..record })

@@ -149,7 +149,7 @@ local function in_the_way()
 end
 
 local function claim(may_retry, max_attempt)
-  if not record then return grant(blank(), 1) end
+  if not record then return op.may_begin and grant(blank(), 1) or 'Z' end
   if is_released(op.owner) then return 'S' end
   if record.fingerprint and record.fingerprint ~= op.fingerprint then return 'M' end
   local attempt = record.attempt
@@ -217,6 +217,8 @@ local function release(keep)
     return settle(record, OPEN, till)
   end
   if not known then
+    -- What cannot begin leaves nothing behind that could.
+    if not op.may_begin then return 'O' end
     record.fingerprint = keep and op.fingerprint or nil
     return settle(record, OPEN, till)
   end
@@ -334,7 +336,8 @@ for i, key in ipairs(KEYS) do
   op = { record = key }
   op.kind, op.nonce, op.owner, op.fingerprint, op.attempt, op.key, op.flag, op.lease, op.ttl, op.deadline, op.status,
     op.response, at = struct.unpack('<c1c16c16c32I4Bc0BI8I8I8I2I4c0', ARGV[1], at)
-  op.flag, op.in_window, op.has_other_way = op.flag % 2 == 1, op.flag % 4 >= 2, op.flag >= 4
+  op.may_begin, op.has_other_way = op.flag < 8, op.flag % 8 >= 4
+  op.flag, op.in_window = op.flag % 2 == 1, op.flag % 4 >= 2
   local done, answer = pcall(apply)
   if not done then
     -- Redis 7 hands over the text of an error alone, and 6.2 writes before it where it happened. One of Lua's own, in

@@ -12,7 +12,7 @@ use crate::store::client::{Batch, Nonce};
 pub const SCRIPT: &str = include_str!("redis.lua");
 
 /// The SHA-1 of [`SCRIPT`] in hex, under which Redis keeps it; `tests/it/redis.rs` asks Redis whether it is right.
-pub const SCRIPT_SHA1: &str = "1dad12391f8149636fb79c692438e754d52cb346";
+pub const SCRIPT_SHA1: &str = "dd5419db7e9317703cc875558dd0c0c738031e20";
 
 /// How the script is named in a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,7 +79,8 @@ fn pack_call(nonce: Nonce, command: &Command, has_other_way: bool, out: &mut Vec
     let key = command.key.encode();
     out.push(key.len() as u8);
     out.extend(key);
-    out.push(u8::from(flag) + 2 * u8::from(command.in_window) + 4 * u8::from(has_other_way));
+    let flags = [flag, command.in_window, has_other_way, !command.may_begin];
+    out.push(flags.iter().rev().fold(0, |flags, flag| 2 * flags + u8::from(*flag)));
     out.extend(command.lease_ms.to_le_bytes());
     out.extend(command.ttl_ms.to_le_bytes());
     // 0 is no deadline, so one at the beginning of time is as good as one a millisecond later.

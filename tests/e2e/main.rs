@@ -49,6 +49,8 @@ mod held;
 mod hostile;
 /// Requests without a key, where the gateway makes one.
 mod injected;
+/// Keys that the gateway issues.
+mod issued;
 /// `envoy/istio.yaml`, served without Istio.
 mod istio;
 /// Answers whose body says what became of the request.

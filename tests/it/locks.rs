@@ -226,6 +226,7 @@ fn of(owner: u8, name: u8, kind: CommandKind) -> Command {
         lease_ms: LEASE,
         ttl_ms: 2 * LEASE,
         in_window: false,
+        may_begin: true,
         deadline_ms: None,
         kind,
     }

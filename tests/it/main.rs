@@ -13,6 +13,7 @@ mod config;
 mod evidence;
 mod gateways;
 mod golden;
+mod issued;
 mod json;
 mod local;
 mod locks;

@@ -256,7 +256,7 @@ fn routes(state: &str) -> &'static [&'static [&'static str]] {
 fn looking(policy: &str) -> Exchange {
     let config = Config::parse(policy.as_bytes(), &|_| None).expect("the policy is right");
     let policy = Rc::clone(&config.rules[0].policy);
-    Exchange::looking(policy, Rc::default(), Name([0; 32]), Owner([1; 16]))
+    Exchange::looking(policy, Rc::default(), Name([0; 32]), None, Owner([1; 16]))
 }
 
 fn operating(policy: &str, route: &[&str]) -> Exchange {

@@ -853,7 +853,7 @@ impl World {
         let mut fields = vec![(":method", "POST"), (":path", "/pay"), (":authority", "api"), ("idempotency-key", &key)];
         fields.extend(self.host.shows_caller.then_some(("authorization", "Bearer t")));
         let head = RequestHead { headers: fields.into_iter().collect() };
-        let exchange = Exchange::new(Rc::clone(&config.rules[0].policy), Rc::new(Secrets::new(config)));
+        let exchange = Exchange::new(Rc::clone(&config.rules[0].policy), Rc::new(Secrets::new(config, b"")));
         let kind = EventKind::RequestHeaders {
             head: &head,
             attribute: &|_| None,

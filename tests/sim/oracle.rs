@@ -1,4 +1,4 @@
-//! The judge: what is promised (I1 to I10), held against the ledger and what clients were told.
+//! The judge: what is promised (I1 to I11), held against the ledger and what clients were told.
 //!
 //! Its one rule: it looks neither into a gateway nor into the store. Of the store it knows the clock, and when it lost
 //! what it had acknowledged: where that came between two events, the promises about them do not hold, and none is judged.
@@ -58,6 +58,7 @@ pub fn judge(plan: &Plan, transcribe: bool) -> (World, Vec<String>) {
     sightings(&world, &mut wrong);
     repeats(&world, &mut wrong);
     words(&world, &mut wrong);
+    issued(&world, &mut wrong);
     probes(&world, first_probe, &mut wrong);
     world.coverage.witnessed();
     (world, wrong)
@@ -518,6 +519,23 @@ fn words(world: &World, wrong: &mut Vec<String>) {
     }
 }
 
+/// I11: an issued key is nobody's but the caller's that it was issued to, and begins nothing once it has expired.
+fn issued(world: &World, wrong: &mut Vec<String>) {
+    let Some(ttl_s) = world.plan.issued_s else { return };
+    for request in world.requests.iter().filter(|request| request.forward.is_some()) {
+        if request.is_stolen {
+            wrong.push(format!("I11: {} ran with a key that was issued to another", shown(request)));
+        }
+        let has_begun = world.requests.iter().any(|before| {
+            let is_same = (before.tenant, before.key) == (request.tenant, request.key);
+            is_same && !before.is_stolen && !before.looks && before.sent_ms < 1000 * ttl_s
+        });
+        if request.sent_ms >= 1000 * ttl_s && !has_begun {
+            wrong.push(format!("I11: {} began an operation with a key that had expired", shown(request)));
+        }
+    }
+}
+
 /// I9: after one lease and one backoff of calm every operation is told for what it is. An answer to the gateway's own
 /// request is replayed then, whether or not the client was still there when it came.
 fn probes(world: &World, first_probe: usize, wrong: &mut Vec<String>) {
@@ -564,6 +582,7 @@ fn probes(world: &World, first_probe: usize, wrong: &mut Vec<String>) {
         });
         if let Some(last) = last
             && !is_completed
+            && !probe.is_stolen
         {
             let attempt = last.attempt.unwrap_or(0);
             wrong.push(format!(
@@ -574,6 +593,7 @@ fn probes(world: &World, first_probe: usize, wrong: &mut Vec<String>) {
         }
         if let Some(last) = last.filter(|last| last.is_shielded)
             && !answer.is("replayed")
+            && !probe.is_stolen
             && !may_lack_its_body(world, last)
             && world.words_between(who, last.asked_ms, world.now).next().is_none()
         {
@@ -601,7 +621,8 @@ fn probes(world: &World, first_probe: usize, wrong: &mut Vec<String>) {
         let is_fine = answer.is("executed")
             || is_completed
             || (reason == Some("outcome-unknown") && may_be_unknown)
-            || (reason == Some("mismatch") && may_be_another);
+            || (reason == Some("mismatch") && may_be_another)
+            || (reason == Some("key-invalid") && (probe.is_stolen || world.plan.issued_s.is_some() && last.is_none()));
         if !is_fine {
             wrong.push(format!("I9: {} was told {:?} although all is calm", shown(probe), answer.line()));
         }

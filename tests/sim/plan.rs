@@ -273,6 +273,9 @@ pub struct Plan {
     pub waits_ms: Option<u64>,
     /// How long requests for one resource wait for their turn, where they run one at a time.
     pub serializes_ms: Option<u64>,
+    /// For how long keys may begin an operation, where only those count that the gateway has issued: all of them when the
+    /// world began.
+    pub issued_s: Option<u64>,
     /// Whether the client does not wait for the store to hear how it ended.
     pub saves_after: bool,
     /// Whether clients look what is known of an operation, too.
@@ -396,7 +399,7 @@ impl Plan {
                 faults = faults.with(fault);
             }
         }
-        let mut turns = Random::of(seed, 16);
+        let (mut turns, mut issued) = (Random::of(seed, 16), Random::of(seed, 17));
         Plan {
             seed,
             logs_in: streams.chance(300),
@@ -411,6 +414,9 @@ impl Plan {
             conflicts: random.chance(150),
             serializes_ms: turns.chance(250).then(|| turns.between(100, 3 * lease)),
             waits_ms: waits.chance(200).then(|| waits.between(100, 3 * lease)),
+            // A trial has names of its own.
+            issued_s: (issued.chance(150) && observes == [false; 2])
+                .then(|| issued.between(1, ttl_s.clamp(2 * lease / 1000 + 1, 20))),
             saves_after: later.chance(150),
             // A trial has names of its own.
             looks: later.chance(300) && observes == [false; 2],

@@ -24,7 +24,7 @@ pub fn hold(data: &[u8]) {
     let config = Config::parse(choices.one(&DOCUMENTS).as_bytes(), &|_| None).expect("the document is right");
     let policy = Rc::clone(&config.rules[0].policy);
     let mut subject = Subject {
-        exchange: Exchange::new(Rc::clone(&policy), Rc::new(Secrets::new(&config))),
+        exchange: Exchange::new(Rc::clone(&policy), Rc::new(Secrets::new(&config, b""))),
         policy,
         executed: 0,
         counted: 0,
