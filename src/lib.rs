@@ -48,7 +48,11 @@ pub mod record;
 
 pub mod lock;
 
+pub mod similar;
+
 pub mod seal;
+
+mod failure;
 
 pub mod command;
 

@@ -62,6 +62,12 @@ pub enum Mutant {
     ShieldDropped,
     /// A stream on which nothing comes is kept.
     SilenceKept,
+    /// Those of another caller count among what is similar.
+    SimilarAcrossCallers,
+    /// What is similar is neither told nor refused.
+    SimilarIgnored,
+    /// What is similar counts though it was released.
+    SimilarToReleased,
     /// The request goes upstream however old its claim is.
     StaleClaimForwarded,
     /// A stream is kept on which a reply to another question has come.
@@ -82,7 +88,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 36] = [
+    pub const ALL: [Mutant; 39] = [
         Mutant::AnswerLeftChanged,
         Mutant::AttemptReset,
         Mutant::CompletedReplaced,
@@ -111,6 +117,9 @@ impl Mutant {
         Mutant::RecoveryIgnored,
         Mutant::ShieldDropped,
         Mutant::SilenceKept,
+        Mutant::SimilarAcrossCallers,
+        Mutant::SimilarIgnored,
+        Mutant::SimilarToReleased,
         Mutant::StaleClaimForwarded,
         Mutant::StrangerKept,
         Mutant::TrickleHeld,

@@ -59,6 +59,8 @@ pub struct ProblemDetails {
     pub retry_after_s: Option<u64>,
     /// The status of the completed operation.
     pub original_status: Option<u16>,
+    /// How many seconds ago the same was sent under another key.
+    pub seconds_ago: Option<u64>,
     /// What became of the request, where that is not what it is of most refusals of its kind.
     pub detail: Option<&'static str>,
 }
@@ -76,8 +78,9 @@ impl Reply {
             "status": status,
             "detail": detail,
         });
-        if let (Some(original), Some(members)) = (facts.original_status, body.as_object_mut()) {
-            members.insert("original_status".to_owned(), original.into());
+        let numbers = [("original_status", facts.original_status.map(u64::from)), ("seconds_ago", facts.seconds_ago)];
+        if let Some(members) = body.as_object_mut() {
+            members.extend(numbers.into_iter().filter_map(|(name, number)| Some((name.to_owned(), number?.into()))));
         }
         let mut headers = Headers::default();
         headers.push(b"content-type", b"application/problem+json");
@@ -203,6 +206,8 @@ pub struct IdempotencyStatus {
     pub ttl_s: Option<u64>,
     /// What became of an execution whose answer is not kept; of a trial, what would have become of the request.
     pub outcome: Option<&'static str>,
+    /// How many seconds ago the same was sent under another key.
+    pub similar_s: Option<u64>,
     /// A slug or a [`Reason`].
     pub reason: Option<&'static str>,
 }
@@ -260,7 +265,16 @@ impl Reason {
 impl IdempotencyStatus {
     /// A line without parameters.
     pub fn new(token: Token) -> Self {
-        IdempotencyStatus { token, stored: None, attempt: None, age_s: None, ttl_s: None, outcome: None, reason: None }
+        IdempotencyStatus {
+            token,
+            stored: None,
+            attempt: None,
+            age_s: None,
+            ttl_s: None,
+            outcome: None,
+            similar_s: None,
+            reason: None,
+        }
     }
 
     /// The line of a request that goes upstream unprotected.
@@ -296,6 +310,9 @@ impl fmt::Display for IdempotencyStatus {
         }
         if let Some(outcome) = self.outcome {
             write!(f, ";outcome={outcome}")?;
+        }
+        if let Some(similar) = self.similar_s {
+            write!(f, ";similar={similar}")?;
         }
         if let Some(reason) = self.reason {
             write!(f, ";reason={reason}")?;

@@ -21,6 +21,8 @@ mod duplicates;
 
 mod serialize;
 
+mod similar;
+
 mod policy;
 
 mod methods;
@@ -46,6 +48,7 @@ pub use outcomes::{Ending, Fate, JsonOutcome, Outcomes, Presence, Statuses};
 pub use policy::{Execution, Mode, OnStoreFailure, OnTooLarge, Policy, Save};
 pub use rules::{Match, PathMatch, Template};
 pub use serialize::Serialize;
+pub use similar::{OnSimilar, Similar};
 pub use source::Part;
 pub use store::{Breaker, CacheBounds, Dialect, Login, RESPONSE_MAX, Redis, Webdis};
 use walk::Choice as _;

@@ -52,6 +52,14 @@ impl Injected {
     }
 }
 
+/// What a request's content is compared by.
+#[derive(Clone, Copy)]
+pub(super) struct Content {
+    pub(super) name: Name,
+    /// Whether the request says that it is meant to run beside others.
+    pub(super) is_meant: bool,
+}
+
 /// What a claim needs besides the fingerprint.
 pub(super) struct ClaimRequest {
     pub(super) name: Name,
@@ -66,6 +74,8 @@ pub(super) struct ClaimRequest {
     pub(super) accept_encoding: Option<Vec<u8>>,
     /// How long a content key counts from its first request on; none of any other key.
     pub(super) window_ms: Option<u64>,
+    /// What tells whether its caller has sent the same under another key, where that is to be known.
+    pub(super) content: Option<Content>,
     /// Its key, where the gateway has issued it.
     pub(super) issued: Option<Issued>,
     /// The lock of the resource that it names, where it runs one at a time; none once another has taken it.
@@ -170,6 +180,8 @@ pub(super) struct Execution {
     pub(super) expires_ms: Option<u64>,
     /// When to renew the leases; none once they are not renewed any more.
     pub(super) renew_at_ms: Option<u64>,
+    /// How many seconds ago the same was sent under another key, where it was.
+    pub(super) similar_s: Option<u64>,
     /// Whether another owner has claimed the key meanwhile.
     pub(super) is_lost: bool,
     /// The key that the gateway has made, where the client brought none.
@@ -209,8 +221,14 @@ impl Execution {
             return IdempotencyStatus::bypassed(Reason::StoreFailure);
         };
         let outcome = outcome.map(in_a_word);
-        let line =
-            IdempotencyStatus { stored, attempt: Some(attempt), outcome, ..IdempotencyStatus::new(Token::Executed) };
+        let similar_s = self.similar_s;
+        let line = IdempotencyStatus {
+            stored,
+            attempt: Some(attempt),
+            outcome,
+            similar_s,
+            ..IdempotencyStatus::new(Token::Executed)
+        };
         line.because(self.injected.map(|_| Reason::Injected))
     }
 }

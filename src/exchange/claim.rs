@@ -18,11 +18,12 @@ use crate::reply::{IdempotencyStatus, ProblemDetails, Reason, Reply, Token};
 use crate::step::{Flow, LogEvent, Step};
 
 use super::attempt::{ClaimRequest, Execution, PendingRequest};
-use super::departure::{begin_when_fresh, claim_failed, in_flight, overtaken, withdrawn};
+use super::departure::{claim_failed, in_flight, overtaken, withdrawn};
 use super::headers::kept;
 use super::settlement::{
     Save, Unprotected, answer, done, refuse, refused_by_store, respond, store_failed, unless_sent_as_it_is,
 };
+use super::similar::ask_or_begin;
 use super::{Context, Next, State, hold};
 
 /// How long a duplicate that waits lets pass before it asks again: first, and at most.
@@ -136,6 +137,7 @@ impl Claim {
             asked_ms,
             expires_ms: None,
             renew_at_ms: None,
+            similar_s: None,
             is_lost: false,
             injected: pending.injected,
         };
@@ -155,7 +157,7 @@ impl Claim {
                 execution.request.form = key;
                 let (attempt, expires_ms) = (Some(attempt), Some(expires_ms));
                 let execution = Execution { attempt, doubt, started_ms: cx.now_ms(), expires_ms, ..execution };
-                begin_when_fresh(cx, execution, pending, 0)
+                ask_or_begin(cx, execution, pending, None)
             }
             StoreReply::Completed { attempt, status, response, age_ms, ttl_ms } => {
                 let line = IdempotencyStatus {
@@ -198,6 +200,7 @@ impl Claim {
             | StoreReply::Renewed { .. }
             | StoreReply::Seen(Some(_))
             | StoreReply::Settled
+            | StoreReply::Similar { .. }
             | StoreReply::Stale => store_failed(cx, self.pending, Failure::Stale),
         }
     }

@@ -26,9 +26,11 @@
 //!   look reply → answered · resolve reply → =, answered · response head → done · closed → done
 //! - `body`: request body → =, claim, unprotected, answered · response head → answered, done · closed → done ·
 //!   unable → unprotected, answered
-//! - `claim`: claim reply → waiting, renewal, lock, response, shielded, unprotected, answered, save, done ·
+//! - `claim`: claim reply → waiting, similar, renewal, lock, response, shielded, unprotected, answered, save, done ·
 //!   response head → save · closed → save
 //! - `waiting`: response head → done · tick → claim, done · closed → done
+//! - `similar`: similar reply → =, renewal, lock, response, shielded, save · look reply → =, renewal, lock, response,
+//!   shielded, save · response head → save · closed → save
 //! - `renewal`: renew reply → =, lock, response, shielded, answered, save · response head → save · closed → save
 //! - `lock`: lock reply → =, renewal, response, shielded, save · renew reply → =, renewal, response, shielded, save ·
 //!   response head → save · tick → =, save · closed → save
@@ -73,6 +75,8 @@ mod execution;
 
 mod departure;
 
+mod similar;
+
 mod claim;
 
 mod admission;
@@ -85,6 +89,7 @@ use execution::{AwaitResponse, ResponseBody, Shielded};
 use lookup::LookUp;
 use operator::AwaitOperator;
 use settlement::{Save, Unprotected};
+use similar::AwaitSimilar;
 
 /// Bodies up to here are held even in a worker that holds too much already: they are most of the traffic, and a few
 /// slow uploads must not shut it out.
@@ -141,6 +146,7 @@ enum State {
     Body(Body),
     Claim(AwaitClaim),
     Waiting(Waiting),
+    Similar(Box<AwaitSimilar>),
     Renewal(Renewal),
     Lock(Box<AwaitLock>),
     Response(AwaitResponse),
@@ -231,6 +237,7 @@ impl Exchange {
             State::Body(state) => state.on(&cx, kind),
             State::Claim(state) => state.on(&cx, kind),
             State::Waiting(state) => state.on(&cx, kind),
+            State::Similar(state) => state.on(&cx, kind),
             State::Renewal(state) => state.on(&cx, kind),
             State::Lock(state) => state.on(&cx, kind),
             State::Response(state) => state.on(&cx, kind),
@@ -325,6 +332,7 @@ impl Exchange {
             State::Body(_) => "body",
             State::Claim(_) => "claim",
             State::Waiting(_) => "waiting",
+            State::Similar(_) => "similar",
             State::Renewal(_) => "renewal",
             State::Lock(_) => "lock",
             State::Response(_) => "response",

@@ -8,7 +8,9 @@ use crate::command::{Command, CommandKind, Failure, StoreReply};
 use crate::lock::{LOCK, Lock, LockCommand};
 use crate::mutant::{self, Mutant};
 use crate::record::{Corrupt, Record};
+use crate::similar::{SIMILAR, Similar};
 use crate::store::model::{self, Outcome};
+use crate::store::similar;
 
 /// What stands under a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,16 +19,19 @@ pub enum Stored {
     Lock(Lock),
     /// An operation.
     Operation(Record),
+    /// Which operations have the same content.
+    Similar(Similar),
 }
 
 impl Stored {
-    /// Reads the wire form of either kind.
+    /// Reads the wire form of any kind.
     ///
     /// # Errors
-    /// The bytes are neither.
+    /// The bytes are of none.
     pub fn decode(bytes: &[u8]) -> Result<Self, Corrupt> {
         match bytes {
             [_, LOCK, ..] => Lock::decode(bytes).map(Stored::Lock),
+            [_, SIMILAR, ..] => Similar::decode(bytes).map(Stored::Similar),
             _ => Record::decode(bytes).map(Stored::Operation),
         }
     }
@@ -36,6 +41,7 @@ impl Stored {
         match self {
             Stored::Lock(lock) => lock.encode(),
             Stored::Operation(record) => record.encode(),
+            Stored::Similar(similar) => similar.encode(),
         }
     }
 
@@ -44,14 +50,15 @@ impl Stored {
         match self {
             Stored::Lock(lock) => lock.expires_ms,
             Stored::Operation(record) => record.forgotten_ms(),
+            Stored::Similar(similar) => similar.expires_ms,
         }
     }
 
     /// The operation, where it is one.
     pub fn operation(&self) -> Option<&Record> {
         match self {
-            Stored::Lock(_) => None,
             Stored::Operation(record) => Some(record),
+            Stored::Lock(_) | Stored::Similar(_) => None,
         }
     }
 }
@@ -64,16 +71,22 @@ pub fn apply(
     now_ms: u64,
     wall_ms: impl FnOnce() -> u64,
 ) -> (Option<Stored>, StoreReply) {
-    let corrupt = || (None, StoreReply::Failed(Failure::Corrupt));
-    match (&command.kind, stored) {
-        (CommandKind::Lock(asked), Some(Stored::Lock(lock))) => lock_step(Some(lock), command, *asked, now_ms, wall_ms),
-        (CommandKind::Lock(asked), None) => lock_step(None, command, *asked, now_ms, wall_ms),
-        (CommandKind::Lock(_), Some(Stored::Operation(_))) | (_, Some(Stored::Lock(_))) => corrupt(),
-        (_, stored) => {
-            let record = stored.and_then(|stored| match stored {
-                Stored::Operation(record) => Some(record),
-                Stored::Lock(_) => None,
-            });
+    let (lock, record, known) = match stored {
+        Some(Stored::Lock(lock)) => (Some(lock), None, None),
+        Some(Stored::Operation(record)) => (None, Some(record), None),
+        Some(Stored::Similar(similar)) => (None, None, Some(similar)),
+        None => (None, None, None),
+    };
+    match (&command.kind, &lock, &record, &known) {
+        (CommandKind::Lock(asked), _, None, None) => lock_step(lock, command, *asked, now_ms, wall_ms),
+        (CommandKind::Similar(asked), None, None, _) => {
+            let (similar, reply) = similar::step(known, command, asked, now_ms);
+            (Some(Stored::Similar(similar)), reply)
+        }
+        (CommandKind::Lock(_) | CommandKind::Similar(_), ..) | (_, Some(_), ..) | (_, _, _, Some(_)) => {
+            (None, StoreReply::Failed(Failure::Corrupt))
+        }
+        _ => {
             let Outcome { record, reply } = model::apply(record, command, now_ms);
             (record.map(Stored::Operation), reply)
         }

@@ -5,7 +5,7 @@
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
-local FORMAT, KIND, LOCK, KEPT, BODIES_MAX, LARGE = 2, 0, 1, 8, 4194304, 65536
+local FORMAT, KIND, LOCK, SIMILAR, KEPT, BODIES_MAX, LARGE = 2, 0, 1, 2, 8, 4194304, 65536
 local OPEN, RUNNING, UNKNOWN, COMPLETED = 0, 1, 2, 3
 local op, record, bodies
 
@@ -317,6 +317,27 @@ function locks.o() -- unlock
   return 'O'
 end
 
+-- Which other operation with this content was begun last; the own one is noted. Under names of their own.
+local function similar(data)
+  local kept, others, other, since = '', '', nil, nil
+  if data then
+    local format, kind, expires = struct.unpack('<BBI8', data)
+    check(format == FORMAT and kind == SIMILAR and (#data - 10) % 40 == 0)
+    for at = 11, #data, 40 do
+      local name, begun = struct.unpack('<c32I8', data, at)
+      if now < math.min(expires, begun + op.ttl) and name ~= op.response then
+        local entry = data:sub(at, at + 39)
+        kept = kept .. entry
+        if name ~= op.fingerprint then others, other, since = others .. entry, name, begun end
+      end
+    end
+  end
+  if not (other and op.flag) then kept = (others .. op.fingerprint .. struct.pack('<I8', now)):sub(-160) end
+  local expires = now + op.ttl
+  call('SET', op.record, struct.pack('<BBI8', FORMAT, SIMILAR, expires) .. kept, 'PXAT', string.format('%.0f', expires))
+  return other and 'Y' .. other .. struct.pack('<I8', math.max(now - since, 0)) or 'O'
+end
+
 local function apply()
   if op.deadline > 0 and op.deadline <= now then return 'L' end
   local data = call('GET', op.record)
@@ -325,6 +346,7 @@ local function apply()
     if lock and lock.expires <= now then lock = nil end
     return locks[op.kind]()
   end
+  if op.kind == 's' then return similar(data) end
   record = data and parse(data) or nil
   if record and forgotten(record) <= now then record = nil end
   return operations[op.kind]()

@@ -4,15 +4,17 @@
 //! It does not know how Redis is reached.
 
 use crate::command::{Command, CommandKind, Failure, RedisError, Resolution, StoreReply};
+use crate::key::Name;
 use crate::lock::LockCommand;
 use crate::record::{Corrupt, Input, RecordStatus, RecordSummary, known_status};
+use crate::similar::Asked;
 use crate::store::client::{Batch, Nonce};
 
 /// Carries out a batch: one key and one packed operation each.
 pub const SCRIPT: &str = include_str!("redis.lua");
 
 /// The SHA-1 of [`SCRIPT`] in hex, under which Redis keeps it; `tests/it/redis.rs` asks Redis whether it is right.
-pub const SCRIPT_SHA1: &str = "dd5419db7e9317703cc875558dd0c0c738031e20";
+pub const SCRIPT_SHA1: &str = "18f9323658697587cce4f6086237636d441d351e";
 
 /// How the script is named in a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +55,10 @@ fn pack_call(nonce: Nonce, command: &Command, has_other_way: bool, out: &mut Vec
         }
         _ => None,
     };
+    let released = match command.kind {
+        CommandKind::Similar(Asked { released, .. }) => released.map(|name| name.0.to_vec()),
+        _ => None,
+    };
     let (kind, flag, status, response) = match &command.kind {
         CommandKind::Claim { may_retry } => (b'c', *may_retry, 0, None),
         CommandKind::Complete { status, response } => (b'd', response.is_some(), *status, response.as_ref()),
@@ -67,12 +73,14 @@ fn pack_call(nonce: Nonce, command: &Command, has_other_way: bool, out: &mut Vec
         CommandKind::Resolve(Resolution::Forget) => (b'x', false, 0, None),
         CommandKind::Resolve(Resolution::NotRun) => (b'r', false, 0, None),
         CommandKind::Resolve(Resolution::Ran { status }) => (b'r', true, status.unwrap_or(0), None),
+        CommandKind::Similar(asked) => (b's', asked.refuses, 0, released.as_ref()),
         CommandKind::Withdraw => (b'w', false, 0, None),
     };
     out.push(kind);
     out.extend(nonce.0);
     out.extend(command.owner.0);
-    out.extend(command.fingerprint.0);
+    // What is similar goes by operations, not by their payload.
+    out.extend(if let CommandKind::Similar(Asked { own, .. }) = command.kind { own.0 } else { command.fingerprint.0 });
     // Who waits has no attempt, but minds how many others have.
     let attempt = if let CommandKind::Poll { max_attempt } = command.kind { max_attempt } else { command.attempt };
     out.extend(attempt.to_le_bytes());
@@ -140,6 +148,7 @@ pub fn unpack(answer: &[u8]) -> Result<(Nonce, StoreReply), Corrupt> {
             };
             StoreReply::Seen(Some(RecordSummary { attempt, standing, ttl_ms: u64::from_le_bytes(input.array()?) }))
         }
+        b'Y' => StoreReply::Similar { operation: Name(input.array()?), age_ms: u64::from_le_bytes(input.array()?) },
         b'Z' => StoreReply::Seen(None),
         _ => return Err(Corrupt),
     };

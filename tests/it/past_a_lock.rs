@@ -390,7 +390,7 @@ fn kinds(step: Step) -> Vec<CommandKind> {
 }
 
 fn lock_of(step: Step) -> Command {
-    step.commands.into_iter().find(|command| command.is_of_lock()).expect("it asks for a lock")
+    step.commands.into_iter().find(|command| !command.is_of_operation()).expect("it asks for a lock")
 }
 
 fn nothing(_: &mut Exchange, step: Step) -> Step {

@@ -63,6 +63,7 @@ impl World {
             is_observed: false,
             text,
             is_stolen: false,
+            is_meant: false,
             is_quoted: self.is_wild && self.now.is_multiple_of(2),
             looks,
             excused_ms: 0,
@@ -229,6 +230,9 @@ impl Request {
         // Half of those that are too large say so at once.
         if self.payload == TOO_LARGE && self.sent_ms.is_multiple_of(2) {
             head.headers.push(b"content-length", body(TOO_LARGE).len().to_string().as_bytes());
+        }
+        if self.is_meant {
+            head.headers.push(b"idempotency-similar", b"allow");
         }
         FORGED.iter().chain([&FENCE]).filter(|_| self.lies).for_each(|name| head.headers.push(name.as_bytes(), b"99"));
         head

@@ -624,7 +624,7 @@ pub(super) fn config(plan: &Plan, which: usize) -> Config {
     let document = format!(
         r#"{{{}"policy": {{"lease_ms": {lease_ms}, "ttl_s": {}, "max_running_ms": {}, "on_store_failure": "{}",
             "save": "{}", "on_unknown": "{}", "on_completed": "{}", "on_too_large": "{}", "mode": "{}", "on_in_flight": {{{}}},
-            "key": {{"required": {}, "issued": "{}"}}{}, "max_request_bytes": {MAX_BODY}, "max_response_bytes": {MAX_BODY}, "execution": {{{}}}}}}}"#,
+            "key": {{"required": {}, "issued": "{}"}}{}{}, "max_request_bytes": {MAX_BODY}, "max_response_bytes": {MAX_BODY}, "execution": {{{}}}}}}}"#,
         plan.issued_s.map_or(String::new(), |ttl_s| format!(
             r#""secrets": {{"issuing": [{{"id": "1", "key": "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="}}]}},
                 "issued_ttl_s": {ttl_s},"#
@@ -644,6 +644,10 @@ pub(super) fn config(plan: &Plan, which: usize) -> Config {
         if plan.issued_s.is_some() { "required" } else { "any" },
         plan.serializes_ms.map_or(String::new(), |max_wait_ms| {
             format!(r#", "serialize": {{"sources": [{{"header": "x-resource"}}], "max_wait_ms": {max_wait_ms}}}"#)
+        }),
+        plan.similar.map_or(String::new(), |(window_ms, refuses)| {
+            let action = if refuses { "refuse" } else { "tell" };
+            format!(r#", "similar": {{"window_ms": {window_ms}, "action": "{action}"}}"#)
         }),
         plan.shields.map_or(r#""kind": "inline""#.to_owned(), |Shielding { timeout_ms, .. }| {
             format!(r#""kind": "shielded", "cluster": "inner", "timeout_ms": {timeout_ms}"#)

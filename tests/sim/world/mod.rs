@@ -82,6 +82,8 @@ pub struct Request {
     text: String,
     /// Its key was issued to another.
     pub is_stolen: bool,
+    /// It says that it means to send the same again.
+    pub is_meant: bool,
     /// It writes its key as a structured-field string.
     pub is_quoted: bool,
     /// It only looks what is known of the operation.
