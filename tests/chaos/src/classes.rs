@@ -130,7 +130,6 @@ pub const CLASSES: &[Class] = &[
     row("holder kill", Promise::NoAnswer, |s| s.to_holder(Scene::kill_gateway)),
     row("holder sleep", Promise::Order, |s| s.to_holder(|s, which| s.stop_gateway(which, PAST_A_LEASE))),
     row("holder policy", Promise::NoAnswer, |s| s.to_holder(Scene::update_policy)),
-    row("holder vm", Promise::NoAnswer, |s| s.to_holder(Scene::update_vm)),
     row("lock flush", Promise::UntilTheLoss, |s| s.to_holder(|s, _| s.flush())),
     // Clients.
     row("hang-up head", Promise::Everything, |s| s.hang_up(HangUp::AfterHead)),

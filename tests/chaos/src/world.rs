@@ -269,7 +269,8 @@ fn start_gateway(upstream: &Upstream, options: Options) -> Gateway {
 fn document() -> Value {
     let rule = |path: &str, policy: Value| json!({ "match": { "methods": ["POST"], "path": { "prefix": path } }, "policy": policy });
     let mut store = Dialect::chosen().store();
-    let lock = json!({ "sources": [{ "header": "x-chaos-resource" }], "max_wait_ms": 2000 });
+    // Less than a listener drains, so that a VM that is replaced takes no claims along that it has yet to withdraw.
+    let lock = json!({ "sources": [{ "header": "x-chaos-resource" }], "max_wait_ms": 500 });
     // The breaker closes soon, so that a fault is not hidden by the one before.
     store["breaker"] = json!({ "failures": 5, "open_ms": 100 });
     json!({
