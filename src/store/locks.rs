@@ -4,7 +4,7 @@
 //! before, also where the store has lost its data.
 //! It does not know where locks are kept, nor what time it is: both clocks are handed in.
 
-use crate::command::{Command, CommandKind, Failure, StoreReply};
+use crate::command::{Command, CommandKind, Failure, Resolution, StoreReply};
 use crate::lock::{LOCK, Lock, LockCommand};
 use crate::mutant::{self, Mutant};
 use crate::record::{Corrupt, Record};
@@ -68,6 +68,14 @@ pub fn apply(
     match (&command.kind, stored) {
         (CommandKind::Lock(asked), Some(Stored::Lock(lock))) => lock_step(Some(lock), command, *asked, now_ms, wall_ms),
         (CommandKind::Lock(asked), None) => lock_step(None, command, *asked, now_ms, wall_ms),
+        (CommandKind::Inspect | CommandKind::Resolve(Resolution::Forget), Some(Stored::Lock(lock)))
+            if lock.expires_ms <= now_ms =>
+        {
+            (None, StoreReply::Seen(None))
+        }
+        (CommandKind::Inspect, Some(Stored::Lock(lock))) => (None, StoreReply::Seen(Some(lock.sight(now_ms)))),
+        // An operator's word counts while it is held, too.
+        (CommandKind::Resolve(Resolution::Forget), Some(Stored::Lock(lock))) => let_go(lock),
         (CommandKind::Lock(_), Some(Stored::Operation(_))) | (_, Some(Stored::Lock(_))) => corrupt(),
         (_, stored) => {
             let record = stored.and_then(|stored| match stored {
@@ -78,6 +86,11 @@ pub fn apply(
             (record.map(Stored::Operation), reply)
         }
     }
+}
+
+/// Nobody holds it any more, and its fence goes on.
+fn let_go(lock: Lock) -> (Option<Stored>, StoreReply) {
+    (Some(Stored::Lock(Lock { lease_end_ms: None, ..lock })), StoreReply::Settled)
 }
 
 fn lock_step(
@@ -113,9 +126,7 @@ fn lock_step(
             held(fence)
         }
         (LockCommand::Unlock { fence }, None) => (Some(kept(fence.unwrap_or(0), None)), StoreReply::Settled),
-        (LockCommand::Unlock { .. }, Some(lock)) if own(&lock) || mutant::is(Mutant::OthersUnlocked) => {
-            (Some(Stored::Lock(Lock { lease_end_ms: None, ..lock })), StoreReply::Settled)
-        }
+        (LockCommand::Unlock { .. }, Some(lock)) if own(&lock) || mutant::is(Mutant::OthersUnlocked) => let_go(lock),
         (LockCommand::Renew { .. } | LockCommand::Unlock { .. }, Some(_)) => refused(StoreReply::Lost),
     }
 }

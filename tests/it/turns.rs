@@ -12,6 +12,7 @@ use envoy_idempotency::lock::LockCommand;
 use envoy_idempotency::record::Owner;
 use envoy_idempotency::store::client::Reply;
 use envoy_idempotency::store::locks::{Stored, apply};
+use expect_test::expect;
 
 use crate::worker::World;
 
@@ -96,6 +97,68 @@ fn those_that_wait_for_a_lock_count_against_the_bounds_of_duplicates_that_wait()
     shop.answers();
     shop.asks(20_001);
     assert_eq!((shop.world.acts("answer").len(), shop.world.worker.waiting()), (0, u64::from(IN_ALL)));
+}
+
+/// The pinned calls are those of a gateway that knew of no locks.
+#[test]
+fn a_request_without_a_lock_makes_the_calls_that_it_made_before_there_were_locks() {
+    let free = LOCKED.replace(r#""serialize": {"sources": [{"path_segment": 0}]}"#, "");
+    for (document, rule) in [(LOCKED, 1), (free.as_str(), 0), (free.as_str(), 1)] {
+        expect![[r#"
+            a first execution
+              asks Claim
+              caller seen, count StoreOperation, wake, clear, send 1, count StoreCall, enter 1, status 1, enter 1, change 1, resume 1 Request
+            a duplicate waits
+              asks Claim
+              count StoreOperation, wake, clear, send 1, count StoreCall, enter 2
+            a renewal and a poll
+              asks Renew Claim
+              count StoreOperation, count StoreOperation, send 2, count StoreCall, enter 2
+            its end, and the duplicate's
+              asks Settle Claim
+              count Executed, count StoreOperation, wake, clear, send 1, count StoreCall, count Stored, enter 1, status 1, enter 1, change 1, resume 1 Response, count StoreOperation, send 1, count StoreCall, count Replayed, enter 2, status 2, enter 2, answer 2, waited 1000
+            a replay
+              asks Claim
+              count StoreOperation, wake, clear, send 1, count StoreCall, count Replayed, enter 3, status 3, enter 3, answer 3
+            another execution
+              asks Claim
+              count StoreOperation, wake, clear, send 1, count StoreCall, enter 4, status 4, enter 4, change 4, resume 4 Request
+            its failure
+              asks Settle
+              count Executed, count StoreOperation, wake, clear, send 1, count StoreCall, count Retryable, enter 4, status 4, enter 4, change 4, resume 4 Response
+        "#]]
+        .assert_eq(&calls(document, rule));
+    }
+}
+
+/// What the store and the host are asked for requests under a rule.
+fn calls(document: &str, rule: usize) -> String {
+    let mut shop = Shop::new(document);
+    (shop.world.rule, shop.world.key) = (rule, Some(1));
+    let mut text = String::new();
+    let mut note = |what: &str, shop: &mut Shop| {
+        shop.answers();
+        let asked = shop.asked.drain(..).map(|command| format!("{:?}", command.kind.reply_kind()));
+        let (asked, acts) = (asked.collect::<Vec<_>>().join(" "), shop.world.acts("").join(", "));
+        let acts = acts.replace(" under free", "").replace(" under locked", "");
+        text.push_str(&format!("{what}\n  asks {asked}\n  {acts}\n"));
+    };
+    shop.world.on_request_headers(1, true);
+    note("a first execution", &mut shop);
+    shop.world.on_request_headers(2, true);
+    note("a duplicate waits", &mut shop);
+    shop.passes(1000);
+    note("a renewal and a poll", &mut shop);
+    shop.world.on_response_headers(1, 201, true);
+    note("its end, and the duplicate's", &mut shop);
+    shop.world.on_request_headers(3, true);
+    note("a replay", &mut shop);
+    shop.world.key = Some(4);
+    shop.world.on_request_headers(4, true);
+    note("another execution", &mut shop);
+    shop.world.on_response_headers(4, 500, true);
+    note("its failure", &mut shop);
+    text
 }
 
 /// A worker, and the store that it asks.
