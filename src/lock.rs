@@ -3,7 +3,7 @@
 //! Its one rule: a lock is a record of a kind of its own, so that neither kind is ever read as the other.
 //! It does not know how a lock is taken: that is `store/locks.rs`.
 
-use crate::record::{Corrupt, FORMAT, Input, Owner};
+use crate::record::{Corrupt, FORMAT, Input, Owner, RecordStatus, RecordSummary};
 
 /// One lock as its store knows it. Times are milliseconds on the store's own clock.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +39,13 @@ pub enum LockCommand {
 pub const LOCK: u8 = 1;
 
 impl Lock {
+    /// The lock as an operator sees it: running while it is held.
+    pub fn sight(&self, now_ms: u64) -> RecordSummary {
+        let is_held = self.lease_end_ms.is_some_and(|end_ms| now_ms < end_ms);
+        let standing = if is_held { RecordStatus::Running } else { RecordStatus::Open };
+        RecordSummary { attempt: 0, standing, ttl_ms: self.expires_ms.saturating_sub(now_ms) }
+    }
+
     /// The wire form: version, kind, owner, end of the lease (0 where nobody holds it), fence, expiry.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(42);

@@ -40,7 +40,7 @@ pub fn scan(
                 let record = match stored {
                     Ok(Stored::Operation(record)) => Ok(record),
                     // A lock is no operation.
-                    Ok(Stored::Lock(_)) => continue,
+                    Ok(Stored::Lock(_) | Stored::Similar(_)) => continue,
                     // One that has expired meanwhile.
                     Err(why) if why == GONE => continue,
                     Err(why) => Err(why),

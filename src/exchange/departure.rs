@@ -145,7 +145,6 @@ impl AwaitLock {
             // None is a reply to a lock that was asked for and not taken back.
             _ => Failure::Stale,
         };
-        self.is_asked = failure.is_doubtful();
         let (_, step) = refused_by_store(cx, self.pending.injected, failure);
         self.ends(cx, step)
     }
@@ -192,11 +191,8 @@ impl AwaitLock {
         self.ends(cx, step)
     }
 
-    /// It does not go on: its claim is taken back, and its lock where that may be held.
-    fn ends(mut self, cx: &Context<'_>, step: Step) -> Next {
-        let is_asked = self.is_asked;
-        let lock = &mut self.execution.request.lock;
-        *lock = lock.take().filter(|lock| is_asked || lock.fence.is_some());
+    /// It does not go on: its claim is taken back, and its lock, of which an earlier try may be granted yet.
+    fn ends(self, cx: &Context<'_>, step: Step) -> Next {
         withdrawn(step, Save::withdrawal(cx, self.execution))
     }
 }

@@ -370,7 +370,8 @@ impl Client {
         };
         self.outbox.owe_again(kept, &job.command, &reply, now_ms);
         let is_granted = matches!(reply, StoreReply::Granted { .. } | StoreReply::Locked { .. });
-        let is_refused = !is_granted && !matches!(reply, StoreReply::Completed { .. });
+        // Who finds a lock held asks again under the same owner, and takes it back itself where it does not.
+        let is_refused = !is_granted && !matches!(reply, StoreReply::Busy { .. } | StoreReply::Completed { .. });
         if asked.may_grant() && is_refused && job.in_doubt {
             self.outbox.owe_late_tries(&job.command, now_ms);
         }

@@ -4,7 +4,7 @@
 //! before, also where the store has lost its data.
 //! It does not know where locks are kept, nor what time it is: both clocks are handed in.
 
-use crate::command::{Command, CommandKind, Failure, StoreReply};
+use crate::command::{Command, CommandKind, Failure, Resolution, StoreReply};
 use crate::lock::{LOCK, Lock, LockCommand};
 use crate::mutant::{self, Mutant};
 use crate::record::{Corrupt, Record};
@@ -71,26 +71,37 @@ pub fn apply(
     now_ms: u64,
     wall_ms: impl FnOnce() -> u64,
 ) -> (Option<Stored>, StoreReply) {
-    let (lock, record, known) = match stored {
-        Some(Stored::Lock(lock)) => (Some(lock), None, None),
-        Some(Stored::Operation(record)) => (None, Some(record), None),
-        Some(Stored::Similar(similar)) => (None, None, Some(similar)),
-        None => (None, None, None),
-    };
-    match (&command.kind, &lock, &record, &known) {
-        (CommandKind::Lock(asked), _, None, None) => lock_step(lock, command, *asked, now_ms, wall_ms),
-        (CommandKind::Similar(asked), None, None, _) => {
-            let (similar, reply) = similar::step(known, command, asked, now_ms);
-            (Some(Stored::Similar(similar)), reply)
+    let noted = |(similar, reply)| (Some(Stored::Similar(similar)), reply);
+    match (&command.kind, stored) {
+        (CommandKind::Lock(asked), Some(Stored::Lock(lock))) => lock_step(Some(lock), command, *asked, now_ms, wall_ms),
+        (CommandKind::Lock(asked), None) => lock_step(None, command, *asked, now_ms, wall_ms),
+        (CommandKind::Similar(asked), Some(Stored::Similar(known))) => {
+            noted(similar::step(Some(known), command, asked, now_ms))
         }
-        (CommandKind::Lock(_) | CommandKind::Similar(_), ..) | (_, Some(_), ..) | (_, _, _, Some(_)) => {
-            (None, StoreReply::Failed(Failure::Corrupt))
+        (CommandKind::Similar(asked), None) => noted(similar::step(None, command, asked, now_ms)),
+        (CommandKind::Inspect | CommandKind::Resolve(Resolution::Forget), Some(Stored::Lock(lock)))
+            if lock.expires_ms <= now_ms =>
+        {
+            (None, StoreReply::Seen(None))
         }
-        _ => {
+        (CommandKind::Inspect, Some(Stored::Lock(lock))) => (None, StoreReply::Seen(Some(lock.sight(now_ms)))),
+        // An operator's word counts while it is held, too.
+        (CommandKind::Resolve(Resolution::Forget), Some(Stored::Lock(lock))) => let_go(lock),
+        (_, stored @ (None | Some(Stored::Operation(_)))) if command.is_of_operation() => {
+            let record = stored.and_then(|stored| match stored {
+                Stored::Operation(record) => Some(record),
+                Stored::Lock(_) | Stored::Similar(_) => None,
+            });
             let Outcome { record, reply } = model::apply(record, command, now_ms);
             (record.map(Stored::Operation), reply)
         }
+        _ => (None, StoreReply::Failed(Failure::Corrupt)),
     }
+}
+
+/// Nobody holds it any more, and its fence goes on.
+fn let_go(lock: Lock) -> (Option<Stored>, StoreReply) {
+    (Some(Stored::Lock(Lock { lease_end_ms: None, ..lock })), StoreReply::Settled)
 }
 
 fn lock_step(
@@ -126,9 +137,7 @@ fn lock_step(
             held(fence)
         }
         (LockCommand::Unlock { fence }, None) => (Some(kept(fence.unwrap_or(0), None)), StoreReply::Settled),
-        (LockCommand::Unlock { .. }, Some(lock)) if own(&lock) || mutant::is(Mutant::OthersUnlocked) => {
-            (Some(Stored::Lock(Lock { lease_end_ms: None, ..lock })), StoreReply::Settled)
-        }
+        (LockCommand::Unlock { .. }, Some(lock)) if own(&lock) || mutant::is(Mutant::OthersUnlocked) => let_go(lock),
         (LockCommand::Renew { .. } | LockCommand::Unlock { .. }, Some(_)) => refused(StoreReply::Lost),
     }
 }

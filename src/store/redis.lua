@@ -308,12 +308,8 @@ end
 
 function locks.o() -- unlock
   if lock and lock.owner ~= op.owner then return 'L' end
-  if not lock then
-    keep_own(0, #op.response > 0 and struct.unpack('<I8', op.response) or 0)
-  else
-    lock.till = 0
-    keep(lock)
-  end
+  if lock then return locks.x() end
+  keep_own(0, #op.response > 0 and struct.unpack('<I8', op.response) or 0)
   return 'O'
 end
 
@@ -338,10 +334,23 @@ local function similar(data)
   return other and 'Y' .. other .. struct.pack('<I8', math.max(now - since, 0)) or 'O'
 end
 
+function locks.x() -- forget
+  if not lock then return 'Z' end
+  lock.till = 0
+  keep(lock)
+  return 'O'
+end
+
+function locks.l() -- look
+  if not lock then return 'Z' end
+  return 'V' .. struct.pack('<BI4I2I8', now < lock.till and RUNNING or OPEN, 0, 0, lock.expires - now)
+end
+
 local function apply()
   if op.deadline > 0 and op.deadline <= now then return 'L' end
   local data = call('GET', op.record)
-  if locks[op.kind] then
+  -- What can be asked of both is asked of what stands there.
+  if locks[op.kind] and (not operations[op.kind] or data and data:byte(2) == LOCK) then
     lock = data and parse_lock(data) or nil
     if lock and lock.expires <= now then lock = nil end
     return locks[op.kind]()

@@ -188,8 +188,8 @@ fn who_has_waited_long_enough_is_refused_and_its_key_is_free() {
         let other = brief.body("two");
         wait_until("its key is free", PATIENCE, || is_refusal(&other.send(), "resource-busy"));
     }
-    assert!(world.stat("refused_resource_busy_total") >= 4);
-    assert!(world.stat("lock_waits_total") >= 4);
+    assert!(world.counted("refused.resource-busy") >= 4);
+    assert!(world.counted("lock_waits") >= 4);
     stock.open("busy");
     executed(&holder.response(), 1);
     let after = take(world.other(), "/brief/busy", "k2").body("one").send();
@@ -310,7 +310,7 @@ fn what_runs_longer_than_its_lease_keeps_its_lock() {
     executed(&holder.response(), 1);
     executed(&next.response(), 1);
     took_turns(&stock.takings("long"));
-    assert_eq!(world.stat("lock_lost_total"), 0);
+    assert_eq!(world.counted("lock_lost"), 0);
 }
 
 #[test]
@@ -318,7 +318,7 @@ fn after_an_unknown_outcome_the_lock_stands_until_its_lease_is_over() {
     let (world, stock) = shop(100, WORK);
     let holder = held(&stock, &take(world.gateways[0].addr(), "/stock/unknown", "k1"), "unknown", 1);
     holder.reset();
-    wait_until("the outcome is unknown", PATIENCE, || world.stat("unknown_total") == 1);
+    wait_until("the outcome is unknown", PATIENCE, || world.counted("unknown") == 1);
     refused(&take(world.other(), "/brief/unknown", "k2").body("one").send(), 429, "resource-busy", Some("1"));
     let next = take(world.other(), "/stock/unknown", "k3").body("one").send();
     executed(&next, 1);
@@ -335,7 +335,7 @@ fn after_an_unknown_outcome_the_lock_stands_until_its_lease_is_over() {
 fn under_hold_what_may_have_run_never_asks_for_the_lock_again() {
     let (world, stock) = shop(100, WORK);
     held(&stock, &take(world.gateways[0].addr(), "/hold/kept", "k1"), "kept", 1).reset();
-    wait_until("the outcome is unknown", PATIENCE, || world.stat("unknown_total") == 1);
+    wait_until("the outcome is unknown", PATIENCE, || world.counted("unknown") == 1);
     executed(&take(world.other(), "/stock/kept", "k2").body("one").send(), 1);
     let held = take(world.other(), "/hold/kept", "k1").body("one").send();
     assert!(is_refusal(&held, "outcome-unknown"), "{}", shown(&held));
@@ -431,7 +431,7 @@ fn a_store_that_fails_at_the_lock_refuses_and_leaves_the_key_free() {
 #[test]
 fn requests_of_rules_without_a_lock_ask_the_store_for_what_they_always_did() {
     let (world, _) = shop(100, WORK);
-    let operations = || (world.stat("store_operations_total"), world.stat("lock_waits_total"));
+    let operations = || (world.counted("store_operations"), world.counted("lock_waits"));
     let before = operations();
     let free = take(world.gateways[0].addr(), "/free/counted", "k1").body("one");
     executed(&free.send(), 1);

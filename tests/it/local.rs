@@ -536,6 +536,20 @@ fn a_body_with_any_one_byte_changed_is_never_replayed() {
     }
 }
 
+/// The numbers are those of a table that knew of no locks.
+#[test]
+fn an_operation_costs_as_many_calls_of_the_host_as_it_did_before_there_were_locks() {
+    let host = Host::default();
+    let table = host.open(1 << 20);
+    let counted = |kind| {
+        let before = host.accesses();
+        table.apply(call(1, 0, kind), 0);
+        host.accesses() - before
+    };
+    let counts = [CLAIM, CLAIM, CommandKind::Renew, complete(b"it is done"), CLAIM].map(counted);
+    assert_eq!(counts, [4, 2, 2, 6, 2]);
+}
+
 #[test]
 fn an_account_that_cannot_be_true_is_a_failure() {
     for garbage in [&[0xff; 40][..], &[0xff; 39], &[0; 41], b"x"] {

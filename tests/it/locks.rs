@@ -7,12 +7,12 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 
-use envoy_idempotency::command::{Command, CommandKind, Failure, StoreReply};
+use envoy_idempotency::command::{Command, CommandKind, Failure, Resolution, StoreReply};
 use envoy_idempotency::fingerprint::Fingerprint;
 use envoy_idempotency::key::{KeyForm, Name};
 use envoy_idempotency::lock::Lock;
 use envoy_idempotency::lock::LockCommand;
-use envoy_idempotency::record::{Corrupt, Owner, Record};
+use envoy_idempotency::record::{Corrupt, Owner, Record, RecordStatus, RecordSummary};
 use envoy_idempotency::store::local::Table;
 use envoy_idempotency::store::locks::{Stored, apply};
 use envoy_idempotency::store::redis::SCRIPT;
@@ -26,6 +26,7 @@ use crate::redis::{CLOCK, ask, clock_ms};
 const LEASE: u64 = 100;
 const LOCK: LockCommand = LockCommand::Lock;
 const TAKEN_BACK: LockCommand = LockCommand::Unlock { fence: None };
+const FORGET: CommandKind = CommandKind::Resolve(Resolution::Forget);
 
 #[test]
 fn one_owner_holds_a_lock_and_another_is_told_how_long_at_most() {
@@ -114,6 +115,36 @@ fn after_the_store_has_lost_its_data_the_next_fence_is_larger_still() {
 }
 
 #[test]
+fn a_lock_that_an_operator_forgets_is_the_next_owners_at_once_under_a_larger_fence() {
+    let mut book = Book::at(1_000);
+    assert_eq!(book.command(9, FORGET), StoreReply::Seen(None));
+    book.ask(1, LOCK);
+    assert_eq!(book.command(9, FORGET), StoreReply::Settled);
+    for late in [LOCK, LockCommand::Renew { fence: 1_000 }] {
+        assert_eq!(book.ask(1, late), StoreReply::Lost, "{late:?} of who held it");
+    }
+    assert_eq!(book.ask(2, LOCK), StoreReply::Locked { fence: 1_001 });
+    assert_eq!(book.ask(1, LockCommand::Unlock { fence: Some(1_000) }), StoreReply::Lost);
+    assert!(matches!(book.ask(3, LOCK), StoreReply::Busy { .. }));
+}
+
+#[test]
+fn an_operator_sees_whether_a_lock_is_held_and_says_nothing_of_it_but_to_forget_it() {
+    let mut book = Book::at(1_000);
+    let seen = |standing, ttl_ms| StoreReply::Seen(Some(RecordSummary { attempt: 0, standing, ttl_ms }));
+    assert_eq!(book.command(9, CommandKind::Inspect), StoreReply::Seen(None));
+    book.ask(1, LOCK);
+    assert_eq!(book.command(9, CommandKind::Inspect), seen(RecordStatus::Running, 2 * LEASE));
+    book.now_ms += LEASE;
+    assert_eq!(book.command(9, CommandKind::Inspect), seen(RecordStatus::Open, LEASE));
+    for said in [Resolution::NotRun, Resolution::Ran { status: None }] {
+        assert_eq!(book.command(9, CommandKind::Resolve(said)), StoreReply::Failed(Failure::Corrupt));
+    }
+    book.now_ms += LEASE;
+    assert_eq!(book.command(9, CommandKind::Inspect), StoreReply::Seen(None));
+}
+
+#[test]
 fn a_lock_is_remembered_for_its_lease_and_one_lease_more() {
     let mut book = Book::at(1_000);
     book.ask(1, LOCK);
@@ -199,18 +230,21 @@ fn many_sequences_are_answered_alike_by_redis_the_embedded_store_and_the_model()
     outcome.unwrap_or_else(|error| panic!("{error}"));
 }
 
-/// One command from a number: of three owners, about one of two locks, or an operation under the name of a lock.
+/// One command from a number: of three owners or an operator, about one of two locks, or an operation under the name of
+/// a lock.
 fn any_command(number: u32, fences: &BTreeMap<(Name, Owner), u64>) -> Command {
     let (owner, name) = ((number % 3) as u8, (number / 3 % 2) as u8);
     let fence = fences.get(&(Name([name; 32]), Owner([owner; 16]))).copied();
     of(
         owner,
         name,
-        match number / 6 % 12 {
+        match number / 6 % 14 {
             0..5 => CommandKind::Lock(LOCK),
             5..7 => CommandKind::Lock(LockCommand::Renew { fence: fence.unwrap_or(7) }),
             7..10 => CommandKind::Lock(LockCommand::Unlock { fence }),
             10 => CommandKind::Lock(TAKEN_BACK),
+            11 => FORGET,
+            12 => CommandKind::Inspect,
             _ => CommandKind::Claim { may_retry: true },
         },
     )

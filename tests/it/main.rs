@@ -31,6 +31,7 @@ mod sizing;
 mod table;
 mod tables;
 mod tidy;
+mod turns;
 mod webdis;
 mod wire;
 mod worker;

@@ -179,17 +179,23 @@ const ON_STREAMS: [&str; 17] = [
 /// The answers of the store, and of calls of the gateway's own, after which an exchange does different things.
 ///
 /// Without `claim: stale`, which no store says to who has not withdrawn: `model.rs` and `exchange/claim.rs` say why.
-const TOLD_APART: [(&str, &str, &[&str]); 9] = [
+const TOLD_APART: [(&str, &str, &[&str]); 15] = [
     ("claim", "claim", &["completed", "failed", "granted", "granted in doubt", "in flight", "mismatch", "unknown"]),
     ("renewal", "renew", &["failed", "lost", "renewed"]),
+    ("lock", "lock", &["busy", "failed", "locked"]),
+    ("lock", "renew", &["failed", "lost", "renewed"]),
     ("response", "renew", &["failed", "lost", "renewed"]),
+    ("response", "renew lock", &["failed", "locked", "lost"]),
     ("response-body", "renew", &["failed", "lost", "renewed"]),
+    ("response-body", "renew lock", &["failed", "locked", "lost"]),
     ("shielded", "executed", &["answered", "lost", "unsent"]),
     ("shielded", "renew", &["failed", "lost", "renewed"]),
+    ("shielded", "renew lock", &["failed", "locked", "lost"]),
     // Envoy has ended a client's stream.
     ("shielded", "response head", &[""]),
     ("save", "mark", &["failed", "lost", "settled"]),
     ("save", "settle", &["dropped", "failed", "lost", "settled"]),
+    ("save", "unlock", &["failed", "lost", "settled"]),
 ];
 
 /// The transitions that `exchange/mod.rs` lists, except those that no gateway can reach: it shows an exchange the request's

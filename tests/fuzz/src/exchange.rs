@@ -314,7 +314,7 @@ const ORIGINS: [&str; 10] = [
 ];
 
 /// What operators may want of it.
-const DOCUMENTS: [&str; 12] = [
+const DOCUMENTS: [&str; 14] = [
     "{}",
     r#"{"policy": {"on_store_failure": "forward", "on_too_large": "bypass", "max_request_bytes": 64, "max_response_bytes": 64}}"#,
     r#"{"policy": {"on_in_flight": {"action": "wait", "max_wait_ms": 500}, "lease_ms": 1000, "max_running_ms": 3000}}"#,
@@ -325,6 +325,8 @@ const DOCUMENTS: [&str; 12] = [
     r#"{"policy": {"outcomes": {"5xx": "unknown", "4xx": "store", "unsent": "retry"}, "ttl_s": 2, "lease_ms": 1000}}"#,
     r#"{"policy": {"key": {"inject": {"kind": "uuid"}}, "scope": {"caller": [{"jwt_claim": "sub"}]}}}"#,
     r#"{"policy": {"key": {"inject": {"kind": "content", "anonymous": true}}, "scope": {"anonymous": "share"}, "on_mismatch": "separate"}}"#,
+    r#"{"policy": {"similar": {}}}"#,
+    r#"{"policy": {"similar": {"action": "refuse"}, "execution": {"kind": "shielded", "cluster": "c"}}}"#,
     r#"{"policy": {"mode": "inject", "key": {"inject": {"kind": "uuid"}}}}"#,
     r#"{"policy": {"key": {"sources": [{"any": [{"json": "/k"}, {"form": "k"}]}]}, "fingerprint": {"body": "json"}}}"#,
 ];

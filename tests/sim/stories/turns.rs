@@ -131,8 +131,10 @@ fn who_finds_the_resource_held_by_another_gateway_asks_until_it_is_free_or_the_w
             408      store  renewed (b k3)
             408      store  busy, 904 ms left (b k3)
             507      g2 → store  withdraw (b k3)
+            507      g2 → store  take the lock back (b k3)
             507    b ← 429  refused;reason=resource-busy
             508      store  settled (b k3)
+            508      store  lost (b k3)
             600      g1 → store  renew (c k5)
             600      g1 → store  renew lock under 1700000000312 (c k5)
             601      store  renewed (c k5)
@@ -143,7 +145,9 @@ fn who_finds_the_resource_held_by_another_gateway_asks_until_it_is_free_or_the_w
             917    c ← 201  executed;stored=?1;attempt=1;ttl=60  execution #2
             918      store  settled (c k5)
             1107     g2 → store  withdraw (b k3)
+            1107     g2 → store  take the lock back (b k3)
             1108     store  settled (b k3)
+            1108     store  lost (b k3)
         "#]],
     );
 }
@@ -177,11 +181,13 @@ fn a_client_that_hangs_up_while_it_waits_takes_its_claim_back() {
             40     b ← connection closed
             40     c → g2  POST k3 p2
             40       g2 → store  withdraw (b k3)
+            40       g2 → store  take the lock back (b k3)
             41       store  settled (b k3)
-            41       g2 → store  claim (c k3)
-            42       store  granted attempt 2 (c k3)
-            43       g2 → store  lock (c k3)
-            44       store  busy, 960 ms left (c k3)
+            41       store  lost (b k3)
+            42       g2 → store  claim (c k3)
+            43       store  granted attempt 2 (c k3)
+            44       g2 → store  lock (c k3)
+            45       store  busy, 959 ms left (c k3)
             107      g2 → store  lock (c k3)
             108      store  busy, 896 ms left (c k3)
             207      g2 → store  lock (c k3)
@@ -205,6 +211,8 @@ fn a_client_that_hangs_up_while_it_waits_takes_its_claim_back() {
             418    c ← 201  executed;stored=?1;attempt=2;ttl=60  execution #2
             419      store  settled (c k3)
             607      g2 → store  withdraw (b k3)
+            607      g2 → store  take the lock back (b k3)
+            608      store  lost (b k3)
             608      store  lost (b k3)
         "#]],
     );
@@ -383,6 +391,90 @@ fn a_gateway_that_stopped_for_longer_than_the_lease_tells_that_another_has_had_i
             2022     g1 → store  unlock under 1700000000004 (a k1)
             2022   a ← 201  executed;stored=?1;attempt=1;ttl=60  execution #1
             2023     store  lost (a k1)
+        "#]],
+    );
+}
+
+#[test]
+fn a_lock_found_held_after_a_try_without_an_answer_is_not_taken_back_from_who_gets_it_later() {
+    check(
+        "policy: one at a time 10s
+         upstream: 201 after 410ms
+         upstream: 201 after 600ms
+         store: ok
+         store: ok
+         store: ok
+         store: lose reply
+         a: POST k1 p1
+         wait 20ms
+         b: POST k3 p1 g2
+         wait 640ms
+         c: POST k5 p1
+         wait 2s",
+        expect![[r#"
+            0      a → g1  POST k1 p1
+            1        g1 → store  claim (a k1)
+            2        store  granted attempt 1 (a k1)
+            3        g1 → store  lock (a k1)
+            4        store  locked under 1700000000004 (a k1)
+            5      a → upstream  attempt 1
+            7              upstream executes k1 p1 as #1
+            20     b → g2  POST k3 p1
+            21       g2 → store  claim (b k3)
+            22       store  granted attempt 1 (b k3)
+            23       g2 → store  lock (b k3)
+            24       store  busy, 980 ms left (b k3)
+            24            the reply is lost
+            400      g1 → store  renew (a k1)
+            400      g1 → store  renew lock under 1700000000004 (a k1)
+            401      store  renewed (a k1)
+            401      store  locked under 1700000000004 (a k1)
+            407      g2 → store  lock (b k3)
+            407      g2 → store  renew (b k3)
+            408      store  busy, 993 ms left (b k3)
+            408      store  renewed (b k3)
+            417      g1 → store  complete 201 (a k1)
+            418      store  settled (a k1)
+            419      g1 → store  unlock under 1700000000004 (a k1)
+            419    a ← 201  executed;stored=?1;attempt=1;ttl=60  execution #1
+            420      store  settled (a k1)
+            507      g2 → store  lock (b k3)
+            508      store  locked under 1700000000508 (b k3)
+            509    b → upstream  attempt 1
+            511            upstream executes k3 p1 as #2
+            660    c → g1  POST k5 p1
+            661      g1 → store  claim (c k5)
+            662      store  granted attempt 1 (c k5)
+            663      g1 → store  lock (c k5)
+            664      store  busy, 844 ms left (c k5)
+            800      g1 → store  lock (c k5)
+            801      store  busy, 707 ms left (c k5)
+            807      g2 → store  renew (b k3)
+            807      g2 → store  renew lock under 1700000000508 (b k3)
+            808      store  renewed (b k3)
+            808      store  locked under 1700000000508 (b k3)
+            900      g1 → store  lock (c k5)
+            901      store  busy, 907 ms left (c k5)
+            1000     g1 → store  renew (c k5)
+            1000     g1 → store  lock (c k5)
+            1001     store  renewed (c k5)
+            1001     store  busy, 807 ms left (c k5)
+            1100     g1 → store  lock (c k5)
+            1101     store  busy, 707 ms left (c k5)
+            1111     g2 → store  complete 201 (b k3)
+            1112     store  settled (b k3)
+            1113     g2 → store  unlock under 1700000000508 (b k3)
+            1113   b ← 201  executed;stored=?1;attempt=1;ttl=60  execution #2
+            1114     store  settled (b k3)
+            1200     g1 → store  lock (c k5)
+            1201     store  locked under 1700000001201 (c k5)
+            1202   c → upstream  attempt 1
+            1204           upstream executes k5 p1 as #3
+            1209     g1 → store  complete 201 (c k5)
+            1210     store  settled (c k5)
+            1211     g1 → store  unlock under 1700000001201 (c k5)
+            1211   c ← 201  executed;stored=?1;attempt=1;ttl=60  execution #3
+            1212     store  settled (c k5)
         "#]],
     );
 }
