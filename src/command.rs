@@ -245,6 +245,8 @@ pub enum StoreReply {
     Similar {
         /// Which.
         operation: Name,
+        /// When it was begun last, on the store's clock.
+        since_ms: u64,
         /// Since it was begun last.
         age_ms: u64,
     },

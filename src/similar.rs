@@ -21,8 +21,8 @@ pub struct Similar {
 pub struct Asked {
     /// The operation that begins.
     pub own: Name,
-    /// One that is known to have been released since, and counts no more.
-    pub released: Option<Name>,
+    /// One that is known to have been released since it was begun then, and counts no more.
+    pub released: Option<(Name, u64)>,
     /// Whether it does not begin where there is another.
     pub refuses: bool,
 }

@@ -120,6 +120,15 @@ impl Config {
         }
         warn_of_rules(root, &config);
         warn_of_no_callers(root, &config, document);
+        for (index, rule) in config.rules.iter().enumerate() {
+            if rule.policy.similar.is_some_and(|similar| similar.window_ms > rule.policy.ttl_ms) {
+                let (rules, common) = (root.member("rules"), root.member("policy"));
+                let at = if document.get("rules").is_some() { rules.item(index) } else { common };
+                at.warn(
+                    "looks further back (similar.window_ms) than records live (ttl_s), and may miss what has expired",
+                );
+            }
+        }
         Ok(config)
     }
 }

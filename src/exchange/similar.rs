@@ -24,8 +24,8 @@ use super::{Context, Next, State, hold};
 pub(super) struct AwaitSimilar {
     pub(super) execution: Execution,
     pending: PendingRequest,
-    /// The latest other one, and how long ago it was, while it is not known whether it was released.
-    other: Option<(Name, u64)>,
+    /// The latest other one, since when, and for how long, while it is not known whether it was released.
+    other: Option<(Name, u64, u64)>,
 }
 
 /// Asks for other operations with the content of this one, where the rule wants that known, and goes on otherwise. One
@@ -34,7 +34,7 @@ pub(super) fn ask_or_begin(
     cx: &Context<'_>,
     execution: Execution,
     pending: PendingRequest,
-    released: Option<Name>,
+    released: Option<(Name, u64)>,
 ) -> Next {
     let (Some(content), Some(similar)) = (execution.request.content, cx.policy.similar) else {
         return begin_when_fresh(cx, execution, pending, 0);
@@ -54,8 +54,8 @@ impl AwaitSimilar {
     pub(super) fn on(mut self: Box<Self>, cx: &Context<'_>, event: EventKind<'_>) -> Next {
         match event {
             EventKind::StoreReplied { asked: ReplyKind::Similar, reply, .. } => match reply {
-                StoreReply::Similar { operation, age_ms } if !mutant::is(Mutant::SimilarIgnored) => {
-                    self.other = Some((operation, age_ms));
+                StoreReply::Similar { operation, since_ms, age_ms } if !mutant::is(Mutant::SimilarIgnored) => {
+                    self.other = Some((operation, since_ms, age_ms));
                     let look =
                         self.execution.request.command(cx.policy, self.execution.fingerprint, CommandKind::Inspect);
                     let commands = vec![Command { name: operation, ..look }];
@@ -76,13 +76,15 @@ impl AwaitSimilar {
 
     /// What became of the other operation is known, or is not.
     fn on_look(mut self, cx: &Context<'_>, reply: &StoreReply) -> Next {
-        let Some((other, age_ms)) = self.other else { return (State::Similar(Box::new(self)), Step::default()) };
+        let Some((other, since_ms, age_ms)) = self.other else {
+            return (State::Similar(Box::new(self)), Step::default());
+        };
         match reply {
             StoreReply::Failed(failure) => return self.not_known(cx, *failure),
             StoreReply::Seen(Some(RecordSummary { standing: RecordStatus::Open, .. }))
                 if !mutant::is(Mutant::SimilarToReleased) =>
             {
-                return ask_or_begin(cx, self.execution, self.pending, Some(other));
+                return ask_or_begin(cx, self.execution, self.pending, Some((other, since_ms)));
             }
             _ => {}
         }

@@ -315,23 +315,23 @@ end
 
 -- Which other operation with this content was begun last; the own one is noted. Under names of their own.
 local function similar(data)
-  local kept, others, other, since = '', '', nil, nil
+  local kept, others, other, age = '', '', nil, nil
   if data then
     local format, kind, expires = struct.unpack('<BBI8', data)
     check(format == FORMAT and kind == SIMILAR and (#data - 10) % 40 == 0)
     for at = 11, #data, 40 do
       local name, begun = struct.unpack('<c32I8', data, at)
-      if now < math.min(expires, begun + op.ttl) and name ~= op.response then
-        local entry = data:sub(at, at + 39)
+      local entry = data:sub(at, at + 39)
+      if now < math.min(expires, begun + op.ttl) and entry ~= op.response then
         kept = kept .. entry
-        if name ~= op.fingerprint then others, other, since = others .. entry, name, begun end
+        if name ~= op.fingerprint then others, other, age = others .. entry, entry, math.max(now - begun, 0) end
       end
     end
   end
   if not (other and op.flag) then kept = (others .. op.fingerprint .. struct.pack('<I8', now)):sub(-160) end
   local expires = now + op.ttl
   call('SET', op.record, struct.pack('<BBI8', FORMAT, SIMILAR, expires) .. kept, 'PXAT', string.format('%.0f', expires))
-  return other and 'Y' .. other .. struct.pack('<I8', math.max(now - since, 0)) or 'O'
+  return other and 'Y' .. other .. struct.pack('<I8', age) or 'O'
 end
 
 function locks.x() -- forget

@@ -14,7 +14,7 @@ use crate::store::client::{Batch, Nonce};
 pub const SCRIPT: &str = include_str!("redis.lua");
 
 /// The SHA-1 of [`SCRIPT`] in hex, under which Redis keeps it; `tests/it/redis.rs` asks Redis whether it is right.
-pub const SCRIPT_SHA1: &str = "7cbc7ec9e7026d2746157e8759462de4a789e7a0";
+pub const SCRIPT_SHA1: &str = "b7ed80b877e52506e31de50c6adc5fe3946ffab7";
 
 /// How the script is named in a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +56,9 @@ fn pack_call(nonce: Nonce, command: &Command, has_other_way: bool, out: &mut Vec
         _ => None,
     };
     let released = match command.kind {
-        CommandKind::Similar(Asked { released, .. }) => released.map(|name| name.0.to_vec()),
+        CommandKind::Similar(Asked { released, .. }) => {
+            released.map(|(name, since_ms)| [name.0.as_slice(), &since_ms.to_le_bytes()].concat())
+        }
         _ => None,
     };
     let (kind, flag, status, response) = match &command.kind {
@@ -148,7 +150,11 @@ pub fn unpack(answer: &[u8]) -> Result<(Nonce, StoreReply), Corrupt> {
             };
             StoreReply::Seen(Some(RecordSummary { attempt, standing, ttl_ms: u64::from_le_bytes(input.array()?) }))
         }
-        b'Y' => StoreReply::Similar { operation: Name(input.array()?), age_ms: u64::from_le_bytes(input.array()?) },
+        b'Y' => StoreReply::Similar {
+            operation: Name(input.array()?),
+            since_ms: u64::from_le_bytes(input.array()?),
+            age_ms: u64::from_le_bytes(input.array()?),
+        },
         b'Z' => StoreReply::Seen(None),
         _ => return Err(Corrupt),
     };

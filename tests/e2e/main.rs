@@ -126,6 +126,8 @@ mod shielded_bytes;
 mod shielded_redis;
 /// Requests that are signed anew for each try.
 mod signatures;
+/// The same content under another key.
+mod similar;
 /// What records, connections and operations there are of how many requests.
 mod sizing;
 /// What somebody who means harm may send, or may put into the store.

@@ -1272,6 +1272,18 @@ const SECRET_KEY_MISTAKES: &[(&str, &str)] = &[
 /// Documents and their warnings.
 const WARNINGS: &[(&str, &[&str])] = &[
     (
+        r#"{"policy": {"ttl_s": 299, "lease_ms": 1000, "similar": {}}}"#,
+        &[
+            r#"/policy: looks further back (similar.window_ms) than records live (ttl_s), and may miss what has expired"#,
+        ],
+    ),
+    (
+        r#"{"policy": {"similar": {}}, "rules": [{}, {"name": "b", "match": {"methods": ["PUT"]}, "policy": {"ttl_s": 299}}]}"#,
+        &[
+            r#"/rules/1: looks further back (similar.window_ms) than records live (ttl_s), and may miss what has expired"#,
+        ],
+    ),
+    (
         r#"{"policy": {"outcomes": {"4xx": "store"}}}"#,
         &[r#"/policy/outcomes/4xx: keeps a failure, which every retry gets back until the record expires"#],
     ),

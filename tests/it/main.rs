@@ -27,6 +27,7 @@ mod resolution;
 mod resp;
 mod schema;
 mod seal;
+mod similar;
 mod sizing;
 mod table;
 mod tables;

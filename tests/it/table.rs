@@ -679,7 +679,7 @@ fn granted() -> StoreReply {
 }
 
 fn like_another() -> StoreReply {
-    StoreReply::Similar { operation: Name([9; 32]), age_ms: 5000 }
+    StoreReply::Similar { operation: Name([9; 32]), since_ms: 77, age_ms: 5000 }
 }
 
 fn completed(response: Option<Vec<u8>>) -> StoreReply {

@@ -575,7 +575,8 @@ fn similar(world: &World, wrong: &mut Vec<String>) {
         for earlier in claimed().filter(|earlier| is_alike(request, &world.requests[earlier.request])) {
             let (from, to) = (earlier.asked_ms, later.forwarded_ms);
             let counts = later.asked_ms > earlier.forwarded_ms
-                && to < from + window_ms
+                // What the store has forgotten, a later claim has begun anew.
+                && to < from + window_ms.min(earlier.lives_ms().0)
                 && !matches!(earlier.heard, Some((_, Known::Release | Known::Retry)))
                 && !store.lost_between(from, to)
                 && !store.jumped(from, to)

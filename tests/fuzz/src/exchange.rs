@@ -247,7 +247,7 @@ fn reply(choices: &mut Choices<'_>) -> StoreReply {
         10 => StoreReply::Deferred,
         11 => StoreReply::Renewed { expires_ms: number },
         13 => StoreReply::Seen(None),
-        14 => StoreReply::Similar { operation: Name([9; 32]), age_ms: number },
+        14 => StoreReply::Similar { operation: Name([9; 32]), since_ms: 77, age_ms: number },
         _ => StoreReply::Failed(choices.one(&[
             Failure::Timeout,
             Failure::Transport,
