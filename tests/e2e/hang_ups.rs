@@ -17,7 +17,7 @@ use crate::shielded_redis::{gateways, is_quiet, replayed};
 use crate::worlds::rule;
 
 /// How long the store keeps a client waiting that is about to go.
-const LATE: Duration = Duration::from_millis(300);
+const LATE: Duration = Duration::from_secs(1);
 const CANCEL: [u8; 4] = 8u32.to_be_bytes();
 
 #[derive(Clone, Copy, Debug)]

@@ -12,7 +12,7 @@ use harness::ledger::body_of_size;
 use harness::{Dialect, Fault, PATIENCE, Redis, Request, SharedWorld, wait_until};
 use serde_json::json;
 
-use crate::check::{executed, not_stored, refused, replays, said, shown};
+use crate::check::{executed, refused, replays, said, shown};
 use crate::redis::{PATIENT_MS, held};
 
 #[test]
@@ -37,23 +37,6 @@ fn a_client_that_broke_off_while_its_claim_was_slow_may_come_back() {
     // The withdrawn claim has its number.
     executed(&pay.send(), 2);
     assert_eq!(world.ledger.entries_for("/broken-off").len(), 1);
-}
-
-#[test]
-fn what_a_root_still_owes_when_it_goes_leaves_the_gauge() {
-    let policy = |lease_ms| json!({ "lease_ms": lease_ms, "ttl_s": 1800 });
-    let world = SharedWorld::with(Redis::start(), &[json!({ "policy": policy(1000) })], |options| {
-        options.lds().drain_time_s(1)
-    });
-    let mut running = held(&world, &world.post("/owed").key("k"), "owed");
-    world.redis.kill();
-    world.ledger.open("owed");
-    not_stored(&running.response(), 201, 1, "completed");
-    drop(running);
-    wait_until("its outcome is owed", PATIENCE, || world.stat("outbox") == 1);
-    let document = json!({ "store": Dialect::chosen().store(), "policy": policy(1500) });
-    world.gateways[0].update_plugin_config(&document).unwrap();
-    wait_until("nobody owes it any more", PATIENCE, || world.stat("outbox") == 0);
 }
 
 #[test]

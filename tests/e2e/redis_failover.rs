@@ -103,7 +103,7 @@ fn when_the_primary_dies_sentinel_makes_another_one_and_gateways_follow_it() {
         shown(&outcome)
     );
 
-    let next = group.next(0);
+    group.next(0);
     let promoted = killed.elapsed();
     let during = until_executed(|| pay("during").send());
     let found = killed.elapsed();
@@ -119,12 +119,14 @@ fn when_the_primary_dies_sentinel_makes_another_one_and_gateways_follow_it() {
     let mut count = 0;
     wait_until("it is a replica, and claims succeed all the time", PATIENCE, || {
         count += 1;
-        executed(&pay(&format!("after-{count}")).send(), 1);
+        let after = pay(&format!("after-{count}")).send();
+        // Whether its completion was heard in time is up to the machine.
+        assert!(said(&after).starts_with("executed;"), "{}", shown(&after));
         !group.nodes[0].is_primary() && group.nodes[0].info("master_link_status") == "up"
     });
     println!("For {:.1?} the old one was back as a primary, and {count} claims went to the new one.", back.elapsed());
     replays(&pay("during").send(), &during);
-    assert_eq!(group.primary(), Some(next));
+    assert_ne!(group.primary(), Some(0));
     assert_eq!((healthy(&gateway), ledger.entries().len()), (1, 3 + count));
 }
 

@@ -17,7 +17,7 @@ use crate::redis::{PATIENT_MS, held, key_of, record};
 use crate::shielded::{answered, document};
 
 /// How long the store keeps a client waiting that is about to hang up.
-const LATE: Duration = Duration::from_millis(400);
+const LATE: Duration = Duration::from_secs(1);
 
 /// Two gateways with the rules of `shielded.rs`.
 fn two() -> SharedWorld {
