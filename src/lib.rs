@@ -22,6 +22,8 @@ pub mod by_id;
 
 pub mod message;
 
+pub mod structured;
+
 pub mod json;
 
 pub mod form;

@@ -55,7 +55,15 @@ impl Headers {
 
     /// The value of the first line with this (lower-case) name.
     pub fn first(&self, name: &str) -> Option<&[u8]> {
-        self.iter().find(|(n, _)| *n == name.as_bytes()).map(|(_, value)| value)
+        let mut start = 0;
+        for &(name_end, end) in &self.ends {
+            // Most lines are told by the length of their name.
+            if name_end - start == name.len() && self.bytes.get(start..name_end) == Some(name.as_bytes()) {
+                return self.bytes.get(name_end..end);
+            }
+            start = end;
+        }
+        None
     }
 
     /// Only the lines with this (lower-case) name.
@@ -181,6 +189,11 @@ pub enum HeaderMutation {
     Remove(&'static str),
     /// Put one line in the place of all there are.
     Set(&'static str, Vec<u8>),
+}
+
+/// The bytes before the first of which this holds, and those from it on.
+pub fn split_where(text: &[u8], holds: impl Fn(u8) -> bool) -> (&[u8], &[u8]) {
+    text.split_at(text.iter().position(|byte| holds(*byte)).unwrap_or(text.len()))
 }
 
 /// Only digits, and at least one: so an IPv6 address without a port keeps its last group's bracket.

@@ -43,6 +43,70 @@ fn key_headers_are_one_quoted_string_or_one_bare_run() {
 }
 
 #[test]
+fn parameters_of_a_quoted_key_are_well_formed_and_do_not_count() {
+    let valid = [
+        ";a",
+        ";  a",
+        ";*a_-.*0",
+        ";a=1;a=2",
+        ";a=-999999999999999",
+        ";a=123456789012.125",
+        ";a=\"\\\"\"",
+        ";a=*t:/!",
+        ";a=?0",
+        ";a=@-1",
+        ";a=::",
+        ";a=:YQ==:",
+        ";a=:YQ:",
+        ";a=:YWI=:;b",
+        ";a=%\"%c3%bc \\\"",
+        ";a=%\"\"",
+    ];
+    for parameters in valid {
+        let sent = format!("\"k\"{parameters}");
+        assert_eq!(read(HEADER, &[("idempotency-key", &sent)]), reference(Some(Ok(b"k"))), "{sent}");
+    }
+    let malformed = [
+        ";",
+        ";;",
+        ";A",
+        ";0",
+        ";a=",
+        ";a =1",
+        ";a= 1",
+        ";a=-",
+        ";a=1.",
+        ";a=1.1234",
+        ";a=1234567890123.1",
+        ";a=1234567890123456",
+        ";a=.1",
+        ";a=\"",
+        ";a=\"\\a\"",
+        ";a=?2",
+        ";a=?",
+        ";a=@",
+        ";a=@1.0",
+        ";a=:a",
+        ";a=:a:",
+        ";a=:YQ===:",
+        ";a=:YWJj=:",
+        ";a=:Y Q:",
+        ";a=%a",
+        ";a=%\"%C3%BC\"",
+        ";a=%\"%c3\"",
+        ";a=%\"%c\"",
+        ";a=%\"",
+        ";a=(1)",
+        ";a=1,",
+        ";a b",
+    ];
+    for parameters in malformed {
+        let sent = format!("\"k\"{parameters}");
+        assert_eq!(read(HEADER, &[("idempotency-key", &sent)]), reference(Some(Err(NoKey::Invalid))), "{sent}");
+    }
+}
+
+#[test]
 fn every_other_key_header_is_invalid() {
     let over_long = "k".repeat(256);
     let over_long_quoted = format!("\"{over_long}\"");
