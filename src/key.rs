@@ -3,12 +3,16 @@
 //! Its one rule: a key or a caller that cannot be read is never taken for another one; it is an error or an absence.
 //! It does not know what is stored under a name.
 
+use std::convert::Infallible;
+
+use sfv::BareItemFromInput;
+use sfv::visitor::Ignored;
+
 use crate::caller::Caller;
 use crate::config::source::{Fault, Request, read_lines};
 use crate::config::{KeyPolicy, Mode, Part, Policy, Separation};
 use crate::digest::{Digest, HashKey, hex};
 use crate::message::RequestHead;
-use crate::structured::string_item;
 
 /// `Idempotency-Key`: the client's key, and ours upstream.
 pub const KEY: &str = "idempotency-key";
@@ -36,13 +40,7 @@ pub struct UpstreamKey(pub [u8; 16]);
 impl UpstreamKey {
     /// As a UUID of version 4 (RFC 9562, section 5.4).
     pub fn text(&self) -> String {
-        const VERSION_AND_VARIANT: u128 = 0xf << 76 | 0x3 << 62;
-        let bits = u128::from_be_bytes(self.0) & !VERSION_AND_VARIANT | 0x4 << 76 | 0x2 << 62;
-        let mut text = hex(&bits.to_be_bytes());
-        for at in [8, 13, 18, 23] {
-            text.insert(at, '-');
-        }
-        text
+        uuid::Builder::from_random_bytes(self.0).into_uuid().hyphenated().to_string()
     }
 }
 
@@ -229,7 +227,13 @@ fn read_part(part: &Part, request: &Request<'_>) -> Result<Vec<u8>, NoKey> {
 fn parse_header(value: &[u8]) -> Result<Vec<u8>, NoKey> {
     let value = value.trim_ascii();
     if value.first() == Some(&b'"') {
-        return string_item(value).ok_or(NoKey::Invalid);
+        let mut text = None;
+        let item = |item: BareItemFromInput<'_>| {
+            text = item.as_string().map(|string| string.as_str().as_bytes().to_vec());
+            Ok::<_, Infallible>(Ignored)
+        };
+        sfv::Parser::new(value).parse_item_with_visitor(item).map_err(|_| NoKey::Invalid)?;
+        return text.ok_or(NoKey::Invalid);
     }
     let bare = |byte: &u8| byte.is_ascii_graphic() && !matches!(byte, b',' | b'"' | b';' | b'\\');
     match !value.is_empty() && value.iter().all(bare) {

@@ -22,8 +22,6 @@ pub mod by_id;
 
 pub mod message;
 
-pub mod structured;
-
 pub mod json;
 
 pub mod form;

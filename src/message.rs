@@ -191,11 +191,6 @@ pub enum HeaderMutation {
     Set(&'static str, Vec<u8>),
 }
 
-/// The bytes before the first of which this holds, and those from it on.
-pub fn split_where(text: &[u8], holds: impl Fn(u8) -> bool) -> (&[u8], &[u8]) {
-    text.split_at(text.iter().position(|byte| holds(*byte)).unwrap_or(text.len()))
-}
-
 /// Only digits, and at least one: so an IPv6 address without a port keeps its last group's bracket.
 fn is_port(text: Option<&[u8]>) -> bool {
     text.is_some_and(|digits| !digits.is_empty() && digits.iter().all(u8::is_ascii_digit))
