@@ -24,6 +24,8 @@ pub enum Mutant {
     KeyFormForgotten,
     /// A late try of the claim that an operator's word has ended is granted.
     LateOwnerGranted,
+    /// An operator's word about one attempt frees another that came since.
+    LaterAttemptFreed,
     /// Leases are judged by the clock of the worker that asks.
     LeaseByAskersClock,
     /// An operator's word counts while a lease lives.
@@ -76,7 +78,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 33] = [
+    pub const ALL: [Mutant; 34] = [
         Mutant::AnswerLeftChanged,
         Mutant::AttemptReset,
         Mutant::CompletedReplaced,
@@ -86,6 +88,7 @@ impl Mutant {
         Mutant::GhostGranted,
         Mutant::KeyFormForgotten,
         Mutant::LateOwnerGranted,
+        Mutant::LaterAttemptFreed,
         Mutant::LeaseByAskersClock,
         Mutant::LiveLeaseIgnored,
         Mutant::LostAnswerReleased,

@@ -522,7 +522,7 @@ fn an_operators_word_settles_an_operation_and_its_lock_ends_with_its_lease() {
             330    g1 crashes
             330    a ← connection closed
             430    g1 is back
-            1100   an operator says of k1: NotRun; the store: settled
+            1100   an operator says of k1: NotRun { attempt: 1 }; the store: settled
             1100   b → g2  POST k1 p1
             1101     g2 → store  claim, no retry (b k1)
             1102     store  granted attempt 2 (b k1)
