@@ -36,10 +36,10 @@ impl Similar {
     /// The wire form: version, kind, expiry, then each operation's name and time.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = vec![FORMAT, SIMILAR];
-        out.extend(self.expires_ms.to_le_bytes());
+        out.extend_from_slice(&self.expires_ms.to_le_bytes());
         for (name, since_ms) in &self.entries {
-            out.extend(name.0);
-            out.extend(since_ms.to_le_bytes());
+            out.extend_from_slice(&name.0);
+            out.extend_from_slice(&since_ms.to_le_bytes());
         }
         out
     }

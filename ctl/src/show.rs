@@ -5,8 +5,10 @@
 
 use envoy_idempotency::config::Config;
 use envoy_idempotency::key::{KeyForm, Name};
+use envoy_idempotency::lock::Lock;
 use envoy_idempotency::record::{Record, RecordStatus, Response, State};
 use envoy_idempotency::seal::ResponseCipher;
+use envoy_idempotency::similar::Similar;
 use serde_json::{Value, json};
 
 use crate::output::Said;
@@ -68,6 +70,27 @@ pub fn record(name: &Name, record: &Record, now_ms: u64, revealed: Option<&Confi
         members.extend(reveal(name, response, revealed));
     }
     Said::members(members)
+}
+
+/// What a lock says: running while it is held.
+pub fn lock(name: &Name, lock: &Lock, now_ms: u64) -> Said {
+    let seen = lock.sight(now_ms);
+    Said::members(vec![
+        ("lock", name.hex().into()),
+        ("state", word(seen.standing).into()),
+        ("fence", lock.fence.into()),
+        ("ttl", (seen.ttl_ms / 1000).into()),
+    ])
+}
+
+/// Which operations have one content, for as long as that is remembered.
+pub fn similar(name: &Name, similar: &Similar, now_ms: u64) -> Said {
+    let shown = |(operation, since_ms): &(Name, u64)| {
+        format!("{} {} s ago", operation.hex(), now_ms.saturating_sub(*since_ms) / 1000)
+    };
+    let operations: Vec<_> = similar.entries.iter().map(shown).collect();
+    let ttl_s = similar.expires_ms.saturating_sub(now_ms) / 1000;
+    Said::members(vec![("similar", name.hex().into()), ("operations", json!(operations)), ("ttl", ttl_s.into())])
 }
 
 fn reveal(name: &Name, response: Option<&[u8]>, config: Option<&Config>) -> Vec<(&'static str, Value)> {

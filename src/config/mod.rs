@@ -126,7 +126,7 @@ pub enum Store {
 /// One of `secrets.encryption` or `secrets.issuing`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SecretKey {
-    /// By which it is told from others; stands in every record that it encrypted.
+    /// What tells it from others; stands in every record that it encrypted.
     pub id: String,
     /// Of XChaCha20-Poly1305, or of HMAC-SHA-256.
     pub key: [u8; 32],

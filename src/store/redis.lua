@@ -248,13 +248,14 @@ end
 local function resolve(ran, keep)
   if not record then return 'Z' end
   if record.till and now < record.till then return in_the_way() end
-  if record.state == COMPLETED and ran then return 'O' end
-  if record.state == COMPLETED and keep then return 'L' end
+  local completed = record.state == COMPLETED
+  if completed and keep and not ran then return 'L' end
+  if keep and not ran and op.attempt ~= record.attempt then return 'S' end
   local till = forgotten(record)
-  if ran then
+  if ran and not completed then
     record.owner, record.status, record.since, record.response = op.owner, op.status, now, nil
-    return settle(record, COMPLETED, math.max(till, now + op.ttl))
   end
+  if ran then return settle(record, COMPLETED, math.max(till, now + op.ttl)) end
   if record.owner then refuse_from_now(record.owner) end
   record.doubt, record.fingerprint = 0, keep and record.fingerprint or nil
   return settle(record, OPEN, till)

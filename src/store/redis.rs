@@ -14,7 +14,7 @@ use crate::store::client::{Batch, Nonce};
 pub const SCRIPT: &str = include_str!("redis.lua");
 
 /// The SHA-1 of [`SCRIPT`] in hex, under which Redis keeps it; `tests/it/redis.rs` asks Redis whether it is right.
-pub const SCRIPT_SHA1: &str = "b7ed80b877e52506e31de50c6adc5fe3946ffab7";
+pub const SCRIPT_SHA1: &str = "53f51a37fd41579f9b1965bea59a8aa2ed5f5370";
 
 /// How the script is named in a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,31 +73,37 @@ fn pack_call(nonce: Nonce, command: &Command, has_other_way: bool, out: &mut Vec
         CommandKind::Release { keep_fingerprint } => (b'f', *keep_fingerprint, 0, None),
         CommandKind::Renew => (b'n', false, 0, None),
         CommandKind::Resolve(Resolution::Forget) => (b'x', false, 0, None),
-        CommandKind::Resolve(Resolution::NotRun) => (b'r', false, 0, None),
+        CommandKind::Resolve(Resolution::NotRun { .. }) => (b'r', false, 0, None),
         CommandKind::Resolve(Resolution::Ran { status }) => (b'r', true, status.unwrap_or(0), None),
         CommandKind::Similar(asked) => (b's', asked.refuses, 0, released.as_ref()),
         CommandKind::Withdraw => (b'w', false, 0, None),
     };
     out.push(kind);
-    out.extend(nonce.0);
-    out.extend(command.owner.0);
+    out.extend_from_slice(&nonce.0);
+    out.extend_from_slice(&command.owner.0);
     // What is similar goes by operations, not by their payload.
-    out.extend(if let CommandKind::Similar(Asked { own, .. }) = command.kind { own.0 } else { command.fingerprint.0 });
-    // Who waits has no attempt, but minds how many others have.
-    let attempt = if let CommandKind::Poll { max_attempt } = command.kind { max_attempt } else { command.attempt };
-    out.extend(attempt.to_le_bytes());
+    let by = if let CommandKind::Similar(Asked { own, .. }) = command.kind { own.0 } else { command.fingerprint.0 };
+    out.extend_from_slice(&by);
+    // Who waits, or knows, has no attempt, but minds how many others have.
+    let attempt = match command.kind {
+        CommandKind::Poll { max_attempt: others } | CommandKind::Resolve(Resolution::NotRun { attempt: others }) => {
+            others
+        }
+        _ => command.attempt,
+    };
+    out.extend_from_slice(&attempt.to_le_bytes());
     let key = command.key.encode();
     out.push(key.len() as u8);
     out.extend(key);
     let flags = [flag, command.in_window, has_other_way, !command.may_begin];
     out.push(flags.iter().rev().fold(0, |flags, flag| 2 * flags + u8::from(*flag)));
-    out.extend(command.lease_ms.to_le_bytes());
-    out.extend(command.ttl_ms.to_le_bytes());
+    out.extend_from_slice(&command.lease_ms.to_le_bytes());
+    out.extend_from_slice(&command.ttl_ms.to_le_bytes());
     // 0 is no deadline, so one at the beginning of time is as good as one a millisecond later.
-    out.extend(command.deadline_ms.map_or(0, |deadline| deadline.max(1)).to_le_bytes());
-    out.extend(status.to_le_bytes());
-    out.extend((response.map_or(0, Vec::len) as u32).to_le_bytes());
-    out.extend(response.into_iter().flatten());
+    out.extend_from_slice(&command.deadline_ms.map_or(0, |deadline| deadline.max(1)).to_le_bytes());
+    out.extend_from_slice(&status.to_le_bytes());
+    out.extend_from_slice(&(response.map_or(0, Vec::len) as u32).to_le_bytes());
+    out.extend_from_slice(response.map_or(&[], Vec::as_slice));
 }
 
 /// Reads one answer of the script: the nonce of the operation, then a letter and what goes with it.

@@ -1170,7 +1170,7 @@ const MISTAKES: &[(&str, &str)] = &[
     ),
     (
         r#"{"rules": [{"policy": {"key": {"injected": null}}}]}"#,
-        r#"/rules/0/policy/key/injected: is not a known field; known here: sources, required, max_bytes, inject"#,
+        r#"/rules/0/policy/key/injected: is not a known field; known here: sources, required, issued, max_bytes, inject"#,
     ),
     (
         r#"{"rules": [{"policy": {"outcomes": {"6xx": null}}}]}"#,
@@ -1278,7 +1278,7 @@ const WARNINGS: &[(&str, &[&str])] = &[
         ],
     ),
     (
-        r#"{"policy": {"similar": {}}, "rules": [{}, {"name": "b", "match": {"methods": ["PUT"]}, "policy": {"ttl_s": 299}}]}"#,
+        r#"{"policy": {"similar": {}}, "rules": [{"match": {"methods": ["POST"]}}, {"name": "b", "match": {"methods": ["PUT"]}, "policy": {"ttl_s": 299}}]}"#,
         &[
             r#"/rules/1: looks further back (similar.window_ms) than records live (ttl_s), and may miss what has expired"#,
         ],

@@ -138,7 +138,7 @@ fn an_operator_sees_whether_a_lock_is_held_and_says_nothing_of_it_but_to_forget_
     assert_eq!(book.command(9, CommandKind::Inspect), seen(RecordStatus::Running, 2 * LEASE));
     book.now_ms += LEASE;
     assert_eq!(book.command(9, CommandKind::Inspect), seen(RecordStatus::Open, LEASE));
-    for said in [Resolution::NotRun, Resolution::Ran { status: None }] {
+    for said in [Resolution::NotRun { attempt: 0 }, Resolution::Ran { status: None }] {
         assert_eq!(book.command(9, CommandKind::Resolve(said)), StoreReply::Failed(Failure::Corrupt));
     }
     book.now_ms += LEASE;

@@ -151,7 +151,7 @@ const EVENTS: [&str; 19] = [
     "executed",
 ];
 /// Under these a cell may have more than one end.
-const POLICIES: [&str; 16] = [
+const POLICIES: [&str; 17] = [
     REPLAY,
     r#"{"policy": {"on_store_failure": "forward", "on_too_large": "bypass", "max_request_bytes": 4, "max_response_bytes": 4}}"#,
     r#"{"policy": {"max_request_bytes": 4, "key": {"required": true}}}"#,
@@ -166,8 +166,9 @@ const POLICIES: [&str; 16] = [
     r#"{"policy": {"key": {"required": true}, "lease_ms": 1000, "serialize": {"sources": [{"path_segment": 0}]}, "on_store_failure": "forward"}}"#,
     r#"{"policy": {"key": {"required": true}, "lease_ms": 1000, "serialize": {"sources": [{"path_segment": 0}]}, "execution": {"kind": "shielded", "cluster": "c"}}}"#,
     r#"{"policy": {"similar": {}, "execution": {"kind": "shielded", "cluster": "c"}}}"#,
+    r#"{"policy": {"similar": {}}}"#,
     r#"{"policy": {"similar": {"action": "refuse"}}}"#,
-    r#"{"policy": {"key": {"required": true}, "similar": {"action": "refuse"}, "serialize": {"sources": [{"path_segment": 0}]}}}"#,
+    r#"{"policy": {"key": {"required": true}, "similar": {}, "serialize": {"sources": [{"path_segment": 0}]}}}"#,
 ];
 
 /// The list in the machine's documentation: for each state every event, and what may be awaited after it.

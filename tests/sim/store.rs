@@ -82,7 +82,7 @@ impl Store {
             return StoreReply::Failed(Failure::Full);
         }
         let (record, reply) = apply(before.clone(), call, clock, || clock);
-        if matches!(call.kind, CommandKind::Resolve(Resolution::Forget | Resolution::NotRun))
+        if matches!(call.kind, CommandKind::Resolve(Resolution::Forget | Resolution::NotRun { .. }))
             && reply == StoreReply::Settled
         {
             let last_owner = before.as_ref().and_then(Stored::operation).and_then(|record| match &record.state {

@@ -478,3 +478,69 @@ fn a_lock_found_held_after_a_try_without_an_answer_is_not_taken_back_from_who_ge
         "#]],
     );
 }
+
+#[test]
+fn an_operators_word_settles_an_operation_and_its_lock_ends_with_its_lease() {
+    check(
+        "policy: one at a time 10s, hold, lease 1s
+         upstream: 201 after 300ms
+         upstream: 201 after 5s
+         z: POST k3 p1
+         a: POST k1 p1
+         wait 330ms
+         g1: crashes
+         wait 770ms
+         operator: not run k1
+         b: POST k1 p1 g2
+         wait 2s",
+        expect![[r#"
+            0      z → g1  POST k3 p1
+            0      a → g1  POST k1 p1
+            1        g1 → store  claim, no retry (z k3)
+            1        g1 → store  claim, no retry (a k1)
+            2        store  granted attempt 1 (z k3)
+            2        store  granted attempt 1 (a k1)
+            3        g1 → store  lock (z k3)
+            4        store  locked under 1700000000004 (z k3)
+            5      z → upstream  attempt 1
+            7              upstream executes k3 p1 as #1
+            100      g1 → store  lock (a k1)
+            101      store  busy, 903 ms left (a k1)
+            200      g1 → store  lock (a k1)
+            201      store  busy, 803 ms left (a k1)
+            300      g1 → store  lock (a k1)
+            301      store  busy, 703 ms left (a k1)
+            307      g1 → store  complete 201 (z k3)
+            308      store  settled (z k3)
+            309      g1 → store  unlock under 1700000000004 (z k3)
+            309    z ← 201  executed;stored=?1;attempt=1;ttl=60  execution #1
+            310      store  settled (z k3)
+            311      g1 → store  lock (a k1)
+            312      store  locked under 1700000000312 (a k1)
+            313    a → upstream  attempt 1
+            315            upstream executes k1 p1 as #2
+            330    g1 crashes
+            330    a ← connection closed
+            430    g1 is back
+            1100   an operator says of k1: NotRun { attempt: 1 }; the store: settled
+            1100   b → g2  POST k1 p1
+            1101     g2 → store  claim, no retry (b k1)
+            1102     store  granted attempt 2 (b k1)
+            1103     g2 → store  lock (b k1)
+            1104     store  busy, 208 ms left (b k1)
+            1207     g2 → store  lock (b k1)
+            1208     store  busy, 104 ms left (b k1)
+            1307     g2 → store  lock (b k1)
+            1308     store  busy, 4 ms left (b k1)
+            1407     g2 → store  lock (b k1)
+            1408     store  locked under 1700000001408 (b k1)
+            1409   b → upstream  attempt 2
+            1411           upstream executes k1 p1 as #3
+            1416     g2 → store  complete 201 (b k1)
+            1417     store  settled (b k1)
+            1418     g2 → store  unlock under 1700000001408 (b k1)
+            1418   b ← 201  executed;stored=?1;attempt=2;ttl=60  execution #3
+            1419     store  settled (b k1)
+        "#]],
+    );
+}
