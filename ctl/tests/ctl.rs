@@ -23,6 +23,7 @@ use envoy_idempotency::lock::LockCommand;
 use envoy_idempotency::operator::{self, Operation};
 use envoy_idempotency::record::{Owner, Record, Response, State};
 use envoy_idempotency::seal::ResponseCipher;
+use envoy_idempotency::similar::Asked;
 use envoy_idempotency::store::client::{Batch, Lane, Nonce};
 use envoy_idempotency::store::redis::{Named, pack, unpack};
 use harness::redis::DURABLE;
@@ -273,6 +274,23 @@ fn locks_are_no_operations_and_nothing_strange_either() {
         "{listed}"
     );
     assert_eq!(ctl.json(&["show", "020202020202"]), (json!({ "operation": "020202020202", "state": "absent" }), 1));
+    let said = ctl.json(&["doctor"]).0;
+    let formats = said.as_array().and_then(|all| all.iter().find(|it| it["about"] == "formats")).cloned();
+    assert_eq!(formats.map(|it| it["is"].clone()), Some(json!("ok")), "{said}");
+}
+
+#[test]
+fn what_is_similar_is_no_operation_and_shows_those_that_it_is_about() {
+    let ctl = Ctl::new("similar:");
+    ctl.unknown(1);
+    let asked = Asked { own: name(1), released: None, refuses: false };
+    assert_eq!(ctl.ask(name(2), 1, 60_000, CommandKind::Similar(asked)), StoreReply::Settled);
+    let (listed, _) = ctl.json(&["list"]);
+    let counts = (listed["operations"].as_array().map(Vec::len), &listed["unreadable"]);
+    assert_eq!(counts, (Some(1), &json!(0)), "{listed}");
+    let (shown, code) = ctl.json(&["show", &name(2).hex()]);
+    let first = shown["operations"][0].as_str().unwrap_or_default();
+    assert!(code == 0 && first.starts_with(&name(1).hex()), "{shown}");
     let said = ctl.json(&["doctor"]).0;
     let formats = said.as_array().and_then(|all| all.iter().find(|it| it["about"] == "formats")).cloned();
     assert_eq!(formats.map(|it| it["is"].clone()), Some(json!("ok")), "{said}");

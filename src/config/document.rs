@@ -125,7 +125,7 @@ impl Config {
                 let (rules, common) = (root.member("rules"), root.member("policy"));
                 let at = if document.get("rules").is_some() { rules.item(index) } else { common };
                 at.warn(
-                    "looks further back (similar.window_ms) than records live (ttl_s), and may miss what has expired",
+                    "looks further back (similar.window_ms) than records live (ttl_s), and cannot tell what became of one that has expired",
                 );
             }
         }

@@ -1274,13 +1274,13 @@ const WARNINGS: &[(&str, &[&str])] = &[
     (
         r#"{"policy": {"ttl_s": 299, "lease_ms": 1000, "similar": {}}}"#,
         &[
-            r#"/policy: looks further back (similar.window_ms) than records live (ttl_s), and may miss what has expired"#,
+            r#"/policy: looks further back (similar.window_ms) than records live (ttl_s), and cannot tell what became of one that has expired"#,
         ],
     ),
     (
         r#"{"policy": {"similar": {}}, "rules": [{"match": {"methods": ["POST"]}}, {"name": "b", "match": {"methods": ["PUT"]}, "policy": {"ttl_s": 299}}]}"#,
         &[
-            r#"/rules/1: looks further back (similar.window_ms) than records live (ttl_s), and may miss what has expired"#,
+            r#"/rules/1: looks further back (similar.window_ms) than records live (ttl_s), and cannot tell what became of one that has expired"#,
         ],
     ),
     (

@@ -421,7 +421,7 @@ impl Plan {
             waits_ms: waits.chance(200).then(|| waits.between(100, 3 * lease)),
             issued_s,
             similar: (similar.chance(250) && issued_s.is_none() && observes == [false; 2])
-                .then(|| (*similar.pick(&[2_000, 10_000, 60_000]), similar.chance(500))),
+                .then(|| ((*similar.pick(&[2_000, 10_000, 60_000])).min(1000 * ttl_s), similar.chance(500))),
             saves_after: later.chance(150),
             // A trial has names of its own.
             looks: later.chance(300) && observes == [false; 2],

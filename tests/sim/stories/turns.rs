@@ -504,19 +504,19 @@ fn an_operators_word_settles_an_operation_and_its_lock_ends_with_its_lease() {
             4        store  locked under 1700000000004 (z k3)
             5      z → upstream  attempt 1
             7              upstream executes k3 p1 as #1
-            100      g1 → store  lock (a k1)
-            101      store  busy, 903 ms left (a k1)
-            200      g1 → store  lock (a k1)
-            201      store  busy, 803 ms left (a k1)
-            300      g1 → store  lock (a k1)
-            301      store  busy, 703 ms left (a k1)
+            100      g1 → store  lock (a k3)
+            101      store  busy, 903 ms left (a k3)
+            200      g1 → store  lock (a k3)
+            201      store  busy, 803 ms left (a k3)
+            300      g1 → store  lock (a k3)
+            301      store  busy, 703 ms left (a k3)
             307      g1 → store  complete 201 (z k3)
             308      store  settled (z k3)
             309      g1 → store  unlock under 1700000000004 (z k3)
             309    z ← 201  executed;stored=?1;attempt=1;ttl=60  execution #1
             310      store  settled (z k3)
-            311      g1 → store  lock (a k1)
-            312      store  locked under 1700000000312 (a k1)
+            311      g1 → store  lock (a k3)
+            312      store  locked under 1700000000312 (a k3)
             313    a → upstream  attempt 1
             315            upstream executes k1 p1 as #2
             330    g1 crashes
@@ -526,21 +526,21 @@ fn an_operators_word_settles_an_operation_and_its_lock_ends_with_its_lease() {
             1100   b → g2  POST k1 p1
             1101     g2 → store  claim, no retry (b k1)
             1102     store  granted attempt 2 (b k1)
-            1103     g2 → store  lock (b k1)
-            1104     store  busy, 208 ms left (b k1)
-            1207     g2 → store  lock (b k1)
-            1208     store  busy, 104 ms left (b k1)
-            1307     g2 → store  lock (b k1)
-            1308     store  busy, 4 ms left (b k1)
-            1407     g2 → store  lock (b k1)
-            1408     store  locked under 1700000001408 (b k1)
+            1103     g2 → store  lock (b k3)
+            1104     store  busy, 208 ms left (b k3)
+            1207     g2 → store  lock (b k3)
+            1208     store  busy, 104 ms left (b k3)
+            1307     g2 → store  lock (b k3)
+            1308     store  busy, 4 ms left (b k3)
+            1407     g2 → store  lock (b k3)
+            1408     store  locked under 1700000001408 (b k3)
             1409   b → upstream  attempt 2
             1411           upstream executes k1 p1 as #3
             1416     g2 → store  complete 201 (b k1)
             1417     store  settled (b k1)
-            1418     g2 → store  unlock under 1700000001408 (b k1)
+            1418     g2 → store  unlock under 1700000001408 (b k3)
             1418   b ← 201  executed;stored=?1;attempt=2;ttl=60  execution #3
-            1419     store  settled (b k1)
+            1419     store  settled (b k3)
         "#]],
     );
 }
