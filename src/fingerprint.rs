@@ -127,9 +127,14 @@ impl Payload {
 fn canonical(body: &[u8], members: &Members) -> Option<Vec<u8>> {
     let mut value = json::parse(body).ok().filter(|_| json::is_exact(body))?;
     match members {
-        Members::AllBut(ignored) => ignored.iter().for_each(|place| place.remove_from(&mut value)),
+        Members::AllBut(ignored) => {
+            for place in ignored.iter().flat_map(|pointer| pointer.places(&value)).collect::<Vec<_>>() {
+                place.remove_from(&mut value);
+            }
+        }
         Members::Only(only) => {
-            let there = only.iter().filter_map(|place| Some((place.to_string(), place.of(&value)?.clone())));
+            let places = only.iter().flat_map(|pointer| pointer.places(&value));
+            let there = places.filter_map(|place| Some((place.to_string(), place.of(&value)?.clone())));
             value = Value::Object(there.collect());
         }
     }
