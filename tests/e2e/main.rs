@@ -82,6 +82,8 @@ mod outcomes;
 mod policy;
 /// The files under `envoy/presets`.
 mod presets;
+/// The presets of receivers of events.
+mod presets_events;
 /// Gateways that share a Redis.
 mod redis;
 /// Small holes in what gateways on Redis remember and tell.
