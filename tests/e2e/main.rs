@@ -82,6 +82,8 @@ mod outcomes;
 mod policy;
 /// The files under `envoy/presets`.
 mod presets;
+/// The presets of clients that have a key in a place of their own.
+mod presets_doors;
 /// The presets of receivers of events.
 mod presets_events;
 /// Gateways that share a Redis.
