@@ -178,6 +178,19 @@ fn what_only_the_gateway_may_say_comes_through_a_rule_that_is_off_unless_the_lis
 }
 
 #[test]
+fn a_method_in_small_letters_is_refused_over_http_1_and_passes_over_http_2() {
+    let world = plain();
+    let pay = world.request("post", "/methods/small").key("k").body("ten");
+    let refused = pay.send();
+    assert_eq!((refused.status, said(&refused)), (400, ""));
+    for _ in 0..2 {
+        let passed = pay.send_h2();
+        assert_eq!((passed.status, said(&passed)), (201, ""));
+    }
+    assert_eq!(world.ledger.entries_for("/methods/small").len(), 2);
+}
+
+#[test]
 fn a_path_in_another_spelling_is_protected_as_the_documents_say() {
     let exact = World::start(json!({ "rules": [
         { "name": "payments", "match": { "methods": ["POST"], "path": { "exact": "/v1/payments" } } },

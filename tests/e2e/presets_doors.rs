@@ -80,6 +80,14 @@ fn a_tool_call_of_mcp_runs_once_in_its_session() {
     let opening = json!({ "jsonrpc": "2.0", "id": 0, "method": "initialize", "params": {} });
     let opened = answering(world.post("/mcp").anonymous(), &result(0)).body(opening.to_string()).send();
     assert_eq!(said(&opened), "bypassed;reason=no-key");
+    // A tool that fails says so in its result. An error says that there is none, and the call may run again.
+    let failed = json!({ "jsonrpc": "2.0", "id": 5, "result": { "content": [], "isError": true } });
+    let first = answering(in_session("s-1"), &failed).body(call(5, 10).to_string()).send();
+    executed(&first, 1);
+    replays(&answering(in_session("s-1"), &failed).body(call(5, 10).to_string()).send(), &first);
+    let error = json!({ "jsonrpc": "2.0", "id": 6, "error": { "code": -32603, "message": "busy" } });
+    not_stored(&answering(in_session("s-1"), &error).body(call(6, 10).to_string()).send(), 200, 1, "retry");
+    executed(&send("s-1", 6, 10), 2);
     // A server without sessions.
     let keyed = || answering(world.post("/mcp").key("k"), &result(1)).body(call(1, 10).to_string()).send();
     let first = keyed();
@@ -91,7 +99,7 @@ fn a_tool_call_of_mcp_runs_once_in_its_session() {
     let events = streamed.send();
     assert!(said(&events).starts_with("executed;stored=?0;attempt=1;outcome=completed"), "{}", said(&events));
     refused(&streamed.send(), 409, "not-replayable", None);
-    assert_eq!(world.ledger.entries_for("/mcp").len(), 6);
+    assert_eq!(world.ledger.entries_for("/mcp").len(), 9);
 }
 
 #[test]
@@ -150,7 +158,7 @@ fn a_charge_of_stripes_libraries_is_made_once_and_answered_in_their_statuses() {
     let world = world("stripe", "shielded.yaml");
     let charge = |body: &str| {
         let request = world.post("/v1/charges").caller("Bearer sk_test_1").key("4e8b2c1a-61f5-4c36-8d5e-0a1f4d0a0b77");
-        request.header("content-type", "application/x-www-form-urlencoded").body(body.to_owned())
+        request.header("content-type", "application/x-www-form-urlencoded").body(body)
     };
     let gone = start(&world, &charge(""), "amount=10&currency=eur", "charge");
     // It has waited for long enough and comes again: 409, which it repeats.
@@ -216,6 +224,8 @@ fn a_link_that_is_opened_twice_pays_once_for_all_who_have_it() {
     let shared = open("/pay/t-1?utm_source=mail").header("cookie", "sid=you").header("accept-language", "de").send();
     replays(&shared, &first);
     executed(&open("/pay/t-2").send(), 1);
+    let conditional = open("/pay/t-2").header("if-none-match", "\"page\"").send();
+    refused(&conditional, 409, "mismatch", None);
     let clicks = vec![open("/pay/t-3"); 3];
     let pages = send_all(&clicks);
     assert!(pages.iter().all(|page| page.body == pages[0].body));
@@ -239,7 +249,7 @@ fn a_job_is_started_once_and_its_place_is_told_again() {
     let begin = |key: &str, body: &str| {
         let request = world.post("/v1/jobs").key(key).header("content-type", "application/json");
         let request = request.header("x-test-status", "202").header("x-test-header", "location: /v1/jobs/7");
-        request.header("x-test-header", "retry-after: 5").body(body.to_owned())
+        request.header("x-test-header", "retry-after: 5").body(body)
     };
     let first = begin("k", r#"{"report": 1, "year": 2026}"#).send();
     executed(&first, 1);

@@ -120,8 +120,14 @@ fn a_standard_webhook_is_taken_once_however_often_it_is_signed() {
     assert_eq!((forged.status, said(&forged)), (401, "executed;stored=?0;attempt=1;outcome=released"));
     let right = webhook("msg_2", "1674087231").body(r#"{"type":"paid"}"#).send();
     assert!(said(&right).starts_with("executed;stored=?1;attempt=2;"), "{}", said(&right));
+    let mut looked_at = start(&world, &webhook("msg_4", "1").header("x-test-status", "401"), "{}", "forged");
+    let right = webhook("msg_4", "1674087231").body(r#"{"type":"paid"}"#);
+    refused(&right.send(), 400, "mismatch", None);
+    world.ledger.open("forged");
+    assert_eq!(looked_at.response().status, 401);
+    assert!(said(&right.send()).starts_with("executed;stored=?1;attempt=2;"));
     comes_again_meanwhile(&world, &webhook("msg_3", "1674087231"), r#"{"type":"paid"}"#);
-    assert_eq!(world.ledger.entries_for("/webhooks/shop").len(), 4);
+    assert_eq!(world.ledger.entries_for("/webhooks/shop").len(), 6);
 }
 
 #[test]

@@ -214,7 +214,7 @@ fn is_test(suite: &str, name: &str) -> bool {
 
 /// Documents of which each sentence is shown. A line of text ends with a comment that names the tests which show it, as
 /// `e2e keys::a_key_can_be_required`, or says that it claims nothing; a table may have one for all its rows behind it.
-const SHOWN: [&str; 3] = ["docs/keys.md", "docs/clients.md", "docs/upstreams.md"];
+const SHOWN: [&str; 4] = ["docs/keys.md", "docs/clients.md", "docs/recipes.md", "docs/upstreams.md"];
 const NO_CLAIM: &str = "no claim";
 
 #[test]
