@@ -16,24 +16,34 @@ pub enum Mutant {
     DeadlineIgnored,
     /// A released attempt forgets that an earlier one may have executed.
     DoubtForgotten,
+    /// The next holder of a lock gets the fence of the one before.
+    FenceReused,
     /// A late try of a released claim is granted.
     GhostGranted,
     /// The key goes upstream in the form in which this try brought it.
     KeyFormForgotten,
     /// A late try of the claim that an operator's word has ended is granted.
     LateOwnerGranted,
+    /// An operator's word about one attempt frees another that came since.
+    LaterAttemptFreed,
     /// Leases are judged by the clock of the worker that asks.
     LeaseByAskersClock,
     /// An operator's word counts while a lease lives.
     LiveLeaseIgnored,
     /// A request of the gateway's own counts as not executed where its answer got lost.
     LostAnswerReleased,
+    /// The lease of a lock is left to end while what runs under it goes on.
+    LockNotRenewed,
+    /// A request runs though it has no lock of its resource.
+    LockSkipped,
     /// What was under way on a stream to the store that is lost counts as not done.
     LostUndone,
     /// Another payload is noticed only once the operation is completed.
     MismatchLast,
     /// An answer counts whatever its nonce.
     NonceIgnored,
+    /// A lock is let go of by an owner that does not hold it.
+    OthersUnlocked,
     /// What is owed is forgotten with the lease.
     OutboxDiesWithLease,
     /// What a plugin owes that is replaced goes with it, one lease later.
@@ -54,6 +64,8 @@ pub enum Mutant {
     StrangerKept,
     /// A response that trickles is held to its end.
     TrickleHeld,
+    /// A lock is let go of before the store has heard of the outcome.
+    UnlockedEarly,
     /// An attempt may follow one of unknown outcome at once.
     UnknownFree,
     /// A stored value that cannot be read counts as a store that fails, and the request runs under `forward`.
@@ -66,21 +78,26 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 28] = [
+    pub const ALL: [Mutant; 34] = [
         Mutant::AnswerLeftChanged,
         Mutant::AttemptReset,
         Mutant::CompletedReplaced,
         Mutant::DeadlineIgnored,
         Mutant::DoubtForgotten,
+        Mutant::FenceReused,
         Mutant::GhostGranted,
         Mutant::KeyFormForgotten,
         Mutant::LateOwnerGranted,
+        Mutant::LaterAttemptFreed,
         Mutant::LeaseByAskersClock,
         Mutant::LiveLeaseIgnored,
         Mutant::LostAnswerReleased,
+        Mutant::LockNotRenewed,
+        Mutant::LockSkipped,
         Mutant::LostUndone,
         Mutant::MismatchLast,
         Mutant::NonceIgnored,
+        Mutant::OthersUnlocked,
         Mutant::OutboxDiesWithLease,
         Mutant::OwedNotHandedOver,
         Mutant::OwnerIgnored,
@@ -91,6 +108,7 @@ impl Mutant {
         Mutant::StaleClaimForwarded,
         Mutant::StrangerKept,
         Mutant::TrickleHeld,
+        Mutant::UnlockedEarly,
         Mutant::UnknownFree,
         Mutant::UnreadableForwarded,
         Mutant::WithdrawalFrees,

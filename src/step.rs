@@ -110,6 +110,8 @@ pub enum LogEvent {
     InternalRedirect(Name),
     /// The lease ended before the upstream did, and another owner took the name.
     LeaseLost(Name),
+    /// The lease of a lock ended while a request ran under it, and another has taken it.
+    LockLost(Name),
     /// No request of this rule has shown a caller so far.
     NoCaller {
         /// The rule.
@@ -190,6 +192,12 @@ impl fmt::Display for LogEvent {
                  take the redirect off the route or the route out of the rules",
                 name.short()
             ),
+            LogEvent::LockLost(name) => write!(
+                f,
+                "operation {} ran longer than the lease of its resource's lock, and another has taken that: only \
+                 Idempotency-Fence tells the service which of the two came first",
+                name.short()
+            ),
             LogEvent::LeaseLost(name) => {
                 write!(f, "operation {} lost its lease while it ran: another attempt may run beside it", name.short())
             }
@@ -213,7 +221,7 @@ impl fmt::Display for LogEvent {
             ),
             LogEvent::Resolved(name, said) => match said {
                 Resolution::Forget => write!(f, "an operator has operation {} forgotten", name.short()),
-                Resolution::NotRun => write!(f, "an operator says that operation {} did not run", name.short()),
+                Resolution::NotRun { .. } => write!(f, "an operator says that operation {} did not run", name.short()),
                 Resolution::Ran { .. } => write!(f, "an operator says that operation {} ran", name.short()),
             },
             LogEvent::SecondHop(name) => write!(

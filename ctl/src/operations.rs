@@ -6,7 +6,7 @@
 use envoy_idempotency::command::{CommandKind, Resolution, StoreReply};
 use envoy_idempotency::key::Name;
 use envoy_idempotency::operator::{self, Operation};
-use envoy_idempotency::record::Record;
+use envoy_idempotency::store::locks::Stored;
 use serde_json::json;
 
 use crate::Failed;
@@ -72,6 +72,9 @@ fn settle(arguments: &Arguments, operation: &str, said: Resolution, ttl_ms: u64)
             time(wait_ms.max(1000))
         ),
         StoreReply::Lost => "it has completed, so it ran. Nothing was changed; `forget` lets it run again.".to_owned(),
+        StoreReply::Stale => {
+            "there is another attempt than the one you speak of: look again. Nothing was changed.".to_owned()
+        }
         StoreReply::Seen(None) => return Ok(absent(&name.hex())),
         other => return Err(format!("the script gave an answer to another question: {other:?}")),
     };
@@ -88,9 +91,13 @@ const REMEMBERED: &str =
 fn shown(store: &mut Store, arguments: &Arguments, name: &Name, reveals: bool) -> Result<Said, Failed> {
     let now_ms = store.now_ms()?;
     let Some(bytes) = store.record(name)? else { return Ok(absent(&name.hex())) };
-    let record = Record::decode(&bytes).map_err(|_| {
+    let stored = Stored::decode(&bytes).map_err(|_| {
         format!("what stands under {} is no operation of a format that this program reads", store.key(name))
     })?;
+    let record = match stored {
+        Stored::Operation(record) => record,
+        Stored::Lock(lock) => return Ok(show::lock(name, &lock, now_ms)),
+    };
     let config = if reveals { configuration::read(arguments)? } else { None };
     Ok(show::record(name, &record, now_ms, config.as_ref(), reveals))
 }

@@ -9,7 +9,7 @@ use harness::{Gateway, Ledger, Options, Port, Request, World};
 use serde_json::{Value, json};
 
 use crate::check::{executed, refused, replays, said, shown};
-use crate::worlds::start;
+use crate::worlds::{plain, start};
 
 /// `envoy/local.yaml` with this neighbour at this place among the filters.
 fn beside(name: &'static str, place: usize, document: Value) -> World {

@@ -21,7 +21,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet, VecDeque};
 use std::rc::Rc;
 
-use envoy_idempotency::command::Failure;
+use envoy_idempotency::command::{Failure, Resolution};
 use envoy_idempotency::config::Policy;
 use envoy_idempotency::key::Name;
 use envoy_idempotency::message::{HeaderMutation, Headers};
@@ -34,7 +34,7 @@ use host_model::{Random, SharedData};
 use crate::coverage::Coverage;
 use crate::embedded::Memory;
 use crate::plan::{Fault, Plan};
-use crate::store::Store;
+use crate::store::{EPOCH_MS, Store};
 use clients::{head, name};
 use envoy::Afterwards;
 use gateways::{memory, policy};
@@ -131,6 +131,9 @@ pub struct Forward {
     pub payload: u8,
     /// The fencing number; none where it went unprotected.
     pub attempt: Option<u32>,
+    /// The number of its turn, where it has one, and what that is about.
+    pub fence: Option<u64>,
+    pub resource: u8,
     /// The key as the upstream gets it.
     pub key: Vec<u8>,
     pub asked_ms: u64,
@@ -337,25 +340,72 @@ struct Flight {
 }
 
 enum Happening {
-    Arrives { request: usize },
-    AtStore { flight: Rc<Flight>, again: bool },
-    AtUpstream { forward: usize },
-    BodyEnds { worker: usize, stream: u32 },
-    BodyOfResponse { worker: usize, stream: u32 },
-    BytesCome { connection: usize },
-    CommandComes { connection: usize },
-    Executed { worker: usize, token: u32, forward: usize },
-    Gone { request: usize, place: (usize, u32) },
-    HangsUp { request: usize },
-    HostAnswers { request: usize, place: (usize, u32) },
+    Arrives {
+        request: usize,
+    },
+    AtStore {
+        flight: Rc<Flight>,
+        again: bool,
+    },
+    AtUpstream {
+        forward: usize,
+    },
+    BodyEnds {
+        worker: usize,
+        stream: u32,
+    },
+    BodyOfResponse {
+        worker: usize,
+        stream: u32,
+    },
+    BytesCome {
+        connection: usize,
+    },
+    CommandComes {
+        connection: usize,
+    },
+    Executed {
+        worker: usize,
+        token: u32,
+        forward: usize,
+    },
+    Gone {
+        request: usize,
+        place: (usize, u32),
+    },
+    HangsUp {
+        request: usize,
+    },
+    HostAnswers {
+        request: usize,
+        place: (usize, u32),
+    },
     Operates,
-    Replied { worker: usize, batch: u64, reply: Reply, epoch: u64 },
-    Responds { worker: usize, stream: u32 },
-    Restarts { node: usize },
+    /// An operator's word about an operation comes to the store.
+    Says((u8, u8), Resolution),
+    Replied {
+        worker: usize,
+        batch: u64,
+        reply: Reply,
+        epoch: u64,
+    },
+    Responds {
+        worker: usize,
+        stream: u32,
+    },
+    Restarts {
+        node: usize,
+    },
     Strikes,
-    Tick { worker: usize },
-    Tries { client: usize },
-    Wakes { worker: usize },
+    Tick {
+        worker: usize,
+    },
+    Tries {
+        client: usize,
+    },
+    Wakes {
+        worker: usize,
+    },
 }
 
 pub struct World {
@@ -595,6 +645,8 @@ impl World {
     }
 
     fn happens(&mut self, happening: Happening) {
+        let wall_ms = EPOCH_MS as u64 + self.now;
+        self.nodes.iter().flat_map(|node| &node.memory).for_each(|memory| memory.set_wall_ms(wall_ms));
         let worker = match &happening {
             Happening::BytesCome { connection } => Some(self.connections[*connection].worker),
             Happening::BodyEnds { worker, .. }
@@ -639,6 +691,7 @@ impl World {
             Happening::HostAnswers { request, place } => self.host_answers(request, place),
             Happening::Operates if self.is_wild => self.operates(),
             Happening::Operates => {}
+            Happening::Says(who, said) => self.says(who, said),
             Happening::Replied { worker, batch, reply, epoch } => {
                 // Who crashed while its answer was on the way has closed the connection.
                 let reply = if epoch == self.store.epoch { reply } else { Reply::Failed(Failure::Transport) };
