@@ -15,6 +15,7 @@ mod gateways;
 mod golden;
 mod json;
 mod local;
+mod manifests;
 mod metrics;
 mod model;
 mod names;
