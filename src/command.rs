@@ -82,7 +82,10 @@ pub enum Resolution {
     /// It does not matter any more: any payload may run next, also after a completed execution.
     Forget,
     /// It was not executed: the same payload may run next.
-    NotRun,
+    NotRun {
+        /// The last attempt there was, as the operator has seen it: none that came since is spoken of.
+        attempt: u32,
+    },
     /// It was executed.
     Ran {
         /// The upstream's status, where the operator knows it.
@@ -178,7 +181,8 @@ pub enum StoreReply {
     Seen(Option<RecordSummary>),
     /// To a settlement or an operator's word: it is so.
     Settled,
-    /// To a claim: this very claim has been released; its answer comes too late.
+    /// To a claim: this very claim has been released; its answer comes too late. To an operator's word that it did not run:
+    /// there is another attempt than the one it is about.
     Stale,
     /// To a claim: an earlier attempt may have executed. To an operator's word: one whose lease is not over may have.
     Unknown {

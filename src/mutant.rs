@@ -22,6 +22,8 @@ pub enum Mutant {
     KeyFormForgotten,
     /// A late try of the claim that an operator's word has ended is granted.
     LateOwnerGranted,
+    /// An operator's word about one attempt frees another that came since.
+    LaterAttemptFreed,
     /// Leases are judged by the clock of the worker that asks.
     LeaseByAskersClock,
     /// An operator's word counts while a lease lives.
@@ -66,7 +68,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 28] = [
+    pub const ALL: [Mutant; 29] = [
         Mutant::AnswerLeftChanged,
         Mutant::AttemptReset,
         Mutant::CompletedReplaced,
@@ -75,6 +77,7 @@ impl Mutant {
         Mutant::GhostGranted,
         Mutant::KeyFormForgotten,
         Mutant::LateOwnerGranted,
+        Mutant::LaterAttemptFreed,
         Mutant::LeaseByAskersClock,
         Mutant::LiveLeaseIgnored,
         Mutant::LostAnswerReleased,

@@ -104,8 +104,8 @@ pub fn parse(text: &[u8]) -> Option<Operation> {
     }
 }
 
-/// Reads an operator's word, `{"ran": true, "status": 201}` or `{"ran": false}`; of one that it ran, `ttl_s` may say for
-/// how long that is to be known.
+/// Reads an operator's word, `{"ran": true, "status": 201}` or `{"ran": false, "attempt": 1}`; of one that it ran, `ttl_s`
+/// may say for how long that is to be known.
 pub fn word(body: &[u8]) -> Option<Word> {
     let body = json::parse(body).ok()?;
     let members = body.as_object()?;
@@ -117,12 +117,13 @@ pub fn word(body: &[u8]) -> Option<Word> {
             (number <= most as f64).then_some(Some(number as u64))
         }
     };
-    let known = members.keys().all(|name| ["ran", "status", "ttl_s"].contains(&name.as_str()));
+    let known = members.keys().all(|name| ["ran", "attempt", "status", "ttl_s"].contains(&name.as_str()));
     let (status, ttl_s) = (whole("status", 599)?, whole("ttl_s", TTL_MAX_S)?);
+    let attempt = whole("attempt", u32::MAX.into())?.map(|attempt| attempt as u32);
     let status = status.map(|status| status as u16);
     let said = match members.get("ran")?.as_bool()? {
-        true if status.is_none_or(|status| status >= 200) => Resolution::Ran { status },
-        false if status.is_none() && ttl_s.is_none() => Resolution::NotRun,
+        true if attempt.is_none() && status.is_none_or(|status| status >= 200) => Resolution::Ran { status },
+        false if status.is_none() && ttl_s.is_none() => Resolution::NotRun { attempt: attempt? },
         _ => return None,
     };
     known.then_some(Word { said, ttl_ms: ttl_s.map(|ttl_s| 1000 * ttl_s) })

@@ -213,7 +213,7 @@ impl fmt::Display for LogEvent {
             ),
             LogEvent::Resolved(name, said) => match said {
                 Resolution::Forget => write!(f, "an operator has operation {} forgotten", name.short()),
-                Resolution::NotRun => write!(f, "an operator says that operation {} did not run", name.short()),
+                Resolution::NotRun { .. } => write!(f, "an operator says that operation {} did not run", name.short()),
                 Resolution::Ran { .. } => write!(f, "an operator says that operation {} ran", name.short()),
             },
             LogEvent::SecondHop(name) => write!(

@@ -169,14 +169,20 @@ pub struct Word {
     #[arg(long, requires = "ran", value_parser = duration_ms, value_name = "TIME")]
     pub ttl: Option<u64>,
     /// It did not run: the same request may run once more.
-    #[arg(long)]
+    #[arg(long, requires = "attempt")]
     pub not_run: bool,
+    /// The last attempt that you have looked at, which did not run; where there is another one since, nothing is changed.
+    #[arg(long, conflicts_with = "ran", value_parser = clap::value_parser!(u32).range(1..), value_name = "NUMBER")]
+    pub attempt: Option<u32>,
 }
 
 impl Word {
     /// As the store takes it.
     pub fn resolution(&self) -> Resolution {
-        if self.ran { Resolution::Ran { status: self.status } } else { Resolution::NotRun }
+        match self.attempt {
+            Some(attempt) if self.not_run => Resolution::NotRun { attempt },
+            _ => Resolution::Ran { status: self.status },
+        }
     }
 }
 

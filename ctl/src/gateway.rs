@@ -41,6 +41,9 @@ impl Gateway {
     /// Says what became of it.
     pub fn resolve(&self, operation: &str, word: &Word) -> Result<Said, Failed> {
         let mut said = json!({ "ran": word.ran });
+        if let Some(attempt) = word.attempt {
+            said["attempt"] = attempt.into();
+        }
         if let Some(status) = word.status {
             said["status"] = status.into();
         }

@@ -72,6 +72,9 @@ fn settle(arguments: &Arguments, operation: &str, said: Resolution, ttl_ms: u64)
             time(wait_ms.max(1000))
         ),
         StoreReply::Lost => "it has completed, so it ran. Nothing was changed; `forget` lets it run again.".to_owned(),
+        StoreReply::Stale => {
+            "there is another attempt than the one you speak of: look again. Nothing was changed.".to_owned()
+        }
         StoreReply::Seen(None) => return Ok(absent(&name.hex())),
         other => return Err(format!("the script gave an answer to another question: {other:?}")),
     };

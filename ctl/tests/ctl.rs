@@ -157,7 +157,7 @@ fn a_word_is_taken_once_the_lease_is_over_and_repeated_without_harm() {
     ctl.claim(name(1), 1, 60_000);
     for word in [
         &["resolve", &name(1).hex(), "--ran"][..],
-        &["resolve", &name(1).hex(), "--not-run"],
+        &["resolve", &name(1).hex(), "--not-run", "--attempt", "1"],
         &["forget", &name(1).hex()],
     ] {
         let (said, code) = ctl.json(word);
@@ -171,15 +171,17 @@ fn a_word_is_taken_once_the_lease_is_over_and_repeated_without_harm() {
     }
     assert!(matches!(ctl.claim(ran, 2, 1000), StoreReply::Completed { status: Some(201), response: None, .. }));
     let not_run = ctl.unknown(3);
-    assert_eq!(ctl.json(&["resolve", &not_run.hex(), "--not-run"]).0["state"], "open");
+    assert_eq!(ctl.json(&["resolve", &not_run.hex(), "--not-run", "--attempt", "1"]).0["state"], "open");
     assert_eq!(ctl.claim(not_run, 1, 1000), StoreReply::Stale, "a late try of what was settled");
     assert!(matches!(ctl.claim(not_run, 2, 60_000), StoreReply::Granted { attempt: 2, doubt: false, .. }));
     assert_eq!(ctl.json(&["forget", &ran.hex()]).0["state"], "open");
     assert_eq!(ctl.json(&["resolve", &name(9).hex(), "--ran"]).0["state"], "absent");
     for wrong in [
         &["resolve", "x"][..],
-        &["resolve", "x", "--ran", "--not-run"],
-        &["resolve", "x", "--not-run", "--status", "201"],
+        &["resolve", "x", "--ran", "--not-run", "--attempt", "1"],
+        &["resolve", "x", "--not-run"],
+        &["resolve", "x", "--ran", "--attempt", "1"],
+        &["resolve", "x", "--not-run", "--attempt", "1", "--status", "201"],
     ] {
         assert_eq!(ctl.text(wrong).1, 2, "{wrong:?}");
     }

@@ -135,11 +135,11 @@ fn on_redis_an_unknown_outcome_is_found_and_settled_through_the_script() {
     let late = outlasting(&pay, &world.ledger, "late");
     let whole = world.ledger.entries_for("/v1/payments")[0].operation.clone().expect("the service saw it");
     wait_until("it counts as unknown", PATIENCE, || ctl(&["show", &whole]).0["state"] == "unknown");
-    assert_eq!(settle(&ctl, &["resolve", &whole, "--not-run"])["state"], "open");
+    assert_eq!(settle(&ctl, &["resolve", &whole, "--not-run", "--attempt", "1"])["state"], "open");
     second_attempt_wins(&world.ledger, &[pay.clone().to(world.other()), pay.clone()], late, "late");
     assert_eq!(ctl(&["show", &whole]).0["attempt"], 2);
     // What has completed did not "not run".
-    let (said, code) = ctl(&["resolve", &whole, "--not-run"]);
+    let (said, code) = ctl(&["resolve", &whole, "--not-run", "--attempt", "2"]);
     assert!(code == 1 && said["refused"].as_str().is_some_and(|why| why.contains("has completed")), "{said}");
 }
 
@@ -166,7 +166,7 @@ fn on_the_embedded_store_the_same_goes_through_the_operator_plugin() {
     let pay = gateway.post("/v1/payments").key("order-2").body("ten");
     let late = outlasting(&pay, &ledger, "embedded late");
     let whole = ledger.entries_for("/v1/payments")[0].operation.clone().expect("the service saw it");
-    assert_eq!(settle(&ctl, &["resolve", &whole[..12], "--not-run"])["state"], "open");
+    assert_eq!(settle(&ctl, &["resolve", &whole[..12], "--not-run", "--attempt", "1"])["state"], "open");
     second_attempt_wins(&ledger, &[pay.clone(), pay], late, "embedded late");
     let (said, code) = run(&["show", &whole], &[("IDEMPOTENCY_GATEWAY", &at), ("IDEMPOTENCY_OPERATOR_TOKEN", "wrong")]);
     assert!(code == 2 && said.as_str().is_some_and(|why| why.contains("401")), "{said}");

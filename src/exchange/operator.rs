@@ -142,6 +142,7 @@ impl AwaitOperator {
                 answer(Reply::for_operator(409, LIVES).with("retry-after", &seconds))
             }
             (StoreReply::Lost, ..) => answer(Reply::for_operator(409, COMPLETED)),
+            (StoreReply::Stale, ..) => answer(Reply::for_operator(409, ANOTHER)),
             _ => self.on_seen(reply),
         }
     }
@@ -166,10 +167,12 @@ fn answer(reply: Reply) -> Next {
 }
 
 const NO_WORD: &str = "Say in JSON what became of the operation: {\"ran\": true}, with its \"status\" (200 to 599) where that \
-                       is known and a \"ttl_s\" for which it is to be known, or {\"ran\": false}.";
+                       is known and a \"ttl_s\" for which it is to be known, or {\"ran\": false, \"attempt\": 1}, the last \
+                       attempt that you have looked at.";
 const LONG_WORD: &str = "An operator's word takes 4096 bytes at most.";
 const AMBIGUOUS: &str = "Several operations begin with these digits: give all 64.";
 const LIVES: &str = "An attempt is executing, or may be: its lease is not over. Nothing was changed.";
 const COMPLETED: &str = "The operation has completed, so it ran. Nothing was changed; POST …/forget lets it run again.";
+const ANOTHER: &str = "There is another attempt than the one that the word is about: look again. Nothing was changed.";
 const FAILED: &str =
     "The store did not answer as it should, so whether a word was taken is not known: look, and say it again";

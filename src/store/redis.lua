@@ -243,13 +243,14 @@ local function resolve(ran, keep)
     if record.state == RUNNING then return 'I' .. struct.pack('<I4', record.attempt) end
     return 'U' .. struct.pack('<I4I8', record.attempt, record.till - now)
   end
-  if record.state == COMPLETED and ran then return 'O' end
-  if record.state == COMPLETED and keep then return 'L' end
+  local completed = record.state == COMPLETED
+  if completed and keep and not ran then return 'L' end
+  if keep and not ran and op.attempt ~= record.attempt then return 'S' end
   local till = forgotten(record)
-  if ran then
+  if ran and not completed then
     record.owner, record.status, record.since, record.response = op.owner, op.status, now, nil
-    return settle(record, COMPLETED, math.max(till, now + op.ttl))
   end
+  if ran then return settle(record, COMPLETED, math.max(till, now + op.ttl)) end
   if record.owner then refuse_from_now(record.owner) end
   record.doubt, record.fingerprint = 0, keep and record.fingerprint or nil
   return settle(record, OPEN, till)

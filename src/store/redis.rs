@@ -11,7 +11,7 @@ use crate::store::client::{Batch, Nonce};
 pub const SCRIPT: &str = include_str!("redis.lua");
 
 /// The SHA-1 of [`SCRIPT`] in hex, under which Redis keeps it; `tests/it/redis.rs` asks Redis whether it is right.
-pub const SCRIPT_SHA1: &str = "287bee90183d1a5fdb565814940be40f595038f5";
+pub const SCRIPT_SHA1: &str = "be14c84b8ca7c82edfcf1a7d31cbf1d61a058520";
 
 /// How the script is named in a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +55,7 @@ fn pack_call(nonce: Nonce, command: &Command, has_other_way: bool, out: &mut Vec
         CommandKind::Release { keep_fingerprint } => (b'f', *keep_fingerprint, 0, None),
         CommandKind::Renew => (b'n', false, 0, None),
         CommandKind::Resolve(Resolution::Forget) => (b'x', false, 0, None),
-        CommandKind::Resolve(Resolution::NotRun) => (b'r', false, 0, None),
+        CommandKind::Resolve(Resolution::NotRun { .. }) => (b'r', false, 0, None),
         CommandKind::Resolve(Resolution::Ran { status }) => (b'r', true, status.unwrap_or(0), None),
         CommandKind::Withdraw => (b'w', false, 0, None),
     };
@@ -63,8 +63,13 @@ fn pack_call(nonce: Nonce, command: &Command, has_other_way: bool, out: &mut Vec
     out.extend(nonce.0);
     out.extend(command.owner.0);
     out.extend(command.fingerprint.0);
-    // Who waits has no attempt, but minds how many others have.
-    let attempt = if let CommandKind::Poll { max_attempt } = command.kind { max_attempt } else { command.attempt };
+    // Who waits, or knows, has no attempt, but minds how many others have.
+    let attempt = match command.kind {
+        CommandKind::Poll { max_attempt: others } | CommandKind::Resolve(Resolution::NotRun { attempt: others }) => {
+            others
+        }
+        _ => command.attempt,
+    };
     out.extend(attempt.to_le_bytes());
     let key = command.key.encode();
     out.push(key.len() as u8);

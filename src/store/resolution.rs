@@ -19,18 +19,25 @@ pub fn apply(record: Option<Record>, command: &Command, said: Resolution, now_ms
         (State::Unknown { retry_at_ms, .. }, _) if lives(*retry_at_ms) => {
             return (None, StoreReply::Unknown { attempt, wait_ms: retry_at_ms.saturating_sub(now_ms) });
         }
-        (State::Completed { .. }, Resolution::Ran { .. }) => return (None, StoreReply::Settled),
-        (State::Completed { .. }, Resolution::NotRun) => return (None, StoreReply::Lost),
+        (State::Completed { .. }, Resolution::NotRun { .. }) => return (None, StoreReply::Lost),
+        (_, Resolution::NotRun { attempt: spoken_of })
+            if spoken_of != attempt && !mutant::is(Mutant::LaterAttemptFreed) =>
+        {
+            return (None, StoreReply::Stale);
+        }
+        (State::Completed { fingerprint, owner, .. }, _) => (*fingerprint, Some(*owner)),
         (State::Running { fingerprint, owner, .. } | State::Unknown { fingerprint, owner, .. }, _) => {
             (Some(*fingerprint), Some(*owner))
         }
-        (State::Completed { fingerprint, owner, .. }, Resolution::Forget) => (*fingerprint, Some(*owner)),
         (State::Open { fingerprint }, _) => (*fingerprint, None),
     };
     let expires_ms = record.forgotten_ms();
     if let Resolution::Ran { status } = said {
         let (owner, since_ms, response) = (command.owner, now_ms, None);
-        let state = State::Completed { fingerprint, owner, status, since_ms, response };
+        let state = match record.state {
+            completed @ State::Completed { .. } => completed,
+            _ => State::Completed { fingerprint, owner, status, since_ms, response },
+        };
         // A retry that comes late must still find that it has run.
         let expires_ms = expires_ms.max(now_ms.saturating_add(command.ttl_ms));
         return (Some(Record { expires_ms, state, ..record }), StoreReply::Settled);
@@ -39,7 +46,7 @@ pub fn apply(record: Option<Record>, command: &Command, said: Resolution, now_ms
     if let Some(owner) = last_owner.filter(|_| !mutant::is(Mutant::LateOwnerGranted)) {
         record.release(owner);
     }
-    let state = State::Open { fingerprint: fingerprint.filter(|_| said == Resolution::NotRun) };
+    let state = State::Open { fingerprint: fingerprint.filter(|_| matches!(said, Resolution::NotRun { .. })) };
     let attempt = if mutant::is(Mutant::AttemptReset) { 0 } else { attempt };
     (Some(Record { attempt, doubt: false, expires_ms, state, ..record }), StoreReply::Settled)
 }

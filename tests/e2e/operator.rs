@@ -78,7 +78,7 @@ fn an_unknown_outcome_is_found_by_twelve_digits_and_settled_as_run() {
     refused(&pay.send(), 409, "not-replayable", None);
     assert_eq!(ledger.entries_for("/operator/ran").len(), 1);
     // What is completed did not "not run", and is forgotten only where that is said.
-    assert_eq!(resolve(port.addr(), &whole, &json!({ "ran": false })).status, 409);
+    assert_eq!(resolve(port.addr(), &whole, &json!({ "ran": false, "attempt": 1 })).status, 409);
     assert_eq!(ask(port.addr(), "POST", &format!("{whole}/forget")).send().json()["state"], "open");
     executed(&pay.clone().body("twenty").send(), 2);
 }
@@ -89,12 +89,22 @@ fn what_did_not_run_runs_as_the_next_attempt_and_the_late_first_one_is_refused()
     let pay = gateway.post("/operator/not-run").key("k").body("ten");
     assert_eq!(pay.clone().header("x-test-status", "504").send().status, 504);
     let whole = operation(ledger, "/operator/not-run");
-    let answer = resolve(port.addr(), &whole, &json!({ "ran": false }));
+    let answer = resolve(port.addr(), &whole, &json!({ "ran": false, "attempt": 1 }));
     assert_eq!((answer.status, answer.json()["state"].clone()), (200, json!("open")), "{}", answer.text());
     refused(&pay.clone().body("twenty").send(), 409, "mismatch", None);
-    let second = pay.send();
-    executed(&second, 2);
-    replays(&pay.send(), &second);
+    // A word about the first attempt that comes after the second does not free it.
+    assert_eq!(pay.clone().header("x-test-status", "504").send().status, 504);
+    let late = || resolve(port.addr(), &whole, &json!({ "ran": false, "attempt": 1 }));
+    wait_until("no lease lives", PATIENCE, || late().text().contains("another attempt"));
+    assert_eq!(
+        (late().status, ask(port.addr(), "GET", &whole).send().json()["state"].clone()),
+        (409, json!("unknown"))
+    );
+    let answer = resolve(port.addr(), &whole, &json!({ "ran": false, "attempt": 2 }));
+    assert_eq!((answer.status, answer.json()["attempt"].clone()), (200, json!(2)), "{}", answer.text());
+    let third = pay.send();
+    executed(&third, 3);
+    replays(&pay.send(), &third);
 }
 
 #[test]
@@ -106,7 +116,9 @@ fn while_an_attempt_runs_no_word_is_taken() {
     wait_until("it runs", PATIENCE, || ledger.entries_for("/operator/runs").len() == 1);
     let whole = operation(ledger, "/operator/runs");
     assert_eq!(ask(port.addr(), "GET", &whole).send().json()["state"], "running");
-    for (deed, body) in [("resolve", r#"{"ran": true}"#), ("resolve", r#"{"ran": false}"#), ("forget", "")] {
+    for (deed, body) in
+        [("resolve", r#"{"ran": true}"#), ("resolve", r#"{"ran": false, "attempt": 1}"#), ("forget", "")]
+    {
         let answer = ask(port.addr(), "POST", &format!("{whole}/{deed}")).body(body).send();
         assert_eq!(answer.status, 409, "{deed} {body}: {}", answer.text());
     }

@@ -154,7 +154,9 @@ fn those_who_wait_hear_that_the_gateway_of_the_first_has_died() {
 
 #[test]
 fn a_waiter_that_hangs_up_while_it_asks_executes_nothing() {
-    let mut document = document(json!({}));
+    // For as long as a busy machine takes.
+    let wait = json!({ "action": "wait", "max_wait_ms": PATIENCE.as_millis() as u64 });
+    let mut document = document(json!({ "on_in_flight": wait }));
     document["store"] = json!({ "timeout_ms": PATIENT_MS });
     let world = SharedWorld::start(document);
     let pay = world.post("/wait/asking").key("k").header("x-test-first-status", "503,201");
@@ -163,7 +165,7 @@ fn a_waiter_that_hangs_up_while_it_asks_executes_nothing() {
     waits(&world, 1);
     world.ledger.open("asking");
     // From here on, whatever is granted is heard of long after a busy machine has seen the client go.
-    world.interposer.set(Fault::DelayReply(Duration::from_secs(3)));
+    world.interposer.set(Fault::DelayReply(Duration::from_secs(2)));
     not_stored(&first.response(), 503, 1, "retry");
     let key = key_of(&world, pay.path());
     wait_until("it has been granted the second attempt", PATIENCE, || {

@@ -340,7 +340,7 @@ fn a_call_goes_out_beside_another_once_it_carries_as_much_or_the_other_is_late()
 /// A client with two lanes: responses over 100 bytes are large.
 #[test]
 fn an_operators_word_that_no_answer_came_to_fails_and_is_not_owed() {
-    let word = CommandKind::Resolve(envoy_idempotency::command::Resolution::NotRun);
+    let word = CommandKind::Resolve(envoy_idempotency::command::Resolution::NotRun { attempt: 3 });
     let mut client = Client::new(Limits { attempts: 2, ..LIMITS });
     assert!(client.submit(1, call(1, word), 0).is_none());
     let mut told = Vec::new();

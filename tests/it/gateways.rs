@@ -105,7 +105,7 @@ fn deed(names: u8, number: u32) -> Deed {
             0 => Resolution::Forget,
             1 => Resolution::Ran { status: None },
             2 => Resolution::Ran { status: Some(201) },
-            _ => Resolution::NotRun,
+            _ => Resolution::NotRun { attempt: part(26, 3) },
         }),
         _ => CommandKind::Renew,
     };

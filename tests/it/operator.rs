@@ -191,7 +191,7 @@ fn a_word_is_taken_and_what_is_known_then_is_answered_and_logged() {
         (r#"{"ran": true, "status": 201}"#, 86_400_000, run(Some(201))),
         (r#"{"ran": true, "status": 201.0, "ttl_s": 60}"#, 60_000, run(Some(201))),
         (r#"{"ran": true, "status": null}"#, 86_400_000, run(None)),
-        (r#"{"ran": false}"#, 86_400_000, CommandKind::Resolve(Resolution::NotRun)),
+        (r#"{"ran": false, "attempt": 2}"#, 86_400_000, CommandKind::Resolve(Resolution::NotRun { attempt: 2 })),
     ] {
         let mut exchange = begun(REDIS, "POST", &at("/resolve"));
         assert_eq!(head(&mut exchange, false), Step { flow: Flow::Hold, ..Step::default() });
@@ -226,7 +226,10 @@ fn what_is_no_word_is_refused_before_the_store_is_asked() {
         r#"{"ran": true, "status": 1e400}"#,
         r#"{"ran": true, "ttl_s": 0}"#,
         r#"{"ran": true, "ttl_s": 99999999999}"#,
-        r#"{"ran": false, "status": 201}"#,
+        r#"{"ran": false}"#,
+        r#"{"ran": false, "attempt": 0}"#,
+        r#"{"ran": true, "attempt": 1}"#,
+        r#"{"ran": false, "attempt": 1, "status": 201}"#,
         r#"{"ran": true, "ran": false}"#,
         r#"{"ran": true, "why": "x"}"#,
         r#"{"ran": true} x"#,
@@ -239,7 +242,10 @@ fn what_is_no_word_is_refused_before_the_store_is_asked() {
     }
     let mut exchange = begun(LOCAL, "POST", &at("/resolve"));
     assert_eq!(reply(&head(&mut exchange, true)).status, 400);
-    assert_eq!(operator::word(br#"{"ran": false}"#), Some(Word { said: Resolution::NotRun, ttl_ms: None }));
+    assert_eq!(
+        operator::word(br#"{"ran": false, "attempt": 1}"#),
+        Some(Word { said: Resolution::NotRun { attempt: 1 }, ttl_ms: None })
+    );
 }
 
 #[test]
@@ -265,7 +271,7 @@ fn a_word_that_the_record_refuses_says_why() {
     ] {
         let mut exchange = begun(REDIS, "POST", &at("/resolve"));
         let _ = head(&mut exchange, false);
-        let _ = say(&mut exchange, br#"{"ran": false}"#, true);
+        let _ = say(&mut exchange, br#"{"ran": false, "attempt": 1}"#, true);
         let step = hear(&mut exchange, ReplyKind::Resolve, said.clone());
         assert_eq!(reply(&step).status, status, "{said:?}");
         assert!(detail(reply(&step)).contains(contains), "{said:?}: {}", detail(reply(&step)));

@@ -12,7 +12,9 @@ use envoy_idempotency::store::model;
 const LEASE: u64 = 100;
 const TTL: u64 = 1_000;
 const RAN: Resolution = Resolution::Ran { status: Some(201) };
-const ALL: [Resolution; 3] = [RAN, Resolution::NotRun, Resolution::Forget];
+/// Of the first attempt.
+const NOT_RUN: Resolution = Resolution::NotRun { attempt: 1 };
+const ALL: [Resolution; 3] = [RAN, NOT_RUN, Resolution::Forget];
 
 #[test]
 fn what_was_never_seen_is_said_to_be_absent_and_nothing_is_written() {
@@ -64,7 +66,7 @@ fn what_ran_without_a_known_payload_answers_every_payload_as_completed() {
 fn what_did_not_run_may_run_once_more_with_the_same_payload_and_the_next_number() {
     for end in [None, Some(CommandKind::MarkUnknown)] {
         let mut book = lapsed(end);
-        assert_eq!(book.resolve(Resolution::NotRun), StoreReply::Settled);
+        assert_eq!(book.resolve(NOT_RUN), StoreReply::Settled);
         assert_eq!(book.claim(2, 8), StoreReply::Mismatch);
         assert_eq!(book.holding(2, 7), granted(2, false));
     }
@@ -75,7 +77,7 @@ fn a_doubt_of_earlier_attempts_is_cleared_with_the_last() {
     let mut book = lapsed(None);
     assert_eq!(book.claim(2, 7), granted(2, true));
     book.wait(LEASE);
-    book.resolve(Resolution::NotRun);
+    book.resolve(Resolution::NotRun { attempt: 2 });
     assert_eq!(book.claim(3, 7), granted(3, false));
     // A definite failure frees the name then, as it would had nothing been in doubt.
     assert_eq!(book.owned(3, 3, CommandKind::Release { keep_fingerprint: false }), StoreReply::Settled);
@@ -83,8 +85,21 @@ fn a_doubt_of_earlier_attempts_is_cleared_with_the_last() {
 }
 
 #[test]
+fn a_word_that_comes_after_another_attempt_changes_nothing() {
+    let mut book = lapsed(None);
+    assert_eq!(book.resolve(NOT_RUN), StoreReply::Settled);
+    assert_eq!(book.claim(2, 7), granted(2, false));
+    book.wait(LEASE);
+    let before = book.record.clone();
+    // Another operator looked when the first did, or the store hears of the word late.
+    assert_eq!(book.resolve(NOT_RUN), StoreReply::Stale);
+    assert_eq!(book.record, before);
+    assert_eq!(book.resolve(Resolution::NotRun { attempt: 2 }), StoreReply::Settled);
+}
+
+#[test]
 fn late_tries_of_the_claim_that_was_settled_are_refused() {
-    for said in [Resolution::NotRun, Resolution::Forget] {
+    for said in [NOT_RUN, Resolution::Forget] {
         let mut book = lapsed(None);
         book.resolve(said);
         assert_eq!(book.claim(1, 7), StoreReply::Stale, "{said:?}");
@@ -97,11 +112,11 @@ fn late_tries_of_the_claim_that_was_settled_are_refused() {
 fn a_late_completion_lands_while_nobody_executes_and_is_lost_to_an_attempt_that_does() {
     let complete = || CommandKind::Complete { status: 201, response: Some(b"paid".to_vec()) };
     let mut book = lapsed(None);
-    book.resolve(Resolution::NotRun);
+    book.resolve(NOT_RUN);
     assert_eq!(book.owned(1, 1, complete()), StoreReply::Settled);
     assert!(matches!(book.claim(2, 7), StoreReply::Completed { response: Some(_), .. }));
     let mut book = lapsed(None);
-    book.resolve(Resolution::NotRun);
+    book.resolve(NOT_RUN);
     assert_eq!(book.claim(2, 7), granted(2, false));
     assert_eq!(book.owned(1, 1, complete()), StoreReply::Lost);
     // What an operator has completed is replaced by nobody.
@@ -118,7 +133,7 @@ fn of_what_has_completed_only_forgetting_makes_it_run_again() {
     book.owned(1, 1, CommandKind::Complete { status: 204, response: Some(b"done".to_vec()) });
     assert_eq!(book.resolve(RAN), StoreReply::Settled);
     assert!(matches!(book.claim(2, 7), StoreReply::Completed { status: Some(204), response: Some(_), .. }));
-    assert_eq!(book.resolve(Resolution::NotRun), StoreReply::Lost);
+    assert_eq!(book.resolve(NOT_RUN), StoreReply::Lost);
     assert_eq!(book.resolve(Resolution::Forget), StoreReply::Settled);
     assert_eq!(book.claim(2, 8), granted(2, false));
 }
@@ -142,9 +157,16 @@ fn what_ran_lives_as_long_as_is_asked_for_and_never_shorter_than_it_did() {
             Some((RecordStatus::Completed(Some(201)), left_ms))
         );
     }
+    // Who says it again may ask for longer, also of what was executed and heard of.
+    for end in [None, Some(CommandKind::Complete { status: 201, response: Some(b"done".to_vec()) })] {
+        let mut book = lapsed(end);
+        book.resolve(RAN);
+        assert_eq!(book.resolve_for(RAN, 3 * TTL), StoreReply::Settled);
+        assert_eq!(book.look().map(|seen| seen.ttl_ms), Some(3 * TTL));
+    }
     // What is free keeps its end: the window of a content key must not grow.
     let mut book = lapsed(None);
-    book.resolve_for(Resolution::NotRun, 2 * TTL);
+    book.resolve_for(NOT_RUN, 2 * TTL);
     assert_eq!(book.look().map(|seen| (seen.standing, seen.ttl_ms)), Some((RecordStatus::Open, TTL - LEASE)));
 }
 

@@ -82,7 +82,7 @@ impl Store {
             return StoreReply::Failed(Failure::Full);
         }
         let outcome = model::apply(before.clone(), call, clock);
-        if matches!(call.kind, CommandKind::Resolve(Resolution::Forget | Resolution::NotRun))
+        if matches!(call.kind, CommandKind::Resolve(Resolution::Forget | Resolution::NotRun { .. }))
             && outcome.reply == StoreReply::Settled
         {
             let last_owner = before.as_ref().and_then(|record| match &record.state {

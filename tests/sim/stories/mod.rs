@@ -109,7 +109,7 @@ fn obey(world: &mut World, requests: &mut HashMap<String, usize>, line: &str) {
         ("operator", [said @ .., key]) => {
             let said = match said.join(" ").as_str() {
                 "ran" => Resolution::Ran { status: Some(201) },
-                "not run" => Resolution::NotRun,
+                "not run" => Resolution::NotRun { attempt: 1 },
                 "forget" => Resolution::Forget,
                 other => panic!("no such word: {other}"),
             };

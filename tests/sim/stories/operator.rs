@@ -24,7 +24,7 @@ fn what_did_not_run_runs_as_the_next_attempt_and_what_comes_late_is_refused() {
             3      a → upstream  attempt 1
             5              upstream executes k1 p1 as #1
             10     g1 stops for 3000 ms
-            2010   an operator says of k1: NotRun; the store: settled
+            2010   an operator says of k1: NotRun { attempt: 1 }; the store: settled
             2010   b → g2  POST k1 p1
             2011     g2 → store  claim, no retry (b k1)
             2012     store  granted attempt 2 (b k1)

@@ -21,7 +21,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet, VecDeque};
 use std::rc::Rc;
 
-use envoy_idempotency::command::Failure;
+use envoy_idempotency::command::{Failure, Resolution};
 use envoy_idempotency::config::Policy;
 use envoy_idempotency::key::Name;
 use envoy_idempotency::message::{HeaderMutation, Headers};
@@ -337,25 +337,72 @@ struct Flight {
 }
 
 enum Happening {
-    Arrives { request: usize },
-    AtStore { flight: Rc<Flight>, again: bool },
-    AtUpstream { forward: usize },
-    BodyEnds { worker: usize, stream: u32 },
-    BodyOfResponse { worker: usize, stream: u32 },
-    BytesCome { connection: usize },
-    CommandComes { connection: usize },
-    Executed { worker: usize, token: u32, forward: usize },
-    Gone { request: usize, place: (usize, u32) },
-    HangsUp { request: usize },
-    HostAnswers { request: usize, place: (usize, u32) },
+    Arrives {
+        request: usize,
+    },
+    AtStore {
+        flight: Rc<Flight>,
+        again: bool,
+    },
+    AtUpstream {
+        forward: usize,
+    },
+    BodyEnds {
+        worker: usize,
+        stream: u32,
+    },
+    BodyOfResponse {
+        worker: usize,
+        stream: u32,
+    },
+    BytesCome {
+        connection: usize,
+    },
+    CommandComes {
+        connection: usize,
+    },
+    Executed {
+        worker: usize,
+        token: u32,
+        forward: usize,
+    },
+    Gone {
+        request: usize,
+        place: (usize, u32),
+    },
+    HangsUp {
+        request: usize,
+    },
+    HostAnswers {
+        request: usize,
+        place: (usize, u32),
+    },
     Operates,
-    Replied { worker: usize, batch: u64, reply: Reply, epoch: u64 },
-    Responds { worker: usize, stream: u32 },
-    Restarts { node: usize },
+    /// An operator's word about an operation comes to the store.
+    Says((u8, u8), Resolution),
+    Replied {
+        worker: usize,
+        batch: u64,
+        reply: Reply,
+        epoch: u64,
+    },
+    Responds {
+        worker: usize,
+        stream: u32,
+    },
+    Restarts {
+        node: usize,
+    },
     Strikes,
-    Tick { worker: usize },
-    Tries { client: usize },
-    Wakes { worker: usize },
+    Tick {
+        worker: usize,
+    },
+    Tries {
+        client: usize,
+    },
+    Wakes {
+        worker: usize,
+    },
 }
 
 pub struct World {
@@ -639,6 +686,7 @@ impl World {
             Happening::HostAnswers { request, place } => self.host_answers(request, place),
             Happening::Operates if self.is_wild => self.operates(),
             Happening::Operates => {}
+            Happening::Says(who, said) => self.says(who, said),
             Happening::Replied { worker, batch, reply, epoch } => {
                 // Who crashed while its answer was on the way has closed the connection.
                 let reply = if epoch == self.store.epoch { reply } else { Reply::Failed(Failure::Transport) };

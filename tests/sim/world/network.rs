@@ -273,7 +273,7 @@ impl World {
             CommandKind::Release { keep_fingerprint: false } => "release".to_owned(),
             CommandKind::Renew => "renew".to_owned(),
             CommandKind::Resolve(Resolution::Forget) => "forget".to_owned(),
-            CommandKind::Resolve(Resolution::NotRun) => "resolve as not run".to_owned(),
+            CommandKind::Resolve(Resolution::NotRun { .. }) => "resolve as not run".to_owned(),
             CommandKind::Resolve(Resolution::Ran { .. }) => "resolve as run".to_owned(),
             CommandKind::Withdraw => "withdraw".to_owned(),
         };

@@ -5,7 +5,7 @@
 use envoy_idempotency::command::{Command, CommandKind, Resolution, StoreReply};
 use envoy_idempotency::fingerprint::Fingerprint;
 use envoy_idempotency::key::KeyForm;
-use envoy_idempotency::record::{Owner, RecordStatus, RecordSummary};
+use envoy_idempotency::record::{Owner, RecordStatus};
 use envoy_idempotency::store::client::Completion;
 
 use super::clients::{head, name};
@@ -54,18 +54,27 @@ impl World {
         }
         let who = *self.operator.pick(&known);
         let forgets = self.plan.faults.has(Fault::OperatorForgets) && self.operator.chance(300);
-        let said = match self.truth(who) {
+        let StoreReply::Seen(Some(seen)) = self.ask_for_operator(who, CommandKind::Inspect) else { return };
+        let said = match self.has_run(who) {
             _ if forgets => Resolution::Forget,
-            Some(said) if self.plan.faults.has(Fault::OperatorResolves) => said,
+            Some(ran) if self.plan.faults.has(Fault::OperatorResolves) => match ran {
+                true => Resolution::Ran { status: self.operator.chance(500).then_some(201) },
+                false => Resolution::NotRun { attempt: seen.attempt },
+            },
             _ => return,
         };
-        let is_completed = |seen: RecordSummary| matches!(seen.standing, RecordStatus::Completed(_));
-        let StoreReply::Seen(Some(seen)) = self.ask_for_operator(who, CommandKind::Inspect) else { return };
-        if is_completed(seen) && !forgets {
+        if matches!(seen.standing, RecordStatus::Completed(_)) && !forgets {
             return;
         }
         self.coverage.injected(if forgets { Fault::OperatorForgets } else { Fault::OperatorResolves });
-        self.says(who, said);
+        // His word takes its time, and another operator's or another attempt may come before it.
+        match said {
+            Resolution::NotRun { .. } if seen.standing == RecordStatus::Unknown => {
+                let delay = self.operator.between(0, 4 * self.plan.calm_ms);
+                self.after(delay, Happening::Says(who, said));
+            }
+            _ => self.says(who, said),
+        }
     }
 
     /// An operator's word comes to the store.
@@ -78,8 +87,8 @@ impl World {
         }
     }
 
-    /// What the ledger says of an operation; none while an attempt may yet reach the service.
-    fn truth(&mut self, who: (u8, u8)) -> Option<Resolution> {
+    /// Whether an operation has run, by the ledger; none while an attempt may yet reach the service.
+    fn has_run(&self, who: (u8, u8)) -> Option<bool> {
         let (now, mut ran) = (self.now, false);
         for forward in self.forwards.iter().filter(|forward| forward.who == who) {
             if forward.arrives_ms >= now && !matches!(forward.end, End::Unreached | End::Unsent) {
@@ -87,10 +96,7 @@ impl World {
             }
             ran |= forward.executions > 0 && matches!(forward.known(), Known::Doubt | Known::Success);
         }
-        Some(match ran {
-            true => Resolution::Ran { status: self.operator.chance(500).then_some(201) },
-            false => Resolution::NotRun,
-        })
+        Some(ran)
     }
 
     fn ask_for_operator(&mut self, who: (u8, u8), kind: CommandKind) -> StoreReply {
