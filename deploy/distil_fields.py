@@ -17,7 +17,7 @@ import sys
 import yaml
 
 ROOT = os.path.join(os.path.dirname(__file__), "..")
-MANIFESTS = ["deploy/kubernetes/**/*.yaml", "envoy/istio.yaml", "envoy/envoy-gateway.yaml"]
+MANIFESTS = ["deploy/kubernetes/**/*.yaml", "envoy/istio.yaml", "deploy/envoy-gateway.yaml"]
 
 
 def documents(path):

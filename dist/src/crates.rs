@@ -39,8 +39,7 @@ pub fn of(package: &str, target: &str) -> Result<Vec<Package>, String> {
     let mut tree = cargo(["tree", "--package", package, "--target", target, "--prefix", "none"]);
     tree.args(["--edges", "normal,no-proc-macro", "--no-dedupe", "--format", "{p}"]);
     let listed = output(&mut tree)?;
-    let mut names: Vec<_> =
-        listed.lines().filter_map(|line| Some(line.split_once(" (").map_or(line, |(name, _)| name))).collect();
+    let mut names: Vec<_> = listed.lines().map(|line| line.split_once(" (").map_or(line, |(name, _)| name)).collect();
     let own = names.first().copied().unwrap_or_default();
     names.sort_unstable();
     names.dedup();

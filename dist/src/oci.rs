@@ -76,7 +76,8 @@ fn archive(module: &[u8]) -> std::io::Result<Vec<u8>> {
     header.set_size(module.len() as u64);
     header.set_mode(0o644);
     header.set_mtime(0);
-    (header.set_uid(0), header.set_gid(0));
+    header.set_uid(0);
+    header.set_gid(0);
     let mut archive = tar::Builder::new(Vec::new());
     archive.append_data(&mut header, "plugin.wasm", module)?;
     archive.into_inner()

@@ -1,4 +1,4 @@
-//! What `deploy/kubernetes` and `envoy/envoy-gateway.yaml` give to Envoy, served without a cluster.
+//! What `deploy/kubernetes` and `deploy/envoy-gateway.yaml` give to Envoy, served without a cluster.
 //!
 //! Its one rule: the files are taken as they are written; only what a cluster would do for them is done here: names become
 //! addresses, volumes become folders, and secrets variables.
@@ -138,7 +138,7 @@ fn the_redis_cluster_overlay_leaves_the_record_on_a_node() {
     assert!(nodes.keys().contains(&key.into_bytes()), "{:?}", nodes.keys());
 }
 
-const GATEWAY_FILE: &str = "envoy/envoy-gateway.yaml";
+const GATEWAY_FILE: &str = "deploy/envoy-gateway.yaml";
 const FLAG: &str = "allow_on_headers_stop_iteration";
 
 /// The object of this kind in the file for Envoy Gateway.

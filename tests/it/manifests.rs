@@ -6,6 +6,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use envoy_idempotency::config::Config;
 use serde_json::Value;
 
 /// Each kind's fields, by `deploy/distil_fields.py`.
@@ -25,7 +26,7 @@ fn files() -> Vec<PathBuf> {
             if path.is_dir() { &mut folders } else { &mut files }.push(path);
         }
     }
-    files.extend(["istio.yaml", "envoy-gateway.yaml"].map(|file| root().join("envoy").join(file)));
+    files.extend(["envoy/istio.yaml", "deploy/envoy-gateway.yaml"].map(|file| root().join(file)));
     files
 }
 
@@ -107,6 +108,25 @@ fn a_field_that_is_mistyped_is_noticed_wherever_it_stands() {
     assert_eq!(mutated("/spec", "replicas", "2".into()), [r#"/spec/replicas must be "integer", is "2""#]);
     let image = "/spec/template/spec/volumes/1/image";
     assert_eq!(mutated(image, "ref", "x".into()), [format!("{image}/ref is not known")]);
+}
+
+#[test]
+fn every_document_in_the_manifests_is_taken() {
+    let mut count = 0;
+    for file in files().iter().filter(|file| file.ends_with("filter.yaml") || file.ends_with("envoy-gateway.yaml")) {
+        let trees: Vec<Value> = serde_saphyr::from_multiple(&fs::read_to_string(file).unwrap()).unwrap();
+        let places = ["/resources/0/typed_config/config/configuration/value", "/spec/wasm/0/config"];
+        for document in trees.iter().flat_map(|tree| places.iter().filter_map(|place| tree.pointer(place))) {
+            let read = Config::parse(document.to_string().as_bytes(), &|_| Some("0f1e2d3c".to_owned()));
+            assert!(read.is_ok(), "{}: {:?}", file.display(), read.err());
+            // As the Secret is shipped.
+            let empty = Config::parse(document.to_string().as_bytes(), &|_| Some(String::new()));
+            let has_secret = document.get("secrets").is_some();
+            assert_eq!(empty.is_err(), has_secret, "{}: an empty secret is refused", file.display());
+            count += 1;
+        }
+    }
+    assert_eq!(count, 4);
 }
 
 #[test]
