@@ -7,6 +7,7 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::LazyLock;
 
 use harness::gateway::{cluster, filter_wasm, hcm, hcm_of, listener, listener_named, set_endpoints, yaml};
 use harness::ledger::body_of_size;
@@ -71,19 +72,24 @@ impl Pod {
 
     /// One payment is charged once, and a request without a key is refused, as the document says.
     #[track_caller]
-    fn pays_once(&self) -> String {
-        let pay = self.post("/v1/payments").key("order-1001").body(r#"{"amount":4200}"#);
+    fn pays_once(&self, path: &str) -> String {
+        let pay = self.post(path).key("order-1001").body(r#"{"amount":4200}"#);
         let mut first = pay.send();
         wait_until("the store is there", PATIENCE, || {
             first = pay.send();
             first.status == 201
         });
         replays(&pay.send(), &first);
-        refused(&self.post("/v1/payments").body("ten").send(), 400, "key-missing", None);
-        let entries = self.ledger.entries_for("/v1/payments");
+        refused(&self.post(path).body("ten").send(), 400, "key-missing", None);
+        let entries = self.ledger.entries_for(path);
         assert_eq!(entries.len(), 1);
         entries[0].operation.clone().expect("the service sees the operation")
     }
+}
+
+fn embedded() -> &'static Pod {
+    static POD: LazyLock<Pod> = LazyLock::new(|| Pod::start("embedded", &[]));
+    &POD
 }
 
 fn shipped(file: &str) -> Value {
@@ -94,8 +100,8 @@ fn shipped(file: &str) -> Value {
 
 #[test]
 fn the_embedded_overlay_charges_once_and_lets_the_largest_bodies_pass() {
-    let pod = Pod::start("embedded", &[]);
-    pod.pays_once();
+    let pod = embedded();
+    pod.pays_once("/v1/payments");
     let largest = 524_288;
     let pay = pod.post("/v1/payments/large").key("k").header("x-test-body-size", largest.to_string());
     let pay = pay.header("x-test-chunked", "1").body(body_of_size(largest));
@@ -106,8 +112,8 @@ fn the_embedded_overlay_charges_once_and_lets_the_largest_bodies_pass() {
 
 #[test]
 fn of_the_admin_port_only_readiness_and_metrics_can_be_seen_from_outside() {
-    let pod = Pod::start("embedded", &[]);
-    pod.pays_once();
+    let pod = embedded();
+    pod.pays_once("/v1/payments/seen");
     let ask = |path: &str| Request::new(pod.stats.addr(), "GET", path).send();
     assert_eq!(ask("/ready").status, 200);
     let metrics = ask("/stats/prometheus").text();
@@ -126,7 +132,7 @@ fn the_redis_overlay_logs_in_and_leaves_the_record_in_redis() {
     let rights: Vec<&str> = line.split(' ').skip(5).collect();
     redis.ask(&[&["ACL", "SETUSER", "gateway", "on", &password][..], &rights].concat());
     let pod = Pod::start("redis", &[("redis", vec![redis.addr()])]);
-    let key = format!("idem:{}", pod.pays_once());
+    let key = format!("idem:{}", pod.pays_once("/v1/payments"));
     assert!(redis.keys().contains(&key.into_bytes()), "{:?}", redis.keys());
 }
 
@@ -134,7 +140,7 @@ fn the_redis_overlay_logs_in_and_leaves_the_record_in_redis() {
 fn the_redis_cluster_overlay_leaves_the_record_on_a_node() {
     let nodes = RedisCluster::start();
     let pod = Pod::start("redis-cluster", &[("redis-cluster", nodes.addrs()[..3].to_vec())]);
-    let key = format!("idem:{}", pod.pays_once());
+    let key = format!("idem:{}", pod.pays_once("/v1/payments"));
     assert!(nodes.keys().contains(&key.into_bytes()), "{:?}", nodes.keys());
 }
 
