@@ -406,14 +406,14 @@ fn parse_pairs(bytes: &[u8]) -> Option<Headers> {
 
 fn encode_pairs(headers: &Headers) -> Vec<u8> {
     let mut out = Vec::new();
-    out.extend((headers.iter().count() as u32).to_le_bytes());
+    out.extend_from_slice(&(headers.iter().count() as u32).to_le_bytes());
     for (name, value) in headers.iter() {
-        out.extend((name.len() as u32).to_le_bytes());
-        out.extend((value.len() as u32).to_le_bytes());
+        out.extend_from_slice(&(name.len() as u32).to_le_bytes());
+        out.extend_from_slice(&(value.len() as u32).to_le_bytes());
     }
     for (name, value) in headers.iter() {
         for text in [name, value] {
-            out.extend(text);
+            out.extend_from_slice(text);
             out.push(0);
         }
     }

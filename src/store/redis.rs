@@ -60,9 +60,9 @@ fn pack_call(nonce: Nonce, command: &Command, has_other_way: bool, out: &mut Vec
         CommandKind::Withdraw => (b'w', false, 0, None),
     };
     out.push(kind);
-    out.extend(nonce.0);
-    out.extend(command.owner.0);
-    out.extend(command.fingerprint.0);
+    out.extend_from_slice(&nonce.0);
+    out.extend_from_slice(&command.owner.0);
+    out.extend_from_slice(&command.fingerprint.0);
     // Who waits, or knows, has no attempt, but minds how many others have.
     let attempt = match command.kind {
         CommandKind::Poll { max_attempt: others } | CommandKind::Resolve(Resolution::NotRun { attempt: others }) => {
@@ -70,18 +70,18 @@ fn pack_call(nonce: Nonce, command: &Command, has_other_way: bool, out: &mut Vec
         }
         _ => command.attempt,
     };
-    out.extend(attempt.to_le_bytes());
+    out.extend_from_slice(&attempt.to_le_bytes());
     let key = command.key.encode();
     out.push(key.len() as u8);
     out.extend(key);
     out.push(u8::from(flag) + 2 * u8::from(command.in_window) + 4 * u8::from(has_other_way));
-    out.extend(command.lease_ms.to_le_bytes());
-    out.extend(command.ttl_ms.to_le_bytes());
+    out.extend_from_slice(&command.lease_ms.to_le_bytes());
+    out.extend_from_slice(&command.ttl_ms.to_le_bytes());
     // 0 is no deadline, so one at the beginning of time is as good as one a millisecond later.
-    out.extend(command.deadline_ms.map_or(0, |deadline| deadline.max(1)).to_le_bytes());
-    out.extend(status.to_le_bytes());
-    out.extend((response.map_or(0, Vec::len) as u32).to_le_bytes());
-    out.extend(response.into_iter().flatten());
+    out.extend_from_slice(&command.deadline_ms.map_or(0, |deadline| deadline.max(1)).to_le_bytes());
+    out.extend_from_slice(&status.to_le_bytes());
+    out.extend_from_slice(&(response.map_or(0, Vec::len) as u32).to_le_bytes());
+    out.extend_from_slice(response.map_or(&[], Vec::as_slice));
 }
 
 /// Reads one answer of the script: the nonce of the operation, then a letter and what goes with it.

@@ -3,10 +3,11 @@
 //! Its one rule: an exchange lives until nothing can come of it any more, whether or not its client is still there.
 //! It does not know what an exchange decides, nor when its acts are carried out.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 
-use crate::by_id::ById;
+use crate::by_id::{ById, in_order};
 use crate::command::{Command, ReplyKind, StoreReply};
+use crate::config::RuleId;
 use crate::count::Count;
 use crate::event::{Clock, Event, EventKind};
 use crate::exchange::Exchange;
@@ -80,13 +81,13 @@ pub struct Exchanges<C> {
     store: Store<C>,
     load: Load,
     /// The duplicates that wait, by the operation that they wait for.
-    waiters: HashMap<Name, BTreeSet<u32>>,
+    waiters: HashMap<Name, Vec<u32>>,
     /// Whether a duplicate was woken by the end of what it waited for, since the last tick.
     has_woken: bool,
     /// Whether the embedded store's last answer was one.
     answers: bool,
-    /// By rule, whether its requests show callers.
-    callers: HashMap<String, Callers>,
+    /// By the number of the rule, whether its requests show callers, once there was one.
+    callers: Vec<Option<Callers>>,
 }
 
 /// What is known of the callers of one rule.
@@ -155,7 +156,7 @@ impl<C: SharedMap> Exchanges<C> {
             waiters: HashMap::new(),
             has_woken: false,
             answers: true,
-            callers: HashMap::new(),
+            callers: Vec::new(),
         }
     }
 
@@ -189,7 +190,7 @@ impl<C: SharedMap> Exchanges<C> {
             if remembered && step.counts.contains(&Count::Replayed) {
                 acts.push(Act::Count { count: Count::ReplayedCached, rule, observed });
             }
-            acts.extend(step.caller.and_then(|seen| self.note_caller(&entry.exchange.rule().name, seen, now_ms)));
+            acts.extend(step.caller.and_then(|seen| self.note_caller(entry.exchange.rule(), seen, now_ms)));
             let search = step.search;
             for command in obey(id, &mut entry, step, &mut acts) {
                 let (asked, name) = (command.kind.reply_kind(), command.name);
@@ -247,8 +248,8 @@ impl<C: SharedMap> Exchanges<C> {
     /// Feeds a tick to every exchange that is due; `owner` draws the token of a claim that may follow.
     pub fn tick(&mut self, now_ms: u64, mut owner: impl FnMut() -> Owner) -> Vec<Act> {
         self.has_woken = false;
-        let awake: BTreeSet<u32> =
-            self.exchanges.iter().filter(|(_, entry)| entry.is_due(now_ms)).map(|(id, _)| *id).collect();
+        let due = self.exchanges.iter().filter(|(_, entry)| entry.is_due(now_ms));
+        let awake = in_order(due.map(|(id, _)| *id));
         let mut acts = Vec::new();
         for id in awake {
             if let Some(entry) = self.exchanges.get_mut(&id) {
@@ -303,17 +304,18 @@ impl<C: SharedMap> Exchanges<C> {
     }
 
     /// Says once in a while that a rule's requests have shown no caller so far.
-    fn note_caller(&mut self, rule: &str, seen: SeenCaller, now_ms: u64) -> Option<Act> {
-        let (callers, act) = match (self.callers.get(rule), seen) {
+    fn note_caller(&mut self, RuleId { number, name }: &RuleId, seen: SeenCaller, now_ms: u64) -> Option<Act> {
+        self.callers.resize(self.callers.len().max(number + 1), None);
+        let callers = self.callers.get_mut(*number)?;
+        let (now, act) = match (*callers, seen) {
             (Some(Callers::Seen), _) => return None,
-            (_, SeenCaller::Some) => (Callers::Seen, Act::CallerSeen(rule.to_owned())),
+            (_, SeenCaller::Some) => (Callers::Seen, Act::CallerSeen(name.clone())),
             (Some(Callers::Missing { said_ms }), _) if now_ms < said_ms + NO_CALLER_QUIET_MS => return None,
-            (_, SeenCaller::None { certificate }) => (
-                Callers::Missing { said_ms: now_ms },
-                Act::Log(LogEvent::NoCaller { rule: rule.to_owned(), certificate }),
-            ),
+            (_, SeenCaller::None { certificate }) => {
+                (Callers::Missing { said_ms: now_ms }, Act::Log(LogEvent::NoCaller { rule: name.clone(), certificate }))
+            }
         };
-        self.callers.insert(rule.to_owned(), callers);
+        *callers = Some(now);
         Some(act)
     }
 
@@ -330,7 +332,7 @@ impl<C: SharedMap> Exchanges<C> {
     fn answer(&self, name: &Name, asked: ReplyKind, reply: StoreReply) -> EventKind<'static> {
         let may_wait = matches!(reply, StoreReply::InFlight { .. })
             && self.load.waiting < WAITING_MAX
-            && self.waiters.get(name).map_or(0, BTreeSet::len) < WAITING_FOR_ONE_MAX;
+            && self.waiters.get(name).map_or(0, Vec::len) < WAITING_FOR_ONE_MAX;
         EventKind::StoreReplied { asked, reply, may_wait }
     }
 
@@ -352,13 +354,13 @@ impl<C: SharedMap> Exchanges<C> {
         if let Some(name) = before
             && let Some(waiters) = self.waiters.get_mut(&name)
         {
-            waiters.remove(&id);
+            waiters.retain(|waiter| *waiter != id);
             if waiters.is_empty() {
                 self.waiters.remove(&name);
             }
         }
         if let Some(name) = now {
-            self.waiters.entry(name).or_default().insert(id);
+            self.waiters.entry(name).or_default().push(id);
         }
     }
 }

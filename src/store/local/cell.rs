@@ -86,11 +86,11 @@ pub fn find<'a>(bucket: &'a [u8], name: &Name) -> Result<(Range<usize>, Option<&
 /// The place is not within the bucket.
 pub fn put(bucket: &[u8], place: Range<usize>, name: &Name, record: &[u8]) -> Result<Vec<u8>, Corrupt> {
     let mut out = Vec::with_capacity(bucket.len() + 36 + record.len());
-    out.extend(bucket.get(..place.start).ok_or(Corrupt)?);
-    out.extend(name.0);
-    out.extend((record.len() as u32).to_le_bytes());
+    out.extend_from_slice(bucket.get(..place.start).ok_or(Corrupt)?);
+    out.extend_from_slice(&name.0);
+    out.extend_from_slice(&(record.len() as u32).to_le_bytes());
     out.extend(record);
-    out.extend(bucket.get(place.end..).ok_or(Corrupt)?);
+    out.extend_from_slice(bucket.get(place.end..).ok_or(Corrupt)?);
     Ok(out)
 }
 

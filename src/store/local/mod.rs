@@ -340,10 +340,7 @@ impl<C: SharedMap> Table<C> {
 
     /// Writes a cell under a seal, if its version is still this one; tells whether.
     fn swap(&self, key: &[u8], value: &[u8], version: Option<u32>) -> Result<bool, Failure> {
-        let mut cell = Vec::with_capacity(value.len() + 4);
-        cell.extend(value);
-        cell.extend(checksum(value));
-        self.cells.swap(key, &cell, version)
+        self.cells.swap(key, &[value, &checksum(value)].concat(), version)
     }
 
     fn buckets(&self) -> u32 {
