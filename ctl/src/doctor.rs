@@ -8,7 +8,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use envoy_idempotency::command::{Command, CommandKind, StoreReply};
 use envoy_idempotency::fingerprint::Fingerprint;
 use envoy_idempotency::key::{KeyForm, Name};
-use envoy_idempotency::record::{Owner, Record};
+use envoy_idempotency::record::Owner;
+use envoy_idempotency::store::locks::Stored;
 use serde_json::json;
 
 use crate::Failed;
@@ -250,7 +251,7 @@ fn formats(store: &mut Store, _: &Info) -> (Kind, String) {
         };
         seen += heads.len();
         let is_strange = |head: &&Result<Vec<u8>, String>| match head {
-            Ok(head) => !head.is_empty() && Record::decode(head).is_err(),
+            Ok(head) => !head.is_empty() && Stored::decode(head).is_err(),
             Err(_) => true,
         };
         strange += heads.iter().filter(is_strange).count();

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use envoy_idempotency::record::{Record, RecordStatus, State as Known};
+use envoy_idempotency::store::locks::Stored;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
@@ -35,10 +36,16 @@ pub fn scan(
         bar.inc(1000);
         if !keys.is_empty() {
             for (key, head) in keys.iter().zip(store.heads(&keys)?) {
-                let record = head.and_then(|head| Record::decode(&head).map_err(|_| format_of(&head)));
-                // One that has expired meanwhile.
-                let is_gone = matches!(&record, Err(why) if why == GONE);
-                if !is_gone && !see(key, record) {
+                let stored = head.and_then(|head| Stored::decode(&head).map_err(|_| format_of(&head)));
+                let record = match stored {
+                    Ok(Stored::Operation(record)) => Ok(record),
+                    // A lock is no operation.
+                    Ok(Stored::Lock(_)) => continue,
+                    // One that has expired meanwhile.
+                    Err(why) if why == GONE => continue,
+                    Err(why) => Err(why),
+                };
+                if !see(key, record) {
                     bar.finish_and_clear();
                     return Ok(());
                 }

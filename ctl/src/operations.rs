@@ -6,7 +6,7 @@
 use envoy_idempotency::command::{CommandKind, Resolution, StoreReply};
 use envoy_idempotency::key::Name;
 use envoy_idempotency::operator::{self, Operation};
-use envoy_idempotency::record::Record;
+use envoy_idempotency::store::locks::Stored;
 use serde_json::json;
 
 use crate::Failed;
@@ -91,9 +91,13 @@ const REMEMBERED: &str =
 fn shown(store: &mut Store, arguments: &Arguments, name: &Name, reveals: bool) -> Result<Said, Failed> {
     let now_ms = store.now_ms()?;
     let Some(bytes) = store.record(name)? else { return Ok(absent(&name.hex())) };
-    let record = Record::decode(&bytes).map_err(|_| {
+    let stored = Stored::decode(&bytes).map_err(|_| {
         format!("what stands under {} is no operation of a format that this program reads", store.key(name))
     })?;
+    let record = match stored {
+        Stored::Operation(record) => record,
+        Stored::Lock(lock) => return Ok(show::lock(name, &lock, now_ms)),
+    };
     let config = if reveals { configuration::read(arguments)? } else { None };
     Ok(show::record(name, &record, now_ms, config.as_ref(), reveals))
 }

@@ -18,6 +18,7 @@ use crate::store::client::{Batch, Client, Completion, Heard, Lane, Nonce};
 use crate::store::local::SharedMap;
 use crate::store::{Store, Submission};
 use crate::worker::host::Side;
+use crate::worker::turns::Turns;
 
 /// One thing to do, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,7 +83,9 @@ pub struct Exchanges<C> {
     load: Load,
     /// The duplicates that wait, by the operation that they wait for.
     waiters: HashMap<Name, Vec<u32>>,
-    /// Whether a duplicate was woken by the end of what it waited for, since the last tick.
+    /// Those that wait for the lock of a resource.
+    turns: Turns,
+    /// Whether one was woken by the end of what it waited for, since the last tick.
     has_woken: bool,
     /// Whether the embedded store's last answer was one.
     answers: bool,
@@ -154,6 +157,7 @@ impl<C: SharedMap> Exchanges<C> {
             store,
             load: Load::default(),
             waiters: HashMap::new(),
+            turns: Turns::default(),
             has_woken: false,
             answers: true,
             callers: Vec::new(),
@@ -177,6 +181,7 @@ impl<C: SharedMap> Exchanges<C> {
         let Some(mut entry) = self.exchanges.remove(&id) else { return acts };
         let before = entry.load();
         let (ran, waited_for) = (entry.exchange.runs().copied(), entry.exchange.waits_for().copied());
+        let mut lock = entry.exchange.awaits_lock().copied();
         let (waits_since_ms, rule) = (entry.exchange.waits_since_ms(), entry.exchange.rule().number);
         entry.closed |= matches!(event, Event { kind: EventKind::Closed { .. }, .. });
         if matches!(event, Event { kind: EventKind::ResponseHeaders { .. }, .. }) {
@@ -194,14 +199,8 @@ impl<C: SharedMap> Exchanges<C> {
             let search = step.search;
             for command in obey(id, &mut entry, step, &mut acts) {
                 let (asked, name) = (command.kind.reply_kind(), command.name);
-                let (reply, remembered) = match self.store.ask(id, command, now_ms) {
-                    Submission::Remembered(reply) => (Some(reply), true),
-                    Submission::Answered(reply) => {
-                        self.answers = !matches!(reply, StoreReply::Failed(_));
-                        (Some(reply), false)
-                    }
-                    Submission::Waiting => (None, false),
-                };
+                lock = lock.or((asked == ReplyKind::Lock).then_some(name));
+                let (reply, remembered) = self.ask(id, command, now_ms);
                 if !remembered {
                     acts.push(Act::Count { count: Count::StoreOperation, rule, observed });
                 }
@@ -224,6 +223,9 @@ impl<C: SharedMap> Exchanges<C> {
             acts.push(Act::Waited { ms: now_ms.saturating_sub(since_ms) });
         }
         self.note_waiter(id, waited_for, entry.exchange.waits_for().copied());
+        if let Some(name) = lock.filter(|_| entry.exchange.awaits_lock().is_none()) {
+            self.turns.leave(id, &name);
+        }
         if entry.exchange.runs().is_none() {
             ran.into_iter().for_each(|name| self.wake_waiters(&name, now_ms));
         }
@@ -231,6 +233,33 @@ impl<C: SharedMap> Exchanges<C> {
             self.exchanges.insert(id, entry);
         }
         acts
+    }
+
+    /// Hands one command of an exchange to the store, or answers it from what this worker knows; tells which.
+    fn ask(&mut self, id: u32, command: Command, now_ms: u64) -> (Option<StoreReply>, bool) {
+        if !self.turns.may_ask(id, &command, now_ms) {
+            return (Some(StoreReply::Busy { wait_ms: 0 }), true);
+        }
+        let (asked, name) = (command.kind.reply_kind(), command.name);
+        match self.store.ask(id, command, now_ms) {
+            Submission::Remembered(reply) => (Some(reply), true),
+            Submission::Answered(reply) => {
+                self.answers = !matches!(reply, StoreReply::Failed(_));
+                self.hear_of_turn(asked, name, &reply, now_ms);
+                (Some(reply), false)
+            }
+            Submission::Waiting => (None, false),
+        }
+    }
+
+    /// Has the next that waits for a lock ask at once, where another's turn is over.
+    fn hear_of_turn(&mut self, asked: ReplyKind, name: Name, reply: &StoreReply, now_ms: u64) {
+        let is_over = asked == ReplyKind::Unlock && *reply == StoreReply::Settled;
+        let next = if is_over { self.turns.pass_on(name, now_ms) } else { None };
+        if let Some(entry) = next.and_then(|next| self.exchanges.get_mut(&next)) {
+            entry.wake_ms = Some(now_ms);
+            self.has_woken = true;
+        }
     }
 
     /// The next call to the store to send on this lane, if one may be sent and anything waits.
@@ -322,6 +351,7 @@ impl<C: SharedMap> Exchanges<C> {
     fn tell(&mut self, told: Vec<Completion>, now_ms: u64) -> Vec<Act> {
         let mut acts = Vec::new();
         for told in told {
+            self.hear_of_turn(told.asked(), told.command.name, &told.reply, now_ms);
             let Some(exchange) = told.exchange else { continue };
             let kind = self.answer(&told.command.name, told.asked(), told.reply);
             acts.extend(self.feed(exchange, Event { clock: &Clock::at(now_ms), kind }));
@@ -330,7 +360,7 @@ impl<C: SharedMap> Exchanges<C> {
     }
 
     fn answer(&self, name: &Name, asked: ReplyKind, reply: StoreReply) -> EventKind<'static> {
-        let may_wait = matches!(reply, StoreReply::InFlight { .. })
+        let may_wait = matches!(reply, StoreReply::Busy { .. } | StoreReply::InFlight { .. })
             && self.load.waiting < WAITING_MAX
             && self.waiters.get(name).map_or(0, Vec::len) < WAITING_FOR_ONE_MAX;
         EventKind::StoreReplied { asked, reply, may_wait }

@@ -15,6 +15,8 @@ mod host;
 
 mod bodies;
 
+mod turns;
+
 mod exchanges;
 
 mod stream;

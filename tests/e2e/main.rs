@@ -74,12 +74,16 @@ mod monitoring;
 mod neighbours;
 /// Metrics, access log, log.
 mod observability;
+/// Requests for one resource, one at a time.
+mod one_at_a_time;
 
 mod operator;
 /// Other places among the filters than those that the documents name.
 mod order;
 /// What becomes of the key, by what came back.
 mod outcomes;
+/// What would pass beside a lock, on real Envoy.
+mod past_a_lock;
 /// What operators can switch.
 mod policy;
 /// The files under `envoy/presets`.

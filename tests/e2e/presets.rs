@@ -182,3 +182,54 @@ fn send_once_it_waits(world: &World, duplicate: &Request, gate: &str) -> Respons
     world.ledger.open(gate);
     connection.response()
 }
+
+/// A preset on Redis, with the internal listener that it may name.
+fn on_redis(preset: &str) -> (World, Redis) {
+    let (ledger, redis) = (Ledger::start(), Redis::start());
+    let options = Options::speaking(Dialect::Resp, ledger.addr(), redis.addr()).mutate(add_shielding);
+    let gateway = Gateway::start(options.configuration(document(preset)));
+    (World { gateway, ledger }, redis)
+}
+
+/// Two keys for one thing have turns, a third for another has not, and the fences grow.
+#[track_caller]
+fn have_turns(world: &World, first: &Request, second: &Request, other: &Request) {
+    let mut holder = first.open();
+    holder.write(first.body_bytes());
+    world.ledger.wait_for_held(1);
+    let mut next = second.open();
+    next.write(second.body_bytes());
+    world.gateway.wait_for_stat("wasmcustom.idempotency_waiting", 1);
+    assert_eq!(other.send().status, 201);
+    assert_eq!(world.ledger.entries().len(), 2);
+    world.ledger.open("turn");
+    assert_eq!((holder.response().status, next.response().status), (201, 201));
+    let entries = world.ledger.entries();
+    let fence = |place: usize| entries[place].header("idempotency-fence").and_then(|text| text.parse::<u64>().ok());
+    assert!(fence(0).is_some() && fence(0) < fence(2), "{:?} {:?}", fence(0), fence(2));
+}
+
+#[test]
+fn reservations_of_one_article_have_turns() {
+    let (world, _redis) = on_redis("inventory");
+    let reserve = |key: &str, sku: &str| {
+        let request = world.post("/v1/reservations").key(key).header("content-type", "application/json");
+        request.body(json!({ "sku": sku, "amount": 1 }).to_string())
+    };
+    let first = reserve("k1", "a-7").header("x-test-hold", "turn");
+    have_turns(&world, &first, &reserve("k2", "a-7"), &reserve("k3", "a-8"));
+    refused(&reserve("k4", "").send(), 400, "key-invalid", None);
+}
+
+#[test]
+fn transfers_of_one_account_have_turns_and_one_that_may_have_run_is_held() {
+    let (world, _redis) = on_redis("accounts");
+    let transfer = |key: &str, account: &str| {
+        world.post(&format!("/v1/accounts/{account}/transfers")).key(key).body(r#"{"amount": 10}"#)
+    };
+    let first = transfer("k1", "42").header("x-test-hold", "turn");
+    have_turns(&world, &first, &transfer("k2", "42"), &transfer("k3", "43"));
+    let doubtful = transfer("k4", "44").header("x-test-status", "503");
+    not_stored(&doubtful.send(), 503, 1, "unknown");
+    refused(&doubtful.send(), 409, "outcome-unknown", None);
+}

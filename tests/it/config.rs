@@ -987,6 +987,18 @@ const MISTAKES: &[(&str, &str)] = &[
         r#"/policy/mode: must be "enforce" or "observe" or "inject" or "off", is "dry_run""#,
     ),
     (
+        r#"{"policy": {"serialize": {"sources": [{"json": "/sku"}]}}}"#,
+        r#"/policy/serialize: must not be given unless key.required is true or key.inject makes a key: a request without one would run beside the lock"#,
+    ),
+    (
+        r#"{"policy": {"key": {"required": true}, "serialize": {"name": "stock"}}}"#,
+        r#"/policy/serialize: must have sources"#,
+    ),
+    (
+        r#"{"policy": {"key": {"required": true}, "serialize": {"sources": []}}}"#,
+        r#"/policy/serialize/sources: must not be empty"#,
+    ),
+    (
         r#"{"policy": {"key": {"required": true, "inject": {"kind": "uuid"}}}}"#,
         r#"/policy/key/required: must not be true where key.inject makes the key that a request does not have"#,
     ),

@@ -6,8 +6,9 @@
 use std::ops::Range;
 
 use crate::key::Name;
-use crate::record::{Corrupt, Input, Record, State};
+use crate::record::{Corrupt, Input, State};
 use crate::store::local::usage::Place;
+use crate::store::locks::Stored;
 
 /// The cell of a body: its place, whose it is, the encoded response.
 pub struct Body<'a> {
@@ -94,9 +95,9 @@ pub fn put(bucket: &[u8], place: Range<usize>, name: &Name, record: &[u8]) -> Re
     Ok(out)
 }
 
-/// The place of the body that a record carries.
-pub fn body_place(record: &Record) -> Option<Place> {
-    match &record.state {
+/// The place of the body that an operation carries.
+pub fn body_place(stored: &Stored) -> Option<Place> {
+    match &stored.operation()?.state {
         State::Completed { response: Some(place), .. } => {
             Some(Place::of(u64::from_le_bytes(place.as_slice().try_into().ok()?)))
         }
