@@ -61,6 +61,8 @@ mod lifecycle;
 mod lifetime;
 /// The status look-up.
 mod look_up;
+/// The files for Kubernetes and Envoy Gateway, served without either.
+mod manifests;
 /// Methods, conditions, representations: what a request asks for besides its body.
 mod meaning;
 /// A table that is far too small for the keys that come.

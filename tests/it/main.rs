@@ -16,6 +16,7 @@ mod golden;
 mod json;
 mod local;
 mod locks;
+mod manifests;
 mod metrics;
 mod model;
 mod names;
