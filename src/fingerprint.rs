@@ -127,12 +127,18 @@ impl Payload {
 fn canonical(body: &[u8], members: &Members) -> Option<Vec<u8>> {
     let mut value = json::parse(body).ok().filter(|_| json::is_exact(body))?;
     match members {
-        Members::AllBut(ignored) => ignored.iter().for_each(|place| place.remove_from(&mut value)),
+        Members::AllBut(ignored) => {
+            for place in ignored.iter().flat_map(|pointer| pointer.places(&value)).collect::<Vec<_>>() {
+                place.remove_from(&mut value);
+            }
+        }
         Members::Only(only) => {
             let mut there = Map::new();
             // One by one, because `collect` brings a sort with it.
-            for (place, member) in only.iter().filter_map(|place| Some((place, place.of(&value)?))) {
-                there.insert(place.to_string(), member.clone());
+            for place in only.iter().flat_map(|pointer| pointer.places(&value)) {
+                if let Some(member) = place.of(&value) {
+                    there.insert(place.to_string(), member.clone());
+                }
             }
             value = Value::Object(there);
         }

@@ -166,6 +166,26 @@ impl Pointer {
         (text.starts_with('/') && is_escaped).then(|| Pointer(text.to_owned()))
     }
 
+    /// The places of this document that it names: one for each element of a list where it says `-`.
+    ///
+    /// "the (nonexistent) member after the last array element" (RFC 6901, section 4), so that no pointer has a use for it.
+    pub fn places(&self, document: &Value) -> Vec<Pointer> {
+        let below = |mut places: Vec<String>, segment: &str| {
+            let mut found = Vec::new();
+            for above in places.drain(..) {
+                match document.pointer(&above) {
+                    Some(Value::Array(items)) if segment == "-" => {
+                        found.extend((0..items.len()).map(|index| format!("{above}/{index}")));
+                    }
+                    _ => found.push(format!("{above}/{segment}")),
+                }
+            }
+            found
+        };
+        let places = self.0.split('/').skip(1).fold(vec![String::new()], below);
+        places.into_iter().map(Pointer).collect()
+    }
+
     /// What stands there.
     pub fn of<'v>(&self, value: &'v Value) -> Option<&'v Value> {
         value.pointer(&self.0)

@@ -55,7 +55,7 @@ impl KeyPolicy {
                 })?,
                 required: fields.flag("required", false)?,
                 issued: fields.choice("issued")?,
-                max_bytes: fields.whole("max_bytes", 255, 1..=4096)? as usize,
+                max_bytes: fields.whole("max_bytes", 255, 1..=65_536)? as usize,
                 inject: fields.nested("inject", Inject::read)?,
             })
         })

@@ -63,6 +63,8 @@ mod lifecycle;
 mod lifetime;
 /// The status look-up.
 mod look_up;
+/// The files for Kubernetes and Envoy Gateway, served without either.
+mod manifests;
 /// Methods, conditions, representations: what a request asks for besides its body.
 mod meaning;
 /// A table that is far too small for the keys that come.
@@ -88,6 +90,10 @@ mod past_a_lock;
 mod policy;
 /// The files under `envoy/presets`.
 mod presets;
+/// The presets of clients that have a key in a place of their own.
+mod presets_doors;
+/// The presets of receivers of events.
+mod presets_events;
 /// Gateways that share a Redis.
 mod redis;
 /// Small holes in what gateways on Redis remember and tell.

@@ -59,7 +59,7 @@ fn a_document_without_defaults_is_read() {
             ],
             required: true,
             issued: Issued::Any,
-            max_bytes: 4096,
+            max_bytes: 65_536,
             inject: Inject::Off,
         }
     );
@@ -918,7 +918,7 @@ const WHOLE: &str = r#"{
         "key": {
             "sources": [{"any": [{"header": "X-Key"}, {"query": "key"}]}, {"cookie": "sid"}, {"path_segment": 0}],
             "required": true,
-            "max_bytes": 4096,
+            "max_bytes": 65536,
             "inject": {"kind": "off", "window_ms": 100, "anonymous": true}
         },
         "scope": {

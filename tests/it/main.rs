@@ -17,6 +17,7 @@ mod issued;
 mod json;
 mod local;
 mod locks;
+mod manifests;
 mod metrics;
 mod model;
 mod names;

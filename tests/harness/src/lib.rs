@@ -45,6 +45,7 @@ pub mod prometheus;
 pub mod redis;
 pub mod redis_cluster;
 pub mod redis_group;
+pub mod registry;
 pub mod resp;
 pub mod stock;
 pub mod troublemaker;
