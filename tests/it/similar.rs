@@ -148,7 +148,7 @@ fn version_2_of_what_is_similar_is_written_as_ever_and_is_no_other_record() {
     assert_eq!(hex(&whole), sample.replace(' ', ""));
     assert_eq!(Record::decode(&whole), Err(Corrupt));
     for length in 0..whole.len() {
-        let is_whole = length >= 10 && (length - 10) % 40 == 0;
+        let is_whole = length >= 10 && (length - 10).is_multiple_of(40);
         assert_eq!(Similar::decode(&whole[..length]).is_ok(), is_whole, "{length}");
     }
     assert_eq!(Similar::decode(&whole), Ok(similar));
