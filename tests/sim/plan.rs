@@ -402,7 +402,7 @@ impl Plan {
             }
         }
         let (mut turns, mut issued, mut similar) = (Random::of(seed, 16), Random::of(seed, 17), Random::of(seed, 19));
-        let issued_s = issued.chance(150).then(|| issued.between(1, ttl_s.clamp(2 * lease / 1000 + 1, 20)));
+        let issued_s = issued.chance(100).then(|| issued.between(1, ttl_s.clamp(2 * lease / 1000 + 1, 20)));
         // A trial has names of its own.
         let issued_s = issued_s.filter(|_| observes == [false; 2]);
         Plan {
@@ -420,7 +420,7 @@ impl Plan {
             serializes_ms: turns.chance(250).then(|| turns.between(100, 3 * lease)),
             waits_ms: waits.chance(200).then(|| waits.between(100, 3 * lease)),
             issued_s,
-            similar: (similar.chance(250) && issued_s.is_none() && observes == [false; 2])
+            similar: (similar.chance(150) && issued_s.is_none() && observes == [false; 2])
                 .then(|| ((*similar.pick(&[2_000, 10_000, 60_000])).min(1000 * ttl_s), similar.chance(500))),
             saves_after: later.chance(150),
             // A trial has names of its own.
