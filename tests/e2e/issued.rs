@@ -88,14 +88,14 @@ fn a_key_is_issued_to_a_caller_under_a_rule_and_counts_there_alone() {
     assert_eq!((key.len(), said(&answer)), (76, ""));
     let first = pay.clone().key(&key).send();
     executed(&first, 1);
-    replays(&pay.clone().key(&format!("\"{key}\"")).send(), &first);
+    replays(&pay.clone().key(format!("\"{key}\"")).send(), &first);
     refused(&pay.clone().key(&key).body("twenty").send(), 409, "mismatch", None);
 
     is_invalid(&pay.clone().key(&key).header("authorization", "Bearer bob").send(), "another caller");
     is_invalid(&world.post("/refund/alone").key(&key).body("ten").send(), "another rule");
     is_invalid(&pay.clone().key("order-1001").send(), "this is none");
     let altered = if key.ends_with('A') { "B" } else { "A" };
-    is_invalid(&pay.clone().key(&[&key[..75], altered].concat()).send(), "altered");
+    is_invalid(&pay.clone().key([&key[..75], altered].concat()).send(), "altered");
     refused(&pay.send(), 400, "key-missing", None);
     // Another is another operation.
     let other = key_of(&world.post(&ask("/pay/alone")).send(), 1800);

@@ -251,8 +251,8 @@ fn any_command(number: u32, fences: &BTreeMap<(Name, Owner), u64>, other: Option
             12 => CommandKind::Inspect,
             13..17 => CommandKind::Similar(Asked {
                 own: Name([owner + (number / 108 % 5) as u8; 32]),
-                released: other.filter(|_| number % 3 == 0),
-                refuses: number % 2 == 0,
+                released: other.filter(|_| number.is_multiple_of(3)),
+                refuses: number.is_multiple_of(2),
             }),
             _ => CommandKind::Claim { may_retry: true },
         },
