@@ -14,9 +14,9 @@ use crate::arguments::{Arguments, Word};
 use crate::configuration;
 use crate::gateway::Gateway;
 use crate::list::scan;
-use crate::output::{Said, time};
+use crate::output::{Answer, Said, time};
 use crate::show;
-use crate::store::Store;
+use crate::store::{Store, damaged};
 
 /// A record's life where nothing else is said: the default of ttl_s in Redis.
 const DAY_MS: u64 = 86_400_000;
@@ -81,7 +81,7 @@ fn settle(arguments: &Arguments, operation: &str, said: Resolution, ttl_ms: u64)
     Ok(Said {
         text: format!("Refused: {why}\n"),
         json: json!({ "operation": name.hex(), "refused": why }),
-        is_well: false,
+        answer: Answer::No,
     })
 }
 
@@ -91,9 +91,7 @@ const REMEMBERED: &str =
 fn shown(store: &mut Store, arguments: &Arguments, name: &Name, reveals: bool) -> Result<Said, Failed> {
     let now_ms = store.now_ms()?;
     let Some(bytes) = store.record(name)? else { return Ok(absent(&name.hex())) };
-    let record = Record::decode(&bytes).map_err(|_| {
-        format!("what stands under {} is no operation of a format that this program reads", store.key(name))
-    })?;
+    let record = Record::decode(&bytes).map_err(|_| damaged(&store.key(name)))?;
     let config = if reveals { configuration::read(arguments)? } else { None };
     Ok(show::record(name, &record, now_ms, config.as_ref(), reveals))
 }
@@ -120,7 +118,7 @@ fn find(store: &mut Store, operation: &str) -> Result<Result<Name, Said>, Failed
                 several => {
                     let names: Vec<_> = several.iter().map(Name::hex).collect();
                     let text = format!("Several operations begin so:\n{}\n", names.join("\n"));
-                    Ok(Err(Said { text, json: json!({ "ambiguous": names }), is_well: false }))
+                    Ok(Err(Said { text, json: json!({ "ambiguous": names }), answer: Answer::No }))
                 }
             }
         }
@@ -132,5 +130,5 @@ fn find(store: &mut Store, operation: &str) -> Result<Result<Name, Said>, Failed
 
 fn absent(operation: &str) -> Said {
     let text = "Absent: never seen, expired, or under another prefix.\n".to_owned();
-    Said { text, json: json!({ "operation": operation, "state": "absent" }), is_well: false }
+    Said { text, json: json!({ "operation": operation, "state": "absent" }), answer: Answer::No }
 }
