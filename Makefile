@@ -31,12 +31,21 @@ TARGET := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 FILTER_WASM := $(TARGET)/wasm32-wasip1/release/envoy_idempotency.wasm
 # What rustc makes of it, in a folder of its own: cargo would put it in the place of what is shipped.
 RAW_WASM := $(TARGET)/module/wasm32-wasip1/release/envoy_idempotency.wasm
+# Paths of the machine that builds would tell whose it is, and make another module of the same sources elsewhere.
+SOURCES_OF_CRATES = $(wildcard $(or $(CARGO_HOME),$(HOME)/.cargo)/registry/src/*)
+NAMELESS = $(SOURCES_OF_CRATES:%=--remap-path-prefix=%/=) --remap-path-prefix=$(TARGET)/= --remap-path-prefix=$(CURDIR)/=
+# What cargo is given for it; a RUSTFLAGS of the caller's would come in its place, and in that of .cargo/config.toml.
+rustflags = --config "target.$(1).rustflags=[$(foreach flag,$(NAMELESS),'$(flag)',)]"
+HOST = $(shell rustc --print host-tuple)
+# Another folder of another name, in another home.
+ELSEWHERE := $(or $(TMPDIR),/tmp)/envoy-idempotency-elsewhere
+CARGO_BUILD = env -u RUSTFLAGS -u CARGO_ENCODED_RUSTFLAGS cargo build --locked --release
 # What rustc uses and every Envoy with V8 has; wasm-opt takes an eighth off the size.
 WASM_FEATURES := --enable-bulk-memory --enable-multivalue --enable-mutable-globals \
   --enable-nontrapping-float-to-int --enable-reference-types --enable-sign-ext
 # Tests that need no module and no server, and those that do; tests/it/tidy.rs looks that none is missing.
 NATIVE := it sim check ctl checker faces seeds
-SERVED := e2e drill short gateway ledger store
+SERVED := e2e drill release short gateway ledger store
 # Those that want clients too, which `make clients` installs in INSTALLED.
 CLIENTS := clients
 INSTALLED := $(TARGET)/clients
@@ -45,7 +54,7 @@ PLOTTED := $(TARGET)/matplotlib-$(MATPLOTLIB)
 export ENVOY_BIN FILTER_WASM PEER_BIN PORT
 
 .DEFAULT_GOAL := help
-.PHONY: help run ready port-free check-config ctl test test-all clients dashboard matrix stores fuzz build lint advisories book bench bench-ctl figures hostile soak sim chaos clean wasm-target build-tools bench-tools redis-tools store-tools chaos-tools metrics-tools client-tools
+.PHONY: help run ready port-free check-config ctl dist dist-twice test test-all clients dashboard matrix stores fuzz build lint advisories book bench bench-ctl figures hostile soak sim chaos clean wasm-target build-tools bench-tools redis-tools store-tools chaos-tools metrics-tools client-tools release-tools
 
 help: ## Prints this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -64,21 +73,38 @@ ctl: ready ## Builds idempotencyctl, which finds operations and settles them, it
 	  for shell in bash zsh fish; do ./idempotencyctl completions $$shell > idempotencyctl.$$shell; done
 	@echo "It is $(TARGET)/ctl/idempotencyctl; docs/operations.md plays a drill with it."
 
+dist: build ## Puts a release together in target/dist: the module, as an image and as an artifact for registries too, what is in it and under which licences, the programs, the schema, dashboard and alerts.
+	@$(CARGO_BUILD) $(call rustflags,$(HOST)) --target $(HOST) --target-dir $(TARGET)/programs --package check-config --package idempotencyctl
+	@cargo run --locked --quiet --package dist -- $(FILTER_WASM) $(TARGET)/dist $(TARGET)/programs/$(HOST)/release
+	@echo "The release is in $(TARGET)/dist; SHA256SUMS there has the sum of each file."
+
+dist-twice: dist ## Puts the release together once more, from a copy of the sources in another folder and home, and compares every byte.
+	@rm -rf $(ELSEWHERE) && mkdir -p $(ELSEWHERE)/home $(ELSEWHERE)/sources/of/another/name
+	@git ls-files -z | xargs -0 cp --parents --target-directory $(ELSEWHERE)/sources/of/another/name
+	@ln -s $(or $(CARGO_HOME),$(HOME)/.cargo) $(ELSEWHERE)/home/crates
+	@env -u MAKEFLAGS -u CARGO_TARGET_DIR HOME=$(ELSEWHERE)/home CARGO_HOME=$(ELSEWHERE)/home/crates \
+	  RUSTUP_HOME=$(or $(RUSTUP_HOME),$(HOME)/.rustup) $(MAKE) --no-print-directory -C $(ELSEWHERE)/sources/of/another/name dist
+	@diff --recursive $(TARGET)/dist $(ELSEWHERE)/sources/of/another/name/target/dist
+	@! grep --recursive --fixed-strings --files-with-matches --regexp $(CURDIR) --regexp $(HOME)/ --regexp $(ELSEWHERE) $(TARGET)/dist
+	@rm -rf $(ELSEWHERE)
+	@echo "Both are the same, byte for byte, and name no folder of this machine."
+
 # What needs no module and no server comes first, so that most mistakes show in a minute.
 test: ready $(ENVOY_BIN) ## Runs every test, those on real Envoy too, and fuzzes for a moment.
 	cargo test --locked --workspace --lib --bins $(NATIVE:%=--test %)
-	@$(MAKE) --no-print-directory build store-tools chaos-tools metrics-tools
+	@$(MAKE) --no-print-directory build store-tools chaos-tools metrics-tools release-tools
 	cargo test --locked --workspace $(SERVED:%=--test %)
 	DIALECT=webdis cargo test --locked --test e2e -- $(SHARED) --skip redis_streams
 	DIALECT=webdis cargo test --locked --package chaos --test short
 	@if $(HAS_NIGHTLY) && command -v c++ >/dev/null; then $(MAKE) --no-print-directory fuzz SECONDS=10 SEED=1; \
 	else echo "Nothing was fuzzed: that wants Rust's nightly toolchain and a C++ compiler."; fi
 
-test-all: test ## Everything of `make test`, real clients, other stores, and the tests on real Envoy once more on SECOND (1.36.4).
+test-all: test ## Everything of `make test`, real clients, other stores, the tests on real Envoy once more on SECOND (1.36.4), and the release built twice.
 	@$(MAKE) --no-print-directory clients
 	ONLY=sentinel TIMES=2 cargo run --locked --quiet --package chaos
 	@$(MAKE) --no-print-directory stores
 	@$(MAKE) --no-print-directory matrix ENVOYS=$(SECOND)
+	@$(MAKE) --no-print-directory dist-twice
 
 clients: build client-tools $(ENVOY_BIN) $(INSTALLED)/python.pinned $(INSTALLED)/node.pinned ## Plays libraries of Python and Node, Java, Go and a browser through the gateway, and loses their answers.
 	cargo test --locked $(CLIENTS:%=--test %)
@@ -130,7 +156,7 @@ fuzz: $(CARGO_FUZZ_BIN) ## Fuzzes each target for SECONDS (60), as many at once 
 	  else echo 'NAME broke its promise:'; grep -A 2 -E 'panicked|Test unit' $(TARGET)/fuzz/NAME.log; exit 1; fi"
 
 build: ready wasm-target build-tools ## Builds the filter; prints its size and its SHA-256, which stands beside it too.
-	@cargo build --locked --release --target wasm32-wasip1 --package envoy-idempotency --target-dir $(TARGET)/module
+	@$(CARGO_BUILD) $(call rustflags,wasm32-wasip1) --target wasm32-wasip1 --package envoy-idempotency --target-dir $(TARGET)/module
 	@$(MAKE) --silent --no-print-directory $(FILTER_WASM)
 	@wc -c < $(FILTER_WASM) | awk '{ printf "The filter is %d bytes (%d KiB).\n", $$1, $$1 / 1024 }'
 	@cat $(FILTER_WASM).sha256
@@ -259,7 +285,8 @@ store-tools: TOOLS = redis-server webdis
 chaos-tools: TOOLS = faketime
 metrics-tools: TOOLS = prometheus
 client-tools: TOOLS = node:nodejs npm chromium
-build-tools bench-tools redis-tools store-tools chaos-tools metrics-tools client-tools:
+release-tools: TOOLS = skopeo docker-registry
+build-tools bench-tools redis-tools store-tools chaos-tools metrics-tools client-tools release-tools:
 	@for tool in $(TOOLS); do \
 	  command -v $${tool%:*} >/dev/null && continue; \
 	  tool=$${tool#*:}; \

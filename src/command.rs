@@ -5,6 +5,7 @@
 
 use crate::fingerprint::Fingerprint;
 use crate::key::{KeyForm, Name};
+use crate::lock::LockCommand;
 use crate::record::{Owner, RecordSummary};
 
 /// One thing asked of the store. With what it carries a record that the store has lost can be made again.
@@ -33,9 +34,23 @@ pub struct Command {
 }
 
 impl Command {
-    /// Whether it withdraws a claim on which nothing was forwarded.
+    /// Whether it withdraws a claim, or lets go of a lock, on which nothing was forwarded.
     pub fn is_withdrawal(&self) -> bool {
-        matches!(self.kind, CommandKind::Withdraw)
+        matches!(self.kind, CommandKind::Withdraw | CommandKind::Lock(LockCommand::Unlock { fence: None }))
+    }
+
+    /// Whether it is about the lock of a resource, and not about an operation.
+    pub fn is_of_lock(&self) -> bool {
+        matches!(self.kind, CommandKind::Lock(_))
+    }
+
+    /// What takes back this claim or lock.
+    pub fn taken_back(&self) -> Command {
+        let kind = match self.kind {
+            CommandKind::Lock(_) => CommandKind::Lock(LockCommand::Unlock { fence: None }),
+            _ => CommandKind::Withdraw,
+        };
+        Command { kind, ..self.clone() }
     }
 }
 
@@ -56,6 +71,8 @@ pub enum CommandKind {
     },
     /// What is known? Changes nothing.
     Inspect,
+    /// Something about the lock of a resource.
+    Lock(LockCommand),
     /// I may have executed.
     MarkUnknown,
     /// May I execute, as one that has waited for another's attempt to end? Never after an unknown outcome.
@@ -99,6 +116,9 @@ impl CommandKind {
         match self {
             CommandKind::Claim { .. } | CommandKind::Poll { .. } => ReplyKind::Claim,
             CommandKind::Inspect => ReplyKind::Inspect,
+            CommandKind::Lock(LockCommand::Lock) => ReplyKind::Lock,
+            CommandKind::Lock(LockCommand::Renew { .. }) => ReplyKind::RenewLock,
+            CommandKind::Lock(LockCommand::Unlock { .. }) => ReplyKind::Unlock,
             CommandKind::MarkUnknown => ReplyKind::Mark,
             CommandKind::Renew => ReplyKind::Renew,
             CommandKind::Resolve(_) => ReplyKind::Resolve,
@@ -114,19 +134,42 @@ pub enum ReplyKind {
     Claim,
     /// To tell what is known of the name.
     Inspect,
+    /// To take the lock of a resource.
+    Lock,
     /// To say that it is not known whether it was executed: at its end, or while it runs too long.
     Mark,
     /// To make the lease last.
     Renew,
+    /// To make that of a lock last.
+    RenewLock,
     /// To settle it by an operator's word.
     Resolve,
     /// To complete, release or withdraw.
     Settle,
+    /// To let go of a lock.
+    Unlock,
+}
+
+impl ReplyKind {
+    /// Whether the reply may give leave to execute: a try that got none may have been granted unheard.
+    pub fn may_grant(self) -> bool {
+        matches!(self, ReplyKind::Claim | ReplyKind::Lock)
+    }
+
+    /// Whether the store must hear of it, however long that takes.
+    pub fn is_owed(self) -> bool {
+        matches!(self, ReplyKind::Mark | ReplyKind::Settle | ReplyKind::Unlock)
+    }
 }
 
 /// What the store says to a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StoreReply {
+    /// To a lock: another holds it.
+    Busy {
+        /// How long its lease lasts at most.
+        wait_ms: u64,
+    },
     /// To a claim: it is completed.
     Completed {
         /// Of the completed execution.
@@ -166,6 +209,11 @@ pub enum StoreReply {
     InFlight {
         /// Which attempt.
         attempt: u32,
+    },
+    /// To a lock or its renewal: it is this owner's.
+    Locked {
+        /// Larger with every holder.
+        fence: u64,
     },
     /// To a renewal or settlement: the record is no longer this owner's to change. To an operator's word that it did not
     /// run: it has completed.

@@ -17,6 +17,10 @@ pub enum Count {
     Bypassed(Bypass),
     /// Executions that have ended, of requests that went upstream under a claim.
     Executed,
+    /// Turns that another began before they were over, because the lease of the lock had ended.
+    LockLost,
+    /// Requests that have waited for the lock of their resource.
+    LockWaited,
     /// Responses whose body was to say what becomes of the key, and could not be read.
     OutcomeUnread,
     /// Answers of the gateway itself.
@@ -88,13 +92,15 @@ impl Bypass {
 }
 
 /// What every rule counts, but for refusals and what is let through unprotected; the most frequent first.
-const OF_A_RULE: [Count; 13] = [
+const OF_A_RULE: [Count; 15] = [
     Count::Executed,
     Count::Stored,
     Count::Replayed,
     Count::ReplayedCached,
     Count::Released,
     Count::Retryable,
+    Count::LockLost,
+    Count::LockWaited,
     Count::OutcomeUnread,
     Count::SecondHop,
     Count::Takeover,
@@ -134,6 +140,8 @@ impl Count {
                 vec![request("bypassed"), format!("{}.reason.{}", of_rule("bypassed"), why.as_str())]
             }
             Count::Executed => vec![request("executed")],
+            Count::LockLost => vec![of_rule("lock_lost")],
+            Count::LockWaited => vec![of_rule("lock_waits")],
             Count::OutcomeUnread => vec![of_rule("outcome_unread")],
             Count::Refused(problem) => {
                 vec![request("refused"), format!("{}.reason.{}", of_rule("refused"), problem.as_str())]

@@ -3,7 +3,7 @@
 //! Its one rule: a body streams through, and is kept only where what it says is asked for.
 //! It does not know the key, nor who is asking.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 use subtle::ConstantTimeEq;
 
 use crate::config::{BodyPart, MEANINGFUL, Members, Policy, Separation};
@@ -127,10 +127,20 @@ impl Payload {
 fn canonical(body: &[u8], members: &Members) -> Option<Vec<u8>> {
     let mut value = json::parse(body).ok().filter(|_| json::is_exact(body))?;
     match members {
-        Members::AllBut(ignored) => ignored.iter().for_each(|place| place.remove_from(&mut value)),
+        Members::AllBut(ignored) => {
+            for place in ignored.iter().flat_map(|pointer| pointer.places(&value)).collect::<Vec<_>>() {
+                place.remove_from(&mut value);
+            }
+        }
         Members::Only(only) => {
-            let there = only.iter().filter_map(|place| Some((place.to_string(), place.of(&value)?.clone())));
-            value = Value::Object(there.collect());
+            let mut there = Map::new();
+            // One by one, because `collect` brings a sort with it.
+            for place in only.iter().flat_map(|pointer| pointer.places(&value)) {
+                if let Some(member) = place.of(&value) {
+                    there.insert(place.to_string(), member.clone());
+                }
+            }
+            value = Value::Object(there);
         }
     }
     Some(json::canonical(&value))

@@ -10,7 +10,7 @@ use sfv::visitor::Ignored;
 
 use crate::caller::Caller;
 use crate::config::source::{Fault, Request, read_lines};
-use crate::config::{KeyPolicy, Mode, Part, Policy, Separation};
+use crate::config::{KeyPolicy, Mode, Part, Policy, Separation, Serialize};
 use crate::digest::{Digest, HashKey, hex};
 use crate::message::RequestHead;
 
@@ -165,6 +165,16 @@ pub fn content_name(policy: &Policy, hash_key: Option<&HashKey>, head: &RequestH
     // Another representation is another answer (RFC 9110, section 12.5.1).
     digest.list("accept", head.headers.all("accept").collect::<Vec<_>>().into_iter());
     Name(digest.finish())
+}
+
+/// The name of the lock of the resource that a request names; none where it does not name one.
+pub fn resource(name: &str, lock: &Serialize, hash_key: Option<&HashKey>, request: &Request<'_>) -> Option<Name> {
+    let values: Result<Vec<_>, _> = lock.sources.iter().map(|source| read_part(source, request)).collect();
+    let values = values.ok().filter(|values| values.iter().all(|value| !value.is_empty()))?;
+    let mut digest = Digest::new("lock", hash_key);
+    digest.part("name", name.as_bytes());
+    digest.list("resource", values.iter().map(Vec::as_slice));
+    Some(Name(digest.finish()))
 }
 
 /// Adds to a hash what the scope uses so of the request's method, host and path.

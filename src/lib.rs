@@ -44,6 +44,8 @@ pub mod fingerprint;
 
 pub mod record;
 
+pub mod lock;
+
 pub mod seal;
 
 pub mod command;

@@ -55,7 +55,15 @@ impl Headers {
 
     /// The value of the first line with this (lower-case) name.
     pub fn first(&self, name: &str) -> Option<&[u8]> {
-        self.iter().find(|(n, _)| *n == name.as_bytes()).map(|(_, value)| value)
+        let mut start = 0;
+        for &(name_end, end) in &self.ends {
+            // Most lines are told by the length of their name.
+            if name_end - start == name.len() && self.bytes.get(start..name_end) == Some(name.as_bytes()) {
+                return self.bytes.get(name_end..end);
+            }
+            start = end;
+        }
+        None
     }
 
     /// Only the lines with this (lower-case) name.

@@ -16,6 +16,8 @@ pub enum Mutant {
     DeadlineIgnored,
     /// A released attempt forgets that an earlier one may have executed.
     DoubtForgotten,
+    /// The next holder of a lock gets the fence of the one before.
+    FenceReused,
     /// A late try of a released claim is granted.
     GhostGranted,
     /// The key goes upstream in the form in which this try brought it.
@@ -30,12 +32,18 @@ pub enum Mutant {
     LiveLeaseIgnored,
     /// A request of the gateway's own counts as not executed where its answer got lost.
     LostAnswerReleased,
+    /// The lease of a lock is left to end while what runs under it goes on.
+    LockNotRenewed,
+    /// A request runs though it has no lock of its resource.
+    LockSkipped,
     /// What was under way on a stream to the store that is lost counts as not done.
     LostUndone,
     /// Another payload is noticed only once the operation is completed.
     MismatchLast,
     /// An answer counts whatever its nonce.
     NonceIgnored,
+    /// A lock is let go of by an owner that does not hold it.
+    OthersUnlocked,
     /// What is owed is forgotten with the lease.
     OutboxDiesWithLease,
     /// What a plugin owes that is replaced goes with it, one lease later.
@@ -56,6 +64,8 @@ pub enum Mutant {
     StrangerKept,
     /// A response that trickles is held to its end.
     TrickleHeld,
+    /// A lock is let go of before the store has heard of the outcome.
+    UnlockedEarly,
     /// An attempt may follow one of unknown outcome at once.
     UnknownFree,
     /// A stored value that cannot be read counts as a store that fails, and the request runs under `forward`.
@@ -68,12 +78,13 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 29] = [
+    pub const ALL: [Mutant; 34] = [
         Mutant::AnswerLeftChanged,
         Mutant::AttemptReset,
         Mutant::CompletedReplaced,
         Mutant::DeadlineIgnored,
         Mutant::DoubtForgotten,
+        Mutant::FenceReused,
         Mutant::GhostGranted,
         Mutant::KeyFormForgotten,
         Mutant::LateOwnerGranted,
@@ -81,9 +92,12 @@ impl Mutant {
         Mutant::LeaseByAskersClock,
         Mutant::LiveLeaseIgnored,
         Mutant::LostAnswerReleased,
+        Mutant::LockNotRenewed,
+        Mutant::LockSkipped,
         Mutant::LostUndone,
         Mutant::MismatchLast,
         Mutant::NonceIgnored,
+        Mutant::OthersUnlocked,
         Mutant::OutboxDiesWithLease,
         Mutant::OwedNotHandedOver,
         Mutant::OwnerIgnored,
@@ -94,6 +108,7 @@ impl Mutant {
         Mutant::StaleClaimForwarded,
         Mutant::StrangerKept,
         Mutant::TrickleHeld,
+        Mutant::UnlockedEarly,
         Mutant::UnknownFree,
         Mutant::UnreadableForwarded,
         Mutant::WithdrawalFrees,

@@ -152,27 +152,27 @@ impl Record {
             State::Running { .. } => RUNNING,
             State::Unknown { .. } => UNKNOWN,
         };
-        out.extend([FORMAT, KIND, state, u8::from(self.doubt) + 2 * u8::from(self.inherited)]);
-        out.extend(self.attempt.to_le_bytes());
-        out.extend(self.expires_ms.to_le_bytes());
+        out.extend_from_slice(&[FORMAT, KIND, state, u8::from(self.doubt) + 2 * u8::from(self.inherited)]);
+        out.extend_from_slice(&self.attempt.to_le_bytes());
+        out.extend_from_slice(&self.expires_ms.to_le_bytes());
         out.extend(self.key.encode());
         out.push(self.released.len() as u8);
-        self.released.iter().for_each(|owner| out.extend(owner.0));
+        self.released.iter().for_each(|owner| out.extend_from_slice(&owner.0));
         match &self.state {
             State::Completed { fingerprint, owner, status, since_ms, response } => {
                 put_option(&mut out, fingerprint.map(|fingerprint| fingerprint.0));
-                out.extend(owner.0);
-                out.extend(status.unwrap_or(0).to_le_bytes());
-                out.extend(since_ms.to_le_bytes());
+                out.extend_from_slice(&owner.0);
+                out.extend_from_slice(&status.unwrap_or(0).to_le_bytes());
+                out.extend_from_slice(&since_ms.to_le_bytes());
                 out.push(response.is_some().into());
-                out.extend(response.iter().flatten());
+                out.extend_from_slice(response.as_deref().unwrap_or_default());
             }
             State::Open { fingerprint } => put_option(&mut out, fingerprint.map(|fingerprint| fingerprint.0)),
             State::Running { fingerprint, owner, lease_end_ms: until_ms }
             | State::Unknown { fingerprint, owner, retry_at_ms: until_ms } => {
-                out.extend(fingerprint.0);
-                out.extend(owner.0);
-                out.extend(until_ms.to_le_bytes());
+                out.extend_from_slice(&fingerprint.0);
+                out.extend_from_slice(&owner.0);
+                out.extend_from_slice(&until_ms.to_le_bytes());
             }
         }
         out
@@ -240,16 +240,16 @@ impl Response {
         let mut out = Vec::with_capacity(
             64 + self.headers.iter().map(|(n, v)| n.len() + v.len() + 8).sum::<usize>() + body.len(),
         );
-        out.extend([FORMAT, u8::from(self.body.is_some()) + 2 * u8::from(self.negotiated)]);
-        out.extend(self.status.to_le_bytes());
-        out.extend((self.headers.iter().count() as u32).to_le_bytes());
+        out.extend_from_slice(&[FORMAT, u8::from(self.body.is_some()) + 2 * u8::from(self.negotiated)]);
+        out.extend_from_slice(&self.status.to_le_bytes());
+        out.extend_from_slice(&(self.headers.iter().count() as u32).to_le_bytes());
         for field in self.headers.iter() {
             for text in [field.0, field.1] {
-                out.extend((text.len() as u32).to_le_bytes());
-                out.extend(text);
+                out.extend_from_slice(&(text.len() as u32).to_le_bytes());
+                out.extend_from_slice(text);
             }
         }
-        out.extend(body);
+        out.extend_from_slice(body);
         out
     }
 
@@ -301,7 +301,7 @@ const COMPLETED: u8 = 3;
 
 fn put_option<const N: usize>(out: &mut Vec<u8>, value: Option<[u8; N]>) {
     out.push(value.is_some().into());
-    out.extend(value.iter().flatten());
+    out.extend_from_slice(value.as_ref().map_or(&[], <[u8; N]>::as_slice));
 }
 
 /// Bytes still to be read.

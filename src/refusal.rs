@@ -26,6 +26,8 @@ pub enum ProblemType {
     NotReplayable,
     /// An earlier attempt may have executed.
     OutcomeUnknown,
+    /// Another request for the same resource runs, and the wait for it is over.
+    ResourceBusy,
     /// The store failed.
     StoreUnavailable,
 }
@@ -49,7 +51,7 @@ pub struct Row {
 
 impl ProblemType {
     /// All of them, in the order of their declaration.
-    pub const ALL: [ProblemType; 11] = [
+    pub const ALL: [ProblemType; 12] = [
         ProblemType::AlreadyCompleted,
         ProblemType::BodyTooLarge,
         ProblemType::CallerMissing,
@@ -60,6 +62,7 @@ impl ProblemType {
         ProblemType::Mismatch,
         ProblemType::NotReplayable,
         ProblemType::OutcomeUnknown,
+        ProblemType::ResourceBusy,
         ProblemType::StoreUnavailable,
     ];
 
@@ -81,6 +84,7 @@ impl ProblemType {
             ProblemType::Mismatch => &MISMATCH,
             ProblemType::NotReplayable => &NOT_REPLAYABLE,
             ProblemType::OutcomeUnknown => &OUTCOME_UNKNOWN,
+            ProblemType::ResourceBusy => &RESOURCE_BUSY,
             ProblemType::StoreUnavailable => &STORE_UNAVAILABLE,
         }
     }
@@ -189,6 +193,20 @@ const OUTCOME_UNKNOWN: Row = Row {
              request was not. Look the operation up, or retry with the same key when Retry-After says so.",
     code_details: "idempotency_outcome_unknown",
 };
+
+const RESOURCE_BUSY: Row = Row {
+    slug: "resource-busy",
+    classic: 429,
+    ietf: 409,
+    title: "Another request for this resource is outstanding",
+    detail: "The request was not executed: requests for this resource run one at a time, and others were before it for as \
+             long as it may wait. Retry with the same key after a moment.",
+    code_details: "idempotency_resource_busy",
+};
+
+/// The detail of an invalid key where it is the resource that the request does not name.
+pub const RESOURCE_UNNAMED: &str = "The request was not executed: requests like it run one at a time by the resource that \
+                                    they name, and this one names none that the gateway can read.";
 
 const STORE_UNAVAILABLE: Row = Row {
     slug: "store-unavailable",

@@ -57,6 +57,8 @@ pub struct ProblemDetails {
     pub retry_after_s: Option<u64>,
     /// The status of the completed operation.
     pub original_status: Option<u16>,
+    /// What became of the request, where that is not what it is of most refusals of its kind.
+    pub detail: Option<&'static str>,
 }
 
 impl Reply {
@@ -65,7 +67,7 @@ impl Reply {
         let status = policy.statuses.of(problem);
         let Row { slug, title, detail, code_details, .. } = problem.row();
         let is_held = problem == ProblemType::OutcomeUnknown && facts.retry_after_s.is_none();
-        let detail = if is_held { OUTCOME_HELD } else { detail };
+        let detail = facts.detail.unwrap_or(if is_held { OUTCOME_HELD } else { detail });
         let mut body = serde_json::json!({
             "type": format!("{}{slug}", policy.problem_base),
             "title": title,

@@ -110,6 +110,8 @@ pub enum LogEvent {
     InternalRedirect(Name),
     /// The lease ended before the upstream did, and another owner took the name.
     LeaseLost(Name),
+    /// The lease of a lock ended while a request ran under it, and another has taken it.
+    LockLost(Name),
     /// No request of this rule has shown a caller so far.
     NoCaller {
         /// The rule.
@@ -188,6 +190,12 @@ impl fmt::Display for LogEvent {
                 f,
                 "operation {} met an internal redirect, which this filter does not support: its outcome is unknown; \
                  take the redirect off the route or the route out of the rules",
+                name.short()
+            ),
+            LogEvent::LockLost(name) => write!(
+                f,
+                "operation {} ran longer than the lease of its resource's lock, and another has taken that: only \
+                 Idempotency-Fence tells the service which of the two came first",
                 name.short()
             ),
             LogEvent::LeaseLost(name) => {

@@ -247,12 +247,14 @@ impl<'a> Limits<'a> {
     }
 }
 
-/// How long a request may be held back before Envoy sees any of its answer. One that waited may then run.
+/// How long a request may be held back before Envoy sees any of its answer. One that waited for an answer may then wait
+/// for its turn, and then run.
 fn held_ms(policy: &Policy) -> u64 {
     let waits = match policy.on_in_flight {
         OnInFlight::Wait { max_wait_ms } => max_wait_ms,
         OnInFlight::Reject => 0,
     };
+    let waits = waits + policy.lock().map_or(0, |serialize| serialize.max_wait_ms);
     match policy.execution {
         Execution::Shielded { timeout_ms, .. } => waits + timeout_ms,
         Execution::Inline => waits,

@@ -11,7 +11,7 @@ use envoy_idempotency::config::{Config, Inject, Mode, Policy, Rule, Separation, 
 use envoy_idempotency::count::{Bypass, Count};
 use envoy_idempotency::event::{Clock, Event, EventKind};
 use envoy_idempotency::exchange::{Exchange, Secrets};
-use envoy_idempotency::key::{ClientKey, Name, NoKey, UpstreamKey};
+use envoy_idempotency::key::{self, ClientKey, Name, NoKey, UpstreamKey};
 use envoy_idempotency::record::Owner;
 use envoy_idempotency::step::{Flow, Step};
 
@@ -53,12 +53,20 @@ pub fn lines(config: &Config, given: &Given) -> Vec<Line> {
     ));
     let step = run(config, rule, given);
     if let Some(command) = step.commands.first() {
-        let prefix = if let Store::Redis(redis) = &config.store { redis.prefix.as_str() } else { "" };
-        lines.push(("record", format!("{prefix}{}", command.name.hex())));
+        lines.push(("record", format!("{}{}", prefix(config), command.name.hex())));
+    }
+    if let Some(lock) = policy.lock()
+        && let Some(name) = key::resource(lock.name(&rule.name), lock, Secrets::new(config).hash_key.as_ref(), &request)
+    {
+        lines.push(("lock", format!("{}{}", prefix(config), name.hex())));
     }
     lines.extend(missing(config, given).into_iter().map(|what| ("lacks", what)));
     lines.extend(becomes(policy, &step));
     lines
+}
+
+fn prefix(config: &Config) -> &str {
+    if let Store::Redis(redis) = &config.store { redis.prefix.as_str() } else { "" }
 }
 
 /// The name of the record that a request is about; none where no record is.

@@ -133,7 +133,7 @@ pub enum Command {
         #[command(flatten)]
         word: Word,
     },
-    /// Let an operation run again with any payload, whatever became of it.
+    /// Let an operation run again with any payload, whatever became of it; or let a lock go, though it is held.
     Forget {
         /// The operation.
         operation: String,

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use envoy_idempotency::record::{FORMAT, Record, RecordStatus, State as Known};
+use envoy_idempotency::store::locks::Stored;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
@@ -43,12 +44,18 @@ pub fn scan(
         bar.inc(1000);
         let heads = if keys.is_empty() { Vec::new() } else { store.heads(&keys)? };
         for (key, head) in keys.iter().zip(heads) {
-            let record = match head {
+            let stored = match head {
                 // One that has expired meanwhile.
                 Ok(head) if head.is_empty() => continue,
-                Ok(head) => Record::decode(&head).map_err(|_| NoRecord::Damaged(damage(&head))),
+                Ok(head) => Stored::decode(&head).map_err(|_| NoRecord::Damaged(damage(&head))),
                 Err(code) if code == "WRONGTYPE" => Err(NoRecord::Damaged("no string".to_owned())),
                 Err(code) => Err(NoRecord::Unasked(code)),
+            };
+            let record = match stored {
+                Ok(Stored::Operation(record)) => Ok(record),
+                // A lock is no operation.
+                Ok(Stored::Lock(_)) => continue,
+                Err(why) => Err(why),
             };
             if !see(key, record) {
                 bar.finish_and_clear();

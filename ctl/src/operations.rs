@@ -6,7 +6,7 @@
 use envoy_idempotency::command::{CommandKind, Resolution, StoreReply};
 use envoy_idempotency::key::Name;
 use envoy_idempotency::operator::{self, Operation};
-use envoy_idempotency::record::Record;
+use envoy_idempotency::store::locks::Stored;
 use serde_json::json;
 
 use crate::Failed;
@@ -58,7 +58,8 @@ fn settle(arguments: &Arguments, operation: &str, said: Resolution, ttl_ms: u64)
         Ok(name) => name,
         Err(said) => return Ok(said),
     };
-    let why = match store.run(name, CommandKind::Resolve(said), ttl_ms)? {
+    let answer = store.run(name, CommandKind::Resolve(said), ttl_ms);
+    let why = match answer.map_err(|why| if is_lock(&mut store, &name) { OF_A_LOCK.to_owned() } else { why })? {
         StoreReply::Settled => {
             let mut said = shown(&mut store, arguments, &name, false)?;
             said.text.push_str(REMEMBERED);
@@ -85,13 +86,22 @@ fn settle(arguments: &Arguments, operation: &str, said: Resolution, ttl_ms: u64)
     })
 }
 
+fn is_lock(store: &mut Store, name: &Name) -> bool {
+    let stored = store.record(name).ok().flatten();
+    stored.is_some_and(|bytes| matches!(Stored::decode(&bytes), Ok(Stored::Lock(_))))
+}
+
+const OF_A_LOCK: &str = "this is a lock and no operation: `forget` lets it go, and there is no other word of it";
 const REMEMBERED: &str =
     "Gateways may replay for a while (store.cache.ttl_s, 60 s unless set) what they remember of it.\n";
 
 fn shown(store: &mut Store, arguments: &Arguments, name: &Name, reveals: bool) -> Result<Said, Failed> {
     let now_ms = store.now_ms()?;
     let Some(bytes) = store.record(name)? else { return Ok(absent(&name.hex())) };
-    let record = Record::decode(&bytes).map_err(|_| damaged(&store.key(name)))?;
+    let record = match Stored::decode(&bytes).map_err(|_| damaged(&store.key(name)))? {
+        Stored::Operation(record) => record,
+        Stored::Lock(lock) => return Ok(show::lock(name, &lock, now_ms)),
+    };
     let config = if reveals { configuration::read(arguments)? } else { None };
     Ok(show::record(name, &record, now_ms, config.as_ref(), reveals))
 }

@@ -5,6 +5,7 @@
 
 use envoy_idempotency::config::Config;
 use envoy_idempotency::key::{KeyForm, Name};
+use envoy_idempotency::lock::Lock;
 use envoy_idempotency::record::{Record, RecordStatus, Response, State};
 use envoy_idempotency::seal::ResponseCipher;
 use serde_json::{Value, json};
@@ -68,6 +69,17 @@ pub fn record(name: &Name, record: &Record, now_ms: u64, revealed: Option<&Confi
         members.extend(reveal(name, response, revealed));
     }
     Said::members(members)
+}
+
+/// What a lock says: running while it is held.
+pub fn lock(name: &Name, lock: &Lock, now_ms: u64) -> Said {
+    let seen = lock.sight(now_ms);
+    Said::members(vec![
+        ("lock", name.hex().into()),
+        ("state", word(seen.standing).into()),
+        ("fence", lock.fence.into()),
+        ("ttl", (seen.ttl_ms / 1000).into()),
+    ])
 }
 
 fn reveal(name: &Name, response: Option<&[u8]>, config: Option<&Config>) -> Vec<(&'static str, Value)> {

@@ -21,6 +21,8 @@ use envoy_idempotency::command::{Command, CommandKind, StoreReply};
 use envoy_idempotency::config::EncryptionKey;
 use envoy_idempotency::fingerprint::Fingerprint;
 use envoy_idempotency::key::{KeyForm, Name};
+use envoy_idempotency::lock::LockCommand;
+use envoy_idempotency::operator::{self, Operation};
 use envoy_idempotency::record::{Owner, Record, Response, State};
 use envoy_idempotency::seal::ResponseCipher;
 use envoy_idempotency::store::client::{Batch, Lane, Nonce};
@@ -259,6 +261,53 @@ fn keys_that_hold_no_operation_are_counted_and_left_alone() {
     assert_eq!((formats.map(|it| it["is"].clone()), code), (Some(json!("error")), 1), "{said}");
     let (_, after) = (ctl.json(&["list"]), ctl.redis.get(b"strange:text"));
     assert_eq!(after.as_deref(), Some(&b"x"[..]));
+}
+
+#[test]
+fn locks_are_no_operations_and_nothing_strange_either() {
+    let ctl = Ctl::new("locks:");
+    ctl.unknown(1);
+    assert!(matches!(ctl.ask(name(2), 1, 60_000, CommandKind::Lock(LockCommand::Lock)), StoreReply::Locked { .. }));
+    let (listed, _) = ctl.json(&["list"]);
+    assert_eq!(
+        (listed["operations"].as_array().map(Vec::len), &listed["unreadable"]),
+        (Some(1), &json!(0)),
+        "{listed}"
+    );
+    assert_eq!(ctl.json(&["show", "020202020202"]), (json!({ "operation": "020202020202", "state": "absent" }), 1));
+    let said = ctl.json(&["doctor"]).0;
+    let formats = said.as_array().and_then(|all| all.iter().find(|it| it["about"] == "formats")).cloned();
+    assert_eq!(formats.map(|it| it["is"].clone()), Some(json!("ok")), "{said}");
+}
+
+#[test]
+fn a_lock_is_named_by_a_request_and_shown_and_forgotten_as_an_operation_is() {
+    let ctl = Ctl::new("turns:");
+    let folder = tempfile::tempdir().expect("there is room");
+    let file = folder.path().join("gateway.json");
+    let document = json!({
+        "store": { "type": "redis", "cluster": "resp", "prefix": "turns:" },
+        "policy": { "key": { "required": true }, "serialize": { "sources": [{ "header": "x-sku" }] } },
+    });
+    fs::write(&file, document.to_string()).expect("it can be written");
+    let given = ["-H", "host: a", "-H", "authorization: alice", "-H", "idempotency-key: k", "-H", "x-sku: 7"];
+    let file = file.display().to_string();
+    let (matched, _) = ctl.json(&[&["match", "POST /v1/stock"][..], &given, &["-f", &file]].concat());
+    let key = matched["lock"].as_str().expect("it takes a lock").to_owned();
+    let hex = key.strip_prefix("turns:").expect("it is under the prefix");
+    let Some(Operation::Whole(lock)) = operator::parse(hex.as_bytes()) else { panic!("{hex}") };
+    let takes = |owner| ctl.ask(lock, owner, 60_000, CommandKind::Lock(LockCommand::Lock));
+    let StoreReply::Locked { fence } = takes(1) else { panic!("nobody holds it") };
+    let (shown, code) = ctl.json(&["show", hex]);
+    assert_eq!(
+        (code, &shown["lock"], &shown["state"], &shown["fence"]),
+        (0, &json!(hex), &json!("running"), &json!(fence))
+    );
+    let (said, code) = ctl.text(&["resolve", hex, "--ran"]);
+    assert!(code == 2 && said.contains("a lock and no operation"), "of a lock there is no word but this: {said}");
+    let (said, code) = ctl.json(&["forget", hex]);
+    assert_eq!((code, &said["state"], &said["fence"]), (0, &json!("open"), &json!(fence)));
+    assert!(matches!(takes(2), StoreReply::Locked { fence: next } if next > fence));
 }
 
 #[test]

@@ -52,7 +52,7 @@ impl KeyPolicy {
                     at.filled_list(value, source)
                 })?,
                 required: fields.flag("required", false)?,
-                max_bytes: fields.whole("max_bytes", 255, 1..=4096)? as usize,
+                max_bytes: fields.whole("max_bytes", 255, 1..=65_536)? as usize,
                 inject: fields.nested("inject", Inject::read)?,
             })
         })

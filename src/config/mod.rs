@@ -19,6 +19,8 @@ mod identity;
 
 mod duplicates;
 
+mod serialize;
+
 mod policy;
 
 mod methods;
@@ -40,6 +42,7 @@ pub use operator::Operator;
 pub use outcomes::{Ending, Fate, JsonOutcome, Outcomes, Presence, Statuses};
 pub use policy::{Execution, Mode, OnStoreFailure, OnTooLarge, Policy, Save};
 pub use rules::{Match, PathMatch, Template};
+pub use serialize::Serialize;
 pub use source::Part;
 pub use store::{Breaker, CacheBounds, Dialect, Login, RESPONSE_MAX, Redis, Webdis};
 use walk::Choice as _;

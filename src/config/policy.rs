@@ -11,6 +11,7 @@ use super::RuleId;
 use super::duplicates::{OnCompleted, OnInFlight, OnMismatch, OnUnknown};
 use super::identity::{Anonymous, BodyPart, FingerprintPolicy, Inject, KeyPolicy, Scope};
 use super::outcomes::{Outcomes, Statuses, outcomes, statuses};
+use super::serialize::Serialize;
 use super::source::Part;
 use super::text::plain;
 use super::walk::{Choice, DAY_MS, MIB, Place, Read};
@@ -34,6 +35,8 @@ pub struct Policy {
     pub on_mismatch: OnMismatch,
     /// What a duplicate of a running operation gets.
     pub on_in_flight: OnInFlight,
+    /// Which requests run one at a time, whatever their keys; [`Policy::lock`] tells whether they do.
+    pub serialize: Option<Serialize>,
     /// What a duplicate of a completed operation gets.
     pub on_completed: OnCompleted,
     /// What becomes of a key whose earlier attempt's fate is not known.
@@ -86,6 +89,7 @@ impl Policy {
                 fingerprint: fields.nested("fingerprint", FingerprintPolicy::read)?,
                 on_mismatch: fields.choice("on_mismatch")?,
                 on_in_flight: fields.nested("on_in_flight", OnInFlight::read)?,
+                serialize: fields.read("serialize", None, |at, value| Serialize::read(at, value).map(Some))?,
                 on_completed: fields.choice("on_completed")?,
                 on_unknown: fields.choice("on_unknown")?,
                 on_store_failure: fields.read("on_store_failure", OnStoreFailure::Reject, OnStoreFailure::read)?,
@@ -114,6 +118,7 @@ impl Policy {
     pub fn lines(&self) -> Vec<Line> {
         let statuses = &self.statuses;
         let expectation = statuses.shown(ProblemType::ExpectationFailed);
+        let serialize = self.serialize.as_ref();
         let cors = if self.expose_cors { "; browsers may read the headers of answers" } else { "" };
         let [lease, running, ttl] = [self.lease_ms, self.max_running_ms, self.ttl_ms].map(time);
         let lines = [
@@ -123,6 +128,7 @@ impl Policy {
             ("apart", self.scope.to_string()),
             ("same request", self.fingerprint.words(&self.scope, &self.on_mismatch.words(statuses))),
             ("while it runs", self.on_in_flight.words(statuses)),
+            ("one at a time", serialize.map_or(String::new(), |serialize| serialize.words(&self.rule.name, statuses))),
             ("once completed", self.on_completed.words(self.max_response_bytes, statuses)),
             ("outcome unknown", self.on_unknown.words(statuses)),
             ("store fails", self.on_store_failure.words(statuses)),
@@ -153,9 +159,20 @@ impl Policy {
         lines.into_iter().filter(|(label, said)| is_told(label) && !said.is_empty()).collect()
     }
 
-    /// Whether only the body tells which operation a request is.
+    /// Under which lock requests run one at a time, where they do: a trial takes none.
+    pub fn lock(&self) -> Option<&Serialize> {
+        self.serialize.as_ref().filter(|_| self.mode == Mode::Enforce)
+    }
+
+    /// What becomes of a request when the store fails: under a lock none passes beside it.
+    pub fn on_store_failure(&self) -> OnStoreFailure {
+        if self.lock().is_some() { OnStoreFailure::Reject } else { self.on_store_failure }
+    }
+
+    /// Whether only the body tells which operation a request is, or which resource it names.
     pub fn is_named_by_body(&self) -> bool {
-        self.key.sources.iter().chain(&self.scope.caller).any(Part::is_in_body)
+        let resource = self.lock().map_or(&[][..], |serialize| &serialize.sources);
+        self.key.sources.iter().chain(&self.scope.caller).chain(resource).any(Part::is_in_body)
     }
 
     /// Points at the field that was written here; a rule may contradict what stands in the document's own policy.
@@ -172,6 +189,12 @@ impl Policy {
             return Err(at
                 .member("scope")
                 .error("must not have an empty caller with anonymous \"refuse\", which refuses every request"));
+        }
+        if self.serialize.is_some() && !self.key.required && self.key.inject == Inject::Off {
+            return Err(at.member("serialize").error(
+                "must not be given unless key.required is true or key.inject makes a key: a request without one would run \
+                 beside the lock",
+            ));
         }
         self.refuse_contradictory_injection(&at.member("key"))
     }

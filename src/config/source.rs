@@ -37,7 +37,7 @@ pub enum Part {
     Form(String),
     /// A header by its lower-case name.
     Header(String),
-    /// A string or a whole number in a JSON body.
+    /// A string or a whole number in a JSON body, or one in each element of a list.
     Json(Pointer),
     /// A claim of the bearer token; of callers only.
     JwtClaim(String),
@@ -314,12 +314,31 @@ fn form_values(field: &str, request: &Request<'_>) -> Result<Vec<Vec<u8>>, Fault
     }
 }
 
-/// A string, or a whole number whose every digit is known.
+/// A text; of the elements of a list the JSON list of their texts, where each has one.
 fn json_value(document: &Value, pointer: &Pointer) -> Result<Option<Vec<u8>>, Fault> {
-    match pointer.of(document) {
+    let places = pointer.places(document);
+    if let [place] = places.as_slice()
+        && place == pointer
+    {
+        return Ok(json_text(document, place)?.map(String::into_bytes));
+    }
+    let mut texts = Vec::new();
+    for place in &places {
+        match json_text(document, place)? {
+            Some(text) if text.is_empty() => return Err(Fault::NotAKey),
+            Some(text) => texts.push(Value::String(text)),
+            None => return Ok(None),
+        }
+    }
+    Ok((!texts.is_empty()).then(|| json::canonical(&Value::Array(texts))))
+}
+
+/// A string, or a whole number whose every digit is known.
+fn json_text(document: &Value, place: &Pointer) -> Result<Option<String>, Fault> {
+    match place.of(document) {
         None | Some(Value::Null) => Ok(None),
-        Some(Value::String(text)) => Ok(Some(text.as_bytes().to_vec())),
-        Some(Value::Number(number)) if !number.is_f64() => Ok(Some(number.to_string().into_bytes())),
+        Some(Value::String(text)) => Ok(Some(text.clone())),
+        Some(Value::Number(number)) if !number.is_f64() => Ok(Some(number.to_string())),
         Some(_) => Err(Fault::NotAKey),
     }
 }

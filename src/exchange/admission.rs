@@ -14,11 +14,11 @@ use crate::fingerprint::Payload;
 use crate::key::{self, ClientKey, KEY, KeyForm, NoKey, UpstreamKey};
 use crate::message::{HeaderMutation, Headers, RequestHead, media_type};
 use crate::record::Owner;
-use crate::refusal::ProblemType;
+use crate::refusal::{ProblemType, RESOURCE_UNNAMED};
 use crate::reply::{IdempotencyStatus, ProblemDetails, Reason, Token};
 use crate::step::{Flow, Outgoing, SeenCaller, Step};
 
-use super::attempt::{ClaimRequest, Injected, PendingRequest};
+use super::attempt::{ClaimRequest, Injected, PendingRequest, ResourceLock};
 use super::claim::{AwaitClaim, Claim};
 use super::headers::{OPERATION, OURS_ALONE, is_about_the_connection};
 use super::settlement::{Unprotected, bypass, done, refuse, respond, store_failed};
@@ -120,6 +120,9 @@ fn begin(
     }
     let forged = OURS_ALONE.into_iter().filter(|name| head.headers.has(name)).map(HeaderMutation::Remove).collect();
     if let Some(bypass) = never_protected(head) {
+        if policy.lock().is_some() {
+            return without_resource(cx, None);
+        }
         let counts = vec![Count::Bypassed(bypass)];
         // A client that did not call by gRPC has to hear that a filter in front has made a call of its request.
         let state = if bypass == Bypass::Grpc && head.headers.has(TRANSCODED) {
@@ -172,15 +175,15 @@ fn identify(
     let form = if pending.injected.is_none() { key::form(&policy.key, request) } else { None };
     if policy.mode == Mode::Inject && (form.is_some() || pending.injected.is_some()) {
         let key = pending.injected.is_some().then_some(fresh);
-        return Err(Box::new(send_key(pending, key)));
+        return Err(Box::new(send_key(cx, pending, key)));
     }
     let caller = Caller::read(policy, request);
     match caller {
         // A caller without a name of its own may have the same content as another.
         Caller::Anonymous if matches!(window, Some((_, false))) => {
-            return Err(Box::new(bypass(pending, Reason::NoCaller)));
+            return Err(Box::new(bypass(cx, pending, Reason::NoCaller)));
         }
-        Caller::Absent => return Err(Box::new(without_caller(request, bypass(pending, Reason::NoCaller)))),
+        Caller::Absent => return Err(Box::new(without_caller(request, bypass(cx, pending, Reason::NoCaller)))),
         Caller::Refused => {
             let refused = refuse(cx, pending.injected, ProblemType::CallerMissing, ProblemDetails::default());
             return Err(Box::new(without_caller(request, refused)));
@@ -195,8 +198,13 @@ fn identify(
     if policy.mode == Mode::Inject {
         // The same for every attempt, without a store to keep it.
         let [own @ .., _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _] = name.0;
-        return Err(Box::new(send_key(pending, Some(UpstreamKey(own)))));
+        return Err(Box::new(send_key(cx, pending, Some(UpstreamKey(own)))));
     }
+    let resource = match policy.lock().map(|lock| key::resource(lock.name(&policy.rule.name), lock, hash_key, request))
+    {
+        Some(None) => return Err(Box::new(without_resource(cx, pending.injected))),
+        resource => resource.flatten(),
+    };
     let accepted: Vec<&[u8]> = head.headers.all("accept-encoding").collect();
     Ok(Box::new(ClaimRequest {
         name,
@@ -206,6 +214,7 @@ fn identify(
         sent_key: form.and_then(|_| head.headers.first(KEY)).map(<[u8]>::to_vec),
         accept_encoding: (!accepted.is_empty()).then(|| accepted.join(&b',')),
         window_ms: window.map(|(window_ms, _)| window_ms),
+        lock: resource.map(ResourceLock::of),
     }))
 }
 
@@ -225,8 +234,8 @@ fn client_key(
         (Ok(key), _) => Ok((Some(key), None)),
         (Err(NoKey::Invalid), _) => refused(ProblemType::KeyInvalid),
         (Err(_), Inject::Off) if policy.required => refused(ProblemType::KeyMissing),
-        (Err(NoKey::Unreadable), Inject::Off) => Err(Box::new(bypass(pending, Reason::KeyUnreadable))),
-        (Err(NoKey::Absent), Inject::Off) => Err(Box::new(bypass(pending, Reason::NoKey))),
+        (Err(NoKey::Unreadable), Inject::Off) => Err(Box::new(bypass(cx, pending, Reason::KeyUnreadable))),
+        (Err(NoKey::Absent), Inject::Off) => Err(Box::new(bypass(cx, pending, Reason::NoKey))),
         (Err(_), Inject::Uuid) => {
             pending.injected = Some(Injected::Uuid(fresh));
             Ok((Some(ClientKey::of_ours(fresh.text())), None))
@@ -238,6 +247,12 @@ fn client_key(
     }
 }
 
+/// The request would run beside the lock of the resource that it does not name.
+fn without_resource(cx: &Context<'_>, injected: Option<Injected>) -> Next {
+    let details = ProblemDetails { detail: Some(RESOURCE_UNNAMED), ..ProblemDetails::default() };
+    refuse(cx, injected, ProblemType::KeyInvalid, details)
+}
+
 /// Says that this request shows no caller.
 fn without_caller(request: &Request<'_>, (state, step): Next) -> Next {
     let seen = SeenCaller::None { certificate: caller::has_certificate(request) };
@@ -245,14 +260,14 @@ fn without_caller(request: &Request<'_>, (state, step): Next) -> Next {
 }
 
 /// Under `mode: inject`: the request goes on with a key, and that is all.
-fn send_key(pending: &mut PendingRequest, key: Option<UpstreamKey>) -> Next {
+fn send_key(cx: &Context<'_>, pending: &mut PendingRequest, key: Option<UpstreamKey>) -> Next {
     let mut edits = std::mem::take(&mut pending.forged);
     let Some(key) = key else {
         let unprotected = Unprotected { line: IdempotencyStatus::new(Token::Bypassed), injected: pending.injected };
         return (State::Unprotected(unprotected), Step { flow: Flow::Resume(edits), ..Step::default() });
     };
     edits.push(HeaderMutation::Set(KEY, key.text().into_bytes()));
-    let (state, step) = bypass(pending, Reason::Injected);
+    let (state, step) = bypass(cx, pending, Reason::Injected);
     (state, Step { flow: Flow::Resume(edits), ..step })
 }
 
@@ -280,7 +295,7 @@ fn claim(cx: &Context<'_>, body: Body, attribute: Attributes<'_>) -> Next {
 
 fn too_large(cx: &Context<'_>, mut pending: PendingRequest) -> Next {
     match cx.policy.on_too_large {
-        OnTooLarge::Bypass => bypass(&mut pending, Reason::TooLarge),
+        OnTooLarge::Bypass => bypass(cx, &mut pending, Reason::TooLarge),
         OnTooLarge::Reject => refuse(cx, pending.injected, ProblemType::BodyTooLarge, ProblemDetails::default()),
     }
 }

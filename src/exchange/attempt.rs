@@ -9,6 +9,7 @@ use crate::digest::{Digest, hex};
 use crate::evidence::{Origin, Source};
 use crate::fingerprint::Fingerprint;
 use crate::key::{ClientKey, KeyForm, Name, UpstreamKey};
+use crate::lock::LockCommand;
 use crate::message::{HeaderMutation, Headers, accepts_coding};
 use crate::record::{Owner, Response};
 use crate::reply::{IdempotencyStatus, Reason, Token};
@@ -62,6 +63,8 @@ pub(super) struct ClaimRequest {
     pub(super) accept_encoding: Option<Vec<u8>>,
     /// How long a content key counts from its first request on; none of any other key.
     pub(super) window_ms: Option<u64>,
+    /// The lock of the resource that it names, where it runs one at a time; none once another has taken it.
+    pub(super) lock: Option<ResourceLock>,
 }
 
 impl ClaimRequest {
@@ -116,6 +119,24 @@ impl ClaimRequest {
     }
 }
 
+/// The lock of a resource, as far as one execution has come with it.
+pub(super) struct ResourceLock {
+    pub(super) name: Name,
+    /// When it was asked for last.
+    pub(super) asked_ms: u64,
+    /// When it has been waited for long enough; none while it was never asked for.
+    pub(super) until_ms: Option<u64>,
+    /// Larger with every holder; none while another may hold it.
+    pub(super) fence: Option<u64>,
+}
+
+impl ResourceLock {
+    /// A lock that was never asked for.
+    pub(super) fn of(name: Name) -> Self {
+        ResourceLock { name, asked_ms: 0, until_ms: None, fence: None }
+    }
+}
+
 /// An execution, under a granted claim or without one.
 pub(super) struct Execution {
     pub(super) request: Box<ClaimRequest>,
@@ -131,8 +152,10 @@ pub(super) struct Execution {
     pub(super) asked_ms: u64,
     /// When the record will be forgotten, on the store's clock; none while no claim was granted.
     pub(super) expires_ms: Option<u64>,
-    /// When to renew the lease; none once it is not renewed any more.
+    /// When to renew the leases; none once they are not renewed any more.
     pub(super) renew_at_ms: Option<u64>,
+    /// Whether another owner has claimed the key meanwhile.
+    pub(super) is_lost: bool,
     /// The key that the gateway has made, where the client brought none.
     pub(super) injected: Option<Injected>,
 }
@@ -145,6 +168,16 @@ impl Execution {
             deadline_ms: self.expires_ms,
             ..self.request.command(policy, self.fingerprint, kind)
         }
+    }
+
+    /// A command about the lock of its resource, where it has one.
+    pub(super) fn lock_command(&self, policy: &Policy, kind: LockCommand) -> Option<Command> {
+        self.request.lock.as_ref().map(|lock| Command {
+            name: lock.name,
+            ttl_ms: 2 * policy.lease_ms,
+            in_window: false,
+            ..self.request.command(policy, self.fingerprint, CommandKind::Lock(kind))
+        })
     }
 
     /// When it is not renewed any more.

@@ -6,21 +6,19 @@
 use std::rc::Rc;
 
 use crate::command::{Command, CommandKind, Failure, ReplyKind, StoreReply};
-use crate::config::{LEASE_MARGIN, Mode, OnCompleted, OnInFlight, OnStoreFailure, OnUnknown, Policy};
+use crate::config::{Mode, OnCompleted, OnInFlight, OnUnknown, Policy};
 use crate::count::Count;
 use crate::event::EventKind;
 use crate::fingerprint::Fingerprint;
-use crate::key::KEY;
-use crate::message::{HeaderMutation, Headers};
 use crate::mutant::{self, Mutant};
 use crate::record::{Owner, Response};
 use crate::refusal::ProblemType;
 use crate::reply::{IdempotencyStatus, ProblemDetails, Reason, Reply, Token};
 use crate::step::{Flow, LogEvent, Step};
 
-use super::attempt::{ClaimRequest, Execution, Injected, PendingRequest};
-use super::execution::{AwaitResponse, Shielded};
-use super::headers::{ATTEMPT, OPERATION, edited, kept};
+use super::attempt::{ClaimRequest, Execution, PendingRequest};
+use super::departure::{begin_when_fresh, claim_failed, in_flight, overtaken, withdrawn};
+use super::headers::kept;
 use super::settlement::{
     Save, Unprotected, answer, done, refuse, refused_by_store, respond, store_failed, unless_sent_as_it_is,
 };
@@ -29,8 +27,6 @@ use super::{Context, Next, State, hold};
 /// How long a duplicate that waits lets pass before it asks again: first, and at most.
 const FIRST_PAUSE_MS: u64 = 50;
 const LAST_PAUSE_MS: u64 = 500;
-/// How often a claim that took too long is renewed before the store counts as failed.
-const MAX_RENEWALS: u32 = 3;
 
 /// Awaits the store's reply to a claim.
 pub(super) struct AwaitClaim {
@@ -43,14 +39,6 @@ pub(super) struct AwaitClaim {
 pub(super) struct Waiting {
     pub(super) claim: Claim,
     waiter: Waiter,
-}
-
-/// Awaits the renewal of a claim that was granted too long ago to run on.
-pub(super) struct Renewal {
-    pub(super) execution: Execution,
-    pending: PendingRequest,
-    /// How many were asked for.
-    count: u32,
 }
 
 /// A claim under way.
@@ -129,34 +117,6 @@ impl Waiting {
     }
 }
 
-impl Renewal {
-    pub(super) fn on(self, cx: &Context<'_>, event: EventKind<'_>) -> Next {
-        let injected = self.pending.injected;
-        match event {
-            EventKind::StoreReplied { asked: ReplyKind::Renew, reply, .. } => match reply {
-                StoreReply::Renewed { expires_ms } => {
-                    let execution = Execution { expires_ms: Some(expires_ms), ..self.execution };
-                    forward_if_fresh(cx, execution, self.pending, self.count)
-                }
-                StoreReply::Failed(failure) => claim_failed(cx, self.execution, self.pending, failure),
-                // The lease lapsed and another owner claimed the key.
-                _ => in_flight(cx, injected, self.execution.attempt.unwrap_or(0)),
-            },
-            EventKind::ResponseHeaders { headers, .. } => {
-                overtaken(cx, injected, headers, Save::withdrawal(cx, self.execution))
-            }
-            EventKind::Closed { .. } => Save::withdrawal(cx, self.execution),
-            _ => (State::Renewal(self), Step::default()),
-        }
-    }
-}
-
-/// Envoy answers a request whose claim is under way: the claim is withdrawn.
-fn overtaken(cx: &Context<'_>, injected: Option<Injected>, headers: &Headers, (state, step): Next) -> Next {
-    let Step { flow, status, .. } = respond(cx, injected, headers, IdempotencyStatus::new(Token::Refused));
-    (state, Step { flow, status, ..step })
-}
-
 impl Claim {
     pub(super) fn command(&self, policy: &Policy, kind: CommandKind) -> Command {
         self.request.command(policy, self.fingerprint, kind)
@@ -175,6 +135,7 @@ impl Claim {
             asked_ms,
             expires_ms: None,
             renew_at_ms: None,
+            is_lost: false,
             injected: pending.injected,
         };
         (execution, pending)
@@ -193,7 +154,7 @@ impl Claim {
                 execution.request.form = key;
                 let (attempt, expires_ms) = (Some(attempt), Some(expires_ms));
                 let execution = Execution { attempt, doubt, started_ms: cx.now_ms(), expires_ms, ..execution };
-                forward_if_fresh(cx, execution, pending, 0)
+                begin_when_fresh(cx, execution, pending, 0)
             }
             StoreReply::Completed { attempt, status, response, age_ms, ttl_ms } => {
                 let line = IdempotencyStatus {
@@ -222,8 +183,10 @@ impl Claim {
             }
             StoreReply::Failed(failure) => store_failed(cx, self.pending, failure),
             // None is a reply to a claim that was asked and not withdrawn.
-            StoreReply::Deferred
+            StoreReply::Busy { .. }
+            | StoreReply::Deferred
             | StoreReply::Dropped
+            | StoreReply::Locked { .. }
             | StoreReply::Lost
             | StoreReply::Renewed { .. }
             | StoreReply::Seen(_)
@@ -305,67 +268,6 @@ impl Claim {
                 answer(injected, Reply::replay(cx.policy, response, &line), Count::Replayed)
             }
             _ => refuse(cx, injected, ProblemType::NotReplayable, ProblemDetails { original_status: None, ..details }),
-        }
-    }
-}
-
-fn in_flight(cx: &Context<'_>, injected: Option<Injected>, attempt: u32) -> Next {
-    let details = ProblemDetails { attempt: Some(attempt), retry_after_s: Some(1), ..ProblemDetails::default() };
-    refuse(cx, injected, ProblemType::InFlight, details)
-}
-
-/// What is answered at once, while the withdrawal of the claim is under way.
-fn withdrawn(answered: Step, (state, withdrawal): Next) -> Next {
-    (state, Step { commands: withdrawal.commands, ..answered })
-}
-
-/// The claim may have been granted without the gateway's knowledge: it is withdrawn, or, where the operator prefers that,
-/// the request runs unprotected and the store hears how it ended.
-fn claim_failed(cx: &Context<'_>, execution: Execution, pending: PendingRequest, failure: Failure) -> Next {
-    let (_, step) = store_failed(cx, pending, failure);
-    match cx.policy.on_store_failure {
-        OnStoreFailure::Forward => {
-            let execution = Execution { attempt: None, doubt: false, renew_at_ms: None, ..execution };
-            (State::Response(AwaitResponse { execution }), step)
-        }
-        OnStoreFailure::Reject => withdrawn(step, Save::withdrawal(cx, execution)),
-    }
-}
-
-/// Lets the request through, but only on a claim that cannot have lapsed; an older one is renewed first.
-///
-/// A worker that was stopped for longer than the lease must not wake up and execute.
-fn forward_if_fresh(cx: &Context<'_>, mut execution: Execution, pending: PendingRequest, renewals: u32) -> Next {
-    let lease_ms = cx.policy.lease_ms;
-    let fresh_until_ms = execution.asked_ms + lease_ms - lease_ms / LEASE_MARGIN;
-    if cx.now_ms() < fresh_until_ms || mutant::is(Mutant::StaleClaimForwarded) {
-        return forward(cx, execution, pending);
-    }
-    if renewals == MAX_RENEWALS {
-        return claim_failed(cx, execution, pending, Failure::Timeout);
-    }
-    execution.asked_ms = cx.now_ms();
-    let command = execution.command(cx.policy, CommandKind::Renew);
-    (State::Renewal(Renewal { execution, pending, count: renewals + 1 }), Step { commands: vec![command], ..hold() })
-}
-
-fn forward(cx: &Context<'_>, mut execution: Execution, pending: PendingRequest) -> Next {
-    let attempt = execution.attempt.unwrap_or(0);
-    execution.renew_at_ms = Some(execution.asked_ms + cx.policy.lease_ms / 3);
-    let mut edits = pending.forged;
-    edits.push(HeaderMutation::Set(OPERATION, execution.request.operation().into_bytes()));
-    edits.push(HeaderMutation::Set(ATTEMPT, attempt.to_string().into_bytes()));
-    edits.extend(execution.request.key_for_upstream().map(|key| HeaderMutation::Set(KEY, key)));
-    let counts = execution.doubt.then_some(Count::Takeover).into_iter().collect();
-    let log_event = execution.doubt.then_some(LogEvent::Takeover(execution.request.name, attempt));
-    // From here on the access log tells of it, also where the client hangs up.
-    let status = Some(execution.line(None, None).to_string());
-    let step = Step { wake_ms: execution.renew_at_ms, counts, status, log_event, ..Step::default() };
-    match pending.outgoing {
-        None => (State::Response(AwaitResponse { execution }), Step { flow: Flow::Resume(edits), ..step }),
-        Some(mut outgoing) => {
-            outgoing.headers = edited(&outgoing.headers, &edits);
-            (State::Shielded(Shielded { execution, is_over: false }), Step { execute: Some(outgoing), ..step })
         }
     }
 }

@@ -4,12 +4,13 @@
 //! itself has sent the request.
 //! It does not know when the store has heard of an outcome.
 
-use crate::command::{CommandKind, Failure, ReplyKind, StoreReply};
+use crate::command::{Command, CommandKind, Failure, ReplyKind, StoreReply};
 use crate::config::{Ending, Execution as Sender, Fate, Mode, OnCompleted, Policy};
 use crate::count::Count;
 use crate::event::{EventKind, Executed};
 use crate::evidence::{Origin, Source};
 use crate::json;
+use crate::lock::LockCommand;
 use crate::message::{Headers, content_length, media_type};
 use crate::mutant::{self, Mutant};
 use crate::record::Response;
@@ -377,11 +378,12 @@ impl Execution {
         match event {
             EventKind::Tick { .. } => self.renew(cx),
             EventKind::StoreReplied { asked: ReplyKind::Renew, reply, .. } => self.on_renewed(reply),
+            EventKind::StoreReplied { asked: ReplyKind::RenewLock, reply, .. } => self.on_lock_renewed(reply),
             _ => Step::default(),
         }
     }
 
-    /// Renews the lease where that is due, up to `max_running_ms`.
+    /// Renews the leases of the claim and of the lock where that is due, up to `max_running_ms`.
     fn renew(&mut self, cx: &Context<'_>) -> Step {
         let Some(due_ms) = self.renew_at_ms else { return Step::default() };
         let ends_ms = self.ends_ms(cx.policy);
@@ -394,7 +396,8 @@ impl Execution {
         let mut commands = Vec::new();
         if cx.now_ms() >= due_ms {
             self.renew_at_ms = Some(cx.now_ms() + cx.policy.lease_ms / 3);
-            commands.push(self.command(cx.policy, CommandKind::Renew));
+            commands.extend((!self.is_lost).then(|| self.command(cx.policy, CommandKind::Renew)));
+            commands.extend(self.lock_renewal(cx));
         }
         Step { commands, wake_ms: self.renew_at_ms.map(|due_ms| due_ms.min(ends_ms)), ..Step::default() }
     }
@@ -410,9 +413,32 @@ impl Execution {
                 self.expires_ms = Some(*expires_ms);
                 Step::default()
             }
+            // The lock is renewed all the same: what runs goes on.
             StoreReply::Lost => {
-                self.renew_at_ms = None;
+                self.is_lost = true;
+                self.renew_at_ms = self.renew_at_ms.filter(|_| self.request.lock.is_some());
                 Step { log_event: Some(LogEvent::LeaseLost(self.request.name)), ..Step::default() }
+            }
+            _ => Step::default(),
+        }
+    }
+    fn lock_renewal(&self, cx: &Context<'_>) -> Option<Command> {
+        let fence = self.request.lock.as_ref()?.fence.filter(|_| !mutant::is(Mutant::LockNotRenewed))?;
+        self.lock_command(cx.policy, LockCommand::Renew { fence })
+    }
+
+    fn on_lock_renewed(&mut self, reply: &StoreReply) -> Step {
+        match reply {
+            StoreReply::Failed(failure) => Step {
+                counts: vec![Count::StoreFailed(*failure)],
+                log_event: Some(LogEvent::StoreFailed { failure: *failure, name: None }),
+                ..Step::default()
+            },
+            StoreReply::Lost => {
+                self.request.lock = None;
+                self.renew_at_ms = self.renew_at_ms.filter(|_| !self.is_lost);
+                let log_event = Some(LogEvent::LockLost(self.request.name));
+                Step { counts: vec![Count::LockLost], log_event, ..Step::default() }
             }
             _ => Step::default(),
         }

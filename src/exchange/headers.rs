@@ -12,9 +12,11 @@ use crate::reply::OUR_HEADERS;
 pub(super) const ATTEMPT: &str = "idempotency-attempt";
 /// The operation's identity, for the upstream.
 pub(super) const OPERATION: &str = "idempotency-operation";
+/// The number that is larger with every request for one resource, for the upstream.
+pub(super) const FENCE: &str = "idempotency-fence";
 /// What a client must not say to the service, also where that takes `_` for `-` (RFC 3875, section 4.1.18).
 pub(super) const OURS_ALONE: [&str; 6] =
-    [ATTEMPT, OPERATION, "idempotency-fence", "idempotency_attempt", "idempotency_fence", "idempotency_operation"];
+    [ATTEMPT, OPERATION, FENCE, "idempotency_attempt", "idempotency_fence", "idempotency_operation"];
 /// The upstream's word on what becomes of the key.
 const STEER_FATE: &str = "idempotency-store";
 /// The upstream's word on how long a completed record lives.

@@ -7,7 +7,8 @@
 //! # Theory of operation
 //!
 //! A request is hashed while the host holds it back. At its end the name is claimed. A request whose claim is granted is
-//! let through under an attempt number; every other is answered from what the store knows. While the upstream works the
+//! let through under an attempt number, and where the rule says so under the lock of its resource, for which it waits;
+//! every other is answered from what the store knows. While the upstream works the
 //! claim is renewed. What comes back decides the fate of the key: a response that is worth keeping is held until the
 //! store has it, any other goes on once the store has heard of it. A stream that ends in any other way is settled when it
 //! is closed, from the host's account of how it ended.
@@ -25,14 +26,16 @@
 //!   look reply → answered · resolve reply → =, answered · response head → done · closed → done
 //! - `body`: request body → =, claim, unprotected, answered · response head → answered, done · closed → done ·
 //!   unable → unprotected, answered
-//! - `claim`: claim reply → waiting, renewal, response, shielded, unprotected, answered, save, done ·
+//! - `claim`: claim reply → waiting, renewal, lock, response, shielded, unprotected, answered, save, done ·
 //!   response head → save · closed → save
 //! - `waiting`: response head → done · tick → claim, done · closed → done
-//! - `renewal`: renew reply → =, response, shielded, answered, save · response head → save · closed → save
+//! - `renewal`: renew reply → =, lock, response, shielded, answered, save · response head → save · closed → save
+//! - `lock`: lock reply → =, renewal, response, shielded, save · renew reply → =, renewal, response, shielded, save ·
+//!   response head → save · tick → =, save · closed → save
 //! - `response`: response head → response-body, save · closed → save
 //! - `shielded`: executed → save
 //! - `response-body`: response body → =, save · tick → =, save · closed → save · unable → save
-//! - `save`: mark reply → =, done, answered · settle reply → =, done, answered
+//! - `save`: mark reply → =, done, answered · settle reply → =, done, answered · unlock reply → =, done, answered
 //! - `unprotected`: response head → done · closed → done
 //! - `answered`: response head → =, done · response body → =, done · closed → done
 //! - `done`: nothing
@@ -67,13 +70,16 @@ mod operator;
 
 mod execution;
 
+mod departure;
+
 mod claim;
 
 mod admission;
 
 use admission::{Body, Head};
 use answered::Answered;
-use claim::{AwaitClaim, Renewal, Waiting};
+use claim::{AwaitClaim, Waiting};
+use departure::{AwaitLock, Renewal};
 use execution::{AwaitResponse, ResponseBody, Shielded};
 use lookup::LookUp;
 use operator::AwaitOperator;
@@ -132,6 +138,7 @@ enum State {
     Claim(AwaitClaim),
     Waiting(Waiting),
     Renewal(Renewal),
+    Lock(Box<AwaitLock>),
     Response(AwaitResponse),
     Shielded(Shielded),
     ResponseBody(ResponseBody),
@@ -208,6 +215,7 @@ impl Exchange {
             State::Claim(state) => state.on(&cx, kind),
             State::Waiting(state) => state.on(&cx, kind),
             State::Renewal(state) => state.on(&cx, kind),
+            State::Lock(state) => state.on(&cx, kind),
             State::Response(state) => state.on(&cx, kind),
             State::Shielded(state) => state.on(&cx, kind),
             State::ResponseBody(state) => state.on(&cx, kind),
@@ -301,6 +309,7 @@ impl Exchange {
             State::Claim(_) => "claim",
             State::Waiting(_) => "waiting",
             State::Renewal(_) => "renewal",
+            State::Lock(_) => "lock",
             State::Response(_) => "response",
             State::Shielded(_) => "shielded",
             State::ResponseBody(_) => "response-body",
@@ -321,12 +330,21 @@ impl Exchange {
         self.runs().is_some()
     }
 
-    /// The operation whose end it waits for.
+    /// The operation whose end it waits for, or the lock.
     pub fn waits_for(&self) -> Option<&Name> {
         match &self.state {
             State::Waiting(Waiting { claim, .. }) | State::Claim(AwaitClaim { claim, waiter: Some(_) }) => {
                 Some(&claim.request.name)
             }
+            State::Lock(lock) if lock.has_waited => lock.name(),
+            _ => None,
+        }
+    }
+
+    /// The lock whose turn it awaits.
+    pub fn awaits_lock(&self) -> Option<&Name> {
+        match &self.state {
+            State::Lock(lock) => lock.name(),
             _ => None,
         }
     }
@@ -337,6 +355,7 @@ impl Exchange {
             State::Waiting(Waiting { claim, .. }) | State::Claim(AwaitClaim { claim, waiter: Some(_) }) => {
                 Some(claim.started_ms)
             }
+            State::Lock(lock) => lock.since_ms(),
             _ => None,
         }
     }
@@ -346,8 +365,8 @@ impl Exchange {
         match &self.state {
             State::Response(AwaitResponse { execution })
             | State::Shielded(Shielded { execution, .. })
-            | State::ResponseBody(ResponseBody { execution, .. })
-            | State::Save(Save { execution, .. }) => Some(&execution.request.name),
+            | State::ResponseBody(ResponseBody { execution, .. }) => Some(&execution.request.name),
+            State::Save(save) if !save.is_settled() => Some(&save.execution.request.name),
             _ => None,
         }
     }

@@ -6,12 +6,14 @@
 
 use std::rc::Rc;
 
-use crate::command::{CommandKind, Failure, ReplyKind, StoreReply};
+use crate::command::{Command, CommandKind, Failure, ReplyKind, StoreReply};
 use crate::config::{Fate, Mode, OnStoreFailure, Save as When};
 use crate::count::{Bypass, Count};
 use crate::event::EventKind;
 use crate::key::KEY;
+use crate::lock::LockCommand;
 use crate::message::{HeaderMutation, Headers};
+use crate::mutant::{self, Mutant};
 use crate::refusal::ProblemType;
 use crate::reply::{EXPOSE, EXPOSED, IdempotencyStatus, ProblemDetails, Reason, Reply, STATUS};
 use crate::step::{Flow, LogEvent, Step};
@@ -92,8 +94,9 @@ impl Save {
             _ => 0,
         };
         let (pending, answered) = (None, None);
-        let save = Save { execution, asked, fate, pending, answered, is_over: false, saved_bytes };
-        (save, Step { commands: vec![command], counts, ..Step::default() })
+        let mut save = Save { execution, asked, fate, pending, answered, is_over: false, saved_bytes };
+        let early = if mutant::is(Mutant::UnlockedEarly) { save.unlock(cx) } else { None };
+        (save, Step { commands: [command].into_iter().chain(early).collect(), counts, ..Step::default() })
     }
 
     /// The status of the execution, where the store keeps its answer or does not.
@@ -101,8 +104,12 @@ impl Save {
         self.execution.line(Some(stored), (!stored).then_some(self.fate))
     }
 
-    /// Withdraws a claim on which nothing was forwarded, whether or not it was granted.
-    pub(super) fn withdrawal(cx: &Context<'_>, execution: Execution) -> Next {
+    /// Withdraws a claim on which nothing was forwarded, and the lock that was asked for with it, whether or not they were
+    /// granted.
+    pub(super) fn withdrawal(cx: &Context<'_>, mut execution: Execution) -> Next {
+        let unlock = execution.lock_command(cx.policy, LockCommand::Unlock { fence: None });
+        let is_asked = execution.request.lock.take().is_some_and(|lock| lock.until_ms.is_some());
+        let unlock = unlock.filter(|_| is_asked);
         let command = execution.command(cx.policy, CommandKind::Withdraw);
         let save = Save {
             // It was never an execution.
@@ -114,7 +121,7 @@ impl Save {
             is_over: false,
             saved_bytes: 0,
         };
-        (State::Save(save), Step { commands: vec![command], ..Step::default() })
+        (State::Save(save), Step { commands: [command].into_iter().chain(unlock).collect(), ..Step::default() })
     }
 
     /// A failure that the host has at hand: held until the store has heard of it, or let go at once.
@@ -163,6 +170,19 @@ impl Save {
         (State::Save(self), Step { flow, status, ..step })
     }
 
+    /// Whether the store has heard of the outcome, and only the lock is left to let go of.
+    pub(super) fn is_settled(&self) -> bool {
+        self.asked == ReplyKind::Unlock
+    }
+
+    /// Lets go of the lock. After an unknown outcome it stands until its lease is over, and nothing is said of it.
+    fn unlock(&mut self, cx: &Context<'_>) -> Option<Command> {
+        let lock = self.execution.request.lock.as_ref().filter(|_| self.asked == ReplyKind::Settle)?;
+        let command = self.execution.lock_command(cx.policy, LockCommand::Unlock { fence: lock.fence });
+        self.execution.request.lock = None;
+        command
+    }
+
     /// Bytes of bodies that it keeps itself.
     pub(super) fn kept_bytes(&self) -> u64 {
         let reply = self.pending.as_ref().and_then(|pending| pending.reply.as_ref());
@@ -172,6 +192,9 @@ impl Save {
     pub(super) fn on(mut self, cx: &Context<'_>, event: EventKind<'_>) -> Next {
         match event {
             // The reply to an earlier mark, made because it ran too long, tells nothing about the completion.
+            EventKind::StoreReplied { asked: ReplyKind::Unlock, reply, .. } if self.is_settled() => {
+                self.on_unlocked(&reply)
+            }
             EventKind::StoreReplied { asked, reply, .. } if asked == self.asked => self.on_settled(cx, &reply),
             // Envoy has ended the client's stream; what is being stored goes on.
             EventKind::ResponseHeaders { headers, .. }
@@ -232,8 +255,33 @@ impl Save {
                 }
             }
         };
-        let state = self.answered.filter(|_| !self.is_over).map_or(State::Done, State::Answered);
-        (state, Step { counts, log_event, ..step })
+        // What the store has not heard of is owed, and the lock stands for as long as its lease.
+        let is_heard = !matches!(reply, StoreReply::Failed(_));
+        let commands: Vec<Command> = is_heard.then(|| self.unlock(cx)).flatten().into_iter().collect();
+        let step = Step { counts, log_event, ..step };
+        if commands.is_empty() {
+            return (self.ended(), step);
+        }
+        (self.asked, self.saved_bytes) = (ReplyKind::Unlock, 0);
+        (State::Save(self), Step { commands, ..step })
+    }
+
+    /// What the store says to the end of a turn: another may have had one before that.
+    fn on_unlocked(self, reply: &StoreReply) -> Next {
+        let (counts, log_event) = match reply {
+            StoreReply::Failed(failure) => {
+                let failed = LogEvent::StoreFailed { failure: *failure, name: None };
+                (vec![Count::StoreFailed(*failure)], Some(failed))
+            }
+            StoreReply::Lost => (vec![Count::LockLost], Some(LogEvent::LockLost(self.execution.request.name))),
+            _ => (Vec::new(), None),
+        };
+        (self.ended(), Step { counts, log_event, ..Step::default() })
+    }
+
+    /// All that is left is an answer on its way out.
+    fn ended(self) -> State {
+        self.answered.filter(|_| !self.is_over).map_or(State::Done, State::Answered)
     }
 
     /// What is counted and logged of a settlement.
@@ -313,8 +361,8 @@ pub(super) fn unless_sent_as_it_is((state, step): Next) -> Next {
 
 /// Doubt is never "free": the request is refused, or forwarded where the operator prefers that, and its status says so.
 pub(super) fn store_failed(cx: &Context<'_>, mut pending: PendingRequest, failure: Failure) -> Next {
-    match cx.policy.on_store_failure {
-        OnStoreFailure::Forward => with_failure(failure, bypass(&mut pending, Reason::StoreFailure)),
+    match cx.policy.on_store_failure() {
+        OnStoreFailure::Forward => with_failure(failure, bypass(cx, &mut pending, Reason::StoreFailure)),
         OnStoreFailure::Reject => refused_by_store(cx, pending.injected, failure),
     }
 }
@@ -330,7 +378,17 @@ fn with_failure(failure: Failure, (state, mut step): Next) -> Next {
     (state, Step { log_event: Some(LogEvent::StoreFailed { failure, name: None }), ..step })
 }
 
-pub(super) fn bypass(pending: &mut PendingRequest, reason: Reason) -> Next {
+/// Lets a request through unprotected, or refuses it where it would run beside a lock.
+pub(super) fn bypass(cx: &Context<'_>, pending: &mut PendingRequest, reason: Reason) -> Next {
+    if cx.policy.lock().is_some() {
+        let problem = match reason {
+            Reason::NoCaller => ProblemType::CallerMissing,
+            Reason::TooLarge => ProblemType::BodyTooLarge,
+            Reason::StoreFailure => ProblemType::StoreUnavailable,
+            _ => ProblemType::KeyInvalid,
+        };
+        return refuse(cx, pending.injected, problem, ProblemDetails::default());
+    }
     if reason == Reason::NoCaller {
         pending.injected = None;
     }

@@ -36,7 +36,7 @@ pub struct Envoy {
     waker: RootWaker,
     entropy: Entropy,
     /// The host's numbers of each rule's counters; then those of the store, and of the store in trials.
-    counters: Vec<Vec<(Count, u32)>>,
+    counters: Vec<Vec<(Count, Vec<u32>)>>,
     unmatched: Option<u32>,
     gauges: Vec<(Gauge, u32)>,
     outbox_age: Option<u32>,
@@ -202,8 +202,8 @@ impl Host for Envoy {
     fn count(&mut self, count: Count, rule: usize, observed: bool) {
         let rules = self.counters.len().saturating_sub(2);
         let place = if count.is_of_the_store() { rules + usize::from(observed) } else { rule };
-        let counters = self.counters.get(place).into_iter().flatten();
-        counters.filter(|(counted, _)| *counted == count).for_each(|(_, id)| host::increment_metric(*id, 1));
+        let counter = self.counters.get(place).and_then(|of| of.iter().find(|(counted, _)| *counted == count));
+        counter.iter().flat_map(|(_, ids)| ids).for_each(|id| host::increment_metric(*id, 1));
     }
 
     fn change_gauge(&mut self, gauge: Gauge, by: i64) {
@@ -282,13 +282,13 @@ impl Host for Envoy {
 
 /// Defines what is counted, by rule and then of the store: all of it at once, so that a counter stands at 0 before it
 /// counts, and its first step is seen as one.
-fn counters(config: &Config) -> Vec<Vec<(Count, u32)>> {
+fn counters(config: &Config) -> Vec<Vec<(Count, Vec<u32>)>> {
     let define = |counts: Vec<Count>, rule: &str, observed| {
-        let named = counts.into_iter().flat_map(|count| {
-            let names = count.metrics(rule, observed).into_iter();
-            names.filter_map(move |name| Some((count, host::define_metric(Metric::Counter, &name)?)))
-        });
-        named.collect()
+        let ids = |count: &Count| {
+            let names = count.metrics(rule, observed);
+            names.iter().filter_map(|name| host::define_metric(Metric::Counter, name)).collect()
+        };
+        counts.into_iter().map(|count| (count, ids(&count))).collect()
     };
     let of_rules = config.rules.iter().map(|rule| match rule.policy.mode {
         Mode::Off => Vec::new(),

@@ -7,12 +7,21 @@
 
 use std::cell::RefCell;
 
+use crate::VERSION;
 use crate::by_id::ById;
 use crate::shell::framing::FramedStream;
 use crate::shell::host::{self, Level};
 use crate::shell::root::Root;
 use crate::shell::stream::HttpStream;
 use crate::worker::Action;
+
+/// The version, where tools that read modules look for it: in a section of this name.
+#[used]
+#[unsafe(link_section = "version")]
+static VERSION_SECTION: [u8; VERSION.len()] = match VERSION.as_bytes().first_chunk() {
+    Some(bytes) => *bytes,
+    None => [0; VERSION.len()],
+};
 
 /// What the host has created and not deleted.
 #[derive(Default)]

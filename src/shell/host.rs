@@ -80,13 +80,18 @@ const CAS_MISMATCH: u32 = 8;
 const NO_VERSION: u32 = u32::MAX;
 /// The version that makes it write whatever was there.
 const ANY_VERSION: u32 = 0;
+const REALTIME: u32 = 0;
 const MONOTONIC: u32 = 1;
 
 /// Microseconds of a clock that all workers share and that never goes back.
 pub fn monotonic_us() -> u64 {
+    clock_us(MONOTONIC)
+}
+
+fn clock_us(clock: u32) -> u64 {
     let mut nanoseconds = 0;
     // SAFETY: the host writes one u64 where we point.
-    unsafe { clock_time_get(MONOTONIC, 0, &raw mut nanoseconds) };
+    unsafe { clock_time_get(clock, 0, &raw mut nanoseconds) };
     nanoseconds / 1000
 }
 
@@ -362,6 +367,10 @@ impl SharedMap for SharedData {
     fn put(&self, key: &[u8], value: &[u8]) -> Result<(), Failure> {
         set_shared_data(key, value, ANY_VERSION).map(|_| ())
     }
+
+    fn wall_ms(&self) -> u64 {
+        clock_us(REALTIME) / 1000
+    }
 }
 
 fn set_shared_data(key: &[u8], value: &[u8], version: u32) -> Result<bool, Failure> {
@@ -406,14 +415,14 @@ fn parse_pairs(bytes: &[u8]) -> Option<Headers> {
 
 fn encode_pairs(headers: &Headers) -> Vec<u8> {
     let mut out = Vec::new();
-    out.extend((headers.iter().count() as u32).to_le_bytes());
+    out.extend_from_slice(&(headers.iter().count() as u32).to_le_bytes());
     for (name, value) in headers.iter() {
-        out.extend((name.len() as u32).to_le_bytes());
-        out.extend((value.len() as u32).to_le_bytes());
+        out.extend_from_slice(&(name.len() as u32).to_le_bytes());
+        out.extend_from_slice(&(value.len() as u32).to_le_bytes());
     }
     for (name, value) in headers.iter() {
         for text in [name, value] {
-            out.extend(text);
+            out.extend_from_slice(text);
             out.push(0);
         }
     }

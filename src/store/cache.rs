@@ -67,6 +67,10 @@ impl<C: SharedMap> Cache<C> {
 
     /// Remembers what became of an operation, and forgets what is not so any more.
     pub fn learn(&self, told: &Completion, now_ms: u64) {
+        // Who holds a lock only its store knows.
+        if told.command.is_of_lock() {
+            return;
+        }
         let (command, now_ms, asked_ms) = (&told.command, now_ms + EPOCH_MS, told.asked_ms + EPOCH_MS);
         let is_heard = told.exchange.is_some();
         let until_ms = now_ms + self.bounds.ttl_ms;
@@ -114,7 +118,8 @@ impl<C: SharedMap> Cache<C> {
 
     /// Takes in what the store must still hear of, because nothing else is said of it while the store is silent.
     pub fn remind(&self, owed: &[Rc<Command>], now_ms: u64) {
-        owed.iter().for_each(|command| self.owe(command, now_ms + EPOCH_MS));
+        let operations = owed.iter().filter(|command| !command.is_of_lock());
+        operations.for_each(|command| self.owe(command, now_ms + EPOCH_MS));
     }
 
     /// On this Envoy nothing else of this name may begin before the store has heard of it; nothing does of what is known

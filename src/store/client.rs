@@ -123,7 +123,7 @@ impl Client {
             self.queue.push_back(Job { asker, command, lane, asked_ms, tries_left, in_doubt: false, due_ms, until_ms });
             return None;
         };
-        if matches!(asked, ReplyKind::Mark | ReplyKind::Settle) {
+        if asked.is_owed() {
             self.outbox.owe_unheard(Rc::clone(&command), now_ms);
         }
         Some(Completion { exchange: Some(exchange), command, asked_ms: now_ms, reply: StoreReply::Failed(failure) })
@@ -140,8 +140,7 @@ impl Client {
         // Where a call has room for one, every other of its lane carries a claim.
         let odd = usize::from(*self.turn(lane));
         let mut on_lane = self.queue.iter().filter(|job| job.lane == lane);
-        let has_claims =
-            on_lane.clone().any(|job| job.due_ms <= now_ms && job.command.kind.reply_kind() == ReplyKind::Claim);
+        let has_claims = on_lane.clone().any(|job| job.due_ms <= now_ms && job.command.kind.reply_kind().may_grant());
         let mut room_for_owed = if has_claims { (room + odd) / 2 } else { room };
         // No more than fit, so that what is owed does not fill the queue that others wait in.
         let queued = on_lane.by_ref().filter(|job| is_owed(job)).count();
@@ -157,7 +156,7 @@ impl Client {
         let (mut jobs, mut left, mut bytes) = (Vec::new(), VecDeque::new(), 0);
         for job in self.queue.drain(..) {
             let size = size(&job.command);
-            let is_light = job.command.kind.reply_kind() == ReplyKind::Claim;
+            let is_light = job.command.kind.reply_kind().may_grant();
             let fits = jobs.is_empty() || is_light || bytes + size <= self.limits.max_batch_bytes;
             let has_room = jobs.len() < room && (!is_owed(&job) || room_for_owed > 0);
             if job.lane == lane && has_room && job.due_ms <= now_ms && fits {
@@ -349,13 +348,13 @@ impl Client {
         // An earlier try may have been heard, whatever became of the last.
         let is_known = failure.is_doubtful() || failure.is_unreadable();
         let failure = if job.in_doubt && !is_known { Failure::Timeout } else { failure };
-        if failure.is_unreadable() && job.in_doubt && asked == ReplyKind::Claim {
+        if failure.is_unreadable() && job.in_doubt && asked.may_grant() {
             self.outbox.owe_late_tries(&job.command, now_ms);
         }
         match job.asker {
             Asker::Outbox(id) if !self.outbox.put_off(id, failure, now_ms) => return job.complete(StoreReply::Lost),
             Asker::Outbox(_) => {}
-            Asker::Exchange(_) if matches!(asked, ReplyKind::Mark | ReplyKind::Settle) => {
+            Asker::Exchange(_) if asked.is_owed() => {
                 self.outbox.owe_unheard(Rc::clone(&job.command), now_ms);
             }
             Asker::Exchange(_) => {}
@@ -370,8 +369,10 @@ impl Client {
             Asker::Outbox(id) => self.outbox.heard(id),
         };
         self.outbox.owe_again(kept, &job.command, &reply, now_ms);
-        let is_refused = !matches!(reply, StoreReply::Granted { .. } | StoreReply::Completed { .. });
-        if asked == ReplyKind::Claim && is_refused && job.in_doubt {
+        let is_granted = matches!(reply, StoreReply::Granted { .. } | StoreReply::Locked { .. });
+        // Who finds a lock held asks again under the same owner, and takes it back itself where it does not.
+        let is_refused = !is_granted && !matches!(reply, StoreReply::Busy { .. } | StoreReply::Completed { .. });
+        if asked.may_grant() && is_refused && job.in_doubt {
             self.outbox.owe_late_tries(&job.command, now_ms);
         }
         job.complete(reply)

@@ -7,6 +7,8 @@ mod resolution;
 
 pub mod model;
 
+pub mod locks;
+
 pub mod local;
 
 mod call;

@@ -3,7 +3,7 @@
 //! Its one rule: doubt is never resolved in favour of executing again without saying so.
 //! It does not know where records are kept, nor what time it is: the store's own clock is handed in.
 
-use crate::command::{Command, CommandKind, StoreReply};
+use crate::command::{Command, CommandKind, Failure, StoreReply};
 use crate::mutant::{self, Mutant};
 use crate::record::{Owner, Record, State};
 use crate::store::resolution;
@@ -26,6 +26,8 @@ pub fn apply(record: Option<Record>, command: &Command, now_ms: u64) -> Outcome 
     match &command.kind {
         CommandKind::Claim { may_retry } => claim(record, command, *may_retry, u32::MAX, now_ms),
         CommandKind::Complete { status, response } => complete(record, command, *status, response.clone(), now_ms),
+        // Under the name of a lock stands no operation.
+        CommandKind::Lock(_) => refuse(StoreReply::Failed(Failure::Corrupt)),
         CommandKind::Inspect => refuse(StoreReply::Seen(record.map(|record| record.sight(now_ms)))),
         CommandKind::MarkUnknown => mark_unknown(record, command, now_ms),
         CommandKind::Poll { max_attempt } => claim(record, command, false, *max_attempt, now_ms),

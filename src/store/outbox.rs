@@ -273,10 +273,9 @@ impl Outbox {
         calls
     }
 
-    /// Owes the withdrawal of a claim that is over and of which an earlier try may be granted yet.
+    /// Owes what takes back a claim or a lock that is over and of which an earlier try may be granted yet.
     pub(super) fn owe_late_tries(&mut self, claim: &Command, now_ms: u64) {
-        let withdrawal = Command { kind: CommandKind::Withdraw, ..Command::clone(claim) };
-        self.owe(Rc::new(withdrawal), Cause::LateTries, now_ms, BACKOFF_MS.0);
+        self.owe(Rc::new(claim.taken_back()), Cause::LateTries, now_ms, BACKOFF_MS.0);
     }
 
     /// Puts an operation that no answer came to into the outbox.

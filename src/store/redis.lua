@@ -5,7 +5,7 @@
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
-local FORMAT, KIND, KEPT, BODIES_MAX, LARGE = 2, 0, 8, 4194304, 65536
+local FORMAT, KIND, LOCK, KEPT, BODIES_MAX, LARGE = 2, 0, 1, 8, 4194304, 65536
 local OPEN, RUNNING, UNKNOWN, COMPLETED = 0, 1, 2, 3
 local op, record, bodies
 
@@ -141,6 +141,13 @@ end
 
 local operations = {}
 
+-- Another attempt runs, or may have run.
+local function in_the_way()
+  local left = math.max(record.till - now, 0)
+  if record.state == RUNNING and left > 0 then return 'I' .. struct.pack('<I4', record.attempt) end
+  return 'U' .. struct.pack('<I4I8', record.attempt, left)
+end
+
 local function claim(may_retry, max_attempt)
   if not record then return grant(blank(), 1) end
   if is_released(op.owner) then return 'S' end
@@ -156,12 +163,11 @@ local function claim(may_retry, max_attempt)
     local age = math.max(now - record.since, 0)
     return 'D' .. struct.pack('<I4I2I8I8', attempt, record.status, age, record.expires - now) .. optional(record.response)
   end
-  if record.state == RUNNING and now < record.till then return 'I' .. struct.pack('<I4', attempt) end
   if may_retry and record.till <= now then
     record.doubt = 1
     return grant(record, attempt + 1)
   end
-  return 'U' .. struct.pack('<I4I8', attempt, math.max(record.till - now, 0))
+  return in_the_way()
 end
 
 function operations.c() -- claim
@@ -239,10 +245,7 @@ end
 -- An operator's word, for which no lease may live.
 local function resolve(ran, keep)
   if not record then return 'Z' end
-  if record.till and now < record.till then
-    if record.state == RUNNING then return 'I' .. struct.pack('<I4', record.attempt) end
-    return 'U' .. struct.pack('<I4I8', record.attempt, record.till - now)
-  end
+  if record.till and now < record.till then return in_the_way() end
   local completed = record.state == COMPLETED
   if completed and keep and not ran then return 'L' end
   if keep and not ran and op.attempt ~= record.attempt then return 'S' end
@@ -264,9 +267,72 @@ function operations.x() -- forget
   return resolve(false, false)
 end
 
+-- Locks, under names of their own. One that nobody holds has no end of a lease.
+local locks, lock = {}, nil
+
+local function parse_lock(data)
+  local l, format, kind, at = {}, nil, nil, nil
+  format, kind, l.owner, l.till, l.fence, l.expires, at = struct.unpack('<BBc16I8I8I8', data)
+  check(format == FORMAT and kind == LOCK and at == #data + 1)
+  return l
+end
+
+local function keep(l)
+  local data = struct.pack('<BBc16I8I8I8', FORMAT, LOCK, l.owner, l.till, l.fence, l.expires)
+  call('SET', op.record, data, 'PXAT', string.format('%.0f', l.expires))
+end
+
+local function keep_own(till, fence)
+  local expires = math.max(now + 2 * op.lease, lock and lock.expires or 0)
+  keep({ owner = op.owner, till = till, fence = fence, expires = expires })
+end
+
+local function hold(fence)
+  keep_own(now + op.lease, fence)
+  return 'K' .. struct.pack('<I8', fence)
+end
+
+function locks.k() -- lock
+  if not lock then return hold(now) end
+  if lock.owner == op.owner then return lock.till > 0 and hold(lock.fence) or 'L' end
+  if now < lock.till then return 'B' .. struct.pack('<I8', lock.till - now) end
+  return hold(math.max(lock.fence + 1, now))
+end
+
+function locks.h() -- renew lock
+  local fence = struct.unpack('<I8', op.response)
+  if lock and not (lock.owner == op.owner and lock.till > 0 and lock.fence == fence) then return 'L' end
+  return hold(fence)
+end
+
+function locks.o() -- unlock
+  if lock and lock.owner ~= op.owner then return 'L' end
+  if lock then return locks.x() end
+  keep_own(0, #op.response > 0 and struct.unpack('<I8', op.response) or 0)
+  return 'O'
+end
+
+function locks.x() -- forget
+  if not lock then return 'Z' end
+  lock.till = 0
+  keep(lock)
+  return 'O'
+end
+
+function locks.l() -- look
+  if not lock then return 'Z' end
+  return 'V' .. struct.pack('<BI4I2I8', now < lock.till and RUNNING or OPEN, 0, 0, lock.expires - now)
+end
+
 local function apply()
   if op.deadline > 0 and op.deadline <= now then return 'L' end
   local data = call('GET', op.record)
+  -- What can be asked of both is asked of what stands there.
+  if locks[op.kind] and (not operations[op.kind] or data and data:byte(2) == LOCK) then
+    lock = data and parse_lock(data) or nil
+    if lock and lock.expires <= now then lock = nil end
+    return locks[op.kind]()
+  end
   record = data and parse(data) or nil
   if record and forgotten(record) <= now then record = nil end
   return operations[op.kind]()

@@ -4,6 +4,7 @@
 //! It does not know how Redis is reached.
 
 use crate::command::{Command, CommandKind, Failure, RedisError, Resolution, StoreReply};
+use crate::lock::LockCommand;
 use crate::record::{Corrupt, Input, RecordStatus, RecordSummary, known_status};
 use crate::store::client::{Batch, Nonce};
 
@@ -11,7 +12,7 @@ use crate::store::client::{Batch, Nonce};
 pub const SCRIPT: &str = include_str!("redis.lua");
 
 /// The SHA-1 of [`SCRIPT`] in hex, under which Redis keeps it; `tests/it/redis.rs` asks Redis whether it is right.
-pub const SCRIPT_SHA1: &str = "be14c84b8ca7c82edfcf1a7d31cbf1d61a058520";
+pub const SCRIPT_SHA1: &str = "c398f0c607cab8fea2fcc3c1d21d4d1748ba3acc";
 
 /// How the script is named in a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,10 +47,19 @@ pub fn pack(batch: &Batch, has_other_way: bool) -> Vec<u8> {
 }
 
 fn pack_call(nonce: Nonce, command: &Command, has_other_way: bool, out: &mut Vec<u8>) {
+    let fence = match command.kind {
+        CommandKind::Lock(LockCommand::Renew { fence } | LockCommand::Unlock { fence: Some(fence) }) => {
+            Some(fence.to_le_bytes().to_vec())
+        }
+        _ => None,
+    };
     let (kind, flag, status, response) = match &command.kind {
         CommandKind::Claim { may_retry } => (b'c', *may_retry, 0, None),
         CommandKind::Complete { status, response } => (b'd', response.is_some(), *status, response.as_ref()),
         CommandKind::Inspect => (b'l', false, 0, None),
+        CommandKind::Lock(LockCommand::Lock) => (b'k', false, 0, None),
+        CommandKind::Lock(LockCommand::Renew { .. }) => (b'h', false, 0, fence.as_ref()),
+        CommandKind::Lock(LockCommand::Unlock { .. }) => (b'o', false, 0, fence.as_ref()),
         CommandKind::MarkUnknown => (b'u', false, 0, None),
         CommandKind::Poll { .. } => (b'p', false, 0, None),
         CommandKind::Release { keep_fingerprint } => (b'f', *keep_fingerprint, 0, None),
@@ -60,9 +70,9 @@ fn pack_call(nonce: Nonce, command: &Command, has_other_way: bool, out: &mut Vec
         CommandKind::Withdraw => (b'w', false, 0, None),
     };
     out.push(kind);
-    out.extend(nonce.0);
-    out.extend(command.owner.0);
-    out.extend(command.fingerprint.0);
+    out.extend_from_slice(&nonce.0);
+    out.extend_from_slice(&command.owner.0);
+    out.extend_from_slice(&command.fingerprint.0);
     // Who waits, or knows, has no attempt, but minds how many others have.
     let attempt = match command.kind {
         CommandKind::Poll { max_attempt: others } | CommandKind::Resolve(Resolution::NotRun { attempt: others }) => {
@@ -70,18 +80,18 @@ fn pack_call(nonce: Nonce, command: &Command, has_other_way: bool, out: &mut Vec
         }
         _ => command.attempt,
     };
-    out.extend(attempt.to_le_bytes());
+    out.extend_from_slice(&attempt.to_le_bytes());
     let key = command.key.encode();
     out.push(key.len() as u8);
     out.extend(key);
     out.push(u8::from(flag) + 2 * u8::from(command.in_window) + 4 * u8::from(has_other_way));
-    out.extend(command.lease_ms.to_le_bytes());
-    out.extend(command.ttl_ms.to_le_bytes());
+    out.extend_from_slice(&command.lease_ms.to_le_bytes());
+    out.extend_from_slice(&command.ttl_ms.to_le_bytes());
     // 0 is no deadline, so one at the beginning of time is as good as one a millisecond later.
-    out.extend(command.deadline_ms.map_or(0, |deadline| deadline.max(1)).to_le_bytes());
-    out.extend(status.to_le_bytes());
-    out.extend((response.map_or(0, Vec::len) as u32).to_le_bytes());
-    out.extend(response.into_iter().flatten());
+    out.extend_from_slice(&command.deadline_ms.map_or(0, |deadline| deadline.max(1)).to_le_bytes());
+    out.extend_from_slice(&status.to_le_bytes());
+    out.extend_from_slice(&(response.map_or(0, Vec::len) as u32).to_le_bytes());
+    out.extend_from_slice(response.map_or(&[], Vec::as_slice));
 }
 
 /// Reads one answer of the script: the nonce of the operation, then a letter and what goes with it.
@@ -94,6 +104,7 @@ pub fn unpack(answer: &[u8]) -> Result<(Nonce, StoreReply), Corrupt> {
     let [kind] = input.array()?;
     let reply = match kind {
         b'A' => StoreReply::Deferred,
+        b'B' => StoreReply::Busy { wait_ms: u64::from_le_bytes(input.array()?) },
         b'D' => StoreReply::Completed {
             attempt: u32::from_le_bytes(input.array()?),
             status: known_status(u16::from_le_bytes(input.array()?)),
@@ -111,6 +122,7 @@ pub fn unpack(answer: &[u8]) -> Result<(Nonce, StoreReply), Corrupt> {
         },
         b'H' => StoreReply::Exhausted { attempt: u32::from_le_bytes(input.array()?) },
         b'I' => StoreReply::InFlight { attempt: u32::from_le_bytes(input.array()?) },
+        b'K' => StoreReply::Locked { fence: u64::from_le_bytes(input.array()?) },
         b'L' => StoreReply::Lost,
         b'M' => StoreReply::Mismatch,
         b'N' => StoreReply::Renewed { expires_ms: u64::from_le_bytes(input.array()?) },

@@ -3,9 +3,7 @@
 //! Its one rule: only a body that comes while its head is held proves that it does; one such body ends the search.
 //! It does not know what becomes of a message whose body is not shown.
 
-use std::collections::BTreeSet;
-
-use crate::by_id::ById;
+use crate::by_id::{ById, in_order};
 
 /// How long a held request may wait for its first body callback before Envoy is taken not to show bodies, in a worker
 /// that has never seen one.
@@ -48,9 +46,9 @@ impl Bodies {
     }
 
     /// The streams whose message is still held in its head, in order.
-    pub fn paused(&mut self, awaits_body: impl Fn(u32) -> bool) -> BTreeSet<u32> {
+    pub fn paused(&mut self, awaits_body: impl Fn(u32) -> bool) -> Vec<u32> {
         self.unseen.retain(|stream, _| awaits_body(*stream));
-        self.unseen.keys().copied().collect()
+        in_order(self.unseen.keys().copied())
     }
 
     /// Whether the host has received some of this message's body and does not show it; forgets the message then.

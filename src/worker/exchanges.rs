@@ -3,10 +3,11 @@
 //! Its one rule: an exchange lives until nothing can come of it any more, whether or not its client is still there.
 //! It does not know what an exchange decides, nor when its acts are carried out.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 
-use crate::by_id::ById;
+use crate::by_id::{ById, in_order};
 use crate::command::{Command, ReplyKind, StoreReply};
+use crate::config::RuleId;
 use crate::count::Count;
 use crate::event::{Clock, Event, EventKind};
 use crate::exchange::Exchange;
@@ -17,6 +18,7 @@ use crate::store::client::{Batch, Client, Completion, Heard, Lane, Nonce};
 use crate::store::local::SharedMap;
 use crate::store::{Store, Submission};
 use crate::worker::host::Side;
+use crate::worker::turns::Turns;
 
 /// One thing to do, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,13 +82,15 @@ pub struct Exchanges<C> {
     store: Store<C>,
     load: Load,
     /// The duplicates that wait, by the operation that they wait for.
-    waiters: HashMap<Name, BTreeSet<u32>>,
-    /// Whether a duplicate was woken by the end of what it waited for, since the last tick.
+    waiters: HashMap<Name, Vec<u32>>,
+    /// Those that wait for the lock of a resource.
+    turns: Turns,
+    /// Whether one was woken by the end of what it waited for, since the last tick.
     has_woken: bool,
     /// Whether the embedded store's last answer was one.
     answers: bool,
-    /// By rule, whether its requests show callers.
-    callers: HashMap<String, Callers>,
+    /// By the number of the rule, whether its requests show callers, once there was one.
+    callers: Vec<Option<Callers>>,
 }
 
 /// What is known of the callers of one rule.
@@ -153,9 +157,10 @@ impl<C: SharedMap> Exchanges<C> {
             store,
             load: Load::default(),
             waiters: HashMap::new(),
+            turns: Turns::default(),
             has_woken: false,
             answers: true,
-            callers: HashMap::new(),
+            callers: Vec::new(),
         }
     }
 
@@ -176,6 +181,7 @@ impl<C: SharedMap> Exchanges<C> {
         let Some(mut entry) = self.exchanges.remove(&id) else { return acts };
         let before = entry.load();
         let (ran, waited_for) = (entry.exchange.runs().copied(), entry.exchange.waits_for().copied());
+        let mut lock = entry.exchange.awaits_lock().copied();
         let (waits_since_ms, rule) = (entry.exchange.waits_since_ms(), entry.exchange.rule().number);
         entry.closed |= matches!(event, Event { kind: EventKind::Closed { .. }, .. });
         if matches!(event, Event { kind: EventKind::ResponseHeaders { .. }, .. }) {
@@ -189,18 +195,12 @@ impl<C: SharedMap> Exchanges<C> {
             if remembered && step.counts.contains(&Count::Replayed) {
                 acts.push(Act::Count { count: Count::ReplayedCached, rule, observed });
             }
-            acts.extend(step.caller.and_then(|seen| self.note_caller(&entry.exchange.rule().name, seen, now_ms)));
+            acts.extend(step.caller.and_then(|seen| self.note_caller(entry.exchange.rule(), seen, now_ms)));
             let search = step.search;
             for command in obey(id, &mut entry, step, &mut acts) {
                 let (asked, name) = (command.kind.reply_kind(), command.name);
-                let (reply, remembered) = match self.store.ask(id, command, now_ms) {
-                    Submission::Remembered(reply) => (Some(reply), true),
-                    Submission::Answered(reply) => {
-                        self.answers = !matches!(reply, StoreReply::Failed(_));
-                        (Some(reply), false)
-                    }
-                    Submission::Waiting => (None, false),
-                };
+                lock = lock.or((asked == ReplyKind::Lock).then_some(name));
+                let (reply, remembered) = self.ask(id, command, now_ms);
                 if !remembered {
                     acts.push(Act::Count { count: Count::StoreOperation, rule, observed });
                 }
@@ -223,6 +223,9 @@ impl<C: SharedMap> Exchanges<C> {
             acts.push(Act::Waited { ms: now_ms.saturating_sub(since_ms) });
         }
         self.note_waiter(id, waited_for, entry.exchange.waits_for().copied());
+        if let Some(name) = lock.filter(|_| entry.exchange.awaits_lock().is_none()) {
+            self.turns.leave(id, &name);
+        }
         if entry.exchange.runs().is_none() {
             ran.into_iter().for_each(|name| self.wake_waiters(&name, now_ms));
         }
@@ -230,6 +233,33 @@ impl<C: SharedMap> Exchanges<C> {
             self.exchanges.insert(id, entry);
         }
         acts
+    }
+
+    /// Hands one command of an exchange to the store, or answers it from what this worker knows; tells which.
+    fn ask(&mut self, id: u32, command: Command, now_ms: u64) -> (Option<StoreReply>, bool) {
+        if !self.turns.may_ask(id, &command, now_ms) {
+            return (Some(StoreReply::Busy { wait_ms: 0 }), true);
+        }
+        let (asked, name) = (command.kind.reply_kind(), command.name);
+        match self.store.ask(id, command, now_ms) {
+            Submission::Remembered(reply) => (Some(reply), true),
+            Submission::Answered(reply) => {
+                self.answers = !matches!(reply, StoreReply::Failed(_));
+                self.hear_of_turn(asked, name, &reply, now_ms);
+                (Some(reply), false)
+            }
+            Submission::Waiting => (None, false),
+        }
+    }
+
+    /// Has the next that waits for a lock ask at once, where another's turn is over.
+    fn hear_of_turn(&mut self, asked: ReplyKind, name: Name, reply: &StoreReply, now_ms: u64) {
+        let is_over = asked == ReplyKind::Unlock && *reply == StoreReply::Settled;
+        let next = if is_over { self.turns.pass_on(name, now_ms) } else { None };
+        if let Some(entry) = next.and_then(|next| self.exchanges.get_mut(&next)) {
+            entry.wake_ms = Some(now_ms);
+            self.has_woken = true;
+        }
     }
 
     /// The next call to the store to send on this lane, if one may be sent and anything waits.
@@ -247,8 +277,8 @@ impl<C: SharedMap> Exchanges<C> {
     /// Feeds a tick to every exchange that is due; `owner` draws the token of a claim that may follow.
     pub fn tick(&mut self, now_ms: u64, mut owner: impl FnMut() -> Owner) -> Vec<Act> {
         self.has_woken = false;
-        let awake: BTreeSet<u32> =
-            self.exchanges.iter().filter(|(_, entry)| entry.is_due(now_ms)).map(|(id, _)| *id).collect();
+        let due = self.exchanges.iter().filter(|(_, entry)| entry.is_due(now_ms));
+        let awake = in_order(due.map(|(id, _)| *id));
         let mut acts = Vec::new();
         for id in awake {
             if let Some(entry) = self.exchanges.get_mut(&id) {
@@ -303,23 +333,25 @@ impl<C: SharedMap> Exchanges<C> {
     }
 
     /// Says once in a while that a rule's requests have shown no caller so far.
-    fn note_caller(&mut self, rule: &str, seen: SeenCaller, now_ms: u64) -> Option<Act> {
-        let (callers, act) = match (self.callers.get(rule), seen) {
+    fn note_caller(&mut self, RuleId { number, name }: &RuleId, seen: SeenCaller, now_ms: u64) -> Option<Act> {
+        self.callers.resize(self.callers.len().max(number + 1), None);
+        let callers = self.callers.get_mut(*number)?;
+        let (now, act) = match (*callers, seen) {
             (Some(Callers::Seen), _) => return None,
-            (_, SeenCaller::Some) => (Callers::Seen, Act::CallerSeen(rule.to_owned())),
+            (_, SeenCaller::Some) => (Callers::Seen, Act::CallerSeen(name.clone())),
             (Some(Callers::Missing { said_ms }), _) if now_ms < said_ms + NO_CALLER_QUIET_MS => return None,
-            (_, SeenCaller::None { certificate }) => (
-                Callers::Missing { said_ms: now_ms },
-                Act::Log(LogEvent::NoCaller { rule: rule.to_owned(), certificate }),
-            ),
+            (_, SeenCaller::None { certificate }) => {
+                (Callers::Missing { said_ms: now_ms }, Act::Log(LogEvent::NoCaller { rule: name.clone(), certificate }))
+            }
         };
-        self.callers.insert(rule.to_owned(), callers);
+        *callers = Some(now);
         Some(act)
     }
 
     fn tell(&mut self, told: Vec<Completion>, now_ms: u64) -> Vec<Act> {
         let mut acts = Vec::new();
         for told in told {
+            self.hear_of_turn(told.asked(), told.command.name, &told.reply, now_ms);
             let Some(exchange) = told.exchange else { continue };
             let kind = self.answer(&told.command.name, told.asked(), told.reply);
             acts.extend(self.feed(exchange, Event { clock: &Clock::at(now_ms), kind }));
@@ -328,9 +360,9 @@ impl<C: SharedMap> Exchanges<C> {
     }
 
     fn answer(&self, name: &Name, asked: ReplyKind, reply: StoreReply) -> EventKind<'static> {
-        let may_wait = matches!(reply, StoreReply::InFlight { .. })
+        let may_wait = matches!(reply, StoreReply::Busy { .. } | StoreReply::InFlight { .. })
             && self.load.waiting < WAITING_MAX
-            && self.waiters.get(name).map_or(0, BTreeSet::len) < WAITING_FOR_ONE_MAX;
+            && self.waiters.get(name).map_or(0, Vec::len) < WAITING_FOR_ONE_MAX;
         EventKind::StoreReplied { asked, reply, may_wait }
     }
 
@@ -352,13 +384,13 @@ impl<C: SharedMap> Exchanges<C> {
         if let Some(name) = before
             && let Some(waiters) = self.waiters.get_mut(&name)
         {
-            waiters.remove(&id);
+            waiters.retain(|waiter| *waiter != id);
             if waiters.is_empty() {
                 self.waiters.remove(&name);
             }
         }
         if let Some(name) = now {
-            self.waiters.entry(name).or_default().insert(id);
+            self.waiters.entry(name).or_default().push(id);
         }
     }
 }

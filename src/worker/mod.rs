@@ -15,13 +15,15 @@ mod host;
 
 mod bodies;
 
+mod turns;
+
 mod exchanges;
 
 mod stream;
 
 mod told;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::mem::Discriminant;
 
 pub use exchanges::NO_CALLER_QUIET_MS;
@@ -71,7 +73,7 @@ pub struct Worker<C> {
     /// From how many held bytes on the worker is overloaded.
     overloaded_from: u64,
     /// When what every request would say was logged last.
-    said_ms: HashMap<Discriminant<LogEvent>, u64>,
+    said_ms: Vec<(Discriminant<LogEvent>, u64)>,
     /// When the store failed last, where it was not said since that it answers again.
     store_failed_ms: Option<u64>,
     /// What the host was told of each gauge.
@@ -95,7 +97,7 @@ impl<C: SharedMap> Worker<C> {
             flows_left: FLOWS_AT_ONCE,
             bodies: Bodies::default(),
             overloaded_from: HELD_MAX + 1,
-            said_ms: HashMap::new(),
+            said_ms: Vec::new(),
             store_failed_ms: None,
             told: Gauge::ALL.map(|gauge| (gauge, 0)),
             ticks: 0,

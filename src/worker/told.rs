@@ -33,7 +33,8 @@ impl<C: SharedMap> Worker<C> {
         }
         // Every request would say so; once a second is enough.
         let kind = discriminant(&log_event);
-        if self.said_ms.get(&kind).is_some_and(|said| now_ms < said + QUIET_MS) {
+        self.said_ms.retain(|(_, said_ms)| now_ms < said_ms + QUIET_MS);
+        if self.said_ms.iter().any(|(said, _)| *said == kind) {
             return;
         }
         if let LogEvent::NoCaller { rule, .. } = &log_event
@@ -43,7 +44,7 @@ impl<C: SharedMap> Worker<C> {
         }
         host.log(&log_event);
         if log_event.is_repeated() {
-            self.said_ms.insert(kind, now_ms);
+            self.said_ms.push((kind, now_ms));
         }
     }
 

@@ -14,6 +14,8 @@
 
 /// A browser, and a person at it.
 mod browser;
+/// The presets, with the libraries that come through their doors.
+mod doors;
 /// Libraries of Python and Node that repeat by themselves.
 mod libraries;
 /// Clients of Go and Java, byte for byte.

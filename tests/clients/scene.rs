@@ -14,6 +14,7 @@ use harness::gateway::{hcm, shipped};
 use harness::process::{Process, tail};
 use harness::{Entry, Fault, Gateway, Interposer, Ledger, Options, World, wait_for};
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 /// One client before a gateway that others use too, with faults on its way.
 pub struct Scene {
@@ -58,8 +59,9 @@ impl Scene {
     }
 }
 
+/// A script of this folder, with what is installed for it.
 #[track_caller]
-fn run(script: &str, base: &str, options: &Value) -> Value {
+fn command(script: &str) -> Command {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(script);
     let mut command = match path.extension().and_then(|extension| extension.to_str()) {
         Some("py") => {
@@ -73,8 +75,15 @@ fn run(script: &str, base: &str, options: &Value) -> Value {
             command
         }
     };
-    command.arg(&path).args([base, &options.to_string()]);
-    let folder = tempfile::TempDir::with_prefix("envoy-idempotency-client-").expect("a temporary folder");
+    command.arg(&path);
+    command
+}
+
+#[track_caller]
+fn run(script: &str, base: &str, options: &Value) -> Value {
+    let mut command = command(script);
+    command.args([base, &options.to_string()]);
+    let folder = TempDir::with_prefix("envoy-idempotency-client-").expect("a temporary folder");
     let process = Process::start(script, command, &folder.path().join("log")).expect("the client can be started");
     let ended = wait_for(&format!("{script} ends"), CLIENT_PATIENCE, || process.ended());
     let log = process.log();
@@ -121,12 +130,45 @@ pub fn in_the_form_of_stripe() -> &'static World {
 
 /// `envoy/presets/form-post.yaml` in `envoy/shielded.yaml`.
 pub fn checkout() -> &'static World {
-    static WORLD: LazyLock<World> = LazyLock::new(|| {
-        let filters = shipped("presets/form-post.yaml").expect("the file can be read");
-        let configuration = filters[0]["typed_config"]["config"]["configuration"]["value"].clone();
-        start(|options| options.configuration(configuration))
-    });
+    static WORLD: LazyLock<World> = LazyLock::new(|| of_preset("form-post"));
     &WORLD
+}
+
+/// A file of `envoy/presets` in `envoy/shielded.yaml`.
+pub fn of_preset(preset: &str) -> World {
+    start(|options| options.configuration(preset_document(preset)))
+}
+
+fn preset_document(preset: &str) -> Value {
+    let filters = shipped(&format!("presets/{preset}.yaml")).expect("the file can be read");
+    filters[0]["typed_config"]["config"]["configuration"]["value"].clone()
+}
+
+/// `envoy/presets/mcp.yaml` before a server of MCP, which is no ledger and says itself what it has done.
+pub struct Tools {
+    pub way: Interposer,
+    _gateway: Gateway,
+    _server: Process,
+    _folder: TempDir,
+}
+
+impl Tools {
+    pub fn start() -> Tools {
+        let folder = TempDir::with_prefix("envoy-idempotency-mcp-").expect("a temporary folder");
+        let server = Process::start("mcp_server", command("node/mcp_server.js"), &folder.path().join("log"));
+        let server = server.expect("the server can be started");
+        let listens = || server.log().split_once("listens on ")?.1.split_once(".\n")?.0.parse().ok();
+        let addr = wait_for("the server listens", CLIENT_PATIENCE, listens);
+        let addr = addr.unwrap_or_else(|_| panic!("{}", tail(&server.log())));
+        let gateway = Gateway::start(Options::file("local.yaml", addr).configuration(preset_document("mcp")));
+        Tools { way: Interposer::start(gateway.addr()), _gateway: gateway, _server: server, _folder: folder }
+    }
+
+    /// Runs a script of this folder against it.
+    #[track_caller]
+    pub fn play(&self, script: &str) -> Value {
+        run(script, &format!("http://{}", self.way.addr()), &json!({ "caller": "Bearer alice" }))
+    }
 }
 
 /// As [`rules`], behind Envoy's own filter for pages of other origins.

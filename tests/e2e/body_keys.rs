@@ -17,6 +17,7 @@ fn world() -> Shared {
 
 fn document() -> Value {
     json!({
+        "status_path": "/.well-known/idempotency",
         "rules": [
             rule("/form/", json!({ "key": { "sources": [{ "form": "token" }] } })),
             rule("/form-required/", json!({ "key": { "sources": [{ "form": "token" }], "required": true } })),
@@ -24,6 +25,7 @@ fn document() -> Value {
             rule("/json-required/", json!({ "key": { "sources": [{ "json": "/order/id" }], "required": true } })),
             rule("/pair/", json!({ "key": { "sources": [{ "json": "/order/id" }, { "json": "/sku" }] } })),
             rule("/event/", json!({ "key": { "sources": [{ "header": "ce-source" }, { "header": "ce-id" }] } })),
+            rule("/batch/", json!({ "key": { "sources": [{ "json": "/-/source" }, { "json": "/-/id" }] } })),
             rule("/any/", json!({
                 "key": { "sources": [{ "any": [
                     { "header": "idempotency-key" }, { "query": "k" }, { "cookie": "k" }, { "form": "k" }, { "json": "/k" }
@@ -213,6 +215,31 @@ fn an_events_source_and_id_are_its_key() {
     executed(&event("/orders", "2"), 1);
     executed(&event("/users", "1"), 1);
     assert_eq!(said(&world.post("/event/in").header("ce-id", "1").body("x").send()), "bypassed;reason=no-key");
+}
+
+#[test]
+fn a_batch_is_one_operation_by_the_ids_of_its_elements_in_order() {
+    let world = world();
+    let event = |source: &str, id: Value| json!({ "source": source, "id": id, "data": "happened" });
+    let deliver = |events: &[Value]| json_body(&world, "/batch/in", json!(events).to_string()).send();
+    let (one, two) = (event("/shop", json!("a")), event("/shop", json!(7)));
+    let first = deliver(&[one.clone(), two.clone()]);
+    executed(&first, 1);
+    replays(&deliver(&[one.clone(), two.clone()]), &first);
+    executed(&deliver(&[two.clone(), one.clone()]), 1);
+    executed(&deliver(std::slice::from_ref(&one)), 1);
+    executed(&deliver(&[event("/bank", json!("a")), two]), 1);
+    // The ids are those of the first, and something else has happened.
+    let changed = json!({ "source": "/shop", "id": 7, "data": "something else" });
+    refused(&deliver(&[one, changed]), 409, "mismatch", None);
+    assert_eq!(said(&deliver(&[])), "bypassed;reason=no-key");
+    let unfinished = deliver(&[event("/shop", json!("a")), json!({ "source": "/shop" })]);
+    assert_eq!(said(&unfinished), "bypassed;reason=no-key");
+    refused(&deliver(&[event("/shop", json!(true))]), 400, "key-invalid", None);
+    let look = "/.well-known/idempotency?method=POST&path=/batch/in";
+    let keys = "key=%5B%22/shop%22,%22/shop%22%5D&key=%5B%22a%22,%227%22%5D";
+    let seen = world.request("GET", &format!("{look}&{keys}")).send();
+    assert_eq!((seen.status, &seen.json()["state"]), (200, &json!("completed")));
 }
 
 #[test]

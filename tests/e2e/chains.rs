@@ -9,7 +9,7 @@ use harness::{Gateway, Ledger, Options, Port, Request, World};
 use serde_json::{Value, json};
 
 use crate::check::{executed, refused, replays, said, shown};
-use crate::worlds::start;
+use crate::worlds::{plain, start};
 
 /// `envoy/local.yaml` with this neighbour at this place among the filters.
 fn beside(name: &'static str, place: usize, document: Value) -> World {
@@ -175,6 +175,19 @@ fn what_only_the_gateway_may_say_comes_through_a_rule_that_is_off_unless_the_lis
         world.post("/off").key("k").header("idempotency-attempt", "7").body("ten").send();
         assert_eq!(world.ledger.entries()[0].header("idempotency-attempt").is_some(), comes);
     }
+}
+
+#[test]
+fn a_method_in_small_letters_is_refused_over_http_1_and_passes_over_http_2() {
+    let world = plain();
+    let pay = world.request("post", "/methods/small").key("k").body("ten");
+    let refused = pay.send();
+    assert_eq!((refused.status, said(&refused)), (400, ""));
+    for _ in 0..2 {
+        let passed = pay.send_h2();
+        assert_eq!((passed.status, said(&passed)), (201, ""));
+    }
+    assert_eq!(world.ledger.entries_for("/methods/small").len(), 2);
 }
 
 #[test]

@@ -61,6 +61,8 @@ mod lifecycle;
 mod lifetime;
 /// The status look-up.
 mod look_up;
+/// The files for Kubernetes and Envoy Gateway, served without either.
+mod manifests;
 /// Methods, conditions, representations: what a request asks for besides its body.
 mod meaning;
 /// A table that is far too small for the keys that come.
@@ -72,16 +74,24 @@ mod monitoring;
 mod neighbours;
 /// Metrics, access log, log.
 mod observability;
+/// Requests for one resource, one at a time.
+mod one_at_a_time;
 
 mod operator;
 /// Other places among the filters than those that the documents name.
 mod order;
 /// What becomes of the key, by what came back.
 mod outcomes;
+/// What would pass beside a lock, on real Envoy.
+mod past_a_lock;
 /// What operators can switch.
 mod policy;
 /// The files under `envoy/presets`.
 mod presets;
+/// The presets of clients that have a key in a place of their own.
+mod presets_doors;
+/// The presets of receivers of events.
+mod presets_events;
 /// Gateways that share a Redis.
 mod redis;
 /// Small holes in what gateways on Redis remember and tell.

@@ -12,7 +12,7 @@ use crate::shielded_redis::add_shielding;
 use crate::worlds::start;
 
 /// The document of a preset, as text.
-fn document(preset: &str) -> Value {
+pub fn document(preset: &str) -> Value {
     let filters = shipped(&format!("presets/{preset}.yaml")).expect("the file can be read");
     let config = &filters[0]["typed_config"]["config"];
     assert_eq!(config["allow_on_headers_stop_iteration"], json!(true), "{preset}");
@@ -21,7 +21,7 @@ fn document(preset: &str) -> Value {
 }
 
 /// The document of a preset in one of the shipped files.
-fn world(preset: &str, file: &'static str) -> World {
+pub fn world(preset: &str, file: &'static str) -> World {
     let ledger = Ledger::start();
     let options = Options::file(file, ledger.addr()).configuration(document(preset));
     World { gateway: Gateway::start(options), ledger }
@@ -107,7 +107,7 @@ fn an_event_delivered_twice_is_taken_once_in_both_modes() {
     };
     assert!(said(&structured("12:00", 7)).starts_with("executed;"));
     assert!(said(&structured("12:05", 7)).starts_with("replayed;"));
-    refused(&structured("12:05", 8), 409, "mismatch", None);
+    refused(&structured("12:05", 8), 400, "mismatch", None);
     assert_eq!(world.ledger.entries_for("/hooks/orders").len(), 3);
 }
 
@@ -126,7 +126,7 @@ fn an_event_in_both_modes_is_one_where_only_its_source_and_id_count() {
     };
     let shipped = world("webhooks", "local.yaml");
     assert!(said(&deliver(&shipped, false)).starts_with("executed;"));
-    refused(&deliver(&shipped, true), 409, "mismatch", None);
+    refused(&deliver(&shipped, true), 400, "mismatch", None);
 
     let mut preset: Value = serde_json::from_str(document("webhooks").as_str().unwrap()).unwrap();
     preset["rules"][0]["policy"]["fingerprint"] = json!({ "body": "off", "query": false, "headers": [] });
@@ -175,10 +175,61 @@ fn a_client_without_keys_that_repeats_itself_is_answered_once_executed() {
 }
 
 /// Sends a duplicate, opens the gate once it waits, and returns its answer.
-fn send_once_it_waits(world: &World, duplicate: &Request, gate: &str) -> Response {
+pub fn send_once_it_waits(world: &World, duplicate: &Request, gate: &str) -> Response {
     let mut connection = duplicate.open();
     connection.write(duplicate.body_bytes());
     world.gateway.wait_for_stat("wasmcustom.idempotency_waiting", 1);
     world.ledger.open(gate);
     connection.response()
+}
+
+/// A preset on Redis, with the internal listener that it may name.
+fn on_redis(preset: &str) -> (World, Redis) {
+    let (ledger, redis) = (Ledger::start(), Redis::start());
+    let options = Options::speaking(Dialect::Resp, ledger.addr(), redis.addr()).mutate(add_shielding);
+    let gateway = Gateway::start(options.configuration(document(preset)));
+    (World { gateway, ledger }, redis)
+}
+
+/// Two keys for one thing have turns, a third for another has not, and the fences grow.
+#[track_caller]
+fn have_turns(world: &World, first: &Request, second: &Request, other: &Request) {
+    let mut holder = first.open();
+    holder.write(first.body_bytes());
+    world.ledger.wait_for_held(1);
+    let mut next = second.open();
+    next.write(second.body_bytes());
+    world.gateway.wait_for_stat("wasmcustom.idempotency_waiting", 1);
+    assert_eq!(other.send().status, 201);
+    assert_eq!(world.ledger.entries().len(), 2);
+    world.ledger.open("turn");
+    assert_eq!((holder.response().status, next.response().status), (201, 201));
+    let entries = world.ledger.entries();
+    let fence = |place: usize| entries[place].header("idempotency-fence").and_then(|text| text.parse::<u64>().ok());
+    assert!(fence(0).is_some() && fence(0) < fence(2), "{:?} {:?}", fence(0), fence(2));
+}
+
+#[test]
+fn reservations_of_one_article_have_turns() {
+    let (world, _redis) = on_redis("inventory");
+    let reserve = |key: &str, sku: &str| {
+        let request = world.post("/v1/reservations").key(key).header("content-type", "application/json");
+        request.body(json!({ "sku": sku, "amount": 1 }).to_string())
+    };
+    let first = reserve("k1", "a-7").header("x-test-hold", "turn");
+    have_turns(&world, &first, &reserve("k2", "a-7"), &reserve("k3", "a-8"));
+    refused(&reserve("k4", "").send(), 400, "key-invalid", None);
+}
+
+#[test]
+fn transfers_of_one_account_have_turns_and_one_that_may_have_run_is_held() {
+    let (world, _redis) = on_redis("accounts");
+    let transfer = |key: &str, account: &str| {
+        world.post(&format!("/v1/accounts/{account}/transfers")).key(key).body(r#"{"amount": 10}"#)
+    };
+    let first = transfer("k1", "42").header("x-test-hold", "turn");
+    have_turns(&world, &first, &transfer("k2", "42"), &transfer("k3", "43"));
+    let doubtful = transfer("k4", "44").header("x-test-status", "503");
+    not_stored(&doubtful.send(), 503, 1, "unknown");
+    refused(&doubtful.send(), 409, "outcome-unknown", None);
 }

@@ -56,7 +56,7 @@ fn a_document_without_defaults_is_read() {
                 Part::PathSegment(0),
             ],
             required: true,
-            max_bytes: 4096,
+            max_bytes: 65_536,
             inject: Inject::Off,
         }
     );
@@ -912,7 +912,7 @@ const WHOLE: &str = r#"{
         "key": {
             "sources": [{"any": [{"header": "X-Key"}, {"query": "key"}]}, {"cookie": "sid"}, {"path_segment": 0}],
             "required": true,
-            "max_bytes": 4096,
+            "max_bytes": 65536,
             "inject": {"kind": "off", "window_ms": 100, "anonymous": true}
         },
         "scope": {
@@ -985,6 +985,18 @@ const MISTAKES: &[(&str, &str)] = &[
     (
         r#"{"policy": {"mode": "dry_run"}}"#,
         r#"/policy/mode: must be "enforce" or "observe" or "inject" or "off", is "dry_run""#,
+    ),
+    (
+        r#"{"policy": {"serialize": {"sources": [{"json": "/sku"}]}}}"#,
+        r#"/policy/serialize: must not be given unless key.required is true or key.inject makes a key: a request without one would run beside the lock"#,
+    ),
+    (
+        r#"{"policy": {"key": {"required": true}, "serialize": {"name": "stock"}}}"#,
+        r#"/policy/serialize: must have sources"#,
+    ),
+    (
+        r#"{"policy": {"key": {"required": true}, "serialize": {"sources": []}}}"#,
+        r#"/policy/serialize/sources: must not be empty"#,
     ),
     (
         r#"{"policy": {"key": {"required": true, "inject": {"kind": "uuid"}}}}"#,

@@ -143,6 +143,25 @@ fn pointers_find_and_take_away_what_they_name() {
     }
 }
 
+/// At a list `-` is the place behind its last element, where RFC 6901 (section 4) has nothing.
+#[test]
+fn a_dash_stands_for_each_element_of_a_list_and_for_itself_elsewhere() {
+    let value = json!([{ "id": "a", "x": [1, 2] }, { "id": "b", "-": { "id": 3 } }, 7]);
+    for (text, places) in [
+        ("/-/id", vec!["/0/id", "/1/id", "/2/id"]),
+        ("/-", vec!["/0", "/1", "/2"]),
+        ("/0/x/-", vec!["/0/x/0", "/0/x/1"]),
+        ("/-/x/-", vec!["/0/x/0", "/0/x/1", "/1/x/-", "/2/x/-"]),
+        ("/1/-/id", vec!["/1/-/id"]),
+        ("/9/-/id", vec!["/9/-/id"]),
+        ("/0/x/-1", vec!["/0/x/-1"]),
+    ] {
+        let places: Vec<_> = places.into_iter().map(|place| Pointer::parse(place).unwrap()).collect();
+        assert_eq!(Pointer::parse(text).unwrap().places(&value), places, "{text}");
+    }
+    assert_eq!(Pointer::parse("/-/id").unwrap().places(&json!([])), []);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
 

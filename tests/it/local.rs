@@ -536,6 +536,20 @@ fn a_body_with_any_one_byte_changed_is_never_replayed() {
     }
 }
 
+/// The numbers are those of a table that knew of no locks.
+#[test]
+fn an_operation_costs_as_many_calls_of_the_host_as_it_did_before_there_were_locks() {
+    let host = Host::default();
+    let table = host.open(1 << 20);
+    let counted = |kind| {
+        let before = host.accesses();
+        table.apply(call(1, 0, kind), 0);
+        host.accesses() - before
+    };
+    let counts = [CLAIM, CLAIM, CommandKind::Renew, complete(b"it is done"), CLAIM].map(counted);
+    assert_eq!(counts, [4, 2, 2, 6, 2]);
+}
+
 #[test]
 fn an_account_that_cannot_be_true_is_a_failure() {
     for garbage in [&[0xff; 40][..], &[0xff; 39], &[0; 41], b"x"] {
@@ -718,6 +732,7 @@ struct Inside {
     cells: RefCell<HashMap<Vec<u8>, Versioned>>,
     version: Cell<u32>,
     accesses: Cell<u64>,
+    wall_ms: Cell<u64>,
     meddler: RefCell<Option<Meddler>>,
 }
 
@@ -736,6 +751,11 @@ enum Fault {
 const SEAL: usize = 4;
 
 impl Host {
+    /// Sets the clock on the wall.
+    pub fn set_wall_ms(&self, wall_ms: u64) {
+        self.0.wall_ms.set(wall_ms);
+    }
+
     pub fn open(&self, max_bytes: u64) -> Table<Host> {
         Table::open(self.clone(), b"plugin", max_bytes, 0x9e37_79b9_7f4a_7c15).unwrap_or_else(|_| panic!("opens"))
     }
@@ -808,6 +828,10 @@ impl Host {
 }
 
 impl SharedMap for Host {
+    fn wall_ms(&self) -> u64 {
+        self.0.wall_ms.get()
+    }
+
     fn get(&self, key: &[u8]) -> Result<Option<(Vec<u8>, u32)>, Failure> {
         match self.access() {
             Some(Fault::Refused) => Err(Failure::Host),

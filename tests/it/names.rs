@@ -176,6 +176,47 @@ fn all_sources_must_be_there_and_their_order_counts() {
     }
 }
 
+/// A batch of events is one operation by its ids in order.
+#[test]
+fn a_dash_in_a_pointer_makes_one_key_of_the_elements_of_a_list_in_order() {
+    let policy = policy(r#"{"key": {"sources": [{"any": [{"json": "/id"}, {"json": "/-/id"}]}]}}"#);
+    let of = |body: &str| ClientKey::read(&policy.key, &Request::new(&head(&[]), body.as_bytes(), &|_| None));
+    let key = |text: &str| reference(Some(Ok(text.as_bytes())));
+    assert_eq!(of(r#"[{"id": "a"}, {"id": 7}]"#), key(r#"["a","7"]"#));
+    assert_eq!(of(r#"{"id": "a"}"#), key("a"));
+    // Not the event alone, nor the ids run together, nor in another order.
+    for (body, text) in [
+        (r#"[{"id": "a"}]"#, r#"["a"]"#),
+        (r#"[{"id": "a\",\"b"}]"#, r#"["a\",\"b"]"#),
+        (r#"[{"id": "b"}, {"id": "a"}]"#, r#"["b","a"]"#),
+    ] {
+        assert_eq!(of(body), key(text));
+    }
+    for none in ["[]", "[{}]", r#"[{"id": "a"}, {}]"#, r#"[{"id": null}]"#, "[7]", "{}"] {
+        assert_eq!(of(none), Err(NoKey::Absent), "{none}");
+    }
+    for bad in [r#"[{"id": ""}]"#, r#"[{"id": "a"}, {"id": [1]}]"#, r#"[{"id": 1.5}]"#] {
+        assert_eq!(of(bad), Err(NoKey::Invalid), "{bad}");
+    }
+    let long = "k".repeat(252);
+    assert_eq!(of(&format!(r#"[{{"id": "{}"}}]"#, &long[1..])), key(&format!(r#"["{}"]"#, &long[1..])));
+    assert_eq!(of(&format!(r#"[{{"id": "{long}"}}]"#)), Err(NoKey::Invalid), "brackets and quotes count");
+}
+
+#[test]
+fn a_dash_in_a_pointer_leaves_out_or_compares_a_member_of_each_element() {
+    let print = |policy: &Policy, body: &str| fingerprint(policy, &[], &[body.as_bytes()]);
+    let ignoring = policy(r#"{"fingerprint": {"body": "json", "json_ignore": ["/-/time"]}}"#);
+    let (first, second) = (r#"[{"n": 1, "time": 1}, {"n": 2}]"#, r#"[{"n": 1, "time": 2}, {"n": 2, "time": 3}]"#);
+    assert_eq!(print(&ignoring, first), print(&ignoring, second));
+    assert_ne!(print(&ignoring, first), print(&ignoring, r#"[{"n": 2}, {"n": 1}]"#));
+    let only = policy(r#"{"fingerprint": {"body": "json", "json_only": ["/-/n"]}}"#);
+    assert_eq!(print(&only, first), print(&only, second));
+    for other in [r#"[{"n": 2}, {"n": 1}]"#, r#"[{"n": 1}, {}]"#, r#"[{"n": 1}, {"n": null}]"#, r#"[[1], [2]]"#] {
+        assert_ne!(print(&only, first), print(&only, other), "{other}");
+    }
+}
+
 #[test]
 fn names_are_the_hash_of_tagged_parts_with_their_lengths_plain_or_keyed() {
     let fields = [("authorization", "me"), ("idempotency-key", "k1")];

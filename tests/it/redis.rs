@@ -28,7 +28,7 @@ use crate::gateways::{Deed, Gateways, deeds};
 use crate::local::Host;
 
 /// How the shipped script reads the clock.
-const CLOCK: &str = "local time = redis.call('TIME')\nlocal now = time[1] * 1000 + math.floor(time[2] / 1000)\n";
+pub const CLOCK: &str = "local time = redis.call('TIME')\nlocal now = time[1] * 1000 + math.floor(time[2] / 1000)\n";
 
 /// So many sequences go side by side, their operations in one batch.
 const SIDE_BY_SIDE: usize = 64;
@@ -110,7 +110,7 @@ impl Place {
     }
 }
 
-fn ask<'a>(redis: &Redis, sha: &str, calls: impl Iterator<Item = &'a Command>, now_ms: u64) -> Vec<StoreReply> {
+pub fn ask<'a>(redis: &Redis, sha: &str, calls: impl Iterator<Item = &'a Command>, now_ms: u64) -> Vec<StoreReply> {
     let batch = batch(calls.cloned().collect());
     let keys = batch.tries.iter().map(|(_, call)| call.name.hex().into_bytes());
     let head = [b"EVALSHA".to_vec(), sha.into(), batch.tries.len().to_string().into_bytes()];
@@ -286,7 +286,7 @@ fn send(front: &Webdis, batch: &Batch, named: Named) -> Answer {
     webdis::read(status, &body)
 }
 
-fn clock_ms(redis: &Redis) -> u64 {
+pub fn clock_ms(redis: &Redis) -> u64 {
     let time: Vec<u64> = redis.ask(&["TIME"]).list().iter().filter_map(|part| part.text().parse().ok()).collect();
     time[0] * 1000 + time[1] / 1000
 }

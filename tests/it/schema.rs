@@ -280,6 +280,11 @@ fn visit(mut place: Place, trail: &mut Vec<String>, found: &mut Vec<Place>) {
         place.node = node;
         trail.push(target);
     }
+    // Requests under a lock need a key.
+    if let Some(policy) = place.pointer.strip_suffix("/serialize") {
+        let key = format!("{policy}/key");
+        set(&mut place.document, &key, json!({ "required": true }));
+    }
     let below = |pointer: String, document: &Value, node: &Value| Place {
         pointer,
         document: document.clone(),
@@ -438,6 +443,7 @@ const BEYOND: &[&str] = &[
     "is the id of another key too",
     "must not have an empty caller with anonymous",
     "must not be true where key.inject makes the key",
+    "must not be given unless key.required",
     "must not be \"uuid\" with several key.sources",
     "must not be \"content\" with ",
     "must be false unless scope.anonymous is",

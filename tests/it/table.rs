@@ -110,7 +110,7 @@ fn the_lease_is_renewed_in_thirds_until_the_execution_ran_too_long() {
 
 const REPLAY: &str = "{}";
 const OBSERVE: &str = r#"{"policy": {"mode": "observe"}}"#;
-const STATES: [&str; 14] = [
+const STATES: [&str; 15] = [
     "head",
     "look-up",
     "operator",
@@ -118,6 +118,7 @@ const STATES: [&str; 14] = [
     "claim",
     "waiting",
     "renewal",
+    "lock",
     "response",
     "shielded",
     "response-body",
@@ -126,16 +127,19 @@ const STATES: [&str; 14] = [
     "answered",
     "done",
 ];
-const EVENTS: [&str; 15] = [
+const EVENTS: [&str; 18] = [
     "request head",
     "request body",
     "claim reply",
     "found",
+    "lock reply",
     "look reply",
     "mark reply",
     "renew reply",
+    "renew-lock reply",
     "resolve reply",
     "settle reply",
+    "unlock reply",
     "response head",
     "response body",
     "tick",
@@ -144,7 +148,7 @@ const EVENTS: [&str; 15] = [
     "executed",
 ];
 /// Under these a cell may have more than one end.
-const POLICIES: [&str; 11] = [
+const POLICIES: [&str; 13] = [
     REPLAY,
     r#"{"policy": {"on_store_failure": "forward", "on_too_large": "bypass", "max_request_bytes": 4, "max_response_bytes": 4}}"#,
     r#"{"policy": {"max_request_bytes": 4, "key": {"required": true}}}"#,
@@ -156,6 +160,8 @@ const POLICIES: [&str; 11] = [
     r#"{"policy": {"key": {"sources": [{"any": [{"header": "idempotency-key"}, {"form": "k"}]}], "inject": {"kind": "uuid"}}}}"#,
     r#"{"policy": {"mode": "inject", "key": {"inject": {"kind": "uuid"}}}}"#,
     r#"{"policy": {"on_completed": "conflict", "lease_ms": 1000, "max_running_ms": 1000}}"#,
+    r#"{"policy": {"key": {"required": true}, "lease_ms": 1000, "serialize": {"sources": [{"path_segment": 0}]}, "on_store_failure": "forward"}}"#,
+    r#"{"policy": {"key": {"required": true}, "lease_ms": 1000, "serialize": {"sources": [{"path_segment": 0}]}, "execution": {"kind": "shielded", "cluster": "c"}}}"#,
 ];
 
 /// The list in the machine's documentation: for each state every event, and what may be awaited after it.
@@ -224,8 +230,12 @@ fn routes(state: &str) -> &'static [&'static [&'static str]] {
         "claim" => &[&["head", "end"], &["head alone"]],
         "waiting" => &[&["head alone", "in flight"]],
         "renewal" => &[&["head alone", "granted late"]],
-        "response" => &[&["head alone", "granted"]],
-        "shielded" => &[&["head alone", "granted"]],
+        "lock" => &[
+            &["head alone", "granted"],
+            &["head alone", "granted", "busy"],
+            &["head alone", "granted", "busy", "renewed while it waits", "locked while it renews"],
+        ],
+        "response" | "shielded" => &[&["head alone", "granted"], &["head alone", "granted", "locked"]],
         "response-body" => &[&["head alone", "granted", "201"]],
         "save" => &[
             &["head alone", "granted", "201 alone"],
@@ -233,6 +243,9 @@ fn routes(state: &str) -> &'static [&'static [&'static str]] {
             &["head alone", "granted", "502"],
             &["head alone", "granted", "executed"],
             &["head alone", "granted", "executed in doubt"],
+            &["head alone", "granted", "locked", "404 alone"],
+            &["head alone", "granted", "locked", "404 alone", "settled"],
+            &["head alone", "granted", "locked", "executed", "settled"],
         ],
         "unprotected" => &[&["no key"]],
         "answered" => &[&["bad key"], &["head alone", "replay"]],
@@ -309,6 +322,20 @@ fn walk(policy: &str, route: &[&str]) -> Exchange {
             }
             "in flight" => answer(&mut exchange, ReplyKind::Claim, StoreReply::InFlight { attempt: 1 }),
             "granted" => answer(&mut exchange, ReplyKind::Claim, granted()),
+            "busy" => answer(&mut exchange, ReplyKind::Lock, StoreReply::Busy { wait_ms: 5 }),
+            "locked" => answer(&mut exchange, ReplyKind::Lock, StoreReply::Locked { fence: 7 }),
+            // A third of a lease has passed, and the store is slow to answer what it is asked then.
+            "renewed while it waits" => {
+                let kind = EventKind::Tick { owner: Owner([3; 16]) };
+                exchange.handle(Event { clock: &Clock::at(400), kind })
+            }
+            "locked while it renews" => {
+                let (asked, reply) = (ReplyKind::Lock, StoreReply::Locked { fence: 7 });
+                let kind = EventKind::StoreReplied { asked, reply, may_wait: true };
+                exchange.handle(Event { clock: &Clock::at(900), kind })
+            }
+            "settled" => answer(&mut exchange, ReplyKind::Settle, StoreReply::Settled),
+            "404 alone" => respond(&mut exchange, 404, true),
             "replay" => answer(&mut exchange, ReplyKind::Claim, completed(Some(sealed(Some(b""))))),
             "201" => respond(&mut exchange, 201, false),
             "201 alone" => respond(&mut exchange, 201, true),
@@ -418,6 +445,29 @@ fn each_event(kind: &str, mut feed: impl FnMut(Event<'_>)) {
                 });
             }
         }
+        "lock reply" => {
+            let replies = [
+                StoreReply::Busy { wait_ms: 5 },
+                StoreReply::Locked { fence: 7 },
+                StoreReply::Lost,
+                StoreReply::Failed(Failure::Timeout),
+                StoreReply::Failed(Failure::Breaker),
+            ];
+            for reply in replies {
+                for (now_ms, may_wait) in [(1, true), (1, false), (1_000_000, true)] {
+                    let kind = EventKind::StoreReplied { asked: ReplyKind::Lock, reply: reply.clone(), may_wait };
+                    feed(Event { clock: &Clock::at(now_ms), kind });
+                }
+            }
+        }
+        "renew-lock reply" | "unlock reply" => {
+            let asked = if kind == "unlock reply" { ReplyKind::Unlock } else { ReplyKind::RenewLock };
+            let held = [StoreReply::Locked { fence: 7 }, StoreReply::Settled];
+            for reply in held.into_iter().chain([StoreReply::Lost, StoreReply::Failed(Failure::Timeout)]) {
+                let kind = EventKind::StoreReplied { asked, reply, may_wait: false };
+                feed(Event { clock: &Clock::at(1), kind });
+            }
+        }
         "found" => {
             for (names, next) in [
                 (vec![], Some(7)),
@@ -451,7 +501,7 @@ fn each_event(kind: &str, mut feed: impl FnMut(Event<'_>)) {
                 StoreReply::Failed(Failure::Contention),
                 StoreReply::Failed(Failure::Timeout),
             ] {
-                for now_ms in [1_000_001, 9_000_000] {
+                for now_ms in [950, 1_000_001, 9_000_000] {
                     feed(Event {
                         clock: &Clock::at(now_ms),
                         kind: EventKind::StoreReplied {

@@ -13,7 +13,7 @@ use envoy_idempotency::worker::Gauge;
 
 #[test]
 fn every_source_file_says_what_it_is() {
-    for file in ["src", "check", "ctl", "tests"].into_iter().flat_map(sources) {
+    for file in ["src", "check", "ctl", "dist", "tests"].into_iter().flat_map(sources) {
         let text = read(&file);
         assert!(text.starts_with("//! "), "{} does not open with //!", file.display());
     }
@@ -155,7 +155,7 @@ fn the_documents_list_every_envoy_that_is_tested() {
 #[test]
 fn what_users_and_developers_read_names_the_actor() {
     let words = ["whoever", "somebody", "is told", "nothing comes of"];
-    let sources = ["src", "check/src", "ctl/src"].into_iter().flat_map(sources);
+    let sources = ["src", "check/src", "ctl/src", "dist/src"].into_iter().flat_map(sources);
     for file in
         sources.chain(documents()).chain([root().join("docs/config.schema.json"), root().join("src/store/redis.lua")])
     {
@@ -172,8 +172,15 @@ fn make_test_all_runs_every_suite() {
     let lists = ["NATIVE := ", "SERVED := ", "CLIENTS := "]
         .map(|list| makefile.lines().find_map(|line| line.strip_prefix(list)));
     let run: Vec<_> = lists.iter().flatten().flat_map(|list| list.split(' ')).collect();
-    for folder in ["tests", "check/tests", "ctl/tests", "tests/chaos/tests", "tests/fuzz/tests", "tests/harness/tests"]
-    {
+    for folder in [
+        "tests",
+        "check/tests",
+        "ctl/tests",
+        "dist/tests",
+        "tests/chaos/tests",
+        "tests/fuzz/tests",
+        "tests/harness/tests",
+    ] {
         for entry in fs::read_dir(root().join(folder)).unwrap() {
             let path = entry.unwrap().path();
             let is_suite = path.join("main.rs").exists() || path.extension().is_some_and(|extension| extension == "rs");
@@ -181,6 +188,27 @@ fn make_test_all_runs_every_suite() {
             assert!(!is_suite || run.contains(&name), "the Makefile runs no suite {name}");
         }
     }
+}
+
+#[test]
+fn every_target_that_is_named_is_in_the_makefile() {
+    let makefile = read(&root().join("Makefile"));
+    let is_target =
+        |name: &str| makefile.lines().any(|line| line.split(':').next().unwrap().split(' ').any(|one| one == name));
+    let mut count = 0;
+    for file in documents().into_iter().chain([".github/workflows/ci.yaml", ".ci/run"].map(|file| root().join(file))) {
+        let text = read(&file);
+        // In a document between backquotes, elsewhere as a command.
+        let is_document = file.extension().is_some_and(|extension| extension == "md");
+        let named = text.split(if is_document { "`make " } else { "make " }).skip(1);
+        for words in named.map(|rest| rest.split(['`', '\n']).next().unwrap()) {
+            for name in words.split(' ').take_while(|word| !word.contains(['=', '#', '<', '"'])) {
+                count += 1;
+                assert!(is_target(name), "{} names `make {name}`", file.display());
+            }
+        }
+    }
+    assert!(count > 40, "only {count} targets were found");
 }
 
 #[test]
@@ -214,7 +242,7 @@ fn is_test(suite: &str, name: &str) -> bool {
 
 /// Documents of which each sentence is shown. A line of text ends with a comment that names the tests which show it, as
 /// `e2e keys::a_key_can_be_required`, or says that it claims nothing; a table may have one for all its rows behind it.
-const SHOWN: [&str; 3] = ["docs/keys.md", "docs/clients.md", "docs/upstreams.md"];
+const SHOWN: [&str; 4] = ["docs/keys.md", "docs/clients.md", "docs/recipes.md", "docs/upstreams.md"];
 const NO_CLAIM: &str = "no claim";
 
 #[test]
@@ -381,7 +409,7 @@ fn the_changelog_has_one_heading_for_this_version() {
 #[test]
 fn nothing_is_left_over() {
     let words = ["TO\u{44}O", "FIX\u{4d}E", "dbg\u{21}(", "todo\u{21}(", "#[ig\u{6e}ore"];
-    for file in ["src", "check", "ctl", "tests"].into_iter().flat_map(sources) {
+    for file in ["src", "check", "ctl", "dist", "tests"].into_iter().flat_map(sources) {
         for word in words {
             assert!(!read(&file).contains(word), "{} has {word}", file.display());
         }

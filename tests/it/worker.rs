@@ -743,22 +743,26 @@ fn an_overloaded_worker_holds_small_bodies_all_the_same() {
 }
 
 /// A worker and its host.
-struct World {
-    worker: Worker<NoSharedMap>,
-    host: Recorder,
+pub struct World {
+    pub worker: Worker<NoSharedMap>,
+    pub host: Recorder,
     streams: HashMap<u32, Stream>,
     policy: Config,
+    /// Under which rule requests are.
+    pub rule: usize,
+    /// The key of requests; none is one of its own for each.
+    pub key: Option<u32>,
 }
 
 /// A host that writes down what it was asked for.
-struct Recorder {
-    now_ms: u64,
+pub struct Recorder {
+    pub now_ms: u64,
     drawn: u128,
-    acts: Vec<String>,
+    pub acts: Vec<String>,
     open: BTreeSet<u32>,
     entered: Option<u32>,
-    is_woken: bool,
-    batches: Vec<Batch>,
+    pub is_woken: bool,
+    pub batches: Vec<Batch>,
     owed_since_ms: Option<u64>,
     fails_since_ms: Option<u64>,
     gauges: HashMap<Gauge, i64>,
@@ -782,7 +786,7 @@ struct Recorder {
 }
 
 impl World {
-    fn new(document: &str) -> World {
+    pub fn new(document: &str) -> World {
         World::sharing(document, &Pool::default())
     }
 
@@ -818,7 +822,8 @@ impl World {
             answered: Vec::new(),
         };
         let store = Store::Remote(Box::new(Client::sharing(limits, pool)), None);
-        World { worker: Worker::new(store, policy.rules[0].policy.lease_ms), host, streams: HashMap::new(), policy }
+        let worker = Worker::new(store, policy.rules[0].policy.lease_ms);
+        World { worker, host, streams: HashMap::new(), policy, rule: 0, key: None }
     }
 
     /// So many requests ask, and their claims go out together.
@@ -842,18 +847,18 @@ impl World {
         assert_eq!(self.acts("resume"), [format!("resume {id} Request")]);
     }
 
-    fn on_request_headers(&mut self, id: u32, end: bool) -> Action {
+    pub fn on_request_headers(&mut self, id: u32, end: bool) -> Action {
         let policy = self.policy.clone();
         self.on_request_headers_under(&policy, id, end)
     }
 
     fn on_request_headers_under(&mut self, config: &Config, id: u32, end: bool) -> Action {
         self.host.open.insert(id);
-        let key = format!("k{id}");
+        let key = format!("k{}", self.key.unwrap_or(id));
         let mut fields = vec![(":method", "POST"), (":path", "/pay"), (":authority", "api"), ("idempotency-key", &key)];
         fields.extend(self.host.shows_caller.then_some(("authorization", "Bearer t")));
         let head = RequestHead { headers: fields.into_iter().collect() };
-        let exchange = Exchange::new(Rc::clone(&config.rules[0].policy), Rc::new(Secrets::new(config)));
+        let exchange = Exchange::new(Rc::clone(&config.rules[self.rule].policy), Rc::new(Secrets::new(config)));
         let kind = EventKind::RequestHeaders {
             head: &head,
             attribute: &|_| None,
@@ -880,7 +885,7 @@ impl World {
         action
     }
 
-    fn on_response_headers(&mut self, id: u32, status: u16, end: bool) -> Action {
+    pub fn on_response_headers(&mut self, id: u32, status: u16, end: bool) -> Action {
         self.on_response_from(id, status, VIA_UPSTREAM, end)
     }
 
@@ -912,7 +917,7 @@ impl World {
     }
 
     /// The host ends a stream, and has the worker hear of it while the stream wants any callback.
-    fn stream_ends(&mut self, id: u32, details: &[u8]) {
+    pub fn stream_ends(&mut self, id: u32, details: &[u8]) {
         self.host.open.remove(&id);
         self.host.entered = None;
         let stream = self.streams.remove(&id).expect("it has begun");
@@ -923,14 +928,14 @@ impl World {
     }
 
     /// The root's turn, which the worker must have asked for.
-    fn wakes(&mut self) {
+    pub fn wakes(&mut self) {
         assert!(std::mem::take(&mut self.host.is_woken), "nothing has woken the root");
         self.host.entered = None;
         self.worker.on_wake(&mut self.host);
         self.after_turn();
     }
 
-    fn ticks(&mut self) -> bool {
+    pub fn ticks(&mut self) -> bool {
         self.host.entered = None;
         let may_go = self.worker.on_tick(&mut self.host);
         self.after_turn();
@@ -965,7 +970,7 @@ impl World {
         }
     }
 
-    fn on_store_reply(&mut self, batch: u64, reply: Reply) {
+    pub fn on_store_reply(&mut self, batch: u64, reply: Reply) {
         self.host.entered = None;
         self.worker.on_store_reply(&mut self.host, batch, reply);
         self.after_turn();
@@ -981,7 +986,7 @@ impl World {
     }
 
     /// What the host was asked for since, and begins so.
-    fn acts(&mut self, beginning: &str) -> Vec<String> {
+    pub fn acts(&mut self, beginning: &str) -> Vec<String> {
         let (found, left) = std::mem::take(&mut self.host.acts).into_iter().partition(|act| act.starts_with(beginning));
         self.host.acts = left;
         found
@@ -1124,9 +1129,13 @@ impl Host for Recorder {
 }
 
 /// The store of these tests is another.
-struct NoSharedMap;
+pub struct NoSharedMap;
 
 impl SharedMap for NoSharedMap {
+    fn wall_ms(&self) -> u64 {
+        0
+    }
+
     fn get(&self, _key: &[u8]) -> Result<Option<(Vec<u8>, u32)>, Failure> {
         Err(Failure::Host)
     }

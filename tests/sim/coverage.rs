@@ -11,6 +11,7 @@ use envoy_idempotency::command::{CommandKind, StoreReply};
 use envoy_idempotency::count::Count;
 #[cfg(feature = "mutants")]
 use envoy_idempotency::event::{Event, EventKind, Executed};
+use envoy_idempotency::lock::LockCommand;
 
 use crate::plan::Fault;
 use crate::world::Answer;
@@ -63,6 +64,9 @@ impl Coverage {
             CommandKind::Claim { .. } => "claim",
             CommandKind::Complete { .. } => "complete",
             CommandKind::Inspect => "look",
+            CommandKind::Lock(LockCommand::Lock) => "lock",
+            CommandKind::Lock(LockCommand::Renew { .. }) => "renew lock",
+            CommandKind::Lock(LockCommand::Unlock { .. }) => "unlock",
             CommandKind::MarkUnknown => "mark unknown",
             CommandKind::Poll { .. } => "poll",
             CommandKind::Release { .. } => "release",
@@ -174,17 +178,23 @@ const ON_STREAMS: [&str; 17] = [
 /// The answers of the store, and of calls of the gateway's own, after which an exchange does different things.
 ///
 /// Without `claim: stale`, which no store says to who has not withdrawn: `model.rs` and `exchange/claim.rs` say why.
-const TOLD_APART: [(&str, &str, &[&str]); 9] = [
+const TOLD_APART: [(&str, &str, &[&str]); 15] = [
     ("claim", "claim", &["completed", "failed", "granted", "granted in doubt", "in flight", "mismatch", "unknown"]),
     ("renewal", "renew", &["failed", "lost", "renewed"]),
+    ("lock", "lock", &["busy", "failed", "locked"]),
+    ("lock", "renew", &["failed", "lost", "renewed"]),
     ("response", "renew", &["failed", "lost", "renewed"]),
+    ("response", "renew lock", &["failed", "locked", "lost"]),
     ("response-body", "renew", &["failed", "lost", "renewed"]),
+    ("response-body", "renew lock", &["failed", "locked", "lost"]),
     ("shielded", "executed", &["answered", "lost", "unsent"]),
     ("shielded", "renew", &["failed", "lost", "renewed"]),
+    ("shielded", "renew lock", &["failed", "locked", "lost"]),
     // Envoy has ended a client's stream.
     ("shielded", "response head", &[""]),
     ("save", "mark", &["failed", "lost", "settled"]),
     ("save", "settle", &["dropped", "failed", "lost", "settled"]),
+    ("save", "unlock", &["failed", "lost", "settled"]),
 ];
 
 /// The transitions that `exchange/mod.rs` lists, except those that no gateway can reach: it shows an exchange the request's
@@ -236,6 +246,11 @@ fn meets(state: &'static str, event: &Event<'_>) {
         Event { kind: EventKind::ResponseBody { .. }, .. } => ("response body", ""),
         Event { kind: EventKind::ResponseHeaders { .. }, .. } => ("response head", ""),
         Event { kind: EventKind::StoreReplied { asked: ReplyKind::Claim, reply, .. }, .. } => ("claim", told(reply)),
+        Event { kind: EventKind::StoreReplied { asked: ReplyKind::Lock, reply, .. }, .. } => ("lock", told(reply)),
+        Event { kind: EventKind::StoreReplied { asked: ReplyKind::RenewLock, reply, .. }, .. } => {
+            ("renew lock", told(reply))
+        }
+        Event { kind: EventKind::StoreReplied { asked: ReplyKind::Unlock, reply, .. }, .. } => ("unlock", told(reply)),
         Event { kind: EventKind::StoreReplied { asked: ReplyKind::Mark, reply, .. }, .. } => ("mark", told(reply)),
         Event { kind: EventKind::StoreReplied { asked: ReplyKind::Renew, reply, .. }, .. } => ("renew", told(reply)),
         Event { kind: EventKind::StoreReplied { asked: ReplyKind::Inspect, reply, .. }, .. } => ("look", told(reply)),
@@ -252,6 +267,7 @@ fn meets(state: &'static str, event: &Event<'_>) {
 
 fn told(reply: &StoreReply) -> &'static str {
     match reply {
+        StoreReply::Busy { .. } => "busy",
         StoreReply::Completed { .. } => "completed",
         StoreReply::Deferred => "deferred",
         StoreReply::Dropped => "dropped",
@@ -260,6 +276,7 @@ fn told(reply: &StoreReply) -> &'static str {
         StoreReply::Granted { doubt: true, .. } => "granted in doubt",
         StoreReply::Granted { .. } => "granted",
         StoreReply::InFlight { .. } => "in flight",
+        StoreReply::Locked { .. } => "locked",
         StoreReply::Lost => "lost",
         StoreReply::Mismatch => "mismatch",
         StoreReply::Renewed { .. } => "renewed",

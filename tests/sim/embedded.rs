@@ -49,6 +49,11 @@ impl Memory {
         self.contended.take()
     }
 
+    /// Sets the clock of the host.
+    pub fn set_wall_ms(&self, wall_ms: u64) {
+        self.cells.set_wall_ms(wall_ms);
+    }
+
     /// No other worker changes anything any more.
     pub fn calm(&self) {
         self.cells.leave();

@@ -1,4 +1,4 @@
-//! The judge: what design.md promises (I1 to I9), held against the ledger and what clients were told.
+//! The judge: what is promised (I1 to I10), held against the ledger and what clients were told.
 //!
 //! Its one rule: it looks neither into a gateway nor into the store. Of the store it knows the clock, and when it lost
 //! what it had acknowledged: where that came between two events, the promises about them do not hold, and none is judged.
@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use crate::coverage;
-use crate::plan::{Client, Plan, TOO_LARGE};
+use crate::plan::{Client, Fault, Faults, Plan, TOO_LARGE};
 use crate::world::{Answer, ByOperation, Forward, Known, MAX_BODY, Request, Word, World};
 
 /// A whole run: adversity, calm, one probe of every operation, judgement.
@@ -54,6 +54,7 @@ pub fn judge(plan: &Plan, transcribe: bool) -> (World, Vec<String>) {
     answers(&world, &mut wrong);
     let weaker = executions(&world, &mut wrong);
     world.coverage.weaker = weaker;
+    turns(&world, plan.faults, &mut wrong);
     sightings(&world, &mut wrong);
     repeats(&world, &mut wrong);
     words(&world, &mut wrong);
@@ -81,7 +82,8 @@ fn answers(world: &World, wrong: &mut Vec<String>) {
         };
         // A claim, up to three renewals of it, and a settlement.
         let waits_ms = world.plan.waits_ms.map_or(0, |max_wait_ms| max_wait_ms + 2 * operation_ms);
-        let bound = 5 * operation_ms + waits_ms + request.excused_ms;
+        let turns_ms = world.plan.serializes_ms.map_or(0, |max_wait_ms| max_wait_ms + 4 * operation_ms);
+        let bound = 5 * operation_ms + turns_ms + waits_ms + request.excused_ms;
         let took = request.answered_ms.unwrap_or(0) - request.sent_ms;
         if took > bound {
             wrong.push(format!("I6: {name} was answered after {took} ms; {bound} ms are the bound"));
@@ -108,8 +110,9 @@ fn answers(world: &World, wrong: &mut Vec<String>) {
         if answer.is("bypassed") && !answer.parameter("reason").is_some_and(|reason| reasons.contains(&reason)) {
             wrong.push(format!("{name} was let through unprotected and told {:?}", answer.line()));
         }
-        let may_bypass =
-            world.plan.forwards || request.is_observed || (world.plan.bypasses && request.payload == TOO_LARGE);
+        let passes = world.plan.serializes_ms.is_none();
+        let may_bypass = request.is_observed
+            || passes && (world.plan.forwards || world.plan.bypasses && request.payload == TOO_LARGE);
         let is_executed = answer.is("executed") || (answer.is("bypassed") && may_bypass);
         if forward.is_some() != is_executed {
             let upstream = if forward.is_some() { "reached" } else { "never reached" };
@@ -267,6 +270,55 @@ fn executions(world: &World, wrong: &mut Vec<String>) -> u64 {
         }
     }
     weaker
+}
+
+/// I10: every two turns at one resource. The later one has the larger fence, and begins once the earlier one has ended and
+/// the store has heard of it, or its lease may be over.
+fn turns(world: &World, faults: Faults, wrong: &mut Vec<String>) {
+    let (plan, store) = (&world.plan, &world.store);
+    let limits = plan.limits;
+    let operation_ms = 2 * u64::from(limits.attempts) * limits.timeout_ms + limits.timeout_ms + 300;
+    let may_stop = [Fault::GatewayPauses, Fault::GatewayCrashes].into_iter().any(|fault| faults.has(fault));
+    let turns: Vec<_> = world.forwards.iter().filter(|forward| forward.fence.is_some()).collect();
+    for (place, later) in turns.iter().enumerate() {
+        for earlier in turns[..place].iter().filter(|earlier| earlier.resource == later.resource) {
+            let (from, to) = (earlier.forwarded_ms, later.forwarded_ms);
+            if store.jumped(earlier.asked_ms.min(later.asked_ms), to) {
+                continue;
+            }
+            let pair = |what: &str| format!("I10: the turn at {to} after that at {from}: {what}");
+            // What the store has forgotten goes on from its clock, and that may have been set back.
+            let is_forgotten = store.lost_between(earlier.asked_ms, to) || to >= from + earlier.lease_ms;
+            if later.fence <= earlier.fence && !(is_forgotten && store.set_back_ms() > 0) {
+                wrong.push(pair(&format!("{:?} after {:?}", later.fence, earlier.fence)));
+            }
+            if store.lost_between(earlier.asked_ms, to) {
+                continue;
+            }
+            // A gateway that stops may let go what it holds just before its lease is over.
+            let fresh_ms = earlier.lease_ms / 5;
+            let lease_ms =
+                if may_stop { fresh_ms } else { fresh_ms.max(earlier.lease_ms.saturating_sub(operation_ms)) };
+            // The embedded store can always be told that a turn goes on.
+            let is_renewed = plan.embedded.is_some()
+                && !may_stop
+                && to < from + 2 * earlier.lease_ms.min(plan.leases_ms[0])
+                && earlier.crashed_ms.is_none();
+            if to >= from + lease_ms && !is_renewed {
+                continue;
+            }
+            let ended_ms = earlier.heard.map(|(at, _)| at);
+            if ended_ms.is_none_or(|at| at > to) {
+                wrong.push(pair("that was not over"));
+            }
+            let request = &world.requests[earlier.request];
+            let told = request.answer.as_ref().filter(|_| !plan.saves_after);
+            let is_held = told.is_some_and(|answer| answer.parameter("stored") == Some("?1"));
+            if is_held && request.answered_ms.is_some_and(|at| at > to) {
+                wrong.push(pair("the store had not heard how that had ended"));
+            }
+        }
+    }
 }
 
 /// Why the later of two executions should not have been.

@@ -271,6 +271,8 @@ pub struct Plan {
     pub conflicts: bool,
     /// How long duplicates wait, where they wait.
     pub waits_ms: Option<u64>,
+    /// How long requests for one resource wait for their turn, where they run one at a time.
+    pub serializes_ms: Option<u64>,
     /// Whether the client does not wait for the store to hear how it ended.
     pub saves_after: bool,
     /// Whether clients look what is known of an operation, too.
@@ -394,6 +396,7 @@ impl Plan {
                 faults = faults.with(fault);
             }
         }
+        let mut turns = Random::of(seed, 16);
         Plan {
             seed,
             logs_in: streams.chance(300),
@@ -406,6 +409,7 @@ impl Plan {
             forwards: random.chance(150),
             holds,
             conflicts: random.chance(150),
+            serializes_ms: turns.chance(250).then(|| turns.between(100, 3 * lease)),
             waits_ms: waits.chance(200).then(|| waits.between(100, 3 * lease)),
             saves_after: later.chance(150),
             // A trial has names of its own.

@@ -62,12 +62,12 @@ fn many_seeds_break_no_promise() {
     }
 }
 
-/// Seeds in which an attempt ran after a larger one, a stream stayed one reply behind, or what was owed no more was shown as running, and worlds in which
+/// Seeds in which a lock was taken back from who was granted it later, an attempt ran after a larger one, a stream stayed one reply behind, or what was owed no more was shown as running, and worlds in which
 /// the oracle once took a clock, a loss, a late withdrawal or a worker that had drained for the gateway's fault.
 #[test]
 fn seeds_that_once_failed_do_not_fail_again() {
     for seed in [
-        8111, 16_000, 60_815, 129_615, 135_377, 1_026_204, 1_052_977, 1_096_353, 3_007_853, 3_018_438, 3_054_090,
+        5103, 8111, 16_000, 60_815, 129_615, 135_377, 1_026_204, 1_052_977, 1_096_353, 3_007_853, 3_018_438, 3_054_090,
         3_160_036, 3_161_951, 3_212_501, 3_304_503, 3_344_339, 3_710_448, 3_883_857, 3_885_576,
     ] {
         let wrong = judge(&Plan::new(seed), false).1;
@@ -111,6 +111,23 @@ fn every_mutant_of_the_streams_is_caught_on_streams() {
         let caught = plans.find_map(|plan| Some((plan.seed, judge(&plan, false).1.into_iter().next()?)));
         breach(None);
         let (seed, wrong) = caught.unwrap_or_else(|| panic!("{mutant:?} was not caught on streams"));
+        println!("{mutant:?}: caught in seed {seed}: {wrong}");
+    }
+}
+
+/// The rules of turns are those that matter where requests for one resource run one at a time.
+#[cfg(feature = "mutants")]
+#[test]
+fn every_mutant_of_turns_breaks_the_promise_of_turns() {
+    use envoy_idempotency::mutant::Mutant::{FenceReused, LockNotRenewed, LockSkipped, OthersUnlocked, UnlockedEarly};
+    use envoy_idempotency::mutant::breach;
+    for mutant in [FenceReused, LockNotRenewed, LockSkipped, OthersUnlocked, UnlockedEarly] {
+        breach(Some(mutant));
+        let mut plans = (0..20_000).map(Plan::new).filter(|plan| plan.serializes_ms.is_some());
+        let of_turns = |plan: &Plan| judge(plan, false).1.into_iter().find(|wrong| wrong.starts_with("I10"));
+        let caught = plans.find_map(|plan| Some((plan.seed, of_turns(&plan)?)));
+        breach(None);
+        let (seed, wrong) = caught.unwrap_or_else(|| panic!("{mutant:?} was not caught"));
         println!("{mutant:?}: caught in seed {seed}: {wrong}");
     }
 }

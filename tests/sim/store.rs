@@ -6,18 +6,18 @@ use std::collections::{HashMap, HashSet, VecDeque};
 
 use envoy_idempotency::command::{Command, CommandKind, Failure, Resolution, StoreReply};
 use envoy_idempotency::key::Name;
-use envoy_idempotency::record::{Owner, Record, State};
-use envoy_idempotency::store::model;
+use envoy_idempotency::record::{Owner, State};
+use envoy_idempotency::store::locks::{Stored, apply};
 
 /// Where the store's clock stands when the world begins.
-const EPOCH_MS: i64 = 1_700_000_000_000;
+pub const EPOCH_MS: i64 = 1_700_000_000_000;
 
 #[derive(Default)]
 pub struct Store {
-    records: HashMap<Name, Record>,
+    records: HashMap<Name, Stored>,
     /// From when on the clock is off by how much.
     jumps: Vec<(u64, i64)>,
-    undo: VecDeque<(u64, Name, Option<Record>)>,
+    undo: VecDeque<(u64, Name, Option<Stored>)>,
     /// When acknowledged writes were lost.
     pub losses: Vec<u64>,
     pub down_until: u64,
@@ -81,11 +81,11 @@ impl Store {
         if now < self.full_until && matches!(call.kind, CommandKind::Claim { .. }) && before.is_none() {
             return StoreReply::Failed(Failure::Full);
         }
-        let outcome = model::apply(before.clone(), call, clock);
+        let (record, reply) = apply(before.clone(), call, clock, || clock);
         if matches!(call.kind, CommandKind::Resolve(Resolution::Forget | Resolution::NotRun { .. }))
-            && outcome.reply == StoreReply::Settled
+            && reply == StoreReply::Settled
         {
-            let last_owner = before.as_ref().and_then(|record| match &record.state {
+            let last_owner = before.as_ref().and_then(Stored::operation).and_then(|record| match &record.state {
                 State::Running { owner, .. } | State::Unknown { owner, .. } | State::Completed { owner, .. } => {
                     Some(*owner)
                 }
@@ -94,7 +94,7 @@ impl Store {
             self.settled.extend(last_owner);
             self.released.entry(call.name).or_default().extend(last_owner);
         }
-        if let Some(record) = outcome.record {
+        if let Some(record) = record {
             self.undo.push_back((now, call.name, before));
             while self.undo.front().is_some_and(|(at, ..)| at + 5000 < now) {
                 self.undo.pop_front();
@@ -104,7 +104,7 @@ impl Store {
         if matches!(call.kind, CommandKind::Release { .. } | CommandKind::Withdraw) {
             self.released.entry(call.name).or_default().insert(call.owner);
         }
-        outcome.reply
+        reply
     }
 
     /// Ends the process; another takes its place later.
@@ -140,7 +140,8 @@ impl Store {
 
     /// What is kept under every name, in words; for transcripts.
     pub fn shown(&self, name: &Name, now: u64) -> String {
-        let Some(record) = self.records.get(name).filter(|record| record.expires_ms > self.clock(now)) else {
+        let operation = self.records.get(name).and_then(Stored::operation);
+        let Some(record) = operation.filter(|record| record.expires_ms > self.clock(now)) else {
             return "absent".to_owned();
         };
         let doubt = if record.doubt { ", in doubt" } else { "" };

@@ -59,6 +59,7 @@ fn packed(answer: &StoreReply) -> Vec<u8> {
     let flag = |flag: bool| vec![u8::from(flag)];
     let parts: (u8, Vec<Vec<u8>>) = match answer {
         StoreReply::Deferred => (b'A', vec![]),
+        StoreReply::Busy { wait_ms } => (b'B', vec![wait_ms.to_le_bytes().to_vec()]),
         StoreReply::Completed { attempt, status, age_ms, ttl_ms, response } => {
             let head = vec![
                 attempt.to_le_bytes().to_vec(),
@@ -77,6 +78,7 @@ fn packed(answer: &StoreReply) -> Vec<u8> {
         }
         StoreReply::Exhausted { attempt } => (b'H', vec![attempt.to_le_bytes().to_vec()]),
         StoreReply::InFlight { attempt } => (b'I', vec![attempt.to_le_bytes().to_vec()]),
+        StoreReply::Locked { fence } => (b'K', vec![fence.to_le_bytes().to_vec()]),
         StoreReply::Lost => (b'L', vec![]),
         StoreReply::Mismatch => (b'M', vec![]),
         StoreReply::Renewed { expires_ms } => (b'N', vec![expires_ms.to_le_bytes().to_vec()]),

@@ -187,8 +187,9 @@ fn every_field_is_told() {
     let text = fs::read_to_string(root().join("check/tests/golden/every-field.json")).unwrap();
     let mut document: Value = serde_json::from_str(&text).unwrap();
     let policy = &schema["$defs"]["policy"];
-    let policies =
-        policy["properties"].as_object().unwrap().iter().flat_map(|(name, node)| fields(&schema, name, node));
+    // A lock wants a key beside it, as the examples of a whole policy have it.
+    let properties_of_one = policy["properties"].as_object().unwrap().iter().filter(|(name, _)| *name != "serialize");
+    let policies = properties_of_one.flat_map(|(name, node)| fields(&schema, name, node));
     let policies: Vec<_> = policies.chain(policy["examples"].as_array().unwrap().clone()).collect();
     let mut told = every_member_is_told(&document);
     // The other dialect has fields of its own.

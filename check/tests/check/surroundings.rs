@@ -241,6 +241,19 @@ fn an_idle_time_out_below_a_wait_is_warned_of() {
 }
 
 #[test]
+fn an_idle_time_out_below_the_wait_for_a_lock_is_warned_of() {
+    for (idle, count) in [("5s", 1), ("5.001s", 0)] {
+        let run = check_changed("local.yaml", |tree| {
+            let lock = json!({ "sources": [{ "path_segment": 1 }], "max_wait_ms": 5000 });
+            set_document(tree, &json!({ "policy": { "key": { "required": true }, "serialize": lock } }).to_string());
+            manager(tree)["stream_idle_timeout"] = json!(idle);
+        });
+        let warned = run.warnings().into_iter().filter(|it| it.starts_with("stream_idle_timeout is 5s and must "));
+        assert_eq!(warned.count(), count, "{}", run.out);
+    }
+}
+
+#[test]
 fn the_idle_time_out_that_nobody_sets_is_five_minutes() {
     for (max_wait_ms, count) in [(299_999, 0), (300_000, 1)] {
         let run = check_changed("local.yaml", |tree| {

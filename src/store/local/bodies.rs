@@ -41,8 +41,8 @@ impl<C: SharedMap> Table<C> {
         let (mut place, mut value) = (first, Vec::with_capacity(BODY_HEAD + response.len()));
         for tries in 1..TRIES {
             value.clear();
-            value.extend(place.number().to_le_bytes());
-            value.extend(name.0);
+            value.extend_from_slice(&place.number().to_le_bytes());
+            value.extend_from_slice(&name.0);
             value.extend(response);
             let key = self.body_key(place);
             match self.get(&key) {

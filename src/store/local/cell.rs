@@ -6,8 +6,9 @@
 use std::ops::Range;
 
 use crate::key::Name;
-use crate::record::{Corrupt, Input, Record, State};
+use crate::record::{Corrupt, Input, State};
 use crate::store::local::usage::Place;
+use crate::store::locks::Stored;
 
 /// The cell of a body: its place, whose it is, the encoded response.
 pub struct Body<'a> {
@@ -86,17 +87,17 @@ pub fn find<'a>(bucket: &'a [u8], name: &Name) -> Result<(Range<usize>, Option<&
 /// The place is not within the bucket.
 pub fn put(bucket: &[u8], place: Range<usize>, name: &Name, record: &[u8]) -> Result<Vec<u8>, Corrupt> {
     let mut out = Vec::with_capacity(bucket.len() + 36 + record.len());
-    out.extend(bucket.get(..place.start).ok_or(Corrupt)?);
-    out.extend(name.0);
-    out.extend((record.len() as u32).to_le_bytes());
+    out.extend_from_slice(bucket.get(..place.start).ok_or(Corrupt)?);
+    out.extend_from_slice(&name.0);
+    out.extend_from_slice(&(record.len() as u32).to_le_bytes());
     out.extend(record);
-    out.extend(bucket.get(place.end..).ok_or(Corrupt)?);
+    out.extend_from_slice(bucket.get(place.end..).ok_or(Corrupt)?);
     Ok(out)
 }
 
-/// The place of the body that a record carries.
-pub fn body_place(record: &Record) -> Option<Place> {
-    match &record.state {
+/// The place of the body that an operation carries.
+pub fn body_place(stored: &Stored) -> Option<Place> {
+    match &stored.operation()?.state {
         State::Completed { response: Some(place), .. } => {
             Some(Place::of(u64::from_le_bytes(place.as_slice().try_into().ok()?)))
         }

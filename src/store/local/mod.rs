@@ -25,11 +25,11 @@ use bodies::COMPLETION_GROWTH;
 use cell::{body_place, entries, find, put};
 use usage::Usage;
 
-use crate::command::{Command, CommandKind, Failure, ReplyKind, StoreReply};
+use crate::command::{Command, CommandKind, Failure, StoreReply};
 use crate::digest::{Digest, checksum};
 use crate::key::Name;
 use crate::record::{Corrupt, FORMAT, Record, State};
-use crate::store::model::{self, Outcome};
+use crate::store::locks::{self, Stored};
 
 /// SharedMap shared by all workers, as the host has them.
 pub trait SharedMap {
@@ -50,6 +50,9 @@ pub trait SharedMap {
     /// # Errors
     /// The host refused the call.
     fn put(&self, key: &[u8], value: &[u8]) -> Result<(), Failure>;
+
+    /// Milliseconds since 1970 by the clock of the host, which goes on where the cells are lost with their process.
+    fn wall_ms(&self) -> u64;
 }
 
 /// The table of one plugin in one Envoy.
@@ -154,20 +157,20 @@ impl<C: SharedMap> Table<C> {
     /// Tells also what was written. `prepaid` bytes of growth are accounted for already.
     fn apply_to_bucket(&self, command: &Command, prepaid: i64, now_ms: u64) -> Result<(StoreReply, Change), Failure> {
         let key = self.key(b'r', self.bucket_of(&command.name));
-        let is_claim = command.kind.reply_kind() == ReplyKind::Claim;
+        let may_be_refused = command.kind.reply_kind().may_grant();
         for _ in 0..TRIES {
             let (bucket, version) = self.get(&key)?;
             let (place, found) = find(&bucket, &command.name)?;
             let records = i64::from(found.is_none());
-            let before = found.map(Record::decode).transpose()?;
+            let before = found.map(Stored::decode).transpose()?;
             let body_before = before.as_ref().and_then(body_place);
-            let Outcome { record, reply } = model::apply(before, command, now_ms);
-            let Some(record) = record else { return Ok((reply, Change::None)) };
-            let after = put(&bucket, place, &command.name, &record.encode())?;
+            let (stored, reply) = locks::apply(before, command, now_ms, || self.cells.wall_ms());
+            let Some(stored) = stored else { return Ok((reply, Change::None)) };
+            let after = put(&bucket, place, &command.name, &stored.encode())?;
             let growth = after.len() as i64 - bucket.len() as i64 - prepaid;
             let reserved = match self.reserve_growth(growth, records, now_ms) {
-                // Only a claim can be refused: what exists may always end.
-                Err(failure) if is_claim => return Err(failure),
+                // Only a claim or a lock can be refused: what exists may always end.
+                Err(failure) if may_be_refused => return Err(failure),
                 reserved => reserved.unwrap_or(false),
             };
             if !self.swap(&key, &after, version)? {
@@ -176,10 +179,10 @@ impl<C: SharedMap> Table<C> {
             }
             // From here on it is so, whatever becomes of the book-keeping.
             let _ = if reserved { Ok(()) } else { self.account_for(growth, records) };
-            if let Some(place) = body_before.filter(|place| body_place(&record) != Some(*place)) {
+            if let Some(place) = body_before.filter(|place| body_place(&stored) != Some(*place)) {
                 self.drop_body(place);
             }
-            if matches!(record.state, State::Open { .. }) {
+            if may_go(&stored) {
                 // Here is something that may go.
                 let _ = self.change_usage(|usage| usage.barren = 0);
             }
@@ -286,12 +289,12 @@ impl<C: SharedMap> Table<C> {
         let mut visit = Visit { dropped: false, earliest_ms: u64::MAX };
         for entry in entries(&bytes) {
             let entry = entry?;
-            let record = Record::decode(entry.record)?;
-            if record.forgotten_ms() > now_ms && !(released && matches!(record.state, State::Open { .. })) {
+            let stored = Stored::decode(entry.record)?;
+            if stored.forgotten_ms() > now_ms && !(released && may_go(&stored)) {
                 kept.extend_from_slice(entry.whole);
-                visit.earliest_ms = visit.earliest_ms.min(record.forgotten_ms());
+                visit.earliest_ms = visit.earliest_ms.min(stored.forgotten_ms());
             } else {
-                bodies.extend(body_place(&record));
+                bodies.extend(body_place(&stored));
                 gone += 1;
             }
         }
@@ -340,10 +343,7 @@ impl<C: SharedMap> Table<C> {
 
     /// Writes a cell under a seal, if its version is still this one; tells whether.
     fn swap(&self, key: &[u8], value: &[u8], version: Option<u32>) -> Result<bool, Failure> {
-        let mut cell = Vec::with_capacity(value.len() + 4);
-        cell.extend(value);
-        cell.extend(checksum(value));
-        self.cells.swap(key, &cell, version)
+        self.cells.swap(key, &[value, &checksum(value)].concat(), version)
     }
 
     fn buckets(&self) -> u32 {
@@ -363,6 +363,11 @@ impl<C: SharedMap> Table<C> {
         let [i, j, k, l] = index.to_le_bytes();
         [a, b, c, d, e, f, g, h, kind, i, j, k, l]
     }
+}
+
+/// Whether it may go before its time where room is short: a released operation, but no lock, whose fence goes on.
+fn may_go(stored: &Stored) -> bool {
+    matches!(stored, Stored::Operation(Record { state: State::Open { .. }, .. }))
 }
 
 /// What an operation did to a bucket.

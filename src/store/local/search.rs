@@ -7,13 +7,13 @@ use super::cell::entries;
 use super::{SharedMap, Table};
 use crate::command::Failure;
 use crate::key::Name;
-use crate::record::Record;
+use crate::store::locks::Stored;
 
 /// How many buckets one step of a search visits.
 const SEARCH_STEPS: u32 = 1024;
 
 impl<C: SharedMap> Table<C> {
-    /// The names that begin so, of records that are not forgotten, in the next few buckets from this one on; and the
+    /// The names that begin so, of operations that are not forgotten, in the next few buckets from this one on; and the
     /// bucket at which to go on, none after the last.
     ///
     /// # Errors
@@ -25,7 +25,10 @@ impl<C: SharedMap> Table<C> {
             let (bytes, _) = self.get(&self.key(b'r', bucket))?;
             for entry in entries(&bytes) {
                 let entry = entry?;
-                if entry.name.starts_with(&digits) && Record::decode(entry.record)?.forgotten_ms() > now_ms {
+                if !entry.name.starts_with(&digits) {
+                    continue;
+                }
+                if Stored::decode(entry.record)?.operation().is_some_and(|record| record.forgotten_ms() > now_ms) {
                     names.extend(entry.name.try_into().map(Name));
                 }
             }

@@ -116,16 +116,16 @@ impl Usage {
     /// As its cell holds it.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(64);
-        out.extend(self.bytes.to_le_bytes());
-        out.extend(self.bodies.to_le_bytes());
-        out.extend(self.records.to_le_bytes());
-        out.extend(self.next.number().to_le_bytes());
-        out.extend(self.oldest.number().to_le_bytes());
-        out.extend(self.barren_until_ms.to_le_bytes());
-        out.extend(self.hand.to_le_bytes());
-        out.extend(self.barren.to_le_bytes());
-        out.extend(self.places.to_le_bytes());
-        out.extend(self.lap_places.to_le_bytes());
+        out.extend_from_slice(&self.bytes.to_le_bytes());
+        out.extend_from_slice(&self.bodies.to_le_bytes());
+        out.extend_from_slice(&self.records.to_le_bytes());
+        out.extend_from_slice(&self.next.number().to_le_bytes());
+        out.extend_from_slice(&self.oldest.number().to_le_bytes());
+        out.extend_from_slice(&self.barren_until_ms.to_le_bytes());
+        out.extend_from_slice(&self.hand.to_le_bytes());
+        out.extend_from_slice(&self.barren.to_le_bytes());
+        out.extend_from_slice(&self.places.to_le_bytes());
+        out.extend_from_slice(&self.lap_places.to_le_bytes());
         out
     }
 

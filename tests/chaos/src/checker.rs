@@ -4,7 +4,7 @@
 //! loss of records only one more execution of a name each.
 //! It does not know which class a fault belongs to.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::history::{Answer, Asked, End, Execution, History, Kind, Lost, Name, Sent, Span};
 use crate::upstream::body_of;
@@ -25,6 +25,7 @@ pub fn judge(history: &History) -> Vec<Violation> {
     let court = Court::new(history);
     let mut wrong = Vec::new();
     court.ledger(&mut wrong);
+    court.turns(&mut wrong);
     for (name, story) in &court.stories {
         let mut say = |at_us: u64, what: String| wrong.push(Violation { at_us, name: (*name).clone(), what });
         if name.kind == Kind::Plain {
@@ -71,6 +72,8 @@ struct Court<'a> {
     executed: HashMap<u64, &'a Execution>,
     /// When a client was first told that an execution is stored.
     told: HashMap<u64, u64>,
+    /// When locks may have been lost.
+    locks_lost: Vec<Span>,
 }
 
 impl<'a> Court<'a> {
@@ -97,7 +100,16 @@ impl<'a> Court<'a> {
             story.executions.sort_by_key(|execution| execution.n);
         }
         let executed = history.executions.iter().map(|execution| (execution.request, execution)).collect();
-        Court { history, stories, by_id, executed, told }
+        // A record that is no operation's may be a lock's.
+        let operations: HashSet<&str> =
+            history.executions.iter().map(|execution| execution.operation.as_str()).collect();
+        let takes_locks = |lost: &Lost| match lost {
+            Lost::Everything | Lost::Since(_) => true,
+            Lost::Operations(lost) => lost.iter().any(|name| !operations.contains(name.as_str())),
+        };
+        let losses = history.excuses.losses.iter();
+        let locks_lost = losses.filter(|loss| takes_locks(&loss.lost)).map(|loss| loss.span).collect();
+        Court { history, stories, by_id, executed, told, locks_lost }
     }
 
     /// Every execution is one that a client asked for, under a claim, once, and an operation of one name.
@@ -122,6 +134,9 @@ impl<'a> Court<'a> {
             if (execution.attempt == 0) != (name.kind == Kind::Plain) {
                 say(format!("execution {n} ran without a claim, or with one that nobody asked for"));
             }
+            if (execution.fence == 0) != (name.kind != Kind::Locked) {
+                say(format!("execution {n} ran without a lock, or under one that nobody asked for"));
+            }
             if let Some(first) = requests.insert(request, n) {
                 say(format!("request {request} executed twice, as {first} and {n}"));
             }
@@ -138,6 +153,54 @@ impl<'a> Court<'a> {
                 wrong.push(Violation { at_us: story.executions[0].at_us, name: (*name).clone(), what });
             }
         }
+    }
+
+    /// Those about one resource have it one at a time, each under a larger fence than the one before.
+    fn turns(&self, wrong: &mut Vec<Violation>) {
+        let mut resources: BTreeMap<&str, Vec<&Execution>> = BTreeMap::new();
+        for execution in self.history.executions.iter().filter(|execution| !execution.resource.is_empty()) {
+            resources.entry(&execution.resource).or_default().push(execution);
+        }
+        for (resource, turns) in resources {
+            for (place, later) in turns.iter().enumerate() {
+                let Some(asked) = self.by_id.get(&later.request) else { continue };
+                for (earlier, why) in turns[..place].iter().filter_map(|one| Some((one, self.out_of_turn(one, later)?)))
+                {
+                    let turn = |one: &Execution| format!("execution {} (fence {})", one.n, one.fence);
+                    let what = format!("{} of {resource} after {}: {why}", turn(later), turn(earlier));
+                    wrong.push(Violation { at_us: later.at_us, name: asked.name.clone(), what });
+                }
+            }
+        }
+    }
+
+    /// Why the later of two executions about one resource, as they came to the service, should not have been as it was.
+    fn out_of_turn(&self, earlier: &Execution, later: &Execution) -> Option<&'static str> {
+        let excuses = &self.history.excuses;
+        let between = Span { from_us: self.from(earlier, later), to_us: later.at_us };
+        let meets = |spans: &[Span]| spans.iter().any(|span| span.meets(between));
+        let is_lost = meets(&self.locks_lost);
+        if later.fence <= earlier.fence {
+            // Both were on their way at once, and one was overtaken: by a lock that is not its any more, as the number tells.
+            let overtakes = self.sent_us(later) < earlier.at_us;
+            let is_overtaken = overtakes && (is_lost || meets(&excuses.stalls) || meets(&excuses.jumps));
+            let is_set_back =
+                |jump: &Span| jump.meets(Span { from_us: later.at_us.saturating_sub(AHEAD_US), ..between });
+            let has_set_back = is_lost && excuses.jumps.iter().any(is_set_back);
+            if !is_overtaken && !has_set_back {
+                return Some("the fence did not grow");
+            }
+        }
+        let (first, second) = if earlier.fence <= later.fence { (earlier, later) } else { (later, earlier) };
+        if is_success(first) && first.ended_us.is_some_and(|ended_us| second.at_us < ended_us) {
+            return Some("the service took a write under a smaller fence than it had seen");
+        }
+        let are_at_once = earlier.ended_us.is_none_or(|ended_us| later.at_us < ended_us);
+        let is_leased = second.at_us < self.sent_us(first) + self.history.lease_us;
+        if are_at_once && is_leased && !is_lost && !meets(&excuses.jumps) {
+            return Some("both had it at once, within the lease of the first");
+        }
+        None
     }
 
     /// What one client was told: in time, true, and of its own operation.
@@ -200,6 +263,7 @@ impl<'a> Court<'a> {
                     Some("outcome-unknown" | "not-replayable") => answer.status == 409 && others().next().is_some(),
                     Some("mismatch") => answer.status == 409 && others().any(|other| other.payload != asked.payload),
                     Some("store-unavailable") => answer.status == 503,
+                    Some("resource-busy") => answer.status == 429 && asked.name.kind == Kind::Locked,
                     _ => false,
                 };
                 if !is_fine {
@@ -407,6 +471,9 @@ impl<'a> Court<'a> {
         answer.parameter("attempt")?.parse().ok()
     }
 }
+
+/// By so much a clock that was set forward has put fences ahead, which only the store's data keep once it is set back.
+const AHEAD_US: u64 = 10_000_000;
 
 /// A gateway tries what it owes at least every five seconds; some tries may meet a fault.
 const LANDS_WITHIN_US: u64 = 20_000_000;

@@ -25,6 +25,8 @@ pub enum Kind {
     Hold,
     /// The defaults, and a service on HTTP/2.
     Http2,
+    /// `serialize`: those about one resource run one at a time.
+    Locked,
     /// None: these pass by.
     Plain,
     /// The defaults.
@@ -39,13 +41,15 @@ pub enum Kind {
 
 impl Kind {
     /// All that are protected.
-    pub const PROTECTED: [Kind; 6] = [Kind::Hold, Kind::Http2, Kind::Retry, Kind::Shielded, Kind::Socket, Kind::Wait];
+    pub const PROTECTED: [Kind; 7] =
+        [Kind::Hold, Kind::Http2, Kind::Locked, Kind::Retry, Kind::Shielded, Kind::Socket, Kind::Wait];
 
     /// The path of its requests.
     pub fn path(self) -> &'static str {
         match self {
             Kind::Hold => "/hold/pay",
             Kind::Http2 => "/h2/pay",
+            Kind::Locked => "/locked/pay",
             Kind::Plain => "/plain",
             Kind::Retry => "/retry/pay",
             Kind::Shielded => "/shielded/pay",
@@ -157,8 +161,14 @@ pub struct Execution {
     pub attempt: u64,
     /// `Idempotency-Operation`.
     pub operation: String,
+    /// What it changes, where only one may do so at a time.
+    pub resource: String,
+    /// `Idempotency-Fence`; 0 when there was none.
+    pub fence: u64,
     /// When it was entered.
     pub at_us: u64,
+    /// When its change of the resource was written, or refused for a larger fence.
+    pub ended_us: Option<u64>,
     /// The status it was answered with.
     pub status: u16,
     /// How long the body of the answer is.

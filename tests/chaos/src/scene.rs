@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::clock::now_us;
 use crate::history::{Excuses, Kind, Loss, Lost, Sent, Span};
-use crate::traffic::{HangUp, Traffic};
+use crate::traffic::{HangUp, Traffic, gateway_of};
 use crate::upstream::Mood;
 use crate::world::{LEASE_MS, World};
 use host_model::Random;
@@ -170,9 +170,28 @@ impl<'a> Scene<'a> {
         wait_until("clients have hung up", PATIENCE, || self.traffic.hang_ups_left() == 0);
     }
 
-    /// A gateway crashes and is started again.
-    pub fn kill_gateway(&mut self) {
+    /// Does this to a gateway.
+    pub fn to_gateway(&mut self, hand: impl FnOnce(&mut Scene<'a>, usize)) {
         let which = self.random.below(2) as usize;
+        hand(self, which);
+    }
+
+    /// Does this to a gateway while the service works on a request that it has sent there under a lock.
+    pub fn to_holder(&mut self, hand: impl FnOnce(&mut Scene<'a>, usize)) {
+        let mark = self.world.upstream.mark();
+        let delay_ms = 400 + self.random.below(1200);
+        self.world.upstream.mood(Mood { only: Some(Kind::Locked), delay_ms, ..Mood::default() });
+        let mut holder = None;
+        wait_until("the service works under a lock", PATIENCE, || {
+            holder = self.world.upstream.at_work_since(mark);
+            holder.is_some()
+        });
+        self.world.upstream.mood(Mood::default());
+        hand(self, gateway_of(holder.unwrap_or_default()));
+    }
+
+    /// A gateway crashes and is started again.
+    pub fn kill_gateway(&mut self, which: usize) {
         self.note_reloads();
         self.forgetting(|scene| {
             scene.world.gateways[which].kill();
@@ -181,8 +200,7 @@ impl<'a> Scene<'a> {
     }
 
     /// A gateway is ended in good order and is started again.
-    pub fn end_gateway(&mut self) {
-        let which = self.random.below(2) as usize;
+    pub fn end_gateway(&mut self, which: usize) {
         self.note_reloads();
         self.forgetting(|scene| {
             scene.world.gateways[which].stop();
@@ -192,8 +210,7 @@ impl<'a> Scene<'a> {
 
     /// A gateway stands still. It wakes up to time-outs of its own, also for requests that pass the filter by; and what
     /// it had let go, but not yet put on the wire, arrives late and under the smaller number.
-    pub fn stop_gateway(&mut self, time: Duration) {
-        let which = self.random.below(2) as usize;
+    pub fn stop_gateway(&mut self, which: usize, time: Duration) {
         let from_us = now_us();
         self.troubling(|scene| {
             scene.world.gateways[which].freeze();
@@ -208,7 +225,7 @@ impl<'a> Scene<'a> {
     pub fn stop_gateway_in_mid_call(&mut self) {
         self.world.pair().to_store.set(Fault::DelayReply(BRIEFLY));
         self.last(BRIEFLY / 2);
-        self.stop_gateway(PAST_A_LEASE);
+        self.to_gateway(|scene, which| scene.stop_gateway(which, PAST_A_LEASE));
         self.world.pair().to_store.set(Fault::Pass);
     }
 
@@ -228,8 +245,7 @@ impl<'a> Scene<'a> {
     }
 
     /// A gateway gets other rules for its filter: the cache off, or on again.
-    pub fn update_policy(&mut self) {
-        let which = self.random.below(2) as usize;
+    pub fn update_policy(&mut self, which: usize) {
         self.updates += 1;
         let mut document = self.world.document();
         if self.updates % 2 == 1 {
@@ -244,7 +260,7 @@ impl<'a> Scene<'a> {
         self.world.pair().to_store.close();
         // By then outcomes are owed.
         self.last(BRIEFLY);
-        self.update_policy();
+        self.to_gateway(Scene::update_policy);
         self.last(PAST_A_LEASE);
         self.world.pair().to_store.open();
         // Clients that asked in vain all this time settle before the next fault.
@@ -252,8 +268,7 @@ impl<'a> Scene<'a> {
     }
 
     /// A gateway gets a new VM, which shares nothing with the old one.
-    pub fn update_vm(&mut self) {
-        let which = self.random.below(2) as usize;
+    pub fn update_vm(&mut self, which: usize) {
         self.updates += 1;
         let id = format!("idempotency-{}", self.updates);
         self.forgetting(|scene| {

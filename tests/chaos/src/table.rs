@@ -128,7 +128,9 @@ pub fn tell(violation: &Violation, outcome: &Outcome) -> String {
             .push((*sent_us, format!("request {id} ({}) to {gateway}, told after {took_ms} ms {told}", &payload[..4])));
     }
     for e in history.executions.iter().filter(|execution| ids.contains(&execution.request)) {
-        let what = format!("execution {} of {} (attempt {}): {} {:?}", e.n, e.request, e.attempt, e.status, e.sent);
+        let turn = if e.fence > 0 { format!(", fence {} on {}", e.fence, e.resource) } else { String::new() };
+        let what =
+            format!("execution {} of {} (attempt {}{turn}): {} {:?}", e.n, e.request, e.attempt, e.status, e.sent);
         lines.push((e.at_us, format!("  {what}, operation {}", e.operation)));
     }
     let from_us = lines.iter().map(|(at_us, _)| *at_us).min().unwrap_or(0).saturating_sub(1_000_000);

@@ -46,6 +46,11 @@ pub struct Traffic {
     hang_ups: Mutex<Option<(HangUp, usize)>>,
 }
 
+/// Which gateway this request was sent to.
+pub fn gateway_of(request: u64) -> usize {
+    (request % 2) as usize
+}
+
 /// What one client saw.
 #[derive(Debug, Default)]
 pub struct Notes {
@@ -71,6 +76,8 @@ struct Operation {
     statuses: &'static str,
     delay_ms: u64,
     size: u64,
+    /// What it changes, where its kind has one at a time do so.
+    resource: u64,
 }
 
 impl Operation {
@@ -82,6 +89,7 @@ impl Operation {
             statuses: random.pick::<&str>(&STATUSES),
             delay_ms: random.below(4).saturating_sub(2) * random.below(60),
             size: if random.one_in(10) { random.below(4000) } else { 0 },
+            resource: random.below(RESOURCES),
         };
         operation.pay(amount);
         operation
@@ -98,7 +106,7 @@ impl Traffic {
     pub fn new(gateways: [SocketAddr; 2]) -> Traffic {
         Traffic {
             gateways,
-            ids: AtomicU64::new(1),
+            ids: AtomicU64::new(2),
             settled: AtomicUsize::new(0),
             is_over: AtomicBool::new(false),
             hang_ups: Mutex::default(),
@@ -152,6 +160,9 @@ impl Traffic {
         let (to, path) = (self.gateways[gateway], operation.name.kind.path());
         let request = match operation.name.kind {
             Kind::Plain => Request::new(to, "GET", path),
+            Kind::Locked => Request::post(to, path)
+                .key(&operation.name.key)
+                .header("x-chaos-resource", operation.resource.to_string()),
             _ => Request::post(to, path).key(&operation.name.key),
         };
         request
@@ -166,7 +177,7 @@ impl Traffic {
 
     /// Asks a gateway for an operation.
     fn ask(&self, operation: &Operation, gateway: usize, way: Way) -> Asked {
-        let id = self.ids.fetch_add(1, Ordering::Relaxed);
+        let id = self.ids.fetch_add(2, Ordering::Relaxed) + gateway as u64;
         let request = self.request(operation, gateway, id);
         let sent_us = now_us();
         let told = match way {
@@ -356,6 +367,8 @@ impl<'a> Client<'a> {
 }
 
 const TENANTS: u64 = 5;
+/// Few, so that many want the same.
+const RESOURCES: u64 = 2;
 /// What the service answers, by attempt: mostly a success at once.
 const STATUSES: [&str; 10] = ["201", "201", "201", "201", "201", "200", "503,201", "500,500,201", "422", "409,201"];
 /// How clients send requests that they have not been told to hang up on.

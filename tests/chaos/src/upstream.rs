@@ -1,7 +1,8 @@
 //! The service and its ledger, a process of its own so that it can be killed and stopped.
 //!
 //! One rule: an execution is in the ledger's file before the first byte of its answer leaves, so whatever becomes of the
-//! process, what it did is known. What it will send of the answer is in the same line.
+//! process, what it did is known. What it will send of the answer is in the same line; where it writes a resource, that it
+//! did, or refused to, is in a second one.
 //! It does not know of Envoy, of the filter, or of any rule about keys.
 //!
 //! | header | effect |
@@ -10,10 +11,12 @@
 //! | `x-chaos-statuses: 503,201` | the status by attempt; the last holds from then on |
 //! | `x-chaos-delay-ms` | nothing is answered before |
 //! | `x-chaos-size` | the length of the body |
+//! | `x-chaos-resource` | what it reads at once and writes once the delay is over, unless it has seen a larger fence by then |
 //!
 //! `PUT /mood` puts it in a mood, which overrules these. It has three faces: HTTP/1.1 on a port, the same on a Unix domain
 //! socket, and HTTP/2 on another port, where it notes the streams that it refuses beside the ledger.
 
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener};
@@ -145,18 +148,28 @@ impl Upstream {
 
     /// Whether the ledger has had a request of this kind since.
     pub fn has_executed_since(&self, mark: u64, kind: Kind) -> bool {
+        self.since(mark).lines().any(|line| line.contains(kind.path()))
+    }
+
+    /// A request that came since, and has read a resource and not written it yet.
+    pub fn at_work_since(&self, mark: u64) -> Option<u64> {
+        let text = self.since(mark);
+        let is_at_work = |execution: &&Execution| !execution.resource.is_empty() && execution.ended_us.is_none();
+        read_ledger(&text).iter().find(is_at_work).map(|execution| execution.request)
+    }
+
+    /// The ledger so far.
+    pub fn executions(&self) -> Vec<Execution> {
+        read_ledger(&self.since(0))
+    }
+
+    fn since(&self, mark: u64) -> String {
         let mut text = String::new();
         let read = File::open(ledger_file(&self.folder)).and_then(|mut file| {
             file.seek(SeekFrom::Start(mark))?;
             file.read_to_string(&mut text)
         });
-        read.is_ok() && text.lines().any(|line| line.contains(kind.path()))
-    }
-
-    /// The ledger so far.
-    pub fn executions(&self) -> Vec<Execution> {
-        let text = fs::read_to_string(ledger_file(&self.folder)).unwrap_or_default();
-        text.lines().map(read_line).collect()
+        read.map(|_| text).unwrap_or_default()
     }
 }
 
@@ -190,10 +203,18 @@ pub fn serve(port: u16, http2: u16, ledger: &Path) -> io::Result<()> {
     let _ = fs::remove_file(socket_file(ledger));
     let socket = UnixListener::bind(socket_file(ledger))?;
     let http2 = TcpListener::bind(("127.0.0.1", http2))?;
-    let known = fs::read(ledger).unwrap_or_default().iter().filter(|byte| **byte == b'\n').count() as u64;
+    let known = read_ledger(&fs::read_to_string(ledger).unwrap_or_default());
     let file = File::options().create(true).append(true).open(ledger)?;
     let refusals = File::options().create(true).append(true).open(refusals_file(ledger))?;
-    let book = Book { file, refusals, executions: known, streams: 0, mood: Mood::default() };
+    let mut book = Book {
+        file,
+        refusals,
+        executions: known.len() as u64,
+        streams: 0,
+        mood: Mood::default(),
+        fences: HashMap::new(),
+    };
+    known.iter().for_each(|execution| book.shows(execution));
     let book = Arc::new(Mutex::new(book));
     http2::serve(http2, Arc::clone(&book))?;
     let on_socket = Arc::clone(&book);
@@ -226,9 +247,25 @@ pub struct Book {
     executions: u64,
     streams: u64,
     mood: Mood,
+    /// The largest fence that it has seen, by resource.
+    fences: HashMap<String, u64>,
 }
 
 impl Book {
+    fn shows(&mut self, execution: &Execution) {
+        let largest = self.fences.entry(execution.resource.clone()).or_default();
+        *largest = execution.fence.max(*largest);
+    }
+
+    /// Writes the resource that an execution has read, unless it has seen a larger fence meanwhile.
+    fn write(&mut self, execution: &mut Execution) -> io::Result<()> {
+        if self.fences.get(&execution.resource).is_some_and(|largest| *largest > execution.fence) {
+            execution.status = 412;
+        }
+        let line = json!([execution.n, now_us(), execution.status]);
+        self.file.write_all(format!("{line}\n").as_bytes())
+    }
+
     /// Whether the mood refuses the stream that comes now; notes it.
     pub fn refusal(&mut self) -> Option<Refusal> {
         self.streams += 1;
@@ -248,8 +285,11 @@ fn answer_all(input: impl Read, mut output: impl Write, book: &Mutex<Book>) -> i
             output.write_all(b"HTTP/1.1 204 No Content\r\n\r\n")?;
             continue;
         }
-        let (execution, delay_ms) = enter(&request, &mut book.lock().unwrap_or_else(PoisonError::into_inner))?;
+        let (mut execution, delay_ms) = enter(&request, &mut book.lock().unwrap_or_else(PoisonError::into_inner))?;
         thread::sleep(Duration::from_millis(delay_ms));
+        if !execution.resource.is_empty() {
+            book.lock().unwrap_or_else(PoisonError::into_inner).write(&mut execution)?;
+        }
         let Execution { n, status, body_len, sent, .. } = execution;
         let fields = format!("content-type: application/json\r\nlocation: /payments/{n}\r\nx-execution: {n}");
         let head = format!("HTTP/1.1 {status} \r\n{fields}\r\ncontent-length: {body_len}\r\n\r\n");
@@ -285,13 +325,17 @@ pub fn enter(request: &Incoming, book: &mut Book) -> io::Result<(Execution, u64)
         payload: sha256_hex(&request.body),
         attempt,
         operation: request.header("idempotency-operation").to_owned(),
+        resource: request.header("x-chaos-resource").to_owned(),
+        fence: number("idempotency-fence"),
         at_us: now_us(),
+        ended_us: None,
         status: mood.status.unwrap_or(planned),
         body_len: body_of(n, mood.size.unwrap_or(size)).len(),
         sent: mood.sent,
     };
     // One write, so that a line is there whole or not at all.
     book.file.write_all(write_line(&execution).as_bytes())?;
+    book.shows(&execution);
     Ok((execution, number("x-chaos-delay-ms") + mood.delay_ms))
 }
 
@@ -340,12 +384,29 @@ fn read_text(input: &mut impl BufRead) -> io::Result<String> {
 }
 
 fn write_line(e: &Execution) -> String {
-    let numbers = json!([e.n, e.request, e.attempt, e.at_us, e.status, e.body_len, number(e.sent)]);
-    format!("{}\n", json!([numbers, e.path, e.tenant, e.key, e.payload, e.operation]))
+    let numbers = json!([e.n, e.request, e.attempt, e.at_us, e.status, e.body_len, number(e.sent), e.fence]);
+    format!("{}\n", json!([numbers, e.path, e.tenant, e.key, e.payload, e.operation, e.resource]))
 }
 
-fn read_line(line: &str) -> Execution {
-    let value: Value = serde_json::from_str(line).expect("every line of the ledger is whole");
+/// The executions of a ledger, or of the rest of one.
+fn read_ledger(text: &str) -> Vec<Execution> {
+    let mut executions: Vec<Execution> = Vec::new();
+    for line in text.lines() {
+        let value: Value = serde_json::from_str(line).expect("every line of the ledger is whole");
+        if value[0].is_array() {
+            executions.push(read_execution(&value));
+            continue;
+        }
+        let n = value[0].as_u64();
+        if let Some(execution) = executions.iter_mut().rev().find(|execution| Some(execution.n) == n) {
+            execution.ended_us = value[1].as_u64();
+            execution.status = value[2].as_u64().unwrap_or(0) as u16;
+        }
+    }
+    executions
+}
+
+fn read_execution(value: &Value) -> Execution {
     let number = |place: usize| value[0][place].as_u64().unwrap_or(0);
     let text = |place: usize| value[place].as_str().unwrap_or_default().to_owned();
     Execution {
@@ -361,6 +422,9 @@ fn read_line(line: &str) -> Execution {
         key: text(3),
         payload: text(4),
         operation: text(5),
+        resource: text(6),
+        fence: number(7),
+        ended_us: None,
     }
 }
 

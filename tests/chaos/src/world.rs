@@ -269,6 +269,8 @@ fn start_gateway(upstream: &Upstream, options: Options) -> Gateway {
 fn document() -> Value {
     let rule = |path: &str, policy: Value| json!({ "match": { "methods": ["POST"], "path": { "prefix": path } }, "policy": policy });
     let mut store = Dialect::chosen().store();
+    // Less than a listener drains, so that a VM that is replaced takes no claims along that it has yet to withdraw.
+    let lock = json!({ "sources": [{ "header": "x-chaos-resource" }], "max_wait_ms": 500 });
     // The breaker closes soon, so that a fault is not hidden by the one before.
     store["breaker"] = json!({ "failures": 5, "open_ms": 100 });
     json!({
@@ -276,6 +278,7 @@ fn document() -> Value {
         "policy": { "lease_ms": LEASE_MS, "ttl_s": 1800 },
         "rules": [
             rule("/hold/", json!({ "on_unknown": "hold" })),
+            rule("/locked/", json!({ "key": { "required": true }, "serialize": lock })),
             rule("/wait/", json!({ "on_in_flight": { "action": "wait", "max_wait_ms": 2000 } })),
             rule("/shielded/", json!({ "execution": { "kind": "shielded", "cluster": "shielded", "timeout_ms": 1500 } })),
             rule("/", json!({})),

@@ -61,12 +61,24 @@ impl Tale {
             payload: payload.to_owned(),
             attempt,
             operation: format!("{name:?}"),
+            resource: String::new(),
+            fence: 0,
             at_us: (at_ms + 10) * MS,
+            ended_us: None,
             status: 201,
             body_len: body_of(n, 0).len(),
             sent: Sent::Whole,
         });
         n
+    }
+
+    /// A request about the one resource, which the service has from 10 ms on for so long.
+    fn takes(&mut self, key: &str, at_ms: u64, lasts_ms: u64, fence: u64) -> &mut Execution {
+        let n = self.executes(&Name { key: key.to_owned(), ..name(Kind::Locked, "a") }, "p", at_ms, 1, 201);
+        let taken = &mut self.history.executions[n as usize - 1];
+        (taken.resource, taken.fence) = ("r".to_owned(), fence);
+        taken.ended_us = Some(taken.at_us + lasts_ms * MS);
+        taken
     }
 
     fn replays(&mut self, name: &Name, payload: &str, at_ms: u64, n: u64) -> &mut Asked {
@@ -403,4 +415,88 @@ fn a_loss_excuses_no_second_execution_more() {
     tale.is_fine();
     tale.executes_unheard(&pay(), "p", 1504, 1);
     tale.shows("2 executions need a loss to excuse them, and there were 1");
+}
+
+#[test]
+fn turns_at_one_resource_one_after_the_other_are_fine() {
+    let mut tale = Tale::new();
+    tale.takes("a", 0, 5, 7);
+    tale.takes("b", 5, 5, 8);
+    tale.takes("c", 6, 5, 9).resource = "another".to_owned();
+    tale.is_fine();
+    let busy = Name { key: "d".to_owned(), ..name(Kind::Locked, "a") };
+    tale.refuses(&busy, "p", 30, 429, "resource-busy");
+    tale.is_fine();
+    tale.refuses(&pay(), "p", 30, 429, "resource-busy");
+    tale.shows("was refused for no reason");
+}
+
+#[test]
+fn a_turn_without_a_lock_and_a_lock_that_nobody_asked_for_are_noticed() {
+    let mut tale = Tale::new();
+    tale.takes("a", 0, 5, 0);
+    tale.shows("ran without a lock");
+    let mut tale = Tale::new();
+    tale.executes(&pay(), "p", 0, 1, 201);
+    tale.history.executions[0].fence = 7;
+    tale.shows("ran without a lock");
+}
+
+#[test]
+fn two_turns_at_once_are_fine_past_the_lease_of_the_first_only() {
+    for (at_ms, is_fine) in [(LEASE_MS - 50, false), (LEASE_MS + 50, true)] {
+        for heard in [true, false] {
+            let mut tale = Tale::new();
+            let late = tale.takes("a", 0, 2 * LEASE_MS, 7);
+            late.status = 412;
+            late.ended_us = late.ended_us.filter(|_| heard);
+            tale.history.asked[0].end = End::HungUp;
+            tale.takes("b", at_ms, 5, 8);
+            assert_eq!(judge(&tale.history).is_empty(), is_fine, "{at_ms} {heard}");
+        }
+    }
+    let tale = |lost| {
+        let mut tale = Tale::new();
+        let late = tale.takes("a", 0, 500, 7);
+        late.status = 412;
+        tale.history.asked[0].end = End::HungUp;
+        tale.loses(100, lost);
+        tale.takes("b", 200, 5, 8);
+        tale
+    };
+    tale(Lost::Everything).is_fine();
+    tale(Lost::Operations(["a lock".to_owned()].into())).is_fine();
+    let operation = tale(Lost::Everything).history.executions[0].operation.clone();
+    tale(Lost::Operations([operation].into())).shows("both had it at once");
+}
+
+#[test]
+fn a_fence_that_does_not_grow_is_noticed_also_after_a_loss() {
+    for fence in [7, 6] {
+        let mut tale = Tale::new();
+        tale.takes("a", 0, 5, 7);
+        tale.loses(30, Lost::Everything);
+        tale.takes("b", 50, 5, fence).status = if fence < 7 { 412 } else { 201 };
+        tale.history.asked[1].end = End::HungUp;
+        tale.shows("the fence did not grow");
+        // What has set the clock back has taken it along.
+        tale.history.excuses.jumps.push(Span { from_us: 20 * MS, to_us: 25 * MS });
+        tale.is_fine();
+        tale.history.excuses.losses.clear();
+        tale.shows("the fence did not grow");
+    }
+}
+
+#[test]
+fn a_turn_that_was_overtaken_on_its_way_is_fine_if_the_service_did_not_take_its_write() {
+    let mut tale = Tale::new();
+    tale.takes("b", 20, 5, 8);
+    let late = tale.takes("a", 0, 5, 7);
+    (late.status, late.at_us, late.ended_us) = (412, 1040 * MS, Some(1045 * MS));
+    tale.history.asked[1].end = End::HungUp;
+    tale.shows("the fence did not grow");
+    tale.history.excuses.stalls.push(Span { from_us: 0, to_us: 1050 * MS });
+    tale.is_fine();
+    tale.history.executions[1].status = 201;
+    tale.shows("a write under a smaller fence");
 }

@@ -49,6 +49,12 @@ impl Service {
         request.try_send_h2().map(|answer| answer.status)
     }
 
+    fn take(&self, fence: u64, delay_ms: u64) -> u16 {
+        let request = Request::post(self.ports[0].addr(), Kind::Locked.path()).header("x-chaos-resource", "r");
+        let request = request.header("idempotency-fence", fence.to_string());
+        request.header("x-chaos-delay-ms", delay_ms.to_string()).send().status
+    }
+
     fn file(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
@@ -95,4 +101,16 @@ fn the_socket_is_a_face_of_the_same_service_with_a_mood_of_its_own() {
     assert_eq!(&head, b"HTTP/1.1 503");
     assert_eq!(service.pay(), Ok(201));
     assert_eq!(service.executions(), 2);
+}
+
+#[test]
+fn a_resource_is_not_written_under_a_smaller_fence_than_was_shown_since_it_was_read() {
+    let service = Service::start();
+    thread::scope(|scope| {
+        let late = scope.spawn(|| service.take(5, 2000));
+        wait_until("it is at work", PATIENCE, || service.executions() == 1);
+        assert_eq!(service.take(6, 0), 201);
+        assert_eq!(late.join().unwrap(), 412);
+    });
+    assert_eq!((service.take(6, 0), service.take(4, 0)), (201, 412));
 }

@@ -27,7 +27,7 @@ fn any_body_is_read_or_refused(body: &[u8], boundary: &str) {
     for kind in
         ["application/x-www-form-urlencoded", "application/json", &multipart_type(boundary), "multipart/form-data", ""]
     {
-        for part in [Part::Form("k".into()), pointer("/k"), pointer("/0")] {
+        for part in [Part::Form("k".into()), pointer("/k"), pointer("/0"), pointer("/-/k"), pointer("/-/-")] {
             let told = read(part, kind, body);
             assert!(!body.is_empty() || told == Err(NoKey::Absent), "a key in no body: {told:?}");
             let (first, second) = body.split_at(body.len() / 2);
@@ -50,6 +50,11 @@ fn every_kind_of_body_gives_the_same_key(value: &[u8], boundary: &str) {
     if let Ok(text) = std::str::from_utf8(value) {
         let body = json!({ "a": [1, { "k~/": text }], "k": "other" }).to_string();
         assert_eq!(read(pointer("/a/1/k~0~1"), "application/json", body.as_bytes()), told, "JSON and form differ");
+        // A list has a key where each of its elements has one that fits, and another than its elements have.
+        let list = read(pointer("/-/k"), "application/json", json!([{ "k": text }]).to_string().as_bytes());
+        let written = json!([text]).to_string();
+        assert_eq!(list.is_ok(), !text.is_empty() && written.len() <= MAX_BYTES, "a list is read otherwise: {list:?}");
+        assert!(list.is_err() || list != told, "a list has the key of its element");
     }
 
     let delimiter = format!("\r\n--{boundary}");

@@ -25,6 +25,7 @@ use crate::wait::{PATIENCE, wait_for, wait_until};
 /// What to start, and how it differs from the shipped file.
 pub struct Options {
     file: &'static str,
+    tree: Option<Value>,
     upstream: SocketAddr,
     configuration: Option<Value>,
     as_struct: bool,
@@ -62,6 +63,7 @@ impl Options {
     pub fn file(file: &'static str, upstream: SocketAddr) -> Options {
         Options {
             file,
+            tree: None,
             upstream,
             configuration: None,
             as_struct: false,
@@ -74,6 +76,11 @@ impl Options {
             env: Vec::new(),
             changes: Vec::new(),
         }
+    }
+
+    /// As [`new`](Options::new) from this configuration instead of a file; a module that it fetches is fetched.
+    pub fn of(tree: Value, upstream: SocketAddr) -> Options {
+        Options { tree: Some(tree), ..Options::new(upstream) }
     }
 
     /// The plugin configuration, otherwise the file's own. A JSON string goes in as it is, so that a document can be
@@ -211,7 +218,7 @@ impl Gateway {
             Some(number) => Port::take(number)?,
             None => Port::reserve(),
         };
-        let mut tree = shipped(options.file)?;
+        let mut tree = options.tree.map_or_else(|| shipped(options.file), Ok)?;
         listener(&mut tree)["address"]["socket_address"]["port_value"] = json!(port.number());
         tree["admin"]["address"]["socket_address"]["port_value"] = json!(0);
         set_endpoint(cluster(&mut tree, "payments"), options.upstream);
@@ -220,7 +227,9 @@ impl Gateway {
         access_log["@type"] = json!("type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog");
         access_log["path"] = json!(folder.path().join(ACCESS_LOG));
         let plugin_config = plugin(&mut tree);
-        plugin_config["vm_config"]["code"]["local"]["filename"] = json!(filter_wasm());
+        if let Some(local) = plugin_config["vm_config"]["code"].get_mut("local") {
+            local["filename"] = json!(filter_wasm());
+        }
         set_other_modules(&mut tree);
         let plugin_config = plugin(&mut tree);
         if let Some(configuration) = &options.configuration {

@@ -21,6 +21,7 @@ struct Inside {
     version: Cell<u32>,
     accesses: Cell<u64>,
     meddler: RefCell<Option<Meddler>>,
+    wall_ms: Cell<u64>,
 }
 
 /// A value and its version.
@@ -56,6 +57,11 @@ impl SharedData {
     /// No access is spoilt any more.
     pub fn leave(&self) {
         *self.0.meddler.borrow_mut() = None;
+    }
+
+    /// Sets the clock of the host.
+    pub fn set_wall_ms(&self, wall_ms: u64) {
+        self.0.wall_ms.set(wall_ms);
     }
 
     /// How many accesses there have been since the meddler came.
@@ -116,5 +122,9 @@ impl SharedMap for SharedData {
                 Ok(())
             }
         }
+    }
+
+    fn wall_ms(&self) -> u64 {
+        self.0.wall_ms.get()
     }
 }

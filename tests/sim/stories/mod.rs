@@ -3,7 +3,8 @@
 //! Its one rule: a script says what strikes and when; everything else is as the simulator always has it.
 //!
 //! A line of a script is one of:
-//! - `policy: hold, forward, conflict, bypass, observe, embedded, streams, after reply` and `lease 1s`, `ttl 60s`, `wait 10s`, `shielded`,
+//! - `policy: hold, forward, conflict, bypass, observe, embedded, streams, after reply` and `lease 1s`, `ttl 60s`, `wait 10s`, `one at a time 10s`,
+//!   `shielded`,
 //!   `account-of 2` (fields, not five), `calls 1`, `batch 1`, `queue 2`, `outbox 300` (bytes), first of all;
 //! - `a: GET k1` (a look-up) or `a: POST k1 p1`, with `t2` for another tenant, `g2` for another gateway and `quoted` for a key in quotes;
 //!   `a: hangs up`; `a: times out`, because Envoy waits no longer;
@@ -41,6 +42,8 @@ mod owed;
 
 mod streams;
 
+mod turns;
+
 mod waiting;
 
 mod shielded;
@@ -59,6 +62,7 @@ fn check(script: &str, transcript: Expect) {
                 ("streams", _) => plan.limits.large_bytes = Some(64),
                 ("after", "reply") => plan.saves_after = true,
                 ("embedded", _) => plan.embedded = Some(1 << 20),
+                ("one", rest) => plan.serializes_ms = Some(millis(rest.trim_start_matches("at a time "))),
                 ("wait", time) => plan.waits_ms = Some(millis(time)),
                 ("shielded", _) => plan.shields = Some(Shielding { fields: 5, timeout_ms: 30_000 }),
                 ("account-of", fields) => plan.shields = Some(Shielding { fields: count(fields), timeout_ms: 30_000 }),
@@ -234,6 +238,7 @@ pub fn quiet() -> Plan {
         holds: false,
         conflicts: false,
         waits_ms: None,
+        serializes_ms: None,
         saves_after: false,
         looks: false,
         shields: None,

@@ -8,7 +8,7 @@ use envoy_idempotency::key::Name;
 use envoy_idempotency::message::RequestHead;
 use envoy_idempotency::record::Owner;
 
-use super::upstream::{FORGED, body};
+use super::upstream::{FENCE, FORGED, body};
 use super::{Answer, Forward, Happening, KNOCKS, Known, Request, World};
 use crate::plan::{Client, Fault, TOO_LARGE};
 
@@ -199,7 +199,7 @@ impl Request {
         if self.payload == TOO_LARGE && self.sent_ms.is_multiple_of(2) {
             head.headers.push(b"content-length", body(TOO_LARGE).len().to_string().as_bytes());
         }
-        FORGED.iter().filter(|_| self.lies).for_each(|name| head.headers.push(name.as_bytes(), b"99"));
+        FORGED.iter().chain([&FENCE]).filter(|_| self.lies).for_each(|name| head.headers.push(name.as_bytes(), b"99"));
         head
     }
 }
@@ -207,12 +207,15 @@ impl Request {
 /// Only what a request's head says about whose it is.
 pub(super) fn head(tenant: u8, key: u8, is_quoted: bool) -> RequestHead {
     let quote = if is_quoted { "\"" } else { "" };
-    let fields: [(&str, String); 5] = [
+    // Those of several keys, and of several tenants, are about one thing.
+    let resource = if tenant == KNOCKS { format!("knock {key}") } else { (key % 2).to_string() };
+    let fields: [(&str, String); 6] = [
         (":method", "POST".to_owned()),
         (":path", "/pay".to_owned()),
         (":authority", "api".to_owned()),
         ("authorization", format!("Bearer {tenant}")),
         ("idempotency-key", format!("{quote}k{key}{quote}")),
+        ("x-resource", resource.replace(' ', "-")),
     ];
     RequestHead { headers: fields.into_iter().collect() }
 }

@@ -622,7 +622,7 @@ pub(super) fn policy(plan: &Plan, which: usize) -> Rc<Policy> {
     let document = format!(
         r#"{{"policy": {{"lease_ms": {lease_ms}, "ttl_s": {}, "max_running_ms": {}, "on_store_failure": "{}",
             "save": "{}", "on_unknown": "{}", "on_completed": "{}", "on_too_large": "{}", "mode": "{}", "on_in_flight": {{{}}},
-            "max_request_bytes": {MAX_BODY}, "max_response_bytes": {MAX_BODY}, "execution": {{{}}}}}}}"#,
+            "key": {{"required": {}}}{}, "max_request_bytes": {MAX_BODY}, "max_response_bytes": {MAX_BODY}, "execution": {{{}}}}}}}"#,
         plan.ttl_s,
         2 * lease_ms,
         if plan.forwards { "forward" } else { "reject" },
@@ -633,6 +633,10 @@ pub(super) fn policy(plan: &Plan, which: usize) -> Rc<Policy> {
         if plan.observes[which] { "observe" } else { "enforce" },
         plan.waits_ms.map_or(r#""action": "reject""#.to_owned(), |max_wait_ms| {
             format!(r#""action": "wait", "max_wait_ms": {max_wait_ms}"#)
+        }),
+        plan.serializes_ms.is_some(),
+        plan.serializes_ms.map_or(String::new(), |max_wait_ms| {
+            format!(r#", "serialize": {{"sources": [{{"header": "x-resource"}}], "max_wait_ms": {max_wait_ms}}}"#)
         }),
         plan.shields.map_or(r#""kind": "inline""#.to_owned(), |Shielding { timeout_ms, .. }| {
             format!(r#""kind": "shielded", "cluster": "inner", "timeout_ms": {timeout_ms}"#)

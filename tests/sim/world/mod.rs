@@ -34,7 +34,7 @@ use host_model::{Random, SharedData};
 use crate::coverage::Coverage;
 use crate::embedded::Memory;
 use crate::plan::{Fault, Plan};
-use crate::store::Store;
+use crate::store::{EPOCH_MS, Store};
 use clients::{head, name};
 use envoy::Afterwards;
 use gateways::{memory, policy};
@@ -131,6 +131,9 @@ pub struct Forward {
     pub payload: u8,
     /// The fencing number; none where it went unprotected.
     pub attempt: Option<u32>,
+    /// The number of its turn, where it has one, and what that is about.
+    pub fence: Option<u64>,
+    pub resource: u8,
     /// The key as the upstream gets it.
     pub key: Vec<u8>,
     pub asked_ms: u64,
@@ -642,6 +645,8 @@ impl World {
     }
 
     fn happens(&mut self, happening: Happening) {
+        let wall_ms = EPOCH_MS as u64 + self.now;
+        self.nodes.iter().flat_map(|node| &node.memory).for_each(|memory| memory.set_wall_ms(wall_ms));
         let worker = match &happening {
             Happening::BytesCome { connection } => Some(self.connections[*connection].worker),
             Happening::BodyEnds { worker, .. }

@@ -5,6 +5,7 @@
 use std::rc::Rc;
 
 use envoy_idempotency::command::{Command, CommandKind, Failure, ReplyKind, Resolution, StoreReply};
+use envoy_idempotency::lock::LockCommand;
 use envoy_idempotency::record::RELEASED_KEPT;
 use envoy_idempotency::store::client::{Batch, Heard, Nonce, Reply};
 
@@ -267,6 +268,10 @@ impl World {
             CommandKind::Complete { status, response: Some(_) } => format!("complete {status}"),
             CommandKind::Complete { status, response: None } => format!("complete {status} without its response"),
             CommandKind::Inspect => "look".to_owned(),
+            CommandKind::Lock(LockCommand::Lock) => "lock".to_owned(),
+            CommandKind::Lock(LockCommand::Renew { fence }) => format!("renew lock under {fence}"),
+            CommandKind::Lock(LockCommand::Unlock { fence: Some(fence) }) => format!("unlock under {fence}"),
+            CommandKind::Lock(LockCommand::Unlock { fence: None }) => "take the lock back".to_owned(),
             CommandKind::MarkUnknown => "mark unknown".to_owned(),
             CommandKind::Poll { max_attempt } => format!("poll up to attempt {max_attempt}"),
             CommandKind::Release { keep_fingerprint: true } => "release for the same payload".to_owned(),
@@ -284,6 +289,7 @@ impl World {
 
 pub(super) fn told(reply: &StoreReply) -> String {
     match reply {
+        StoreReply::Busy { wait_ms } => format!("busy, {wait_ms} ms left"),
         StoreReply::Completed { attempt, status, response, .. } => {
             let kept = if response.is_some() { "" } else { ", not replayable" };
             let status = status.map_or("status unknown".to_owned(), |status| status.to_string());
@@ -297,6 +303,7 @@ pub(super) fn told(reply: &StoreReply) -> String {
             format!("granted attempt {attempt}{}", if *doubt { ", in doubt" } else { "" })
         }
         StoreReply::InFlight { attempt } => format!("in flight, attempt {attempt}"),
+        StoreReply::Locked { fence } => format!("locked under {fence}"),
         StoreReply::Lost => "lost".to_owned(),
         StoreReply::Mismatch => "mismatch".to_owned(),
         StoreReply::Renewed { .. } => "renewed".to_owned(),

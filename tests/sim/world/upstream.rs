@@ -9,7 +9,7 @@ use envoy_idempotency::message::{HeaderMutation, Headers};
 use envoy_idempotency::step::Outgoing;
 
 use super::gateways::edited;
-use super::{End, Forward, Happening, Known, LARGE_BODY, Steering, TOO_LARGE_BODY, Treatment, World};
+use super::{End, Forward, Happening, KNOCKS, Known, LARGE_BODY, Steering, TOO_LARGE_BODY, Treatment, World};
 use crate::plan::{Fault, LARGE};
 
 impl World {
@@ -138,6 +138,7 @@ impl World {
         treatment: Treatment,
     ) -> usize {
         let number = |headers: &Headers| std::str::from_utf8(headers.first("idempotency-attempt")?).ok()?.parse().ok();
+        let fence = |headers: &Headers| std::str::from_utf8(headers.first(FENCE)?).ok()?.parse().ok();
         let forward = self.forwards.len();
         let sent = &mut self.requests[request];
         let status = match treatment.end {
@@ -156,6 +157,8 @@ impl World {
             who: (sent.tenant, sent.key),
             payload: sent.payload,
             attempt: numbered.and_then(number),
+            fence: numbered.and_then(fence),
+            resource: if sent.tenant == KNOCKS { 100 + sent.key } else { sent.key % 2 },
             key: numbered.and_then(|headers| headers.first("idempotency-key")).unwrap_or_default().to_vec(),
             asked_ms: sent.asked_ms.unwrap_or(sent.sent_ms),
             forwarded_ms: self.now,
@@ -193,6 +196,11 @@ impl World {
             if lines.len() != expected || lines.contains(&b"99".as_slice()) {
                 self.broken_bounds.push(format!("the upstream was told a client's {name}"));
             }
+        }
+        let fences: Vec<_> = upstream.all(FENCE).collect();
+        let has_turn = self.plan.serializes_ms.is_some() && !is_observed;
+        if (fences.len() != usize::from(has_turn) || fences.contains(&b"99".as_slice())) && !is_observed {
+            self.broken_bounds.push(format!("I10: the upstream was told the fences {fences:?}"));
         }
     }
 
@@ -292,6 +300,7 @@ impl World {
 }
 
 /// What only the gateway may tell the upstream.
+pub(super) const FENCE: &str = "idempotency-fence";
 pub(super) const FORGED: [&str; 2] = ["idempotency-attempt", "idempotency-operation"];
 
 /// What only the internal listener may tell the gateway.
