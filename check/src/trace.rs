@@ -27,6 +27,9 @@ pub fn lines(config: &Config, given: &Given) -> Vec<Line> {
     if config.is_look_up(head.method(), Some(head.path())) {
         return vec![("then", "is answered with the status of the caller's own operation".to_owned())];
     }
+    if config.is_issue(head.method(), Some(head.path())) {
+        return vec![("then", "is answered with a key for the caller".to_owned())];
+    }
     let Some(rule) = config.rule_for(head, &NO_METADATA) else { return vec![("rule", none_takes_it(config, given))] };
     let mut lines = vec![("rule", shown(config, rule))];
     let request = Request::new(head, &given.body, &NO_ATTRIBUTES);
@@ -55,8 +58,9 @@ pub fn lines(config: &Config, given: &Given) -> Vec<Line> {
     if let Some(command) = step.commands.first() {
         lines.push(("record", format!("{}{}", prefix(config), command.name.hex())));
     }
+    let hash_key = Secrets::new(config, b"").hash_key;
     if let Some(lock) = policy.lock()
-        && let Some(name) = key::resource(lock.name(&rule.name), lock, Secrets::new(config).hash_key.as_ref(), &request)
+        && let Some(name) = key::resource(lock.name(&rule.name), lock, hash_key.as_ref(), &request)
     {
         lines.push(("lock", format!("{}{}", prefix(config), name.hex())));
     }
@@ -99,7 +103,7 @@ pub fn missing(config: &Config, given: &Given) -> Vec<String> {
 
 /// Feeds the machine this request, as the filter would.
 fn run(config: &Config, rule: &Rule, given: &Given) -> Step {
-    let mut exchange = Exchange::new(Rc::clone(&rule.policy), Rc::new(Secrets::new(config)));
+    let mut exchange = Exchange::new(Rc::clone(&rule.policy), Rc::new(Secrets::new(config, b"")));
     let clock = Clock::at(0);
     let step = exchange.handle(Event {
         clock: &clock,

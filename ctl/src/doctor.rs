@@ -253,6 +253,7 @@ fn probe(store: &mut Store) -> Result<[StoreReply; 2], Failed> {
         lease_ms: 1,
         ttl_ms: 2000,
         in_window: false,
+        may_begin: true,
         deadline_ms: None,
         kind,
     };

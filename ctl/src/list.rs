@@ -54,7 +54,7 @@ pub fn scan(
             let record = match stored {
                 Ok(Stored::Operation(record)) => Ok(record),
                 // A lock is no operation.
-                Ok(Stored::Lock(_)) => continue,
+                Ok(Stored::Lock(_) | Stored::Similar(_)) => continue,
                 Err(why) => Err(why),
             };
             if !see(key, record) {

@@ -101,6 +101,7 @@ fn shown(store: &mut Store, arguments: &Arguments, name: &Name, reveals: bool) -
     let record = match Stored::decode(&bytes).map_err(|_| damaged(&store.key(name)))? {
         Stored::Operation(record) => record,
         Stored::Lock(lock) => return Ok(show::lock(name, &lock, now_ms)),
+        Stored::Similar(similar) => return Ok(show::similar(name, &similar, now_ms)),
     };
     let config = if reveals { configuration::read(arguments)? } else { None };
     Ok(show::record(name, &record, now_ms, config.as_ref(), reveals))

@@ -145,6 +145,7 @@ impl Store {
             lease_ms: 0,
             ttl_ms,
             in_window: false,
+            may_begin: true,
             deadline_ms: None,
             kind,
         };

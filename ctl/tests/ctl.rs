@@ -18,13 +18,14 @@ use std::rc::Rc;
 use std::sync::{Arc, LazyLock, Mutex};
 
 use envoy_idempotency::command::{Command, CommandKind, StoreReply};
-use envoy_idempotency::config::EncryptionKey;
+use envoy_idempotency::config::SecretKey;
 use envoy_idempotency::fingerprint::Fingerprint;
 use envoy_idempotency::key::{KeyForm, Name};
 use envoy_idempotency::lock::LockCommand;
 use envoy_idempotency::operator::{self, Operation};
 use envoy_idempotency::record::{Owner, Record, Response, State};
 use envoy_idempotency::seal::ResponseCipher;
+use envoy_idempotency::similar::Asked;
 use envoy_idempotency::store::client::{Batch, Lane, Nonce};
 use envoy_idempotency::store::redis::{Named, pack, unpack};
 use harness::redis::DURABLE;
@@ -80,6 +81,7 @@ impl Ctl {
             lease_ms,
             ttl_ms: 3_600_000,
             in_window: false,
+            may_begin: true,
             deadline_ms: None,
             kind,
         };
@@ -195,7 +197,7 @@ fn a_word_is_taken_once_the_lease_is_over_and_repeated_without_harm() {
 #[test]
 fn a_response_is_shown_only_where_it_is_asked_for_and_opened_with_its_key() {
     let mut ctl = Ctl::new("reveal:");
-    let key = EncryptionKey { id: "k1".to_owned(), key: std::array::from_fn(|at| at as u8 + 1) };
+    let key = SecretKey { id: "k1".to_owned(), key: std::array::from_fn(|at| at as u8 + 1) };
     let headers = [("location", "/payments/1")].into_iter().collect();
     let response = Response { status: 201, headers, body: Some(b"{\"id\":\"secret\"}".to_vec()), negotiated: false };
     let sealed = ResponseCipher::new(&[key]).seal(&name(1), Owner([1; 16]), &response.encode()).expect("it is small");
@@ -275,6 +277,23 @@ fn locks_are_no_operations_and_nothing_strange_either() {
         "{listed}"
     );
     assert_eq!(ctl.json(&["show", "020202020202"]), (json!({ "operation": "020202020202", "state": "absent" }), 1));
+    let said = ctl.json(&["doctor"]).0;
+    let formats = said.as_array().and_then(|all| all.iter().find(|it| it["about"] == "formats")).cloned();
+    assert_eq!(formats.map(|it| it["is"].clone()), Some(json!("ok")), "{said}");
+}
+
+#[test]
+fn what_is_similar_is_no_operation_and_shows_those_that_it_is_about() {
+    let ctl = Ctl::new("similar:");
+    ctl.unknown(1);
+    let asked = Asked { own: name(1), released: None, refuses: false };
+    assert_eq!(ctl.ask(name(2), 1, 60_000, CommandKind::Similar(asked)), StoreReply::Settled);
+    let (listed, _) = ctl.json(&["list"]);
+    let counts = (listed["operations"].as_array().map(Vec::len), &listed["unreadable"]);
+    assert_eq!(counts, (Some(1), &json!(0)), "{listed}");
+    let (shown, code) = ctl.json(&["show", &name(2).hex()]);
+    let first = shown["operations"][0].as_str().unwrap_or_default();
+    assert!(code == 0 && first.starts_with(&name(1).hex()), "{shown}");
     let said = ctl.json(&["doctor"]).0;
     let formats = said.as_array().and_then(|all| all.iter().find(|it| it["about"] == "formats")).cloned();
     assert_eq!(formats.map(|it| it["is"].clone()), Some(json!("ok")), "{said}");

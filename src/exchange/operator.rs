@@ -124,6 +124,7 @@ impl AwaitOperator {
             lease_ms: 0,
             ttl_ms: self.word.and_then(|word| word.ttl_ms).unwrap_or(self.ttl_ms),
             in_window: false,
+            may_begin: true,
             deadline_ms: None,
             kind,
         }

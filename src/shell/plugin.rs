@@ -86,7 +86,7 @@ impl Plugin {
         introduce_once(&config, &identity);
         let worker = Worker::new(store, lease_ms);
         Ok(Plugin {
-            secrets: Rc::new(Secrets::new(&config)),
+            secrets: Rc::new(Secrets::new(&config, &plugin)),
             config,
             operator,
             worker,
@@ -133,8 +133,9 @@ impl Plugin {
                     return Some(worker::Action::Pause);
                 }
             }
-        } else if config.is_look_up(head.method(), Some(head.path())) {
-            match look_up::begin(config, secrets, &head, &host::property, &metadata, owner) {
+        } else if asks_itself(config, &head) {
+            let random = UpstreamKey(envoy.draw());
+            match look_up::begin(config, secrets, &head, &host::property, &metadata, owner, random) {
                 Ok(exchange) => exchange,
                 Err(reply) => {
                     envoy.apply_flow(Side::Request, Flow::LocalReply(Rc::new(reply)));
@@ -179,6 +180,12 @@ impl Plugin {
         let may_match = self.operator.is_some() || self.config.may_match(head.method(), head.headers.first(":path"));
         may_match.then_some(head)
     }
+}
+
+/// Whether a request is for the gateway itself.
+fn asks_itself(config: &Config, head: &RequestHead) -> bool {
+    let (method, path) = (head.method(), Some(head.path()));
+    config.is_look_up(method, path) || config.is_issue(method, path)
 }
 
 /// The status of a response.
