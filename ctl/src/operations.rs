@@ -59,7 +59,7 @@ fn settle(arguments: &Arguments, operation: &str, said: Resolution, ttl_ms: u64)
         Err(said) => return Ok(said),
     };
     let answer = store.run(name, CommandKind::Resolve(said), ttl_ms);
-    let why = match answer.map_err(|why| if is_lock(&mut store, &name) { OF_A_LOCK.to_owned() } else { why })? {
+    let why = match answer.map_err(|why| no_operation(&mut store, &name).unwrap_or(why))? {
         StoreReply::Settled => {
             let mut said = shown(&mut store, arguments, &name, false)?;
             said.text.push_str(REMEMBERED);
@@ -86,12 +86,17 @@ fn settle(arguments: &Arguments, operation: &str, said: Resolution, ttl_ms: u64)
     })
 }
 
-fn is_lock(store: &mut Store, name: &Name) -> bool {
-    let stored = store.record(name).ok().flatten();
-    stored.is_some_and(|bytes| matches!(Stored::decode(&bytes), Ok(Stored::Lock(_))))
+/// Why no such word is taken of what stands there, where it is sound and no operation.
+fn no_operation(store: &mut Store, name: &Name) -> Option<Failed> {
+    let bytes = store.record(name).ok().flatten()?;
+    let why = match Stored::decode(&bytes).ok()? {
+        Stored::Operation(_) => return None,
+        Stored::Lock(_) => "this is a lock and no operation: `forget` lets it go, and there is no other word of it",
+        Stored::Similar(_) => "this is a list of similar requests and no operation: there is no word of it",
+    };
+    Some(why.to_owned())
 }
 
-const OF_A_LOCK: &str = "this is a lock and no operation: `forget` lets it go, and there is no other word of it";
 const REMEMBERED: &str =
     "Gateways may replay for a while (store.cache.ttl_s, 60 s unless set) what they remember of it.\n";
 

@@ -294,6 +294,8 @@ fn what_is_similar_is_no_operation_and_shows_those_that_it_is_about() {
     let (shown, code) = ctl.json(&["show", &name(2).hex()]);
     let first = shown["operations"][0].as_str().unwrap_or_default();
     assert!(code == 0 && first.starts_with(&name(1).hex()), "{shown}");
+    let (said, code) = ctl.text(&["resolve", &name(2).hex(), "--ran"]);
+    assert!(code == 2 && said.contains("no operation") && !said.contains("damaged"), "{said}");
     let said = ctl.json(&["doctor"]).0;
     let formats = said.as_array().and_then(|all| all.iter().find(|it| it["about"] == "formats")).cloned();
     assert_eq!(formats.map(|it| it["is"].clone()), Some(json!("ok")), "{said}");
