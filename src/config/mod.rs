@@ -96,7 +96,7 @@ impl Config {
         let mut rules: Vec<String> = self.rules.iter().take(SHOWN).map(named).collect();
         let more = self.rules.len().saturating_sub(SHOWN);
         rules.extend((more > 0).then(|| format!("{more} more")));
-        let rules = rules.join(", ");
+        let rules = if rules.is_empty() { "none, operators ask here".to_owned() } else { rules.join(", ") };
         match &self.store {
             Store::Local { max_bytes } => {
                 format!("rules: {rules}; records in this Envoy, {}", words::bytes(*max_bytes))
