@@ -41,6 +41,8 @@ pub enum Count {
     StoreOperation,
     /// Requests that another hop has claimed in the same store.
     SecondHop,
+    /// Requests that run though their caller has sent the same content under another key.
+    Similar,
     /// Executions whose outcome was stored.
     Stored,
     /// Requests that run inline because what is in them cannot be sent by the gateway itself.
@@ -92,7 +94,7 @@ impl Bypass {
 }
 
 /// What every rule counts, but for refusals and what is let through unprotected; the most frequent first.
-const OF_A_RULE: [Count; 15] = [
+const OF_A_RULE: [Count; 16] = [
     Count::Executed,
     Count::Stored,
     Count::Replayed,
@@ -103,6 +105,7 @@ const OF_A_RULE: [Count; 15] = [
     Count::LockWaited,
     Count::OutcomeUnread,
     Count::SecondHop,
+    Count::Similar,
     Count::Takeover,
     Count::TtlCapped,
     Count::Unknown,
@@ -156,6 +159,7 @@ impl Count {
             Count::StoreCall => vec![format!("idempotency_{trial}store_calls_total")],
             Count::StoreOperation => vec![format!("idempotency_{trial}store_operations_total")],
             Count::SecondHop => vec![of_rule("second_hop")],
+            Count::Similar => vec![of_rule("similar")],
             Count::Stored => vec![of_rule("stored")],
             Count::Takeover => vec![of_rule("takeover")],
             Count::TtlCapped => vec![of_rule("ttl_capped")],

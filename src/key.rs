@@ -13,6 +13,7 @@ use crate::config::source::{Fault, Request, read_lines};
 use crate::config::{KeyPolicy, Mode, Part, Policy, Separation, Serialize};
 use crate::digest::{Digest, HashKey, hex};
 use crate::message::RequestHead;
+use crate::mutant::{self, Mutant};
 
 /// `Idempotency-Key`: the client's key, and ours upstream.
 pub const KEY: &str = "idempotency-key";
@@ -164,6 +165,18 @@ pub fn content_name(policy: &Policy, hash_key: Option<&HashKey>, head: &RequestH
     digest.list("query", head.query().into_iter());
     // Another representation is another answer (RFC 9110, section 12.5.1).
     digest.list("accept", head.headers.all("accept").collect::<Vec<_>>().into_iter());
+    Name(digest.finish())
+}
+
+/// What finds the requests of one caller that have the same content, before the payload has its say: all that a name is
+/// made of but the key.
+pub fn content(policy: &Policy, hash_key: Option<&HashKey>, head: &RequestHead, caller: &Caller) -> Name {
+    let purpose = if policy.mode == Mode::Observe { "observed content" } else { "content" };
+    let mut digest = Digest::new(purpose, hash_key);
+    if !mutant::is(Mutant::SimilarAcrossCallers) {
+        caller.digest(&mut digest);
+    }
+    digest_target(&mut digest, policy, Separation::Separates, head);
     Name(digest.finish())
 }
 

@@ -40,13 +40,19 @@ pub mod caller;
 
 pub mod key;
 
+pub mod issued;
+
 pub mod fingerprint;
 
 pub mod record;
 
 pub mod lock;
 
+pub mod similar;
+
 pub mod seal;
+
+mod failure;
 
 pub mod command;
 

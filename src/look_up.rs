@@ -1,25 +1,26 @@
-//! The status look-up: from a `GET` on `status_path` to the operation that it asks about.
+//! What a client asks the gateway itself: with a `GET` on `status_path` what became of an operation, with a `POST` on
+//! `issue_path` for a key.
 //!
-//! Its one rule: it finds what the caller could have made himself, and nothing else.
-//! It does not know what is known of the operation.
+//! Its one rule: a look-up finds what the caller could have made itself, and a key is for the caller that asks.
+//! It does not know what is known of the operation, nor what makes a key.
 
 use std::rc::Rc;
 
 use crate::caller::Caller;
 use crate::config::source::{Attributes, Request};
-use crate::config::{Config, Mode, OnMismatch, Part};
+use crate::config::{Config, Issued, Mode, OnMismatch, Part};
 use crate::exchange::{Exchange, Secrets};
 use crate::form;
-use crate::key::{self, ClientKey, NoKey};
+use crate::key::{self, ClientKey, NoKey, UpstreamKey};
 use crate::message::RequestHead;
 use crate::record::Owner;
 use crate::refusal::ProblemType;
 use crate::reply::{ProblemDetails, Reply};
 
-/// The exchange that answers a look-up.
+/// The exchange that answers it; `random` is for a key.
 ///
 /// # Errors
-/// The answer is clear already: there is nothing to find, or no telling what is looked for.
+/// The answer is clear already: there is nothing to find, or no telling what is asked for.
 pub fn begin(
     config: &Config,
     secrets: &Rc<Secrets>,
@@ -27,6 +28,7 @@ pub fn begin(
     attribute: Attributes<'_>,
     metadata: &dyn Fn(&str, &str) -> Option<Vec<u8>>,
     owner: Owner,
+    random: UpstreamKey,
 ) -> Result<Exchange, Reply> {
     let query = head.query().unwrap_or_default();
     let method = one(form::urlencoded(query, "method")).ok_or_else(|| Reply::bad_look_up(WITHOUT_METHOD))?;
@@ -37,15 +39,29 @@ pub fn begin(
     let asked = RequestHead { headers };
     let rule = config.rule_for(&asked, metadata).ok_or_else(|| Reply::bad_look_up(WITHOUT_RULE))?;
     let policy = &rule.policy;
+    let request = Request::new(&asked, b"", attribute);
+    let problem = |slug| Reply::problem(policy, slug, ProblemDetails::default());
+    let caller = |without: &str| match Caller::read(policy, &request) {
+        Caller::Absent => Err(Reply::bad_look_up(without)),
+        Caller::Refused => Err(problem(ProblemType::CallerMissing)),
+        caller => Ok(caller),
+    };
+    let is_by_body = policy.scope.caller.iter().any(Part::is_in_body);
+    if head.method() == b"POST" {
+        if matches!(policy.mode, Mode::Inject | Mode::Off) || !policy.key.fits_issued() || is_by_body {
+            return Err(Reply::bad_look_up(NEVER_ISSUED));
+        }
+        let issued = secrets.issuer.issue(&rule.name, &caller(ISSUED_TO_NOBODY)?, random, &request);
+        let (key, left_s) = issued.ok_or_else(|| Reply::bad_look_up(NEVER_ISSUED))?;
+        return Ok(Exchange::telling(Rc::clone(policy), Rc::clone(secrets), Reply::issued(&key, left_s)));
+    }
     // Any other mode keeps nothing that a client could ask for.
     if policy.mode != Mode::Enforce {
-        return Err(Reply::sight(None));
+        return Err(Reply::sight(None, None));
     }
-    if policy.on_mismatch == OnMismatch::Separate || policy.scope.caller.iter().any(Part::is_in_body) {
+    if policy.on_mismatch == OnMismatch::Separate || is_by_body {
         return Err(Reply::bad_look_up(NAMED_BY_BODY));
     }
-    let problem = |slug| Reply::problem(policy, slug, ProblemDetails::default());
-    let request = Request::new(&asked, b"", attribute);
     let keys = form::urlencoded(query, "key");
     let key =
         if keys.is_empty() { ClientKey::read(&policy.key, &request) } else { ClientKey::given(&policy.key, keys) };
@@ -53,14 +69,15 @@ pub fn begin(
         NoKey::Absent | NoKey::Unreadable => problem(ProblemType::KeyMissing),
         NoKey::Invalid => problem(ProblemType::KeyInvalid),
     })?;
-    let caller = Caller::read(policy, &request);
-    match caller {
-        Caller::Absent => return Err(Reply::bad_look_up(WITHOUT_CALLER)),
-        Caller::Refused => return Err(problem(ProblemType::CallerMissing)),
-        Caller::Anonymous | Caller::Known(_) => {}
+    let caller = caller(WITHOUT_CALLER)?;
+    let issued = secrets.issuer.judge(&rule.name, &caller, &key, &request);
+    if let (Err(detail), Issued::Required) = (issued, policy.key.issued) {
+        let details = ProblemDetails { detail: Some(detail), ..ProblemDetails::default() };
+        return Err(Reply::problem(policy, ProblemType::KeyInvalid, details));
     }
     let name = key::name(policy, secrets.hash_key.as_ref(), &asked, &caller, &key);
-    Ok(Exchange::looking(Rc::clone(policy), Rc::clone(secrets), name, owner))
+    let left_s = issued.ok().map(|issued| issued.left_s);
+    Ok(Exchange::looking(Rc::clone(policy), Rc::clone(secrets), name, left_s, owner))
 }
 
 fn one(values: Vec<Vec<u8>>) -> Option<Vec<u8>> {
@@ -73,4 +90,8 @@ const WITHOUT_PATH: &str = "Say once which path the operation has: ?method=POST&
 const WITHOUT_RULE: &str = "No rule is about this method and path, so there is nothing to know.";
 const WITHOUT_CALLER: &str = "This request shows no caller, and without one nothing is kept: whether the operation ran \
                               is not known here. Give the caller as in the original request.";
+const ISSUED_TO_NOBODY: &str = "This request shows no caller, and a key is issued to one. Give the caller as in the \
+                                request that the key is for.";
+const NEVER_ISSUED: &str = "No key is issued for this method and path: its rule keeps no records, or its keys or its \
+                            callers are not in one field of the head.";
 const NAMED_BY_BODY: &str = "Only the body tells the operations of this rule apart, so they cannot be looked up.";

@@ -16,10 +16,16 @@ pub enum Mutant {
     DeadlineIgnored,
     /// A released attempt forgets that an earlier one may have executed.
     DoubtForgotten,
+    /// An issued key begins an operation though it has expired.
+    ExpiredBegins,
     /// The next holder of a lock gets the fence of the one before.
     FenceReused,
     /// A late try of a released claim is granted.
     GhostGranted,
+    /// A record goes before the key that was issued for it has expired.
+    IssuedForgotten,
+    /// A key counts for any caller, whomever it was issued to.
+    IssuedToAnyone,
     /// The key goes upstream in the form in which this try brought it.
     KeyFormForgotten,
     /// A late try of the claim that an operator's word has ended is granted.
@@ -58,6 +64,12 @@ pub enum Mutant {
     ShieldDropped,
     /// A stream on which nothing comes is kept.
     SilenceKept,
+    /// Those of another caller count among what is similar.
+    SimilarAcrossCallers,
+    /// What is similar is neither told nor refused.
+    SimilarIgnored,
+    /// What is similar counts though it was released.
+    SimilarToReleased,
     /// The request goes upstream however old its claim is.
     StaleClaimForwarded,
     /// A stream is kept on which a reply to another question has come.
@@ -78,14 +90,17 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 34] = [
+    pub const ALL: [Mutant; 40] = [
         Mutant::AnswerLeftChanged,
         Mutant::AttemptReset,
         Mutant::CompletedReplaced,
         Mutant::DeadlineIgnored,
         Mutant::DoubtForgotten,
+        Mutant::ExpiredBegins,
         Mutant::FenceReused,
         Mutant::GhostGranted,
+        Mutant::IssuedForgotten,
+        Mutant::IssuedToAnyone,
         Mutant::KeyFormForgotten,
         Mutant::LateOwnerGranted,
         Mutant::LaterAttemptFreed,
@@ -105,6 +120,9 @@ impl Mutant {
         Mutant::RecoveryIgnored,
         Mutant::ShieldDropped,
         Mutant::SilenceKept,
+        Mutant::SimilarAcrossCallers,
+        Mutant::SimilarIgnored,
+        Mutant::SimilarToReleased,
         Mutant::StaleClaimForwarded,
         Mutant::StrangerKept,
         Mutant::TrickleHeld,

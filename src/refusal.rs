@@ -28,6 +28,8 @@ pub enum ProblemType {
     OutcomeUnknown,
     /// Another request for the same resource runs, and the wait for it is over.
     ResourceBusy,
+    /// The same caller has sent the same content under another key.
+    Similar,
     /// The store failed.
     StoreUnavailable,
 }
@@ -51,7 +53,7 @@ pub struct Row {
 
 impl ProblemType {
     /// All of them, in the order of their declaration.
-    pub const ALL: [ProblemType; 12] = [
+    pub const ALL: [ProblemType; 13] = [
         ProblemType::AlreadyCompleted,
         ProblemType::BodyTooLarge,
         ProblemType::CallerMissing,
@@ -63,6 +65,7 @@ impl ProblemType {
         ProblemType::NotReplayable,
         ProblemType::OutcomeUnknown,
         ProblemType::ResourceBusy,
+        ProblemType::Similar,
         ProblemType::StoreUnavailable,
     ];
 
@@ -85,6 +88,7 @@ impl ProblemType {
             ProblemType::NotReplayable => &NOT_REPLAYABLE,
             ProblemType::OutcomeUnknown => &OUTCOME_UNKNOWN,
             ProblemType::ResourceBusy => &RESOURCE_BUSY,
+            ProblemType::Similar => &SIMILAR,
             ProblemType::StoreUnavailable => &STORE_UNAVAILABLE,
         }
     }
@@ -207,6 +211,16 @@ const RESOURCE_BUSY: Row = Row {
 /// The detail of an invalid key where it is the resource that the request does not name.
 pub const RESOURCE_UNNAMED: &str = "The request was not executed: requests like it run one at a time by the resource that \
                                     they name, and this one names none that the gateway can read.";
+
+const SIMILAR: Row = Row {
+    slug: "similar",
+    classic: 409,
+    ietf: 409,
+    title: "The same was sent under another Idempotency-Key a short while ago",
+    detail: "The request was not executed: its caller has sent the same content under another key. To retry that one, use \
+             its key; if this is meant to run as well, send it with Idempotency-Similar: allow.",
+    code_details: "idempotency_similar",
+};
 
 const STORE_UNAVAILABLE: Row = Row {
     slug: "store-unavailable",

@@ -32,6 +32,8 @@ const REPLAY: &str = "idempotency_replay";
 const EXECUTED: &str = "idempotency_executed";
 /// The details of an answer to a look-up.
 const LOOK_UP: &str = "idempotency_look_up";
+/// The details of an issued key.
+const ISSUED: &str = "idempotency_issued";
 /// The details of an answer to an operator.
 const OPERATOR: &str = "idempotency_operator";
 
@@ -57,6 +59,8 @@ pub struct ProblemDetails {
     pub retry_after_s: Option<u64>,
     /// The status of the completed operation.
     pub original_status: Option<u16>,
+    /// How many seconds ago the same was sent under another key.
+    pub seconds_ago: Option<u64>,
     /// What became of the request, where that is not what it is of most refusals of its kind.
     pub detail: Option<&'static str>,
 }
@@ -74,8 +78,9 @@ impl Reply {
             "status": status,
             "detail": detail,
         });
-        if let (Some(original), Some(members)) = (facts.original_status, body.as_object_mut()) {
-            members.insert("original_status".to_owned(), original.into());
+        let numbers = [("original_status", facts.original_status.map(u64::from)), ("seconds_ago", facts.seconds_ago)];
+        if let Some(members) = body.as_object_mut() {
+            members.extend(numbers.into_iter().filter_map(|(name, number)| Some((name.to_owned(), number?.into()))));
         }
         let mut headers = Headers::default();
         headers.push(b"content-type", b"application/problem+json");
@@ -93,7 +98,7 @@ impl Reply {
     /// Whether it is what a service has sent, or tells of it, and comes to the client as it is given: no format of the
     /// operator's is for it.
     pub fn is_put_back(&self) -> bool {
-        [REPLAY, EXECUTED, LOOK_UP, OPERATOR].contains(&self.details)
+        [REPLAY, EXECUTED, LOOK_UP, ISSUED, OPERATOR].contains(&self.details)
     }
 
     /// What the upstream answered to a request that the gateway itself had sent.
@@ -116,9 +121,18 @@ impl Reply {
         Reply::passed(status, headers, text.into())
     }
 
-    /// What is known of an operation, for a look-up: `{"state", "attempt", "status", "ttl"}`.
-    pub fn sight(sight: Option<RecordSummary>) -> Self {
-        let (status, members) = summary(sight);
+    /// A key for a client, and for how many seconds it may begin an operation: `{"key", "expires_in"}`.
+    pub fn issued(key: &str, left_s: u64) -> Self {
+        Reply::in_json(201, "application/json", format!(r#"{{"expires_in":{left_s},"key":"{key}"}}"#), ISSUED)
+    }
+
+    /// What is known of an operation, for a look-up: `{"state", "attempt", "status", "ttl"}`; of one without a record
+    /// whose key the gateway has issued, for how many seconds that may still begin it.
+    pub fn sight(sight: Option<RecordSummary>, issued_left_s: Option<u64>) -> Self {
+        let (status, mut members) = summary(sight);
+        if let (None, Some(left_s)) = (sight, issued_left_s) {
+            members = format!(r#""expires_in":{left_s},"issued":true,{members}"#);
+        }
         Reply::in_json(status, "application/json", format!("{{{members}}}"), LOOK_UP)
     }
 
@@ -192,6 +206,8 @@ pub struct IdempotencyStatus {
     pub ttl_s: Option<u64>,
     /// What became of an execution whose answer is not kept; of a trial, what would have become of the request.
     pub outcome: Option<&'static str>,
+    /// How many seconds ago the same was sent under another key.
+    pub similar_s: Option<u64>,
     /// A slug or a [`Reason`].
     pub reason: Option<&'static str>,
 }
@@ -249,7 +265,16 @@ impl Reason {
 impl IdempotencyStatus {
     /// A line without parameters.
     pub fn new(token: Token) -> Self {
-        IdempotencyStatus { token, stored: None, attempt: None, age_s: None, ttl_s: None, outcome: None, reason: None }
+        IdempotencyStatus {
+            token,
+            stored: None,
+            attempt: None,
+            age_s: None,
+            ttl_s: None,
+            outcome: None,
+            similar_s: None,
+            reason: None,
+        }
     }
 
     /// The line of a request that goes upstream unprotected.
@@ -285,6 +310,9 @@ impl fmt::Display for IdempotencyStatus {
         }
         if let Some(outcome) = self.outcome {
             write!(f, ";outcome={outcome}")?;
+        }
+        if let Some(similar) = self.similar_s {
+            write!(f, ";similar={similar}")?;
         }
         if let Some(reason) = self.reason {
             write!(f, ";reason={reason}")?;

@@ -6,7 +6,7 @@
 use chacha20poly1305::aead::{Aead, Payload};
 use chacha20poly1305::{Key, KeyInit, XChaCha20Poly1305, XNonce};
 
-use crate::config::EncryptionKey;
+use crate::config::SecretKey;
 use crate::digest::checksum;
 use crate::key::Name;
 use crate::record::{Corrupt, Input, Owner};
@@ -27,8 +27,8 @@ const ENCRYPTED: u8 = 1;
 
 impl ResponseCipher {
     /// Seals with the first of these keys and opens with all of them; without any, nothing is encrypted.
-    pub fn new(keys: &[EncryptionKey]) -> Self {
-        let locked = |key: &EncryptionKey| {
+    pub fn new(keys: &[SecretKey]) -> Self {
+        let locked = |key: &SecretKey| {
             let cipher = XChaCha20Poly1305::new(&Key::from(key.key));
             Locked { id: key.id.clone(), cipher }
         };

@@ -6,7 +6,7 @@
 
 pub use envoy_idempotency::config::words::{Line, all, either};
 use envoy_idempotency::config::words::{bytes, count, time, times};
-use envoy_idempotency::config::{Config, Dialect, Store};
+use envoy_idempotency::config::{Config, Dialect, SecretKey, Store};
 use serde_json::Value;
 
 /// Where records are kept, and under which secrets. `document` is what the configuration was read from.
@@ -68,16 +68,20 @@ pub fn store(config: &Config, document: &Value) -> Vec<Line> {
             None => "SHA-256, without a key".to_owned(),
         },
     ));
-    let given = document["secrets"]["encryption"].as_array().into_iter().flatten();
-    let keys: Vec<_> = config
-        .encryption
-        .iter()
-        .zip(given)
-        .map(|(key, given)| format!("{} ({})", key.id, origin(&given["key"])))
-        .collect();
+    let keys = |name: &str, keys: &[SecretKey]| -> Vec<String> {
+        let given = document["secrets"][name].as_array().into_iter().flatten();
+        keys.iter().zip(given).map(|(key, given)| format!("{} ({})", key.id, origin(&given["key"]))).collect()
+    };
+    if let [key, others @ ..] = keys("issuing", &config.issuing).as_slice() {
+        let ttl = time(1000 * config.issued_ttl_s);
+        let read = if others.is_empty() { String::new() } else { format!("; also known under {}", others.join(", ")) };
+        let none = || "none are issued here".to_owned();
+        let by = config.issue_path.as_ref().map_or_else(none, |path| format!("POST {path}"));
+        lines.push(("issued keys", format!("{by}; they begin operations for {ttl}, signed under {key}{read}")));
+    }
     lines.push((
         "responses",
-        match keys.as_slice() {
+        match keys("encryption", &config.encryption).as_slice() {
             [] => "kept in clear".to_owned(),
             [key] => format!("encrypted under {key}"),
             [key, others @ ..] => format!("encrypted under {key}; also read under {}", others.join(", ")),

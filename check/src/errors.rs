@@ -4,7 +4,7 @@
 //! an error that may come of that is not said.
 //! It does not know any field.
 
-use envoy_idempotency::config::{Config, ConfigError};
+use envoy_idempotency::config::{ConfigError, Document};
 use serde_json::Value;
 
 /// So many errors of one document are enough to begin with.
@@ -25,7 +25,7 @@ pub fn all(document: &str, first: &ConfigError, read: &dyn Fn(&str) -> Option<St
             break;
         }
         removed.push(original);
-        error = match Config::parse(rest.to_string().as_bytes(), read) {
+        error = match Document::parse(rest.to_string().as_bytes(), read) {
             Ok(_) => break,
             Err(next) => next.to_string(),
         };

@@ -10,6 +10,7 @@ use serde_json::Value;
 use crate::describe::{self, Line};
 use crate::input::Input;
 use crate::locate::{self, Found};
+use crate::report::SOME_KEY;
 
 /// What the plugin does, in words.
 pub fn lines(operator: &Operator, config: &Config, document: &Value) -> Vec<Line> {
@@ -30,10 +31,13 @@ pub fn lines(operator: &Operator, config: &Config, document: &Value) -> Vec<Line
 }
 
 /// What keeps it from finding the records of a gateway of this file.
-pub fn warnings(found: &Found<'_>, config: &Config, input: &Input) -> Vec<String> {
-    let Some(plugin) = &found.plugin else { return Vec::new() };
-    let gateways: Vec<_> =
-        locate::find(input).into_iter().filter_map(|other| Some((gateway(&other)?, other))).collect();
+pub fn warnings(found: &Found<'_>, input: &Input) -> Vec<String> {
+    let (Some(plugin), Some(Document::Operator(_, config))) = (&found.plugin, read(found)) else { return Vec::new() };
+    let gateways = locate::find(input).into_iter().filter_map(|other| match read(&other)? {
+        Document::Gateway(config) => Some((*config, other)),
+        _ => None,
+    });
+    let gateways: Vec<_> = gateways.collect();
     if gateways.is_empty() {
         return Vec::new();
     }
@@ -67,11 +71,9 @@ fn have_one_store(own: &Store, other: &Store) -> bool {
     }
 }
 
-fn gateway(found: &Found<'_>) -> Option<Config> {
-    // A variable has some value on the gateway.
-    let some = |_: &str| Some("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=".to_owned());
-    match Document::parse(found.document.as_ref().ok()?.as_bytes(), &some) {
-        Ok(Document::Gateway(config)) => Some(*config),
-        _ => None,
-    }
+/// The document of a place, with one value in every variable: what the gateway's machine has in them is not known here, so
+/// that it differs from what this one has tells nothing.
+fn read(found: &Found<'_>) -> Option<Document> {
+    let some = |_: &str| Some(SOME_KEY.to_owned());
+    Document::parse(found.document.as_ref().ok()?.as_bytes(), &some).ok()
 }

@@ -79,7 +79,7 @@ pub fn judge(found: &Found<'_>, input: &Input, request: Option<&Given>) -> Repor
             report.described = Some(Described::Operator(operators::lines(&operator, &config, &document)));
             report.notes.extend(notes(unset.take()));
             report.warnings.extend(config.warnings.iter().cloned());
-            report.warnings.extend(operators::warnings(found, &config, input));
+            report.warnings.extend(operators::warnings(found, input));
             return report;
         }
         Err(error) => {
@@ -167,4 +167,4 @@ fn way_in(carrier: Carrier<'_>, name: &str) -> String {
 }
 
 /// Thirty-two bytes in base64, which is right wherever a variable may stand.
-const SOME_KEY: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+pub const SOME_KEY: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";

@@ -13,6 +13,8 @@ pub struct Given {
     pub head: RequestHead,
     /// Its body; none is no body.
     pub body: Vec<u8>,
+    /// Whether it says which host it is for.
+    pub has_host: bool,
 }
 
 impl Given {
@@ -21,7 +23,7 @@ impl Given {
     /// # Errors
     /// One of them has another form.
     pub fn parse(line: &str, headers: &[String], body: Option<String>) -> Result<Self, String> {
-        let wrong = || format!("--request must be a method and a target, such as 'POST /v1/payments', is {line:?}");
+        let wrong = || format!("a request must be a method and a target, such as 'POST /v1/payments', is {line:?}");
         let (method, target) = line.trim().split_once(' ').ok_or_else(wrong)?;
         let (scheme, rest) = target.trim().split_once("://").map_or((None, target.trim()), |(a, b)| (Some(a), b));
         let (host, path) = match (scheme, rest.find('/')) {
@@ -36,7 +38,9 @@ impl Given {
             fields.push((name.trim().to_ascii_lowercase(), value.trim().to_owned()));
         }
         let given_host = fields.iter().find(|(name, _)| name == "host").map(|(_, value)| value.clone());
-        let authority = given_host.as_deref().or(host).unwrap_or("gateway").to_owned();
+        let authority = given_host.as_deref().or(host);
+        let has_host = authority.is_some();
+        let authority = authority.unwrap_or("gateway").to_owned();
         let mut all = vec![
             (":method".to_owned(), method.to_owned()),
             (":scheme".to_owned(), scheme.unwrap_or("https").to_owned()),
@@ -48,7 +52,12 @@ impl Given {
         if !body.is_empty() {
             all.push(("content-length".to_owned(), body.len().to_string()));
         }
-        Ok(Given { line: line.trim().to_owned(), head: RequestHead { headers: all.into_iter().collect() }, body })
+        Ok(Given {
+            line: line.trim().to_owned(),
+            head: RequestHead { headers: all.into_iter().collect() },
+            body,
+            has_host,
+        })
     }
 
     /// Its head with this path in the place of its own; the query stays.

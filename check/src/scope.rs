@@ -127,6 +127,14 @@ fn properties_of<'a>(part: &'a Part, found: &mut Vec<&'a Vec<String>>) {
     }
 }
 
+/// A part as messages name it.
+pub fn words(part: &Part) -> String {
+    match part {
+        Part::Authorization { header, .. } => format!("header {header}"),
+        part => part.to_string(),
+    }
+}
+
 /// How many places this part may read.
 pub fn count(part: &Part) -> usize {
     match part {

@@ -3,7 +3,6 @@
 //! Its one rule: where anything that a rule reads may come of what they have verified, there is nothing to say.
 //! It does not know what is removed.
 
-use envoy_idempotency::config::Part;
 use serde_json::Value;
 
 use crate::bootstrap::Bootstrap;
@@ -12,7 +11,7 @@ use crate::describe::all;
 use crate::lint::{kind, name};
 use crate::locate::{Chain, typed};
 use crate::requirements::{self, Provider, sources};
-use crate::scope::{Enforced, Manner, Spot};
+use crate::scope::{Enforced, Manner, Spot, words};
 use crate::tokens::{self, Grant, claims, payload, payload_header};
 use crate::told::{on_ways, rules_named, say};
 use crate::ways::Way;
@@ -98,13 +97,6 @@ fn unread(rule: &Enforced<'_>, known: &[Authentication]) -> Option<String> {
         all(&read),
         first.mend
     ))
-}
-
-fn words(part: &Part) -> String {
-    match part {
-        Part::Authorization { header, .. } => format!("header {header}"),
-        part => part.to_string(),
-    }
 }
 
 /// How callers are known on this way.

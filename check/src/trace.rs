@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use envoy_idempotency::caller::Caller;
 use envoy_idempotency::config::source::Request;
-use envoy_idempotency::config::{Config, Mode, Policy, Rule, Store};
+use envoy_idempotency::config::{Config, Inject, Mode, Policy, Rule, Separation, Store};
 use envoy_idempotency::count::{Bypass, Count};
 use envoy_idempotency::event::{Clock, Event, EventKind};
 use envoy_idempotency::exchange::{Exchange, Secrets};
@@ -17,14 +17,18 @@ use envoy_idempotency::step::{Flow, Step};
 
 use percent_encoding::percent_decode_str;
 
-use crate::describe::Line;
+use crate::describe::{Line, all};
 use crate::request::Given;
+use crate::scope::words;
 
 /// What becomes of this request.
 pub fn lines(config: &Config, given: &Given) -> Vec<Line> {
     let head = &given.head;
     if config.is_look_up(head.method(), Some(head.path())) {
         return vec![("then", "is answered with the status of the caller's own operation".to_owned())];
+    }
+    if config.is_issue(head.method(), Some(head.path())) {
+        return vec![("then", "is answered with a key for the caller".to_owned())];
     }
     let Some(rule) = config.rule_for(head, &NO_METADATA) else { return vec![("rule", none_takes_it(config, given))] };
     let mut lines = vec![("rule", shown(config, rule))];
@@ -54,11 +58,13 @@ pub fn lines(config: &Config, given: &Given) -> Vec<Line> {
     if let Some(command) = step.commands.first() {
         lines.push(("record", format!("{}{}", prefix(config), command.name.hex())));
     }
+    let hash_key = Secrets::new(config, b"").hash_key;
     if let Some(lock) = policy.lock()
-        && let Some(name) = key::resource(lock.name(&rule.name), lock, Secrets::new(config).hash_key.as_ref(), &request)
+        && let Some(name) = key::resource(lock.name(&rule.name), lock, hash_key.as_ref(), &request)
     {
         lines.push(("lock", format!("{}{}", prefix(config), name.hex())));
     }
+    lines.extend(missing(config, given).into_iter().map(|what| ("lacks", what)));
     lines.extend(becomes(policy, &step));
     lines
 }
@@ -73,9 +79,31 @@ pub fn name(config: &Config, given: &Given) -> Option<Name> {
     run(config, rule, given).commands.first().map(|command| command.name)
 }
 
+/// What a request does not say, by which its rule tells operations apart: a real one's record has another name.
+pub fn missing(config: &Config, given: &Given) -> Vec<String> {
+    let taken = config.rule_for(&given.head, &NO_METADATA).filter(|rule| rule.policy.mode != Mode::Off);
+    let Some(Rule { policy, .. }) = taken.filter(|_| !config.is_look_up(given.head.method(), Some(given.head.path())))
+    else {
+        return Vec::new();
+    };
+    let request = Request::new(&given.head, &given.body, &NO_ATTRIBUTES);
+    if policy.key.inject == Inject::Off && ClientKey::read(&policy.key, &request).is_err() {
+        return Vec::new();
+    }
+    let mut missing = Vec::new();
+    if !given.has_host && policy.scope.host == Separation::Separates {
+        missing.push("host, which is part of the name: give the whole URL, or -H 'host: …'".to_owned());
+    }
+    if !policy.scope.caller.is_empty() && !matches!(Caller::read(policy, &request), Caller::Known(_)) {
+        let parts: Vec<_> = policy.scope.caller.iter().map(words).collect();
+        missing.push(format!("caller, who is part of the name: told by {}", all(&parts)));
+    }
+    missing
+}
+
 /// Feeds the machine this request, as the filter would.
 fn run(config: &Config, rule: &Rule, given: &Given) -> Step {
-    let mut exchange = Exchange::new(Rc::clone(&rule.policy), Rc::new(Secrets::new(config)));
+    let mut exchange = Exchange::new(Rc::clone(&rule.policy), Rc::new(Secrets::new(config, b"")));
     let clock = Clock::at(0);
     let step = exchange.handle(Event {
         clock: &clock,
@@ -111,7 +139,7 @@ fn becomes(policy: &Policy, step: &Step) -> Vec<Line> {
         _ if policy.mode == Mode::Off => "passes unprotected: the rule is off".to_owned(),
         _ if step.commands.is_empty() => "passes unprotected".to_owned(),
         _ if policy.mode == Mode::Observe => "runs; what would have become of it is only counted and logged".to_owned(),
-        _ => "runs where it is the first; a duplicate goes by what the rule says above".to_owned(),
+        _ => "runs where it is the first; a duplicate goes by what the rule says of it".to_owned(),
     };
     vec![("then", then)]
 }

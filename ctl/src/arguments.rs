@@ -5,8 +5,11 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::parser::ValueSource;
+use clap::{ArgGroup, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use envoy_idempotency::command::Resolution;
+
+use crate::Failed;
 
 /// Finds an operation in the store of envoy-idempotency, says what is known of it, and settles it.
 ///
@@ -54,7 +57,7 @@ pub struct Arguments {
     #[arg(long, short = 'f', global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
 
-    /// Ask the operator plugin of a gateway instead of Redis: http://HOST:PORT/operations.
+    /// Ask the operator plugin of a gateway instead of Redis: http://HOST:PORT/operations. --redis wins over the variable.
     #[arg(long, global = true, env = "IDEMPOTENCY_GATEWAY", value_name = "URL")]
     pub gateway: Option<String>,
 
@@ -69,6 +72,39 @@ pub struct Arguments {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+}
+
+impl Arguments {
+    /// Reads the command line, and whether it wants JSON; which store is asked is clear then.
+    ///
+    /// # Errors
+    /// It names two of them, or a gateway for what only Redis tells.
+    pub fn read() -> (bool, Result<Arguments, Failed>) {
+        let matches = Arguments::command().get_matches();
+        let read = Arguments::from_arg_matches(&matches).map_err(|error| error.to_string());
+        (matches.get_flag("json"), read.and_then(|arguments| arguments.with_one_store(&matches)))
+    }
+
+    fn with_one_store(mut self, matches: &ArgMatches) -> Result<Arguments, Failed> {
+        let is_said = |name| matches.value_source(name) == Some(ValueSource::CommandLine);
+        let has_redis = matches.value_source("redis") != Some(ValueSource::DefaultValue);
+        match self.command.asks_redis() {
+            _ if is_said("gateway") && is_said("redis") => {
+                return Err("--redis and --gateway are two stores: give the one that has the records".to_owned());
+            }
+            Some(name) if is_said("gateway") || self.gateway.is_some() && !has_redis => {
+                return Err(format!(
+                    "{name} asks Redis: give --redis or IDEMPOTENCY_REDIS. A gateway's operator plugin tells of one \
+                     operation at a time (show, resolve, forget)"
+                ));
+            }
+            _ => {}
+        }
+        if is_said("redis") {
+            self.gateway = None;
+        }
+        Ok(self)
+    }
 }
 
 /// What to do.
@@ -89,6 +125,7 @@ pub enum Command {
     /// List operations.
     List(Wanted),
     /// Say what became of an operation that nobody executes.
+    #[command(group = ArgGroup::new("said").required(true).args(["ran", "not_run"]))]
     Resolve {
         /// The operation.
         operation: String,
@@ -116,6 +153,18 @@ pub enum Command {
     },
     /// Print the man page.
     Man,
+}
+
+impl Command {
+    /// Its name, where it asks Redis and nothing else.
+    fn asks_redis(&self) -> Option<&'static str> {
+        match self {
+            Command::List(_) => Some("list"),
+            Command::Stats => Some("stats"),
+            Command::Doctor { .. } => Some("doctor"),
+            _ => None,
+        }
+    }
 }
 
 /// A request, as a client would send it.
@@ -157,10 +206,10 @@ pub enum State {
 
 /// What became of an operation.
 #[derive(Args, Debug)]
-#[group(required = true, multiple = true)]
+#[group(skip)]
 pub struct Word {
     /// It ran: retries are refused as completed.
-    #[arg(long, conflicts_with = "not_run")]
+    #[arg(long)]
     pub ran: bool,
     /// The status that it ended with.
     #[arg(long, requires = "ran", value_parser = clap::value_parser!(u16).range(200..600), value_name = "NUMBER")]

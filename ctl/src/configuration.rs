@@ -8,11 +8,11 @@ use std::fs;
 use check_config::request::Given;
 use check_config::{input, locate, trace};
 use envoy_idempotency::config::{Config, Document, Store};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::Failed;
 use crate::arguments::{Arguments, Request};
-use crate::output::Said;
+use crate::output::{Answer, Said};
 
 /// The gateway's configuration in the file that is given; none where none is.
 pub fn read(arguments: &Arguments) -> Result<Option<Config>, Failed> {
@@ -23,6 +23,11 @@ pub fn read(arguments: &Arguments) -> Result<Option<Config>, Failed> {
     let mut configs = Vec::new();
     for found in locate::find(&input) {
         let document = found.document.map_err(|why| format!("{shown}: {why}"))?;
+        // An operator plugin's store is its gateway's, and its token is nobody's business here.
+        let tree: Value = serde_json::from_str(&document).unwrap_or_default();
+        if !tree["operator"].is_null() {
+            continue;
+        }
         match Document::parse(document.as_bytes(), &|name| std::env::var(name).ok()) {
             Ok(Document::Gateway(config)) => configs.push(*config),
             Ok(_) => {}
@@ -48,9 +53,13 @@ pub fn prefix(arguments: &Arguments, config: Option<&Config>) -> String {
 /// Under which name a request's operation is kept.
 pub fn name(arguments: &Arguments, request: &Request) -> Result<Said, Failed> {
     let (config, given) = asked(arguments, request)?;
+    // On standard error, because standard output is the name alone.
+    for what in trace::missing(&config, &given) {
+        eprintln!("idempotencyctl: the request lacks a {what}");
+    }
     let Some(name) = trace::name(&config, &given) else {
         let why = "No record is kept of this request: `idempotencyctl match` says why.\n";
-        return Ok(Said { text: why.to_owned(), json: json!({ "operation": null }), is_well: false });
+        return Ok(Said { text: why.to_owned(), json: json!({ "operation": null }), answer: Answer::No });
     };
     let name = name.hex();
     let key = format!("{}{name}", prefix(arguments, Some(&config)));
@@ -58,7 +67,7 @@ pub fn name(arguments: &Arguments, request: &Request) -> Result<Said, Failed> {
     Ok(Said {
         text: format!("{name}\n"),
         json: json!({ "operation": name, "key": in_redis.then_some(key) }),
-        is_well: true,
+        answer: Answer::Yes,
     })
 }
 

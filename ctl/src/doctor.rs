@@ -9,13 +9,13 @@ use envoy_idempotency::command::{Command, CommandKind, StoreReply};
 use envoy_idempotency::fingerprint::Fingerprint;
 use envoy_idempotency::key::{KeyForm, Name};
 use envoy_idempotency::record::Owner;
-use envoy_idempotency::store::locks::Stored;
 use serde_json::json;
 
 use crate::Failed;
 use crate::arguments::Arguments;
-use crate::output::{Said, time};
-use crate::store::{Store, token};
+use crate::list::{Unread, scan};
+use crate::output::{Answer, Said, time};
+use crate::store::{MOVED, Store, token};
 
 /// How much the clock of Redis may differ from this machine's before it is said.
 const SKEW_MS: u64 = 2_000;
@@ -56,7 +56,13 @@ pub fn examine(arguments: &Arguments, user: Option<&str>) -> Result<Said, Failed
     };
     let text = found.iter().map(|it| format!("{:<8} {:<12} {}\n", mark(it.kind), it.about, it.said)).collect();
     let json = found.iter().map(|it| json!({ "about": it.about, "is": mark(it.kind), "said": it.said })).collect();
-    Ok(Said { text, json, is_well: found.iter().all(|it| it.kind != Kind::Ill) })
+    let has = |kind| found.iter().any(|it| it.kind == kind);
+    let answer = match (has(Kind::Ill), has(Kind::Unknown)) {
+        (true, _) => Answer::No,
+        (false, true) => Answer::Unknown,
+        (false, false) => Answer::Yes,
+    };
+    Ok(Said { text, json, answer })
 }
 
 type Check = fn(&mut Store, &Info) -> (Kind, String);
@@ -213,11 +219,31 @@ fn clock(store: &mut Store, _: &Info) -> (Kind, String) {
 }
 
 /// A claim and its withdrawal under a name of no operation's, forgotten within two seconds.
-fn script(store: &mut Store, _: &Info) -> (Kind, String) {
-    let (name, owner) = match (token(), token()) {
-        (Ok(name), Ok(owner)) => (name, owner),
-        (Err(why), _) | (_, Err(why)) => return (Kind::Unknown, why),
-    };
+fn script(store: &mut Store, info: &Info) -> (Kind, String) {
+    let is_of_cluster = info.field("cluster_enabled") == Some("1");
+    if is_of_cluster && info.field("role") == Some("slave") {
+        let why = "not run: a replica of a Redis Cluster sends every key to its master";
+        return (Kind::Ill, why.to_owned());
+    }
+    // A node of a cluster runs it for the names of its own slots alone.
+    for _ in 0..if is_of_cluster { PROBES } else { 1 } {
+        match probe(store) {
+            Ok([StoreReply::Granted { attempt: 1, .. }, StoreReply::Settled]) => {
+                return (Kind::Well, format!("claims and withdraws under {}", store.prefix));
+            }
+            Ok(other) => return (Kind::Ill, format!("answers what it should not: {other:?}")),
+            Err(why) if is_of_cluster && why.contains(MOVED) => {}
+            Err(why) => return (Kind::Ill, why),
+        }
+    }
+    (Kind::Unknown, format!("not run: none of {PROBES} names is of a slot of this node"))
+}
+
+/// How many names are tried for one of this node's slots: of a thousand nodes one has it by then.
+const PROBES: usize = 5_000;
+
+fn probe(store: &mut Store) -> Result<[StoreReply; 2], Failed> {
+    let (name, owner) = (token()?, token()?);
     let command = |kind| Command {
         name: Name([name, name].concat().try_into().unwrap_or([0; 32])),
         owner: Owner(owner),
@@ -227,60 +253,53 @@ fn script(store: &mut Store, _: &Info) -> (Kind, String) {
         lease_ms: 1,
         ttl_ms: 2000,
         in_window: false,
+        may_begin: true,
         deadline_ms: None,
         kind,
     };
     let commands = [command(CommandKind::Claim { may_retry: false }), command(CommandKind::Withdraw)];
-    match store.run_all(&commands).as_deref() {
-        Ok([StoreReply::Granted { attempt: 1, .. }, StoreReply::Settled]) => {
-            (Kind::Well, format!("claims and withdraws under {}", store.prefix))
-        }
-        Ok(other) => (Kind::Ill, format!("answers what it should not: {other:?}")),
-        Err(why) => (Kind::Ill, why.clone()),
-    }
+    let answers = store.run_all(&commands)?;
+    answers.try_into().map_err(|_| "Redis's script gave too few answers".to_owned())
 }
 
 fn formats(store: &mut Store, _: &Info) -> (Kind, String) {
-    let prefix = store.prefix.clone();
-    let (mut cursor, mut seen, mut strange) = ("0".to_owned(), 0_usize, 0_usize);
-    loop {
-        let step = store.scan(&cursor, &prefix).and_then(|(next, keys)| Ok((next, store.heads(&keys)?)));
-        let (next, heads) = match step {
-            Ok(step) => step,
-            Err(why) => return (Kind::Unknown, format!("{why}; give this user SCAN and GETRANGE")),
-        };
-        seen += heads.len();
-        let is_strange = |head: &&Result<Vec<u8>, String>| match head {
-            Ok(head) => !head.is_empty() && Stored::decode(head).is_err(),
-            Err(_) => true,
-        };
-        strange += heads.iter().filter(is_strange).count();
-        if next == "0" || seen >= SAMPLE {
-            break;
+    let (mut seen, mut unread) = (0_u64, Unread::default());
+    let scanned = scan(store, "", |key, record| {
+        seen += 1;
+        if let Err(why) = record {
+            unread.note(key, why);
         }
-        cursor = next;
+        seen < SAMPLE
+    });
+    if let Err(why) = scanned {
+        return (Kind::Unknown, format!("{why}; give this user SCAN, DBSIZE and GETRANGE"));
     }
-    match strange {
-        0 => (Kind::Well, format!("{seen} records were read, all of a known format")),
-        strange => (
+    let prefix = &store.prefix;
+    let part = if seen < SAMPLE { "all".to_owned() } else { format!("the first {SAMPLE}") };
+    match (unread.count_damaged(), unread.not_asked()) {
+        (0, None) => (Kind::Well, format!("{part} keys under {prefix} were read ({seen}): each is of a known format")),
+        (0, Some(unasked)) => (Kind::Unknown, format!("of {part} keys under {prefix} ({seen}) {unasked}")),
+        (damaged, unasked) => (
             Kind::Ill,
             format!(
-                "{strange} of {seen} keys under {prefix} hold no record of a known format: their operations are refused"
+                "{damaged} of {part} keys under {prefix} ({seen}) hold no record of a known format, and their operations are \
+                 refused: {}{}",
+                unread.named(),
+                unasked.map(|said| format!("; {said}")).unwrap_or_default()
             ),
         ),
     }
 }
 
-/// How many records are looked at.
-const SAMPLE: usize = 10_000;
+/// How many keys are looked at.
+const SAMPLE: u64 = 10_000;
 
 fn cluster(_: &mut Store, info: &Info) -> (Kind, String) {
     match info.field("cluster_enabled") {
         None => info.hidden(),
         Some("1") => (
             Kind::Risky,
-            "a node of a Redis Cluster: list, stats and short names see this node alone, so ask each of them"
-                .to_owned(),
+            "a node of a Redis Cluster: list, stats and short names see this node alone, so ask each master".to_owned(),
         ),
         Some(_) => (Kind::Well, "none: this Redis has all records".to_owned()),
     }

@@ -6,22 +6,30 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use envoy_idempotency::record::{Record, RecordStatus, State as Known};
+use envoy_idempotency::record::{FORMAT, Record, RecordStatus, State as Known};
 use envoy_idempotency::store::locks::Stored;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
 use crate::Failed;
 use crate::arguments::{Arguments, State, Wanted};
-use crate::output::{Said, time};
+use crate::output::{Answer, Said, time};
 use crate::show::{since_ms, word};
 use crate::store::Store;
+
+/// Why there is no record to be had of a key.
+pub enum NoRecord {
+    /// What stands there is none.
+    Damaged(String),
+    /// This node does not show it: it is another's, or this user may not read it.
+    Unasked(String),
+}
 
 /// Every key under the prefix with the beginning of its record, while `see` wants more.
 pub fn scan(
     store: &mut Store,
     beginning: &str,
-    mut see: impl FnMut(&[u8], Result<Record, String>) -> bool,
+    mut see: impl FnMut(&[u8], Result<Record, NoRecord>) -> bool,
 ) -> Result<(), Failed> {
     // On a terminal only; elsewhere it draws nothing.
     let bar = ProgressBar::new(store.size()?);
@@ -34,21 +42,24 @@ pub fn scan(
         let (next, keys) = store.scan(&cursor, &beginning)?;
         // Other keys of this database are passed over too.
         bar.inc(1000);
-        if !keys.is_empty() {
-            for (key, head) in keys.iter().zip(store.heads(&keys)?) {
-                let stored = head.and_then(|head| Stored::decode(&head).map_err(|_| format_of(&head)));
-                let record = match stored {
-                    Ok(Stored::Operation(record)) => Ok(record),
-                    // A lock is no operation.
-                    Ok(Stored::Lock(_)) => continue,
-                    // One that has expired meanwhile.
-                    Err(why) if why == GONE => continue,
-                    Err(why) => Err(why),
-                };
-                if !see(key, record) {
-                    bar.finish_and_clear();
-                    return Ok(());
-                }
+        let heads = if keys.is_empty() { Vec::new() } else { store.heads(&keys)? };
+        for (key, head) in keys.iter().zip(heads) {
+            let stored = match head {
+                // One that has expired meanwhile.
+                Ok(head) if head.is_empty() => continue,
+                Ok(head) => Stored::decode(&head).map_err(|_| NoRecord::Damaged(damage(&head))),
+                Err(code) if code == "WRONGTYPE" => Err(NoRecord::Damaged("no string".to_owned())),
+                Err(code) => Err(NoRecord::Unasked(code)),
+            };
+            let record = match stored {
+                Ok(Stored::Operation(record)) => Ok(record),
+                // A lock is no operation.
+                Ok(Stored::Lock(_) | Stored::Similar(_)) => continue,
+                Err(why) => Err(why),
+            };
+            if !see(key, record) {
+                bar.finish_and_clear();
+                return Ok(());
             }
         }
         if next == "0" {
@@ -59,26 +70,71 @@ pub fn scan(
     }
 }
 
-const GONE: &str = "gone";
-
 /// What stands there that is no record.
-fn format_of(head: &[u8]) -> String {
+fn damage(head: &[u8]) -> String {
     match head {
-        [] => GONE.to_owned(),
-        [format, kind, ..] => format!("no operation of a known format (format {format}, kind {kind})"),
-        [_] => "no record".to_owned(),
+        [FORMAT, ..] => format!("damaged (format {FORMAT}, which is read here)"),
+        [format, ..] => format!("of a format that is not read here ({format})"),
+        [] => "nothing".to_owned(),
     }
 }
+
+/// Keys of which there is no record to be had: how many for which reason, and the first of the damaged ones.
+#[derive(Default)]
+pub struct Unread {
+    pub damaged: BTreeMap<String, u64>,
+    pub unasked: BTreeMap<String, u64>,
+    pub first: Vec<String>,
+}
+
+impl Unread {
+    /// Counts one more.
+    pub fn note(&mut self, key: &[u8], why: NoRecord) {
+        match why {
+            NoRecord::Damaged(why) => {
+                *self.damaged.entry(why).or_default() += 1;
+                if self.first.len() < FIRST {
+                    self.first.push(key.escape_ascii().to_string());
+                }
+            }
+            NoRecord::Unasked(why) => *self.unasked.entry(why).or_default() += 1,
+        }
+    }
+
+    /// How many hold no record.
+    pub fn count_damaged(&self) -> u64 {
+        self.damaged.values().sum()
+    }
+
+    /// The damaged ones by name, as far as they are named.
+    pub fn named(&self) -> String {
+        let more = if self.count_damaged() > self.first.len() as u64 { ", …" } else { "" };
+        format!("{}{more}", self.first.join(", "))
+    }
+
+    /// Of those that could not be asked; none where all could.
+    pub fn not_asked(&self) -> Option<String> {
+        let count: u64 = self.unasked.values().sum();
+        let codes: Vec<_> = self.unasked.keys().cloned().collect();
+        (count > 0).then(|| format!("{count} keys could not be asked here ({})", codes.join(", ")))
+    }
+}
+
+/// How many damaged keys are named.
+const FIRST: usize = 5;
 
 /// Lists operations.
 pub fn list(arguments: &Arguments, wanted: &Wanted) -> Result<Said, Failed> {
     let mut store = Store::open(arguments)?;
     let (now_ms, prefix_len) = (store.now_ms()?, store.prefix.len());
-    let (mut found, mut unreadable, mut is_cut) = (BTreeMap::new(), 0_u64, false);
+    let (mut found, mut unread, mut is_cut) = (BTreeMap::new(), Unread::default(), false);
     scan(&mut store, "", |key, record| {
-        let Ok(record) = record else {
-            unreadable += 1;
-            return true;
+        let record = match record {
+            Ok(record) => record,
+            Err(why) => {
+                unread.note(key, why);
+                return true;
+            }
         };
         let age_ms = since_ms(&record, now_ms).map(|since_ms| now_ms.saturating_sub(since_ms));
         let is_old = wanted.older.is_none_or(|older| age_ms.is_some_and(|age_ms| age_ms >= older));
@@ -118,11 +174,20 @@ pub fn list(arguments: &Arguments, wanted: &Wanted) -> Result<Said, Failed> {
     if is_cut {
         text.push_str(&format!("There are more than {}: --limit shows them.\n", wanted.limit));
     }
-    if unreadable > 0 {
-        text.push_str(&format!("{unreadable} keys under this prefix hold no operation that can be read.\n"));
+    let damaged = unread.count_damaged();
+    if damaged > 0 {
+        let named = unread.named();
+        text.push_str(&format!("{damaged} keys under this prefix hold no operation that can be read: {named}\n"));
     }
-    let json = json!({ "operations": listed, "has_more": is_cut, "unreadable": unreadable });
-    Ok(Said { text, json, is_well: true })
+    text.extend(unread.not_asked().map(|said| format!("{said}.\n")));
+    let json = json!({
+        "operations": listed,
+        "has_more": is_cut,
+        "unreadable": damaged,
+        "unreadable_keys": unread.first,
+        "unasked": unread.unasked,
+    });
+    Ok(Said { text, json, answer: Answer::Yes })
 }
 
 /// Counts operations by their states.
@@ -130,8 +195,8 @@ pub fn stats(arguments: &Arguments) -> Result<Said, Failed> {
     let mut store = Store::open(arguments)?;
     let now_ms = store.now_ms()?;
     let (mut counts, mut replayable, mut doubtful) = (BTreeMap::<State, u64>::new(), 0_u64, 0_u64);
-    let (mut oldest, mut unreadable) = (None, BTreeMap::<String, u64>::new());
-    scan(&mut store, "", |_, record| {
+    let (mut oldest, mut unread) = (None, Unread::default());
+    scan(&mut store, "", |key, record| {
         match record {
             Ok(record) => {
                 let state = state_of(&record, now_ms);
@@ -142,7 +207,7 @@ pub fn stats(arguments: &Arguments) -> Result<Said, Failed> {
                     oldest = oldest.max(since_ms(&record, now_ms).map(|since_ms| now_ms.saturating_sub(since_ms)));
                 }
             }
-            Err(why) => *unreadable.entry(why).or_default() += 1,
+            Err(why) => unread.note(key, why),
         }
         true
     })?;
@@ -155,7 +220,9 @@ pub fn stats(arguments: &Arguments) -> Result<Said, Failed> {
         ("completed", count(State::Completed)),
         ("replayable", replayable.into()),
         ("in_doubt", doubtful.into()),
-        ("unreadable", json!(unreadable)),
+        ("unreadable", json!(unread.damaged)),
+        ("unreadable_keys", json!(unread.first)),
+        ("unasked", json!(unread.unasked)),
     ]))
 }
 

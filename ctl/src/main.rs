@@ -18,26 +18,23 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use arguments::{Arguments, Command};
-use clap::{CommandFactory, Parser};
-use output::Said;
+use clap::CommandFactory;
+use output::{Answer, Said};
+use serde_json::json;
 
 /// Why a command could not be carried out, in one sentence.
 type Failed = String;
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    match run(&arguments) {
-        Ok(said) => {
-            let text = if arguments.json { format!("{:#}\n", said.json) } else { said.text };
-            // A reader that has closed the pipe does not want to read on.
-            let _ = std::io::stdout().write_all(text.as_bytes());
-            ExitCode::from(u8::from(!said.is_well))
-        }
-        Err(why) => {
-            eprintln!("idempotencyctl: {why}");
-            ExitCode::from(2)
-        }
-    }
+    let (is_json, read) = Arguments::read();
+    let said = read.and_then(|arguments| run(&arguments)).unwrap_or_else(|why| {
+        eprintln!("idempotencyctl: {why}");
+        Said { text: String::new(), json: json!({ "error": why }), answer: Answer::Unknown }
+    });
+    let text = if is_json { format!("{:#}\n", said.json) } else { said.text };
+    // A reader that has closed the pipe does not want to read on.
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    ExitCode::from(said.answer as u8)
 }
 
 fn run(arguments: &Arguments) -> Result<Said, Failed> {
@@ -56,10 +53,22 @@ fn run(arguments: &Arguments) -> Result<Said, Failed> {
             Ok(Said::text(String::from_utf8_lossy(&text)))
         }
         Command::Man => {
-            let mut text = Vec::new();
-            let page = clap_mangen::Man::new(Arguments::command());
-            page.render(&mut text).map_err(|error| format!("the man page cannot be written: {error}"))?;
-            Ok(Said::text(String::from_utf8_lossy(&text)))
+            let page = man().map_err(|error| format!("the man page cannot be written: {error}"))?;
+            Ok(Said::text(String::from_utf8_lossy(&page)))
         }
     }
+}
+
+/// The man page, and in it the arguments of each command.
+fn man() -> std::io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    let program = Arguments::command();
+    clap_mangen::Man::new(program.clone()).render(&mut text)?;
+    for command in program.get_subcommands().filter(|it| it.get_arguments().next().is_some()) {
+        let mut section = Vec::new();
+        clap_mangen::Man::new(command.clone().disable_help_flag(true)).render_options_section(&mut section)?;
+        let section = String::from_utf8_lossy(&section);
+        text.extend(section.replacen(".SH OPTIONS", &format!(".SH OPTIONS OF {}", command.get_name()), 1).bytes());
+    }
+    Ok(text)
 }

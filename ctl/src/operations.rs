@@ -14,9 +14,9 @@ use crate::arguments::{Arguments, Word};
 use crate::configuration;
 use crate::gateway::Gateway;
 use crate::list::scan;
-use crate::output::{Said, time};
+use crate::output::{Answer, Said, time};
 use crate::show;
-use crate::store::Store;
+use crate::store::{Store, damaged};
 
 /// A record's life where nothing else is said: the default of ttl_s in Redis.
 const DAY_MS: u64 = 86_400_000;
@@ -58,7 +58,8 @@ fn settle(arguments: &Arguments, operation: &str, said: Resolution, ttl_ms: u64)
         Ok(name) => name,
         Err(said) => return Ok(said),
     };
-    let why = match store.run(name, CommandKind::Resolve(said), ttl_ms)? {
+    let answer = store.run(name, CommandKind::Resolve(said), ttl_ms);
+    let why = match answer.map_err(|why| no_operation(&mut store, &name).unwrap_or(why))? {
         StoreReply::Settled => {
             let mut said = shown(&mut store, arguments, &name, false)?;
             said.text.push_str(REMEMBERED);
@@ -81,8 +82,19 @@ fn settle(arguments: &Arguments, operation: &str, said: Resolution, ttl_ms: u64)
     Ok(Said {
         text: format!("Refused: {why}\n"),
         json: json!({ "operation": name.hex(), "refused": why }),
-        is_well: false,
+        answer: Answer::No,
     })
+}
+
+/// Why no such word is taken of what stands there, where it is sound and no operation.
+fn no_operation(store: &mut Store, name: &Name) -> Option<Failed> {
+    let bytes = store.record(name).ok().flatten()?;
+    let why = match Stored::decode(&bytes).ok()? {
+        Stored::Operation(_) => return None,
+        Stored::Lock(_) => "this is a lock and no operation: `forget` lets it go, and there is no other word of it",
+        Stored::Similar(_) => "this is a list of similar requests and no operation: there is no word of it",
+    };
+    Some(why.to_owned())
 }
 
 const REMEMBERED: &str =
@@ -91,12 +103,10 @@ const REMEMBERED: &str =
 fn shown(store: &mut Store, arguments: &Arguments, name: &Name, reveals: bool) -> Result<Said, Failed> {
     let now_ms = store.now_ms()?;
     let Some(bytes) = store.record(name)? else { return Ok(absent(&name.hex())) };
-    let stored = Stored::decode(&bytes).map_err(|_| {
-        format!("what stands under {} is no operation of a format that this program reads", store.key(name))
-    })?;
-    let record = match stored {
+    let record = match Stored::decode(&bytes).map_err(|_| damaged(&store.key(name)))? {
         Stored::Operation(record) => record,
         Stored::Lock(lock) => return Ok(show::lock(name, &lock, now_ms)),
+        Stored::Similar(similar) => return Ok(show::similar(name, &similar, now_ms)),
     };
     let config = if reveals { configuration::read(arguments)? } else { None };
     Ok(show::record(name, &record, now_ms, config.as_ref(), reveals))
@@ -124,7 +134,7 @@ fn find(store: &mut Store, operation: &str) -> Result<Result<Name, Said>, Failed
                 several => {
                     let names: Vec<_> = several.iter().map(Name::hex).collect();
                     let text = format!("Several operations begin so:\n{}\n", names.join("\n"));
-                    Ok(Err(Said { text, json: json!({ "ambiguous": names }), is_well: false }))
+                    Ok(Err(Said { text, json: json!({ "ambiguous": names }), answer: Answer::No }))
                 }
             }
         }
@@ -136,5 +146,5 @@ fn find(store: &mut Store, operation: &str) -> Result<Result<Name, Said>, Failed
 
 fn absent(operation: &str) -> Said {
     let text = "Absent: never seen, expired, or under another prefix.\n".to_owned();
-    Said { text, json: json!({ "operation": operation, "state": "absent" }), is_well: false }
+    Said { text, json: json!({ "operation": operation, "state": "absent" }), answer: Answer::No }
 }

@@ -14,13 +14,22 @@ pub struct Said {
     /// For programs.
     pub json: Value,
     /// Whether the answer is yes.
-    pub is_well: bool,
+    pub answer: Answer,
+}
+
+/// What an answer comes to; the program ends with its number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Answer {
+    Yes = 0,
+    No = 1,
+    /// What was asked could not be found out.
+    Unknown = 2,
 }
 
 impl Said {
     /// A text that programs read as it is.
     pub fn text(text: Cow<'_, str>) -> Said {
-        Said { text: text.clone().into_owned(), json: json!({ "text": text }), is_well: true }
+        Said { text: text.clone().into_owned(), json: json!({ "text": text }), answer: Answer::Yes }
     }
 
     /// Members and values, a line each.
@@ -34,12 +43,12 @@ impl Said {
         let lines = members.iter().map(|(name, value)| format!("{name:width$}  {}\n", shown(value)));
         let text = lines.collect();
         let json = members.into_iter().map(|(name, value)| (name.to_owned(), value)).collect::<serde_json::Map<_, _>>();
-        Said { text, json: json.into(), is_well: true }
+        Said { text, json: json.into(), answer: Answer::Yes }
     }
 
     /// The answer is no.
     pub fn no(self) -> Said {
-        Said { is_well: false, ..self }
+        Said { answer: Answer::No, ..self }
     }
 }
 

@@ -8,6 +8,7 @@ use envoy_idempotency::key::{KeyForm, Name};
 use envoy_idempotency::lock::Lock;
 use envoy_idempotency::record::{Record, RecordStatus, Response, State};
 use envoy_idempotency::seal::ResponseCipher;
+use envoy_idempotency::similar::Similar;
 use serde_json::{Value, json};
 
 use crate::output::Said;
@@ -80,6 +81,16 @@ pub fn lock(name: &Name, lock: &Lock, now_ms: u64) -> Said {
         ("fence", lock.fence.into()),
         ("ttl", (seen.ttl_ms / 1000).into()),
     ])
+}
+
+/// Which operations have one content, for as long as that is remembered.
+pub fn similar(name: &Name, similar: &Similar, now_ms: u64) -> Said {
+    let shown = |(operation, since_ms): &(Name, u64)| {
+        format!("{} {} s ago", operation.hex(), now_ms.saturating_sub(*since_ms) / 1000)
+    };
+    let operations: Vec<_> = similar.entries.iter().map(shown).collect();
+    let ttl_s = similar.expires_ms.saturating_sub(now_ms) / 1000;
+    Said::members(vec![("similar", name.hex().into()), ("operations", json!(operations)), ("ttl", ttl_s.into())])
 }
 
 fn reveal(name: &Name, response: Option<&[u8]>, config: Option<&Config>) -> Vec<(&'static str, Value)> {

@@ -7,17 +7,21 @@ use std::fs;
 use std::rc::Rc;
 use std::time::Duration;
 
-use envoy_idempotency::command::{Command, CommandKind, StoreReply};
+use envoy_idempotency::command::{Command, CommandKind, Failure, StoreReply};
 use envoy_idempotency::fingerprint::Fingerprint;
 use envoy_idempotency::key::{KeyForm, Name};
 use envoy_idempotency::record::Owner;
 use envoy_idempotency::store::client::{Batch, Lane, Nonce};
 use envoy_idempotency::store::redis::{Named, pack, unpack};
-use redis::{Client, ClientTlsConfig, Connection, FromRedisValue, IntoConnectionInfo, TlsCertificates, Value, cmd};
+use redis::{
+    Client, ClientTlsConfig, Connection, ErrorKind, FromRedisValue, IntoConnectionInfo, RedisError, TlsCertificates,
+    Value, cmd,
+};
 
 use crate::Failed;
 use crate::arguments::Arguments;
 use crate::configuration;
+use crate::output::time;
 
 /// How many bytes of a record hold all but its response.
 const HEAD: isize = 256;
@@ -28,7 +32,11 @@ const SCAN_STEP: usize = 1000;
 pub struct Store {
     connection: Connection,
     pub prefix: String,
+    timeout_ms: u64,
 }
+
+/// How a message names the node that a key of a cluster is of.
+pub const MOVED: &str = "another node's";
 
 /// What stands under a key: the beginning of it, or why it cannot be read.
 pub type Head = Result<Vec<u8>, String>;
@@ -43,10 +51,19 @@ impl Store {
         let timeout = Duration::from_millis(arguments.timeout);
         let client = client(arguments)?;
         let connection = client.get_connection_with_timeout(timeout);
-        let connection =
-            connection.map_err(|error| format!("Redis cannot be reached at {}: {error}", shown(&arguments.redis)))?;
+        let connection = connection.map_err(|error| {
+            let at = shown(&arguments.redis);
+            let is_log_in = error.kind() == ErrorKind::AuthenticationFailed;
+            match (is_log_in || matches!(error.code(), Some("WRONGPASS" | "NOAUTH")), error.is_timeout()) {
+                (true, _) => {
+                    format!("Redis at {at} refuses this user or password ({}): {error}", arguments.password_env)
+                }
+                (_, true) => format!("no answer of Redis at {at} within {}", time(arguments.timeout)),
+                _ => format!("Redis cannot be reached at {at}: {error}"),
+            }
+        })?;
         connection.set_read_timeout(Some(timeout)).map_err(|error| error.to_string())?;
-        Ok(Store { connection, prefix })
+        Ok(Store { connection, prefix, timeout_ms: arguments.timeout })
     }
 
     /// Asks one command.
@@ -55,9 +72,19 @@ impl Store {
         for word in words.iter().skip(1) {
             command.arg(*word);
         }
-        command.query(&mut self.connection).map_err(|error| {
-            format!("Redis refuses {}: {error}", words.iter().take(2).copied().collect::<Vec<_>>().join(" "))
-        })
+        let asked = words.iter().take(2).copied().collect::<Vec<_>>().join(" ");
+        command.query(&mut self.connection).map_err(|error| self.refusal(&asked, &error))
+    }
+
+    /// Why Redis does not do what it was asked.
+    fn refusal(&self, asked: &str, error: &RedisError) -> Failed {
+        match (error.is_timeout(), error.code()) {
+            (true, _) => format!("no answer of Redis to {asked} within {}", time(self.timeout_ms)),
+            (_, Some("MOVED" | "ASK")) => {
+                format!("Redis refuses {asked}: the key is {MOVED} of the Redis Cluster; ask that one ({error})")
+            }
+            _ => format!("Redis refuses {asked}: {error}"),
+        }
     }
 
     /// The key of an operation.
@@ -95,8 +122,7 @@ impl Store {
         for key in keys {
             pipe.cmd("GETRANGE").arg(key).arg(0).arg(HEAD - 1);
         }
-        let answers: Vec<Value> =
-            pipe.query(&mut self.connection).map_err(|error| format!("Redis refuses GETRANGE: {error}"))?;
+        let answers: Vec<Value> = pipe.query(&mut self.connection).map_err(|error| self.refusal("GETRANGE", &error))?;
         Ok(answers
             .into_iter()
             .map(|answer| match answer {
@@ -119,6 +145,7 @@ impl Store {
             lease_ms: 0,
             ttl_ms,
             in_window: false,
+            may_begin: true,
             deadline_ms: None,
             kind,
         };
@@ -144,8 +171,17 @@ impl Store {
             Err(error) if error.code() == Some("NOSCRIPT") => run(Named::Text),
             answers => answers,
         };
-        let answers = answers.map_err(|error| format!("Redis refuses the script: {error}"))?;
-        let read = answers.iter().zip(&batch.tries).map(|(answer, (nonce, _))| match unpack(answer) {
+        let answers = answers.map_err(|error| match error.is_timeout() {
+            true => format!(
+                "{}; whether the script was run is not known: look, and say the word again",
+                self.refusal("the script", &error)
+            ),
+            false => self.refusal("the script", &error),
+        })?;
+        let read = answers.iter().zip(&batch.tries).map(|(answer, (nonce, command))| match unpack(answer) {
+            Ok((echoed, StoreReply::Failed(Failure::Corrupt))) if echoed == *nonce => {
+                Err(damaged(&self.key(&command.name)))
+            }
             Ok((echoed, StoreReply::Failed(failure))) if echoed == *nonce => {
                 Err(format!("the store cannot do it: {}", failure.as_str()))
             }
@@ -160,6 +196,12 @@ fn client(arguments: &Arguments) -> Result<Client, Failed> {
     let wrong = |error: &dyn std::fmt::Display| format!("--redis {}: {error}", shown(&arguments.redis));
     let info = arguments.redis.as_str().into_connection_info().map_err(|error| wrong(&error))?;
     let mut settings = info.redis_settings().clone();
+    if settings.db() != 0 {
+        return Err(format!(
+            "--redis must name no database but 0, is {}: gateways keep their records in database 0",
+            shown(&arguments.redis)
+        ));
+    }
     if settings.password().is_some() {
         return Err(format!(
             "--redis must not hold a password, which every process could read: put it into {}",
@@ -182,6 +224,14 @@ fn client(arguments: &Arguments) -> Result<Client, Failed> {
         false => Client::open(info),
     }
     .map_err(|error| wrong(&error))
+}
+
+/// That no word helps an operation whose record cannot be read.
+pub fn damaged(key: &str) -> Failed {
+    format!(
+        "what stands under {key} is damaged, or of a format that this program does not read: no word is taken, and its \
+         requests are refused; docs/operations.md says how to get out"
+    )
 }
 
 /// An address without what may be a password in it.

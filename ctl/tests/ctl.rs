@@ -11,21 +11,25 @@
 )]
 
 use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
 use std::process::{Command as Program, Output};
 use std::rc::Rc;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock, Mutex};
 
 use envoy_idempotency::command::{Command, CommandKind, StoreReply};
-use envoy_idempotency::config::EncryptionKey;
+use envoy_idempotency::config::SecretKey;
 use envoy_idempotency::fingerprint::Fingerprint;
 use envoy_idempotency::key::{KeyForm, Name};
 use envoy_idempotency::lock::LockCommand;
 use envoy_idempotency::operator::{self, Operation};
 use envoy_idempotency::record::{Owner, Record, Response, State};
 use envoy_idempotency::seal::ResponseCipher;
+use envoy_idempotency::similar::Asked;
 use envoy_idempotency::store::client::{Batch, Lane, Nonce};
 use envoy_idempotency::store::redis::{Named, pack, unpack};
 use harness::redis::DURABLE;
+use harness::redis_cluster::RedisCluster;
 use harness::{PATIENCE, Redis, wait_until};
 use serde_json::{Value, json};
 
@@ -77,6 +81,7 @@ impl Ctl {
             lease_ms,
             ttl_ms: 3_600_000,
             in_window: false,
+            may_begin: true,
             deadline_ms: None,
             kind,
         };
@@ -192,7 +197,7 @@ fn a_word_is_taken_once_the_lease_is_over_and_repeated_without_harm() {
 #[test]
 fn a_response_is_shown_only_where_it_is_asked_for_and_opened_with_its_key() {
     let mut ctl = Ctl::new("reveal:");
-    let key = EncryptionKey { id: "k1".to_owned(), key: std::array::from_fn(|at| at as u8 + 1) };
+    let key = SecretKey { id: "k1".to_owned(), key: std::array::from_fn(|at| at as u8 + 1) };
     let headers = [("location", "/payments/1")].into_iter().collect();
     let response = Response { status: 201, headers, body: Some(b"{\"id\":\"secret\"}".to_vec()), negotiated: false };
     let sealed = ResponseCipher::new(&[key]).seal(&name(1), Owner([1; 16]), &response.encode()).expect("it is small");
@@ -278,6 +283,25 @@ fn locks_are_no_operations_and_nothing_strange_either() {
 }
 
 #[test]
+fn what_is_similar_is_no_operation_and_shows_those_that_it_is_about() {
+    let ctl = Ctl::new("similar:");
+    ctl.unknown(1);
+    let asked = Asked { own: name(1), released: None, refuses: false };
+    assert_eq!(ctl.ask(name(2), 1, 60_000, CommandKind::Similar(asked)), StoreReply::Settled);
+    let (listed, _) = ctl.json(&["list"]);
+    let counts = (listed["operations"].as_array().map(Vec::len), &listed["unreadable"]);
+    assert_eq!(counts, (Some(1), &json!(0)), "{listed}");
+    let (shown, code) = ctl.json(&["show", &name(2).hex()]);
+    let first = shown["operations"][0].as_str().unwrap_or_default();
+    assert!(code == 0 && first.starts_with(&name(1).hex()), "{shown}");
+    let (said, code) = ctl.text(&["resolve", &name(2).hex(), "--ran"]);
+    assert!(code == 2 && said.contains("no operation") && !said.contains("damaged"), "{said}");
+    let said = ctl.json(&["doctor"]).0;
+    let formats = said.as_array().and_then(|all| all.iter().find(|it| it["about"] == "formats")).cloned();
+    assert_eq!(formats.map(|it| it["is"].clone()), Some(json!("ok")), "{said}");
+}
+
+#[test]
 fn a_lock_is_named_by_a_request_and_shown_and_forgotten_as_an_operation_is() {
     let ctl = Ctl::new("turns:");
     let folder = tempfile::tempdir().expect("there is room");
@@ -301,7 +325,7 @@ fn a_lock_is_named_by_a_request_and_shown_and_forgotten_as_an_operation_is() {
         (0, &json!(hex), &json!("running"), &json!(fence))
     );
     let (said, code) = ctl.text(&["resolve", hex, "--ran"]);
-    assert!(code == 2, "of a lock there is no word but this: {said}");
+    assert!(code == 2 && said.contains("a lock and no operation"), "of a lock there is no word but this: {said}");
     let (said, code) = ctl.json(&["forget", hex]);
     assert_eq!((code, &said["state"], &said["fence"]), (0, &json!("open"), &json!(fence)));
     assert!(matches!(takes(2), StoreReply::Locked { fence: next } if next > fence));
@@ -340,6 +364,14 @@ fn the_doctor_finds_what_would_lose_or_refuse_records() {
     assert_eq!(found(&ctl, &["--user", "gateway"]).0[6], "error");
     ctl.redis.ask(&["ACL", "SETUSER", "gateway", "+@all", "allkeys"]);
     assert_eq!(found(&ctl, &["--user", "gateway"]).0[6], "warning");
+    // What cannot be examined is not well.
+    let (said, code, _) = found(&ctl, &["--user", "nosuch"]);
+    assert_eq!((&said[6], code), (&json!("unknown"), 2));
+    ctl.redis.ask(&["ACL", "SETUSER", "blind", "on", "nopass", "-@all"]);
+    let at = format!("redis://blind@{}", ctl.redis.addr());
+    let (out, err, code) = bare(&["doctor", "--redis", &at], &[("IDEMPOTENCY_REDIS_PASSWORD", "any")]);
+    assert!(out.contains("unknown  eviction") && err.is_empty(), "{out}{err}");
+    assert_eq!(code, 1, "it may not run the script either: {out}");
 
     static ILL: LazyLock<Redis> =
         LazyLock::new(|| Redis::with(&["--maxmemory-policy", "allkeys-lru", "--maxmemory", "64mb"]));
@@ -353,6 +385,214 @@ fn the_doctor_finds_what_would_lose_or_refuse_records() {
         .expect("it runs");
     let text = String::from_utf8_lossy(&of_replica.stdout);
     assert!(text.contains("error    replicas") && text.contains("error    script"), "{text}");
+}
+
+/// A server that is no operator's, with the one answer that it has, and what it was asked.
+fn stranger(status: &'static str, body: &'static str) -> (String, Arc<Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("there is a port");
+    let (at, asked) = (listener.local_addr().expect("it listens"), Arc::new(Mutex::new(Vec::new())));
+    let seen = Arc::clone(&asked);
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let mut line = String::new();
+            let mut reader = BufReader::new(&stream);
+            reader.read_line(&mut line).expect("it asks");
+            while !matches!(reader.by_ref().lines().next(), Some(Ok(line)) if line.is_empty()) {}
+            seen.lock().expect("none panics").push(line);
+            let answer =
+                format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+            let _ = stream.write_all(answer.as_bytes());
+        }
+    });
+    (format!("http://{at}/operations"), asked)
+}
+
+/// The program with nothing in its environment but this.
+fn bare(arguments: &[&str], environment: &[(&str, &str)]) -> (String, String, i32) {
+    let mut program = Program::new(env!("CARGO_BIN_EXE_idempotencyctl"));
+    let output = program.args(arguments).env_clear().envs(environment.iter().copied()).output().expect("it runs");
+    let [out, err] = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).expect("it is text"));
+    (out, err, output.status.code().unwrap_or(-1))
+}
+
+#[test]
+fn a_server_that_is_no_operators_is_told_no_word_and_believed_nothing() {
+    let digits = "ab".repeat(32);
+    let token = [("IDEMPOTENCY_OPERATOR_TOKEN", "t")];
+    for (status, body) in [
+        ("200 OK", r#"{"ok":true}"#),
+        ("200 OK", r#"{"operation":"cdcdcdcdcdcd","state":"completed","attempt":1}"#),
+        ("200 OK", "<html>"),
+        ("404 Not Found", r#"{"error":"no such payment"}"#),
+        ("409 Conflict", r#"{"detail":"exists"}"#),
+    ] {
+        let (url, asked) = stranger(status, body);
+        for word in [
+            &["show", digits.as_str()][..],
+            &["resolve", &digits, "--ran"],
+            &["resolve", &digits, "--not-run", "--attempt", "1"],
+            &["forget", &digits],
+        ] {
+            let (out, err, code) = bare(&[word, &["--gateway", &url]].concat(), &token);
+            assert_eq!((out.as_str(), code), ("", 2), "{word:?} {body}");
+            assert!(err.contains("is not an operator's listener"), "{word:?} {body}: {err}");
+        }
+        let asked = asked.lock().expect("none panics").clone();
+        assert!(asked.len() == 4 && asked.iter().all(|line| line.starts_with("GET /operations/")), "{asked:?}");
+    }
+}
+
+#[test]
+fn the_store_that_is_asked_is_the_one_that_is_named() {
+    let digits = "ab".repeat(32);
+    let (gateway, asked) = stranger("200 OK", "{}");
+    let redis = format!("redis://{}", redis().addr());
+    let environment = [("IDEMPOTENCY_OPERATOR_TOKEN", "t"), ("IDEMPOTENCY_GATEWAY", gateway.as_str())];
+    let with_redis = [&environment[..], &[("IDEMPOTENCY_REDIS", redis.as_str())]].concat();
+    for command in ["list", "stats", "doctor"] {
+        let refused = format!("{command} asks Redis");
+        // A gateway by name wins over a Redis of the environment, and cannot be asked this.
+        let (out, err, code) = bare(&[command, "--gateway", &gateway], &with_redis);
+        assert!(out.is_empty() && err.contains(&refused) && code == 2, "{out} {err}");
+        let (out, err, code) = bare(&[command], &environment);
+        assert!(out.is_empty() && err.contains(&refused) && code == 2, "{out} {err}");
+        assert_eq!(bare(&[command, "--redis", &redis], &environment).1, "");
+        assert_eq!(bare(&[command], &with_redis).1, "");
+    }
+    let (out, err, code) = bare(&["show", &digits, "--redis", &redis], &environment);
+    assert!(out.starts_with("Absent") && err.is_empty() && code == 1, "{out} {err}");
+    let (_, err, code) = bare(&["--redis", &redis, "show", &digits, "--gateway", &gateway], &[]);
+    assert!(err.contains("two stores") && code == 2, "{err}");
+    assert!(asked.lock().expect("none panics").is_empty());
+    assert_eq!(bare(&["show", &digits], &with_redis).2, 2, "both of the environment: the gateway");
+    assert_eq!(asked.lock().expect("none panics").len(), 1);
+}
+
+#[test]
+fn of_a_cluster_the_doctor_judges_the_node_that_it_asks() {
+    let cluster = RedisCluster::with_replicas(&DURABLE);
+    let record = |number| {
+        let state = State::Open { fingerprint: None };
+        let (attempt, key, expires_ms) = (1, KeyForm::Bare, 4_102_444_800_000_u64);
+        let record = Record { attempt, key, doubt: false, inherited: false, released: Vec::new(), expires_ms, state };
+        (format!("idem:{}", name(number).hex()), record.encode())
+    };
+    for node in cluster.nodes.iter().filter(|node| node.is_primary()) {
+        for (key, value) in (0..60).map(record) {
+            node.ask(&[b"SET", key.as_bytes(), &value]);
+        }
+    }
+    let mut seen = 0;
+    for node in &cluster.nodes {
+        let at = format!("redis://{}", node.addr());
+        // A key of chance: more than one look at it.
+        for _ in 0..3 {
+            let (out, err, code) = bare(&["doctor", "--redis", &at], &[]);
+            let of = |about: &str| out.lines().find(|line| line.get(9..).is_some_and(|it| it.starts_with(about)));
+            let (script, formats) = (of("script").expect("it is said"), of("formats").expect("it is said"));
+            if node.is_primary() {
+                assert!(script.starts_with("ok") && formats.starts_with("ok"), "{out}{err}");
+                assert_eq!(code, 0, "{out}");
+            } else {
+                assert!(script.starts_with("error") && script.contains("a replica of a Redis Cluster"), "{out}{err}");
+                assert!(formats.starts_with("unknown") && formats.contains("could not be asked here (MOVED)"), "{out}");
+            }
+        }
+        let (listed, _, code) = bare(&["list", "--json", "--redis", &at], &[]);
+        let listed: Value = serde_json::from_str(&listed).expect("it is JSON");
+        // The doctor's own go by themselves.
+        let is_ours = |it: &&Value| it["operation"].as_str().is_some_and(|name| name[..2].repeat(32) == name);
+        let count = listed["operations"].as_array().map_or(0, |all| all.iter().filter(is_ours).count());
+        assert_eq!((code, listed["unreadable"].clone()), (0, json!(0)));
+        assert_eq!(node.is_primary(), count > 0, "{listed}");
+        assert_eq!(node.is_primary(), listed["unasked"] == json!({}), "{listed}");
+        seen += count;
+        if node.is_primary() && count < 60 {
+            let elsewhere: Vec<_> = (0..60)
+                .map(|number| bare(&["show", &name(number).hex(), "--redis", &at], &[]))
+                .filter(|(_, err, code)| *code == 2 && err.contains("another node's of the Redis Cluster"))
+                .collect();
+            assert_eq!(elsewhere.len() + count, 60);
+        }
+    }
+    assert_eq!(seen, 60);
+}
+
+#[test]
+fn a_damaged_record_is_named_and_no_word_helps_it() {
+    let ctl = Ctl::new("damaged:");
+    let whole = name(0xda).hex();
+    ctl.redis.ask(&[b"SET", format!("damaged:{whole}").as_bytes(), b"\x02\x00garbage"]);
+    for word in [
+        &["show", whole.as_str()][..],
+        &["resolve", &whole, "--ran"],
+        &["resolve", &whole, "--not-run", "--attempt", "1"],
+        &["forget", &whole],
+    ] {
+        let (said, code) = ctl.text(word);
+        assert!(code == 2 && said.contains("is damaged") && said.contains("docs/operations.md"), "{said}");
+        assert!(said.contains(&format!("damaged:{whole}")) && !said.contains("again"), "{said}");
+    }
+    let key = format!("damaged:{whole}");
+    assert_eq!(ctl.json(&["list"]).0["unreadable_keys"], json!([key]));
+    assert!(ctl.text(&["list"]).0.contains(&key));
+    let (stats, _) = ctl.json(&["stats"]);
+    assert_eq!(stats["unreadable_keys"], json!([key]));
+    assert!(stats["unreadable"].to_string().contains("damaged (format 2"), "{stats}");
+    let (doctor, code) = ctl.text(&["doctor"]);
+    assert!(code == 1 && doctor.contains(&key), "{doctor}");
+    for number in 0..9 {
+        ctl.redis.ask(&[b"SET", format!("damaged:{number}").as_bytes(), b"x"]);
+    }
+    let (many, _) = ctl.json(&["list"]);
+    assert_eq!((&many["unreadable"], many["unreadable_keys"].as_array().map(Vec::len)), (&json!(10), Some(5)));
+}
+
+#[test]
+fn a_redis_that_does_not_answer_or_refuses_is_said_as_it_is() {
+    let redis = Redis::start();
+    let at = format!("redis://{}", redis.addr());
+    let digits = "ab".repeat(32);
+    redis.freeze();
+    let (_, err, code) = bare(&["show", &digits, "--redis", &at, "--timeout", "300ms"], &[]);
+    redis.thaw();
+    assert!(code == 2 && err.contains("no answer of Redis") && !err.contains("os error"), "{err}");
+    redis.ask(&["ACL", "SETUSER", "operator", "on", ">s3cret", "~*", "+@all"]);
+    let named = format!("redis://operator@{}", redis.addr());
+    let (_, err, code) = bare(&["stats", "--redis", &named], &[("IDEMPOTENCY_REDIS_PASSWORD", "wrong")]);
+    assert!(code == 2 && err.contains("refuses this user or password") && !err.contains("reached"), "{err}");
+    let (_, err, code) = bare(&["list", "--redis", &format!("{at}/5")], &[]);
+    assert!(code == 2 && err.contains("no database but 0"), "{err}");
+    let (out, _, code) = bare(&["list", "--json", "--redis", &format!("{at}/5")], &[]);
+    let said: Value = serde_json::from_str(&out).expect("programs read JSON");
+    assert!(code == 2 && said["error"].as_str().is_some_and(|why| why.contains("no database but 0")), "{out}");
+}
+
+#[test]
+fn a_name_that_lacks_the_host_or_the_caller_says_so() {
+    let root = harness::gateway::repository();
+    let file = root.join("envoy/redis.yaml").display().to_string();
+    let key = ["-H", "idempotency-key: k", "-f", file.as_str()];
+    let alice = ["-H", "authorization: alice"];
+    let plain = ["name", "POST /v1/payments"];
+    let (out, err, code) = bare(&[&plain[..], &key, &alice].concat(), &[]);
+    assert!(code == 0 && out.trim().len() == 64 && err.contains("host"), "{out} {err}");
+    let (_, err, code) = bare(&[&["name", "POST https://api.example.com/v1/payments"][..], &key].concat(), &[]);
+    assert!(code == 1 && err.contains("caller") && !err.contains("host"), "{err}");
+    for whole in [
+        &["name", "POST https://api.example.com/v1/payments"][..],
+        &["name", "POST /v1/payments", "-H", "Host: api.example.com"],
+    ] {
+        assert_eq!(bare(&[whole, &key, &alice].concat(), &[]).1, "");
+    }
+    assert!(bare(&[&["match", "POST /v1/payments"][..], &key, &alice].concat(), &[]).0.contains("lacks"));
+    let (_, err, _) = bare(&["name", "v1", "-f", &file], &[]);
+    assert!(err.contains("a request must be a method and a target") && !err.contains("--request"), "{err}");
+    // An operator plugin in the same file is no reason to ask for its token.
+    let file = root.join("envoy/operator.yaml").display().to_string();
+    let request = ["name", "POST https://api.example.com/", "-H", "idempotency-key: k", "-f", &file];
+    let (out, err, code) = bare(&[&request[..], &alice].concat(), &[]);
+    assert!(code == 0 && out.trim().len() == 64, "{out} {err}");
 }
 
 #[test]
@@ -418,6 +658,11 @@ fn completions_and_the_man_page_are_made_of_the_program_itself() {
     }
     let (page, code) = ctl.text(&["man"]);
     assert!(code == 0 && page.contains(".TH idempotencyctl") && page.contains("doctor"), "{page}");
+    for option in ["not\\-run", "older", "reveal", "user", "header"] {
+        assert!(page.contains(&format!("\\-\\-{option}")), "{option}: {page}");
+    }
+    let (usage, _) = ctl.text(&["resolve", "x"]);
+    assert!(usage.contains("<--ran|--not-run>") && !usage.contains("--ttl"), "{usage}");
     let (help, code) = ctl.text(&["--help"]);
     assert!(code == 0 && help.contains("Idempotency-Operation"), "{help}");
 }

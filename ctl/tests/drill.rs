@@ -169,7 +169,7 @@ fn on_the_embedded_store_the_same_goes_through_the_operator_plugin() {
     assert_eq!(settle(&ctl, &["resolve", &whole[..12], "--not-run", "--attempt", "1"])["state"], "open");
     second_attempt_wins(&ledger, &[pay.clone(), pay], late, "embedded late");
     let (said, code) = run(&["show", &whole], &[("IDEMPOTENCY_GATEWAY", &at), ("IDEMPOTENCY_OPERATOR_TOKEN", "wrong")]);
-    assert!(code == 2 && said.as_str().is_some_and(|why| why.contains("401")), "{said}");
+    assert!(code == 2 && said["error"].as_str().is_some_and(|why| why.contains("401")), "{said}");
 }
 
 /// The retry runs as attempt 2, whoever sends it; what the first attempt has to say comes too late for the record.

@@ -13,8 +13,8 @@ use super::policy::Frame;
 use super::rules::Match;
 use super::store::{refuse_bodies_that_never_fit, secrets, store, warn_of_claims_that_come_too_late};
 use super::text::{path, plain, visible};
-use super::walk::{ConfigError, DAY_S, Place, Read, merge, parse_text};
-use super::{Anonymous, Config, Mode, Operator, Policy, Rule, RuleId, Store};
+use super::walk::{ConfigError, DAY_S, Place, Read, YEAR_S, merge, parse_text};
+use super::{Anonymous, Config, Issued, Mode, Operator, Policy, Rule, RuleId, Store};
 
 /// The document of a plugin of this module.
 pub enum Document {
@@ -79,12 +79,12 @@ impl Config {
     pub(super) fn read(root: Place<'_>, document: &Value, env: &dyn Fn(&str) -> Option<String>) -> Read<Config> {
         let config = root.object(document, |fields| {
             let store = fields.nested("store", |at, value| store(at, value, env))?;
-            let (hash_key, encryption) = fields.nested("secrets", |at, value| secrets(&at.as_secret(), value, env))?;
+            let (hash_key, encryption, issuing) =
+                fields.nested("secrets", |at, value| secrets(&at.as_secret(), value, env))?;
             let problem_base = fields.read("problem_base", "urn:envoy-idempotency:".into(), problem_base)?;
-            let status_path = fields.read("status_path", None, |at, value| match value {
-                Value::Null => Ok(None),
-                value => path(at, value).map(|path| Some(path.to_owned())),
-            })?;
+            let status_path = fields.read("status_path", None, path_or_none)?;
+            let issue_path = fields.read("issue_path", None, path_or_none)?;
+            let issued_ttl_s = fields.whole("issued_ttl_s", 1800, 1..=YEAR_S)?;
             let frame = Frame { problem_base, ttl_s: if matches!(store, Store::Redis(_)) { DAY_S } else { 1800 } };
             // The defaults are right by themselves, so that what is wrong with a rule is the rule's fault.
             let (defaults, common) =
@@ -98,9 +98,21 @@ impl Config {
                 Rc::make_mut(&mut rule.policy).rule.number = number;
             }
             let problem_base = frame.problem_base;
-            Ok(Config { store, hash_key, encryption, rules, status_path, problem_base, warnings: Vec::new() })
+            Ok(Config {
+                store,
+                hash_key,
+                encryption,
+                issuing,
+                rules,
+                status_path,
+                issue_path,
+                issued_ttl_s,
+                problem_base,
+                warnings: Vec::new(),
+            })
         })?;
         refuse_rules_of_one_label(root, &config)?;
+        refuse_keys_that_cannot_be_issued(root, &config)?;
         refuse_bodies_that_never_fit(&root.member("store"), &config)?;
         warn_of_claims_that_come_too_late(&root.member("store"), &config);
         if matches!(config.store, Store::Redis(_)) && config.encryption.is_empty() {
@@ -108,7 +120,47 @@ impl Config {
         }
         warn_of_rules(root, &config);
         warn_of_no_callers(root, &config, document);
+        for (index, rule) in config.rules.iter().enumerate() {
+            if rule.policy.similar.is_some_and(|similar| similar.window_ms > rule.policy.ttl_ms) {
+                let (rules, common) = (root.member("rules"), root.member("policy"));
+                let at = if document.get("rules").is_some() { rules.item(index) } else { common };
+                at.warn(
+                    "looks further back (similar.window_ms) than records live (ttl_s), and cannot tell what became of one that has expired",
+                );
+            }
+        }
         Ok(config)
+    }
+}
+
+fn path_or_none(at: &Place<'_>, value: &Value) -> Read<Option<String>> {
+    if value.is_null() { Ok(None) } else { path(at, value).map(|path| Some(path.to_owned())) }
+}
+
+/// Issued keys want a secret, and records that live as long as they do.
+fn refuse_keys_that_cannot_be_issued(root: Place<'_>, config: &Config) -> Read<()> {
+    if !config.issuing.is_empty() {
+        let ttl_s = |rule: &Rule| rule.policy.ttl_ms / 1000;
+        let shortest = config.rules.iter().filter(|rule| rule.policy.mode != Mode::Off).min_by_key(|rule| ttl_s(rule));
+        return match shortest.filter(|rule| ttl_s(rule) < config.issued_ttl_s) {
+            Some(rule) => Err(root.member("issued_ttl_s").error(format_args!(
+                "must be at most ttl_s of rule {} ({}), is {}",
+                rule.name,
+                ttl_s(rule),
+                config.issued_ttl_s
+            ))),
+            None => Ok(()),
+        };
+    }
+    if config.issue_path.is_some() {
+        return Err(root.member("issue_path").error("must not be given without secrets.issuing, which signs the keys"));
+    }
+    match config.rules.iter().find(|rule| rule.policy.key.issued == Issued::Required) {
+        Some(rule) => Err(root.member("secrets").error(format_args!(
+            "must have issuing, by which rule {} tells issued keys (key.issued) from others",
+            rule.name
+        ))),
+        None => Ok(()),
     }
 }
 

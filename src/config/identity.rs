@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::outcomes::Statuses;
 use super::source::{Part, caller, source};
 use super::text::{header_name, pointer};
-use super::walk::{DAY_MS, Fields, Place, Read};
+use super::walk::{Choice, DAY_MS, Fields, Place, Read};
 use super::words::{all, count, either, list, time};
 use crate::json::Pointer;
 use crate::refusal::ProblemType;
@@ -22,6 +22,8 @@ pub struct KeyPolicy {
     pub sources: Vec<Part>,
     /// A request without a key is answered `key-missing`.
     pub required: bool,
+    /// Which keys count.
+    pub issued: Issued,
     /// A longer key is `key-invalid`.
     pub max_bytes: usize,
     /// What becomes of a request without one.
@@ -52,6 +54,7 @@ impl KeyPolicy {
                     at.filled_list(value, source)
                 })?,
                 required: fields.flag("required", false)?,
+                issued: fields.choice("issued")?,
                 max_bytes: fields.whole("max_bytes", 255, 1..=65_536)? as usize,
                 inject: fields.nested("inject", Inject::read)?,
             })
@@ -59,17 +62,43 @@ impl KeyPolicy {
     }
 
     pub(super) fn words(&self, statuses: &Statuses) -> String {
-        let KeyPolicy { sources, required, max_bytes, inject } = self;
+        let KeyPolicy { sources, required, issued, max_bytes, inject } = self;
         let without = match required {
             true => format!("is refused: {}", statuses.shown(ProblemType::KeyMissing)),
             false => inject.to_string(),
         };
         let (parts, invalid) = (all(sources), statuses.shown(ProblemType::KeyInvalid));
+        let own = match issued {
+            Issued::Any => "",
+            Issued::Required => " and issued by the gateway to this caller",
+        };
         format!(
-            "{parts}, at most {} (else {invalid}); a request without it {without}",
+            "{parts}, at most {}{own} (else {invalid}); a request without it {without}",
             count(*max_bytes as u64, "byte")
         )
     }
+
+    /// Whether a key that the gateway issues can stand where its keys do.
+    pub fn fits_issued(&self) -> bool {
+        self.sources.len() == 1 && self.max_bytes >= ISSUED_LENGTH
+    }
+}
+
+/// How long an issued key is.
+pub const ISSUED_LENGTH: usize = 76;
+
+/// `key.issued`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Issued {
+    /// Whatever a client sends.
+    #[default]
+    Any,
+    /// Only those that the gateway has issued to the caller.
+    Required,
+}
+
+impl Choice for Issued {
+    const WORDS: &[(&str, Self)] = &[("any", Issued::Any), ("required", Issued::Required)];
 }
 
 impl Inject {

@@ -21,6 +21,8 @@ mod duplicates;
 
 mod serialize;
 
+mod similar;
+
 mod policy;
 
 mod methods;
@@ -37,12 +39,16 @@ use std::rc::Rc;
 
 pub use document::Document;
 pub use duplicates::{OnCompleted, OnInFlight, OnMismatch, OnUnknown};
-pub use identity::{Anonymous, BodyPart, FingerprintPolicy, Inject, KeyPolicy, MEANINGFUL, Members, Scope, Separation};
+pub use identity::{
+    Anonymous, BodyPart, FingerprintPolicy, ISSUED_LENGTH, Inject, Issued, KeyPolicy, MEANINGFUL, Members, Scope,
+    Separation,
+};
 pub use operator::Operator;
 pub use outcomes::{Ending, Fate, JsonOutcome, Outcomes, Presence, Statuses};
 pub use policy::{Execution, Mode, OnStoreFailure, OnTooLarge, Policy, Save};
 pub use rules::{Match, PathMatch, Template};
 pub use serialize::Serialize;
+pub use similar::{OnSimilar, Similar};
 pub use source::Part;
 pub use store::{Breaker, CacheBounds, Dialect, Login, RESPONSE_MAX, Redis, Webdis};
 use walk::Choice as _;
@@ -59,11 +65,17 @@ pub struct Config {
     /// Keys the HMAC that names records; without it names are plain SHA-256.
     pub hash_key: Option<Vec<u8>>,
     /// Keys of stored responses: the first encrypts, all decrypt. Without any they are kept in clear.
-    pub encryption: Vec<EncryptionKey>,
+    pub encryption: Vec<SecretKey>,
+    /// Keys of the keys that the gateway issues: the first signs, all verify.
+    pub issuing: Vec<SecretKey>,
     /// Tried in order; the first that matches decides.
     pub rules: Vec<Rule>,
     /// The path of the status look-up, where there is one.
     pub status_path: Option<String>,
+    /// The path where the gateway issues keys, if it does.
+    pub issue_path: Option<String>,
+    /// For how long an issued key may begin an operation.
+    pub issued_ttl_s: u64,
     /// Prefix of problem types.
     pub problem_base: String,
     /// Risky but legal settings, one sentence each with the place in front.
@@ -84,7 +96,7 @@ impl Config {
         let mut rules: Vec<String> = self.rules.iter().take(SHOWN).map(named).collect();
         let more = self.rules.len().saturating_sub(SHOWN);
         rules.extend((more > 0).then(|| format!("{more} more")));
-        let rules = rules.join(", ");
+        let rules = if rules.is_empty() { "none, operators ask here".to_owned() } else { rules.join(", ") };
         match &self.store {
             Store::Local { max_bytes } => {
                 format!("rules: {rules}; records in this Envoy, {}", words::bytes(*max_bytes))
@@ -111,18 +123,18 @@ pub enum Store {
     Redis(Box<Redis>),
 }
 
-/// One of `secrets.encryption`.
+/// One of `secrets.encryption` or `secrets.issuing`.
 #[derive(Clone, PartialEq, Eq)]
-pub struct EncryptionKey {
-    /// Stands in every record that this key encrypted.
+pub struct SecretKey {
+    /// What tells it from others; stands in every record that it encrypted.
     pub id: String,
-    /// Of XChaCha20-Poly1305.
+    /// Of XChaCha20-Poly1305, or of HMAC-SHA-256.
     pub key: [u8; 32],
 }
 
-impl std::fmt::Debug for EncryptionKey {
+impl std::fmt::Debug for SecretKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "EncryptionKey({})", self.id)
+        write!(f, "SecretKey({})", self.id)
     }
 }
 

@@ -9,12 +9,13 @@ use serde_json::Value;
 
 use super::RuleId;
 use super::duplicates::{OnCompleted, OnInFlight, OnMismatch, OnUnknown};
-use super::identity::{Anonymous, BodyPart, FingerprintPolicy, Inject, KeyPolicy, Scope};
+use super::identity::{Anonymous, BodyPart, FingerprintPolicy, Inject, Issued, KeyPolicy, Scope};
 use super::outcomes::{Outcomes, Statuses, outcomes, statuses};
 use super::serialize::Serialize;
+use super::similar::Similar;
 use super::source::Part;
 use super::text::plain;
-use super::walk::{Choice, DAY_MS, MIB, Place, Read};
+use super::walk::{Choice, DAY_MS, MIB, Place, Read, YEAR_S};
 use super::words::{Line, bytes, time};
 use crate::refusal::ProblemType;
 
@@ -37,6 +38,8 @@ pub struct Policy {
     pub on_in_flight: OnInFlight,
     /// Which requests run one at a time, whatever their keys; [`Policy::lock`] tells whether they do.
     pub serialize: Option<Serialize>,
+    /// What a request gets whose caller has sent the same content under another key, where that is to be known.
+    pub similar: Option<Similar>,
     /// What a duplicate of a completed operation gets.
     pub on_completed: OnCompleted,
     /// What becomes of a key whose earlier attempt's fate is not known.
@@ -90,6 +93,7 @@ impl Policy {
                 on_mismatch: fields.choice("on_mismatch")?,
                 on_in_flight: fields.nested("on_in_flight", OnInFlight::read)?,
                 serialize: fields.read("serialize", None, |at, value| Serialize::read(at, value).map(Some))?,
+                similar: fields.read("similar", None, |at, value| Similar::read(at, value).map(Some))?,
                 on_completed: fields.choice("on_completed")?,
                 on_unknown: fields.choice("on_unknown")?,
                 on_store_failure: fields.read("on_store_failure", OnStoreFailure::Reject, OnStoreFailure::read)?,
@@ -129,6 +133,7 @@ impl Policy {
             ("same request", self.fingerprint.words(&self.scope, &self.on_mismatch.words(statuses))),
             ("while it runs", self.on_in_flight.words(statuses)),
             ("one at a time", serialize.map_or(String::new(), |serialize| serialize.words(&self.rule.name, statuses))),
+            ("same content", self.similar.map_or(String::new(), |similar| similar.words(statuses))),
             ("once completed", self.on_completed.words(self.max_response_bytes, statuses)),
             ("outcome unknown", self.on_unknown.words(statuses)),
             ("store fails", self.on_store_failure.words(statuses)),
@@ -196,7 +201,25 @@ impl Policy {
                  beside the lock",
             ));
         }
+        self.refuse_keys_that_are_never_issued(&at.member("key").member("issued"))?;
         self.refuse_contradictory_injection(&at.member("key"))
+    }
+
+    /// Where only issued keys count, each must be one that the rule can take.
+    fn refuse_keys_that_are_never_issued(&self, at: &Place<'_>) -> Read<()> {
+        let key = &self.key;
+        let why = match key.issued {
+            Issued::Any => return Ok(()),
+            Issued::Required if self.mode == Mode::Inject => "with mode \"inject\", which looks at no key",
+            Issued::Required if !key.fits_issued() => {
+                "unless there is one key.sources, with a key.max_bytes that an issued key of 76 bytes fits"
+            }
+            Issued::Required if key.inject == Inject::Uuid => {
+                "where key.inject makes a \"uuid\": the client could not repeat the key that it gets"
+            }
+            Issued::Required => return Ok(()),
+        };
+        Err(at.error(format_args!("must not be \"required\" {why}")))
     }
 
     /// Where the gateway makes the key, every setting must leave it something to make it of.
@@ -382,5 +405,3 @@ impl fmt::Display for Save {
         })
     }
 }
-
-const YEAR_S: u64 = 365 * 24 * 60 * 60;

@@ -12,13 +12,14 @@ use super::{Config, Rule};
 use crate::message::{RequestHead, path_of};
 
 impl Config {
-    /// Whether a rule could match, or this is a look-up, going by the method and, where it is known already, the target
+    /// Whether a rule could match, or this asks the gateway itself, going by the method and, where it is known already, the target
     /// (`:path`).
     ///
     /// `false` is final. It is asked for every request before anything else is read.
     pub fn may_match(&self, method: &[u8], target: Option<&[u8]>) -> bool {
         let path = target.map(path_of);
         self.is_look_up(method, path)
+            || self.is_issue(method, path)
             || self
                 .rules
                 .iter()
@@ -29,6 +30,12 @@ impl Config {
     pub fn is_look_up(&self, method: &[u8], path: Option<&[u8]>) -> bool {
         let is_here = |known: &String| path.is_none_or(|path| path == known.as_bytes());
         method == b"GET" && self.status_path.as_ref().is_some_and(is_here)
+    }
+
+    /// The same of one that asks for a key.
+    pub fn is_issue(&self, method: &[u8], path: Option<&[u8]>) -> bool {
+        let is_here = |known: &String| path.is_none_or(|path| path == known.as_bytes());
+        method == b"POST" && self.issue_path.as_ref().is_some_and(is_here)
     }
 
     /// Whether the path can still rule a request of this method out: no rule would take it wherever it goes.

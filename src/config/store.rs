@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::text::{is_visible, plain, visible};
 use super::walk::{DAY_S, Fields, GIB, MIB, Place, Read, flag};
-use super::{Config, EncryptionKey, LEASE_MARGIN, Mode, Rule, Store};
+use super::{Config, LEASE_MARGIN, Mode, Rule, SecretKey, Store};
 
 /// `store` with `"type": "redis"`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -219,30 +219,32 @@ fn cache(at: &Place<'_>, value: &Value) -> Read<CacheBounds> {
     }
 }
 
-/// Reads `secrets`: the key of names, and those of stored responses.
-pub(super) fn secrets(
-    at: &Place<'_>,
-    value: &Value,
-    env: Environment<'_>,
-) -> Read<(Option<Vec<u8>>, Vec<EncryptionKey>)> {
+/// What `secrets` holds: the key of names, those of stored responses, those of issued keys.
+type Secrets = (Option<Vec<u8>>, Vec<SecretKey>, Vec<SecretKey>);
+
+/// Reads `secrets`.
+pub(super) fn secrets(at: &Place<'_>, value: &Value, env: Environment<'_>) -> Read<Secrets> {
     at.object(value, |fields| {
         let hash_key = fields.read("hash_key", None, |at, value| secret(at, value, env).map(Some))?;
-        let encryption = fields.read("encryption", Vec::new(), |at, value| {
-            let keys = at.filled_list(value, |at, value| encryption_key(at, value, env))?;
-            for (index, key) in keys.iter().enumerate() {
-                if keys.iter().take(index).any(|other| other.id == key.id) {
-                    return Err(at.item(index).member("id").error("is the id of another key too"));
-                }
-            }
-            Ok(keys)
-        })?;
-        Ok((hash_key, encryption))
+        let encryption = fields.read("encryption", Vec::new(), |at, value| secret_keys(at, value, env))?;
+        let issuing = fields.read("issuing", Vec::new(), |at, value| secret_keys(at, value, env))?;
+        Ok((hash_key, encryption, issuing))
     })
 }
 
-fn encryption_key(at: &Place<'_>, value: &Value, env: Environment<'_>) -> Read<EncryptionKey> {
+fn secret_keys(at: &Place<'_>, value: &Value, env: Environment<'_>) -> Read<Vec<SecretKey>> {
+    let keys = at.filled_list(value, |at, value| secret_key(at, value, env))?;
+    for (index, key) in keys.iter().enumerate() {
+        if keys.iter().take(index).any(|other| other.id == key.id) {
+            return Err(at.item(index).member("id").error("is the id of another key too"));
+        }
+    }
+    Ok(keys)
+}
+
+fn secret_key(at: &Place<'_>, value: &Value, env: Environment<'_>) -> Read<SecretKey> {
     at.object(value, |fields| {
-        Ok(EncryptionKey {
+        Ok(SecretKey {
             id: fields.required("id", |at, value| visible(at, value, 1..=32))?,
             key: fields.required("key", |at, value| {
                 let text = secret(at, value, env)?;

@@ -326,4 +326,5 @@ const LONGEST_SHOWN: usize = 40;
 pub(super) const MIB: u64 = 1 << 20;
 pub(super) const GIB: u64 = 1 << 30;
 pub(super) const DAY_S: u64 = 24 * 60 * 60;
+pub(super) const YEAR_S: u64 = 365 * DAY_S;
 pub(super) const DAY_MS: u64 = 24 * 60 * 60 * 1000;

@@ -6,11 +6,12 @@
 use crate::caller::{self, Caller};
 use crate::command::{CommandKind, Failure};
 use crate::config::source::{Attributes, Request};
-use crate::config::{Execution as Sender, Inject, Mode, OnMismatch, OnTooLarge, OnUnknown, Policy};
+use crate::config::{Execution as Sender, Inject, Issued as Keys, Mode, OnMismatch, OnTooLarge, OnUnknown, Policy};
 use crate::count::{Bypass, Count};
 use crate::event::EventKind;
 use crate::evidence::Origin;
 use crate::fingerprint::Payload;
+use crate::issued::Issued;
 use crate::key::{self, ClientKey, KEY, KeyForm, NoKey, UpstreamKey};
 use crate::message::{HeaderMutation, Headers, RequestHead, media_type};
 use crate::record::Owner;
@@ -18,7 +19,7 @@ use crate::refusal::{ProblemType, RESOURCE_UNNAMED};
 use crate::reply::{IdempotencyStatus, ProblemDetails, Reason, Token};
 use crate::step::{Flow, Outgoing, SeenCaller, Step};
 
-use super::attempt::{ClaimRequest, Injected, PendingRequest, ResourceLock};
+use super::attempt::{ClaimRequest, Content, Injected, PendingRequest, ResourceLock};
 use super::claim::{AwaitClaim, Claim};
 use super::headers::{OPERATION, OURS_ALONE, is_about_the_connection};
 use super::settlement::{Unprotected, bypass, done, refuse, respond, store_failed};
@@ -26,6 +27,9 @@ use super::{Context, Next, SMALL_BODY, State, hold};
 
 /// What a transcoder in front notes of a request that it has made a gRPC call of.
 const TRANSCODED: &str = "x-envoy-original-method";
+
+/// By which a client says that it means to send the same again.
+const MEANT: &str = "idempotency-similar";
 
 /// Awaits the request's head.
 pub(super) struct Head;
@@ -190,6 +194,11 @@ fn identify(
         }
         Caller::Anonymous | Caller::Known(_) => {}
     }
+    let issued = match (pending.injected, &key) {
+        (None, Some(key)) => issued(cx, &caller, key, request)?,
+        _ => None,
+    };
+    pending.has_expired = issued.is_some_and(|issued| !issued.may_begin);
     let hash_key = cx.secrets.hash_key.as_ref();
     let name = match &key {
         Some(key) => key::name(policy, hash_key, head, &caller, key),
@@ -205,6 +214,10 @@ fn identify(
         Some(None) => return Err(Box::new(without_resource(cx, pending.injected))),
         resource => resource.flatten(),
     };
+    let content = policy.similar.filter(|_| window.is_none()).map(|_| Content {
+        name: key::content(policy, hash_key, head, &caller),
+        is_meant: head.headers.first(MEANT).is_some_and(|value| value.trim_ascii().eq_ignore_ascii_case(b"allow")),
+    });
     let accepted: Vec<&[u8]> = head.headers.all("accept-encoding").collect();
     Ok(Box::new(ClaimRequest {
         name,
@@ -214,6 +227,8 @@ fn identify(
         sent_key: form.and_then(|_| head.headers.first(KEY)).map(<[u8]>::to_vec),
         accept_encoding: (!accepted.is_empty()).then(|| accepted.join(&b',')),
         window_ms: window.map(|(window_ms, _)| window_ms),
+        content,
+        issued,
         lock: resource.map(ResourceLock::of),
     }))
 }
@@ -244,6 +259,23 @@ fn client_key(
             pending.injected = Some(Injected::Content);
             Ok((None, Some((window_ms, anonymous))))
         }
+    }
+}
+
+/// What is known of the client's key as one that the gateway has issued to it.
+fn issued(
+    cx: &Context<'_>,
+    caller: &Caller,
+    key: &ClientKey,
+    request: &Request<'_>,
+) -> Result<Option<Issued>, Decided> {
+    match cx.secrets.issuer.judge(&cx.policy.rule.name, caller, key, request) {
+        Ok(issued) => Ok(Some(issued)),
+        Err(detail) if cx.policy.key.issued == Keys::Required => {
+            let details = ProblemDetails { detail: Some(detail), ..ProblemDetails::default() };
+            Err(Box::new(refuse(cx, None, ProblemType::KeyInvalid, details)))
+        }
+        Err(_) => Ok(None),
     }
 }
 
@@ -286,6 +318,9 @@ fn claim(cx: &Context<'_>, body: Body, attribute: Attributes<'_>) -> Next {
     };
     if request.window_ms.is_some() || cx.policy.on_mismatch == OnMismatch::Separate {
         request.name = fingerprint.joined_to(&request.name, cx.secrets.hash_key.as_ref());
+    }
+    if let Some(content) = &mut request.content {
+        content.name = fingerprint.joined_to(&content.name, cx.secrets.hash_key.as_ref());
     }
     let claim = Claim { request, fingerprint, pending, started_ms: cx.now_ms(), asked_ms: cx.now_ms() };
     let command = claim.command(cx.policy, CommandKind::Claim { may_retry: cx.policy.on_unknown == OnUnknown::Retry });

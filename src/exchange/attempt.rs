@@ -8,6 +8,7 @@ use crate::config::{Ending, Fate, Policy};
 use crate::digest::{Digest, hex};
 use crate::evidence::{Origin, Source};
 use crate::fingerprint::Fingerprint;
+use crate::issued::Issued;
 use crate::key::{ClientKey, KeyForm, Name, UpstreamKey};
 use crate::lock::LockCommand;
 use crate::message::{HeaderMutation, Headers, accepts_coding};
@@ -26,6 +27,8 @@ pub(super) struct PendingRequest {
     pub(super) said_operation: Option<Vec<u8>>,
     /// The key that the gateway has made, where the client brought none.
     pub(super) injected: Option<Injected>,
+    /// Whether it comes with a key that has expired: it must not begin an operation, so it never goes unprotected.
+    pub(super) has_expired: bool,
     /// What the gateway itself will send; none where the client's own stream goes on.
     pub(super) outgoing: Option<Box<Outgoing>>,
 }
@@ -49,6 +52,14 @@ impl Injected {
     }
 }
 
+/// What a request's content is compared by.
+#[derive(Clone, Copy)]
+pub(super) struct Content {
+    pub(super) name: Name,
+    /// Whether the request says that it is meant to run beside others.
+    pub(super) is_meant: bool,
+}
+
 /// What a claim needs besides the fingerprint.
 pub(super) struct ClaimRequest {
     pub(super) name: Name,
@@ -63,6 +74,10 @@ pub(super) struct ClaimRequest {
     pub(super) accept_encoding: Option<Vec<u8>>,
     /// How long a content key counts from its first request on; none of any other key.
     pub(super) window_ms: Option<u64>,
+    /// What tells whether its caller has sent the same under another key, where that is to be known.
+    pub(super) content: Option<Content>,
+    /// Its key, where the gateway has issued it.
+    pub(super) issued: Option<Issued>,
     /// The lock of the resource that it names, where it runs one at a time; none once another has taken it.
     pub(super) lock: Option<ResourceLock>,
 }
@@ -77,11 +92,22 @@ impl ClaimRequest {
             attempt: 0,
             key: self.form,
             lease_ms: policy.lease_ms,
-            ttl_ms: self.window_ms.unwrap_or(policy.ttl_ms),
+            ttl_ms: self.window_ms.unwrap_or_else(|| self.least(policy.ttl_ms)),
             in_window: self.window_ms.is_some(),
+            may_begin: self.may_begin(),
             deadline_ms: None,
             kind,
         }
+    }
+
+    /// Whether it may begin an operation, and not only find one.
+    pub(super) fn may_begin(&self) -> bool {
+        self.issued.is_none_or(|issued| issued.may_begin)
+    }
+
+    /// How long its record lives that would live for so long: at least until its key expires.
+    pub(super) fn least(&self, ttl_ms: u64) -> u64 {
+        self.issued.map_or(ttl_ms, |issued| ttl_ms.max(issued.least_ttl_ms))
     }
 
     /// What the upstream knows the operation by. The same content in another window is another one.
@@ -154,6 +180,8 @@ pub(super) struct Execution {
     pub(super) expires_ms: Option<u64>,
     /// When to renew the leases; none once they are not renewed any more.
     pub(super) renew_at_ms: Option<u64>,
+    /// How many seconds ago the same was sent under another key, where it was.
+    pub(super) similar_s: Option<u64>,
     /// Whether another owner has claimed the key meanwhile.
     pub(super) is_lost: bool,
     /// The key that the gateway has made, where the client brought none.
@@ -176,6 +204,7 @@ impl Execution {
             name: lock.name,
             ttl_ms: 2 * policy.lease_ms,
             in_window: false,
+            may_begin: true,
             ..self.request.command(policy, self.fingerprint, CommandKind::Lock(kind))
         })
     }
@@ -192,8 +221,14 @@ impl Execution {
             return IdempotencyStatus::bypassed(Reason::StoreFailure);
         };
         let outcome = outcome.map(in_a_word);
-        let line =
-            IdempotencyStatus { stored, attempt: Some(attempt), outcome, ..IdempotencyStatus::new(Token::Executed) };
+        let similar_s = self.similar_s;
+        let line = IdempotencyStatus {
+            stored,
+            attempt: Some(attempt),
+            outcome,
+            similar_s,
+            ..IdempotencyStatus::new(Token::Executed)
+        };
         line.because(self.injected.map(|_| Reason::Injected))
     }
 }

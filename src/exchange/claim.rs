@@ -10,6 +10,7 @@ use crate::config::{Mode, OnCompleted, OnInFlight, OnUnknown, Policy};
 use crate::count::Count;
 use crate::event::EventKind;
 use crate::fingerprint::Fingerprint;
+use crate::issued::EXPIRED;
 use crate::mutant::{self, Mutant};
 use crate::record::{Owner, Response};
 use crate::refusal::ProblemType;
@@ -17,11 +18,12 @@ use crate::reply::{IdempotencyStatus, ProblemDetails, Reason, Reply, Token};
 use crate::step::{Flow, LogEvent, Step};
 
 use super::attempt::{ClaimRequest, Execution, PendingRequest};
-use super::departure::{begin_when_fresh, claim_failed, in_flight, overtaken, withdrawn};
+use super::departure::{claim_failed, in_flight, overtaken, withdrawn};
 use super::headers::kept;
 use super::settlement::{
     Save, Unprotected, answer, done, refuse, refused_by_store, respond, store_failed, unless_sent_as_it_is,
 };
+use super::similar::ask_or_begin;
 use super::{Context, Next, State, hold};
 
 /// How long a duplicate that waits lets pass before it asks again: first, and at most.
@@ -135,6 +137,7 @@ impl Claim {
             asked_ms,
             expires_ms: None,
             renew_at_ms: None,
+            similar_s: None,
             is_lost: false,
             injected: pending.injected,
         };
@@ -154,7 +157,7 @@ impl Claim {
                 execution.request.form = key;
                 let (attempt, expires_ms) = (Some(attempt), Some(expires_ms));
                 let execution = Execution { attempt, doubt, started_ms: cx.now_ms(), expires_ms, ..execution };
-                begin_when_fresh(cx, execution, pending, 0)
+                ask_or_begin(cx, execution, pending, None)
             }
             StoreReply::Completed { attempt, status, response, age_ms, ttl_ms } => {
                 let line = IdempotencyStatus {
@@ -173,10 +176,16 @@ impl Claim {
                 let details = ProblemDetails { attempt: Some(attempt), retry_after_s, ..ProblemDetails::default() };
                 refuse(cx, injected, ProblemType::OutcomeUnknown, details)
             }
+            StoreReply::Seen(None) => {
+                let details = ProblemDetails { detail: Some(EXPIRED), ..ProblemDetails::default() };
+                refuse(cx, injected, ProblemType::KeyInvalid, details)
+            }
             // Something is stored under the name, and nothing is known of it but that.
             StoreReply::Failed(failure) if failure.is_unreadable() && !mutant::is(Mutant::UnreadableForwarded) => {
                 refused_by_store(cx, injected, failure)
             }
+            // An expired key must not begin an operation, also where a failing store lets requests through.
+            StoreReply::Failed(failure) if !self.request.may_begin() => self.poll_failed(cx, failure),
             StoreReply::Failed(failure) if failure.is_doubtful() => {
                 let (execution, pending) = self.execution();
                 claim_failed(cx, execution, pending, failure)
@@ -189,8 +198,9 @@ impl Claim {
             | StoreReply::Locked { .. }
             | StoreReply::Lost
             | StoreReply::Renewed { .. }
-            | StoreReply::Seen(_)
+            | StoreReply::Seen(Some(_))
             | StoreReply::Settled
+            | StoreReply::Similar { .. }
             | StoreReply::Stale => store_failed(cx, self.pending, Failure::Stale),
         }
     }
@@ -228,7 +238,8 @@ impl Claim {
         (State::Waiting(Waiting { claim: self, waiter }), Step { wake_ms, ..hold() })
     }
 
-    /// A waiter knows that another attempt runs, and is refused also where a failing store lets requests through.
+    /// A waiter knows that another attempt runs, and is refused also where a failing store lets requests through; and so
+    /// is a request that may not begin an operation.
     fn poll_failed(self, cx: &Context<'_>, failure: Failure) -> Next {
         let (state, step) = refused_by_store(cx, self.pending.injected, failure);
         match failure.is_doubtful() {

@@ -365,7 +365,8 @@ impl Execution {
         let name = self.request.name;
         let (save, step) = Save::of(cx, self, Outcome::Completed { status, response, ttl });
         let Some(reason) = given_up else {
-            return save.until_stored(cx, step, Message { removals: removals(headers), ttl_ms: ttl.ms }, headers);
+            let ttl_ms = save.execution.request.least(ttl.ms);
+            return save.until_stored(cx, step, Message { removals: removals(headers), ttl_ms }, headers);
         };
         let log_event = reason.map(|_| LogEvent::BodyDropped(name));
         let line = save.line(false).because(reason);

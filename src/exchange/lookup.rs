@@ -1,7 +1,7 @@
-//! A request that only looks what is known of an operation.
+//! A request that asks the gateway itself: what is known of an operation, or for a key.
 //!
 //! Its one rule: it changes no record, executes nothing, and never reaches the upstream.
-//! It does not know how the operation was found: that is `look_up.rs`.
+//! It does not know how the operation was found, nor how a key is made: that is `look_up.rs`.
 
 use std::rc::Rc;
 
@@ -19,13 +19,20 @@ use super::answered::Answered;
 use super::settlement::{done, refuse, refused_by_store};
 use super::{Context, Next, SMALL_BODY, State, hold};
 
-/// Awaits the store's word on what is known of an operation.
-pub(super) struct LookUp {
-    command: Box<Command>,
+/// Awaits the store's word on what is known of an operation, or only the request's head.
+pub(super) enum LookUp {
+    /// The store is asked.
+    Asked {
+        command: Box<Command>,
+        /// For how long the key may still begin the operation, where the gateway has issued it.
+        issued_left_s: Option<u64>,
+    },
+    /// The answer is known already.
+    Known(Rc<Reply>),
 }
 
 impl LookUp {
-    pub(super) fn new(policy: &Policy, name: Name, owner: Owner) -> Self {
+    pub(super) fn new(policy: &Policy, name: Name, issued_left_s: Option<u64>, owner: Owner) -> Self {
         let command = Command {
             name,
             owner,
@@ -35,16 +42,20 @@ impl LookUp {
             lease_ms: policy.lease_ms,
             ttl_ms: policy.ttl_ms,
             in_window: false,
+            may_begin: true,
             deadline_ms: None,
             kind: CommandKind::Inspect,
         };
-        LookUp { command: Box::new(command) }
+        LookUp::Asked { command: Box::new(command), issued_left_s }
     }
 
     pub(super) fn on(self, cx: &Context<'_>, event: EventKind<'_>) -> Next {
         match event {
             EventKind::RequestHeaders { .. } => {
-                let commands = vec![(*self.command).clone()];
+                let commands = match &self {
+                    LookUp::Asked { command, .. } => vec![(**command).clone()],
+                    LookUp::Known(reply) => return told(Rc::clone(reply)),
+                };
                 (State::LookUp(self), Step { commands, ..hold() })
             }
             // Whatever stands in it, it must not let the request go. A look-up needs none, so little of it is held.
@@ -52,21 +63,23 @@ impl LookUp {
                 true => refuse(cx, None, ProblemType::BodyTooLarge, ProblemDetails::default()),
                 false => (State::LookUp(self), hold()),
             },
-            EventKind::StoreReplied { asked: ReplyKind::Inspect, reply, .. } => seen(cx, &reply),
+            EventKind::StoreReplied { asked: ReplyKind::Inspect, reply, .. } => self.seen(cx, &reply),
             EventKind::ResponseHeaders { .. } | EventKind::Closed { .. } => done(),
             _ => (State::LookUp(self), Step::default()),
         }
     }
+
+    fn seen(self, cx: &Context<'_>, reply: &StoreReply) -> Next {
+        let issued_left_s = if let LookUp::Asked { issued_left_s, .. } = self { issued_left_s } else { None };
+        match reply {
+            StoreReply::Seen(sight) => told(Rc::new(Reply::sight(*sight, issued_left_s))),
+            StoreReply::Failed(failure) => refused_by_store(cx, None, *failure),
+            _ => refused_by_store(cx, None, Failure::Stale),
+        }
+    }
 }
 
-fn seen(cx: &Context<'_>, reply: &StoreReply) -> Next {
-    match reply {
-        StoreReply::Seen(sight) => {
-            let reply = Rc::new(Reply::sight(*sight));
-            let answered = Answered::to(&reply);
-            (State::Answered(answered), Step { flow: Flow::LocalReply(reply), ..Step::default() })
-        }
-        StoreReply::Failed(failure) => refused_by_store(cx, None, *failure),
-        _ => refused_by_store(cx, None, Failure::Stale),
-    }
+fn told(reply: Rc<Reply>) -> Next {
+    let answered = Answered::to(&reply);
+    (State::Answered(answered), Step { flow: Flow::LocalReply(reply), ..Step::default() })
 }

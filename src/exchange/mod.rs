@@ -21,14 +21,16 @@
 //! `tests/it/table.rs` drives every state with every event.
 //!
 //! - `head`: request head → body, claim, unprotected, answered, done · response head → done · closed → done
-//! - `look-up`: request body → =, answered · look reply → answered · response head → done · closed → done
+//! - `look-up`: request head → =, answered · request body → =, answered · look reply → answered · response head → done · closed → done
 //! - `operator`: request head → =, answered · request body → =, answered · tick → = · found → =, answered ·
 //!   look reply → answered · resolve reply → =, answered · response head → done · closed → done
 //! - `body`: request body → =, claim, unprotected, answered · response head → answered, done · closed → done ·
 //!   unable → unprotected, answered
-//! - `claim`: claim reply → waiting, renewal, lock, response, shielded, unprotected, answered, save, done ·
+//! - `claim`: claim reply → waiting, similar, renewal, lock, response, shielded, unprotected, answered, save, done ·
 //!   response head → save · closed → save
 //! - `waiting`: response head → done · tick → claim, done · closed → done
+//! - `similar`: similar reply → =, renewal, lock, response, shielded, save · look reply → =, renewal, lock, response,
+//!   shielded, save · response head → save · closed → save
 //! - `renewal`: renew reply → =, lock, response, shielded, answered, save · response head → save · closed → save
 //! - `lock`: lock reply → =, renewal, response, shielded, save · renew reply → =, renewal, response, shielded, save ·
 //!   response head → save · tick → =, save · closed → save
@@ -48,11 +50,12 @@ use crate::config::{Config, Mode, Policy, RuleId};
 use crate::count::Count;
 use crate::digest::HashKey;
 use crate::event::{Clock, Event, EventKind};
+use crate::issued::Issuer;
 use crate::key::Name;
 use crate::message::{HeaderMutation, Headers};
 use crate::operator::{Asked, Operation};
 use crate::record::Owner;
-use crate::reply::{IdempotencyStatus, Reason, STATUS};
+use crate::reply::{IdempotencyStatus, Reason, Reply, STATUS};
 use crate::seal::ResponseCipher;
 use crate::step::{Flow, LogEvent, Step};
 
@@ -72,6 +75,8 @@ mod execution;
 
 mod departure;
 
+mod similar;
+
 mod claim;
 
 mod admission;
@@ -84,6 +89,7 @@ use execution::{AwaitResponse, ResponseBody, Shielded};
 use lookup::LookUp;
 use operator::AwaitOperator;
 use settlement::{Save, Unprotected};
+use similar::AwaitSimilar;
 
 /// Bodies up to here are held even in a worker that holds too much already: they are most of the traffic, and a few
 /// slow uploads must not shut it out.
@@ -96,14 +102,17 @@ pub struct Secrets {
     pub hash_key: Option<HashKey>,
     /// Seals stored responses.
     pub cipher: ResponseCipher,
+    /// Makes keys for clients, and knows them again.
+    pub issuer: Issuer,
 }
 
 impl Secrets {
-    /// As the operator's document has them.
-    pub fn new(config: &Config) -> Self {
+    /// As the operator's document has them, in this plugin.
+    pub fn new(config: &Config, plugin: &[u8]) -> Self {
         Secrets {
             hash_key: config.hash_key.as_deref().map(HashKey::new),
             cipher: ResponseCipher::new(&config.encryption),
+            issuer: Issuer::new(config, plugin),
         }
     }
 }
@@ -137,6 +146,7 @@ enum State {
     Body(Body),
     Claim(AwaitClaim),
     Waiting(Waiting),
+    Similar(Box<AwaitSimilar>),
     Renewal(Renewal),
     Lock(Box<AwaitLock>),
     Response(AwaitResponse),
@@ -181,9 +191,22 @@ impl Exchange {
         Exchange { policy, secrets, state: State::Head(Head), operation: None, buffered_bytes: 0 }
     }
 
-    /// An exchange that only looks what is known of an operation, and answers that.
-    pub fn looking(policy: Rc<Policy>, secrets: Rc<Secrets>, name: Name, owner: Owner) -> Self {
-        let state = State::LookUp(LookUp::new(&policy, name, owner));
+    /// An exchange that only gives this answer, to a question about no operation.
+    pub fn telling(policy: Rc<Policy>, secrets: Rc<Secrets>, reply: Reply) -> Self {
+        let state = State::LookUp(LookUp::Known(Rc::new(reply)));
+        Exchange { policy, secrets, state, operation: None, buffered_bytes: 0 }
+    }
+
+    /// An exchange that only looks what is known of an operation, and answers that; of one without a record, for how many
+    /// seconds its key may still begin it, where the gateway has issued that.
+    pub fn looking(
+        policy: Rc<Policy>,
+        secrets: Rc<Secrets>,
+        name: Name,
+        issued_left_s: Option<u64>,
+        owner: Owner,
+    ) -> Self {
+        let state = State::LookUp(LookUp::new(&policy, name, issued_left_s, owner));
         Exchange { policy, secrets, state, operation: Some(name), buffered_bytes: 0 }
     }
 
@@ -214,6 +237,7 @@ impl Exchange {
             State::Body(state) => state.on(&cx, kind),
             State::Claim(state) => state.on(&cx, kind),
             State::Waiting(state) => state.on(&cx, kind),
+            State::Similar(state) => state.on(&cx, kind),
             State::Renewal(state) => state.on(&cx, kind),
             State::Lock(state) => state.on(&cx, kind),
             State::Response(state) => state.on(&cx, kind),
@@ -308,6 +332,7 @@ impl Exchange {
             State::Body(_) => "body",
             State::Claim(_) => "claim",
             State::Waiting(_) => "waiting",
+            State::Similar(_) => "similar",
             State::Renewal(_) => "renewal",
             State::Lock(_) => "lock",
             State::Response(_) => "response",

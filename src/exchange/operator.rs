@@ -5,7 +5,7 @@
 
 use std::rc::Rc;
 
-use crate::command::{Command, CommandKind, ReplyKind, Resolution, StoreReply};
+use crate::command::{Command, CommandKind, Failure, ReplyKind, Resolution, StoreReply};
 use crate::config::Policy;
 use crate::event::EventKind;
 use crate::fingerprint::Fingerprint;
@@ -124,6 +124,7 @@ impl AwaitOperator {
             lease_ms: 0,
             ttl_ms: self.word.and_then(|word| word.ttl_ms).unwrap_or(self.ttl_ms),
             in_window: false,
+            may_begin: true,
             deadline_ms: None,
             kind,
         }
@@ -152,6 +153,7 @@ impl AwaitOperator {
             (StoreReply::Seen(seen), Operation::Whole(name)) => {
                 answer(Reply::operation(Some(name), *seen, self.asked.remembered_s))
             }
+            (StoreReply::Failed(Failure::Corrupt), _) => answer(Reply::for_operator(503, DAMAGED)),
             _ => {
                 let why = if let StoreReply::Failed(failure) = reply { failure.as_str() } else { "garbage" };
                 answer(Reply::for_operator(503, &format!("{FAILED} ({why})")))
@@ -174,5 +176,7 @@ const AMBIGUOUS: &str = "Several operations begin with these digits: give all 64
 const LIVES: &str = "An attempt is executing, or may be: its lease is not over. Nothing was changed.";
 const COMPLETED: &str = "The operation has completed, so it ran. Nothing was changed; POST …/forget lets it run again.";
 const ANOTHER: &str = "There is another attempt than the one that the word is about: look again. Nothing was changed.";
+const DAMAGED: &str = "What is kept under this name is no operation that can be read, so no word is taken: a lock, which \
+                       …/forget lets go, or damaged; docs/operations.md says how to get out.";
 const FAILED: &str =
     "The store did not answer as it should, so whether a word was taken is not known: look, and say it again";

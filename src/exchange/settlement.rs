@@ -84,7 +84,7 @@ impl Save {
         let asked = kind.reply_kind();
         let mut command = execution.command(cx.policy, kind);
         if let (Some(ttl), None) = (ttl, execution.request.window_ms) {
-            command.ttl_ms = ttl.ms;
+            command.ttl_ms = execution.request.least(ttl.ms);
         }
         let ended = if is_unsent { Count::Unsent } else { Count::Executed };
         let ended = execution.attempt.map(|_| ended);
@@ -378,16 +378,17 @@ fn with_failure(failure: Failure, (state, mut step): Next) -> Next {
     (state, Step { log_event: Some(LogEvent::StoreFailed { failure, name: None }), ..step })
 }
 
-/// Lets a request through unprotected, or refuses it where it would run beside a lock.
+/// Lets a request through unprotected, or refuses it where it would run beside a lock, or begin with an expired key.
 pub(super) fn bypass(cx: &Context<'_>, pending: &mut PendingRequest, reason: Reason) -> Next {
-    if cx.policy.lock().is_some() {
+    if cx.policy.lock().is_some() || pending.has_expired {
         let problem = match reason {
             Reason::NoCaller => ProblemType::CallerMissing,
             Reason::TooLarge => ProblemType::BodyTooLarge,
             Reason::StoreFailure => ProblemType::StoreUnavailable,
             _ => ProblemType::KeyInvalid,
         };
-        return refuse(cx, pending.injected, problem, ProblemDetails::default());
+        let retry_after_s = (reason == Reason::StoreFailure).then_some(1);
+        return refuse(cx, pending.injected, problem, ProblemDetails { retry_after_s, ..ProblemDetails::default() });
     }
     if reason == Reason::NoCaller {
         pending.injected = None;

@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use crate::VERSION;
 use crate::command::Failure;
-use crate::config::{Config, Operator, Store as StoreConfig};
+use crate::config::{Config, Operator, Policy, Store as StoreConfig};
 use crate::digest::Digest;
 use crate::event::EventKind;
 use crate::exchange::{Exchange, Secrets};
@@ -33,9 +33,10 @@ thread_local! {
 
 /// What all streams of one plugin in one worker share.
 pub struct Plugin {
+    /// Without a rule in an operator plugin.
     config: Config,
-    /// None in a gateway.
-    operator: Option<Operator>,
+    /// None in a gateway; with the policy under which its words are taken.
+    operator: Option<(Operator, Rc<Policy>)>,
     secrets: Rc<Secrets>,
     /// All that is under way.
     pub worker: Worker<SharedData>,
@@ -52,7 +53,16 @@ impl Plugin {
     ///
     /// # Errors
     /// A sentence that says what is wrong, and where.
-    pub fn configure(root: u32, config: Config, operator: Option<Operator>, document: &[u8]) -> Result<Self, String> {
+    pub fn configure(
+        root: u32,
+        mut config: Config,
+        operator: Option<Operator>,
+        document: &[u8],
+    ) -> Result<Self, String> {
+        let leases = config.rules.iter().map(|rule| rule.policy.lease_ms);
+        let lease_ms = leases.max().unwrap_or(0);
+        // No rule is in force where operators ask, so none is logged or counted.
+        let operator = operator.and_then(|operator| Some((operator, config.rules.pop()?.policy)));
         let plugin = host::property(&["plugin_name"]).unwrap_or_default();
         let mut entropy = Entropy::default();
         let (store, way) = match &config.store {
@@ -74,10 +84,9 @@ impl Plugin {
         let identity = identity.finish();
         let envoy = Envoy::new(&config, identity, way, entropy)?;
         introduce_once(&config, &identity);
-        let leases = config.rules.iter().map(|rule| rule.policy.lease_ms);
-        let worker = Worker::new(store, leases.max().unwrap_or(0));
+        let worker = Worker::new(store, lease_ms);
         Ok(Plugin {
-            secrets: Rc::new(Secrets::new(&config)),
+            secrets: Rc::new(Secrets::new(&config, &plugin)),
             config,
             operator,
             worker,
@@ -115,19 +124,18 @@ impl Plugin {
             |namespace: &str, key: &str| host::property(&["xds", "route_metadata", "filter_metadata", namespace, key]);
         let Plugin { config, operator, secrets, worker, envoy, has_matched, .. } = self;
         let owner = Owner(envoy.draw());
-        let exchange = if let Some(operator) = operator {
+        let exchange = if let Some((operator, policy)) = operator {
             let is_empty = worker.store().table().is_some_and(|table| table.bytes() == 0);
             match operator::asked(operator, config, &head, is_empty)? {
-                Ok(asked) => {
-                    Exchange::operating(Rc::clone(&config.rules.first()?.policy), Rc::clone(secrets), asked, owner)
-                }
+                Ok(asked) => Exchange::operating(Rc::clone(policy), Rc::clone(secrets), asked, owner),
                 Err(reply) => {
                     envoy.apply_flow(Side::Request, Flow::LocalReply(Rc::new(reply)));
                     return Some(worker::Action::Pause);
                 }
             }
-        } else if config.is_look_up(head.method(), Some(head.path())) {
-            match look_up::begin(config, secrets, &head, &host::property, &metadata, owner) {
+        } else if asks_itself(config, &head) {
+            let random = UpstreamKey(envoy.draw());
+            match look_up::begin(config, secrets, &head, &host::property, &metadata, owner, random) {
                 Ok(exchange) => exchange,
                 Err(reply) => {
                     envoy.apply_flow(Side::Request, Flow::LocalReply(Rc::new(reply)));
@@ -172,6 +180,12 @@ impl Plugin {
         let may_match = self.operator.is_some() || self.config.may_match(head.method(), head.headers.first(":path"));
         may_match.then_some(head)
     }
+}
+
+/// Whether a request is for the gateway itself.
+fn asks_itself(config: &Config, head: &RequestHead) -> bool {
+    let (method, path) = (head.method(), Some(head.path()));
+    config.is_look_up(method, path) || config.is_issue(method, path)
 }
 
 /// The status of a response.

@@ -67,8 +67,8 @@ impl<C: SharedMap> Cache<C> {
 
     /// Remembers what became of an operation, and forgets what is not so any more.
     pub fn learn(&self, told: &Completion, now_ms: u64) {
-        // Who holds a lock only its store knows.
-        if told.command.is_of_lock() {
+        // Who holds a lock, and what is similar, only its store knows.
+        if !told.command.is_of_operation() {
             return;
         }
         let (command, now_ms, asked_ms) = (&told.command, now_ms + EPOCH_MS, told.asked_ms + EPOCH_MS);
@@ -118,7 +118,7 @@ impl<C: SharedMap> Cache<C> {
 
     /// Takes in what the store must still hear of, because nothing else is said of it while the store is silent.
     pub fn remind(&self, owed: &[Rc<Command>], now_ms: u64) {
-        let operations = owed.iter().filter(|command| !command.is_of_lock());
+        let operations = owed.iter().filter(|command| command.is_of_operation());
         operations.for_each(|command| self.owe(command, now_ms + EPOCH_MS));
     }
 

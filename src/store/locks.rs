@@ -8,7 +8,9 @@ use crate::command::{Command, CommandKind, Failure, Resolution, StoreReply};
 use crate::lock::{LOCK, Lock, LockCommand};
 use crate::mutant::{self, Mutant};
 use crate::record::{Corrupt, Record};
+use crate::similar::{SIMILAR, Similar};
 use crate::store::model::{self, Outcome};
+use crate::store::similar;
 
 /// What stands under a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,16 +19,19 @@ pub enum Stored {
     Lock(Lock),
     /// An operation.
     Operation(Record),
+    /// Which operations have the same content.
+    Similar(Similar),
 }
 
 impl Stored {
-    /// Reads the wire form of either kind.
+    /// Reads the wire form of any kind.
     ///
     /// # Errors
-    /// The bytes are neither.
+    /// The bytes are of none.
     pub fn decode(bytes: &[u8]) -> Result<Self, Corrupt> {
         match bytes {
             [_, LOCK, ..] => Lock::decode(bytes).map(Stored::Lock),
+            [_, SIMILAR, ..] => Similar::decode(bytes).map(Stored::Similar),
             _ => Record::decode(bytes).map(Stored::Operation),
         }
     }
@@ -36,6 +41,7 @@ impl Stored {
         match self {
             Stored::Lock(lock) => lock.encode(),
             Stored::Operation(record) => record.encode(),
+            Stored::Similar(similar) => similar.encode(),
         }
     }
 
@@ -44,14 +50,15 @@ impl Stored {
         match self {
             Stored::Lock(lock) => lock.expires_ms,
             Stored::Operation(record) => record.forgotten_ms(),
+            Stored::Similar(similar) => similar.expires_ms,
         }
     }
 
     /// The operation, where it is one.
     pub fn operation(&self) -> Option<&Record> {
         match self {
-            Stored::Lock(_) => None,
             Stored::Operation(record) => Some(record),
+            Stored::Lock(_) | Stored::Similar(_) => None,
         }
     }
 }
@@ -64,10 +71,14 @@ pub fn apply(
     now_ms: u64,
     wall_ms: impl FnOnce() -> u64,
 ) -> (Option<Stored>, StoreReply) {
-    let corrupt = || (None, StoreReply::Failed(Failure::Corrupt));
+    let noted = |(similar, reply)| (Some(Stored::Similar(similar)), reply);
     match (&command.kind, stored) {
         (CommandKind::Lock(asked), Some(Stored::Lock(lock))) => lock_step(Some(lock), command, *asked, now_ms, wall_ms),
         (CommandKind::Lock(asked), None) => lock_step(None, command, *asked, now_ms, wall_ms),
+        (CommandKind::Similar(asked), Some(Stored::Similar(known))) => {
+            noted(similar::step(Some(known), command, asked, now_ms))
+        }
+        (CommandKind::Similar(asked), None) => noted(similar::step(None, command, asked, now_ms)),
         (CommandKind::Inspect | CommandKind::Resolve(Resolution::Forget), Some(Stored::Lock(lock)))
             if lock.expires_ms <= now_ms =>
         {
@@ -76,15 +87,15 @@ pub fn apply(
         (CommandKind::Inspect, Some(Stored::Lock(lock))) => (None, StoreReply::Seen(Some(lock.sight(now_ms)))),
         // An operator's word counts while it is held, too.
         (CommandKind::Resolve(Resolution::Forget), Some(Stored::Lock(lock))) => let_go(lock),
-        (CommandKind::Lock(_), Some(Stored::Operation(_))) | (_, Some(Stored::Lock(_))) => corrupt(),
-        (_, stored) => {
+        (_, stored @ (None | Some(Stored::Operation(_)))) if command.is_of_operation() => {
             let record = stored.and_then(|stored| match stored {
                 Stored::Operation(record) => Some(record),
-                Stored::Lock(_) => None,
+                Stored::Lock(_) | Stored::Similar(_) => None,
             });
             let Outcome { record, reply } = model::apply(record, command, now_ms);
             (record.map(Stored::Operation), reply)
         }
+        _ => (None, StoreReply::Failed(Failure::Corrupt)),
     }
 }
 

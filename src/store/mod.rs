@@ -7,6 +7,8 @@ mod resolution;
 
 pub mod model;
 
+mod similar;
+
 pub mod locks;
 
 pub mod local;

@@ -26,8 +26,8 @@ pub fn apply(record: Option<Record>, command: &Command, now_ms: u64) -> Outcome 
     match &command.kind {
         CommandKind::Claim { may_retry } => claim(record, command, *may_retry, u32::MAX, now_ms),
         CommandKind::Complete { status, response } => complete(record, command, *status, response.clone(), now_ms),
-        // Under the name of a lock stands no operation.
-        CommandKind::Lock(_) => refuse(StoreReply::Failed(Failure::Corrupt)),
+        // Under the name of a lock, or of what is similar, stands no operation.
+        CommandKind::Lock(_) | CommandKind::Similar(_) => refuse(StoreReply::Failed(Failure::Corrupt)),
         CommandKind::Inspect => refuse(StoreReply::Seen(record.map(|record| record.sight(now_ms)))),
         CommandKind::MarkUnknown => mark_unknown(record, command, now_ms),
         CommandKind::Poll { max_attempt } => claim(record, command, false, *max_attempt, now_ms),
@@ -42,7 +42,12 @@ pub fn apply(record: Option<Record>, command: &Command, now_ms: u64) -> Outcome 
 }
 
 fn claim(record: Option<Record>, command: &Command, may_retry: bool, max_attempt: u32, now_ms: u64) -> Outcome {
-    let Some(record) = record else { return grant(blank(command), command, 1, now_ms) };
+    let Some(record) = record else {
+        return match command.may_begin {
+            true => grant(blank(command), command, 1, now_ms),
+            false => refuse(StoreReply::Seen(None)),
+        };
+    };
     if record.released.contains(&command.owner) && !mutant::is(Mutant::GhostGranted) {
         return refuse(StoreReply::Stale);
     }
@@ -133,6 +138,8 @@ fn release(record: Option<Record>, command: &Command, keep_fingerprint: Option<b
             };
             settle(Record { expires_ms, state, ..record })
         }
+        // What cannot begin leaves nothing behind that could.
+        _ if !known && !command.may_begin => refuse(StoreReply::Settled),
         _ if !known => {
             let state = State::Open { fingerprint: keep_fingerprint.then_some(command.fingerprint) };
             settle(Record { expires_ms, state, ..record })

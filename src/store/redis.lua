@@ -5,7 +5,7 @@
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
-local FORMAT, KIND, LOCK, KEPT, BODIES_MAX, LARGE = 2, 0, 1, 8, 4194304, 65536
+local FORMAT, KIND, LOCK, SIMILAR, KEPT, BODIES_MAX, LARGE = 2, 0, 1, 2, 8, 4194304, 65536
 local OPEN, RUNNING, UNKNOWN, COMPLETED = 0, 1, 2, 3
 local op, record, bodies
 
@@ -149,7 +149,7 @@ local function in_the_way()
 end
 
 local function claim(may_retry, max_attempt)
-  if not record then return grant(blank(), 1) end
+  if not record then return op.may_begin and grant(blank(), 1) or 'Z' end
   if is_released(op.owner) then return 'S' end
   if record.fingerprint and record.fingerprint ~= op.fingerprint then return 'M' end
   local attempt = record.attempt
@@ -217,6 +217,8 @@ local function release(keep)
     return settle(record, OPEN, till)
   end
   if not known then
+    -- What cannot begin leaves nothing behind that could.
+    if not op.may_begin then return 'O' end
     record.fingerprint = keep and op.fingerprint or nil
     return settle(record, OPEN, till)
   end
@@ -312,6 +314,27 @@ function locks.o() -- unlock
   return 'O'
 end
 
+-- Which other operation with this content was begun last; the own one is noted. Under names of their own.
+local function similar(data)
+  local kept, others, other, age = '', '', nil, nil
+  if data then
+    local format, kind, expires = struct.unpack('<BBI8', data)
+    check(format == FORMAT and kind == SIMILAR and (#data - 10) % 40 == 0)
+    for at = 11, #data, 40 do
+      local name, begun = struct.unpack('<c32I8', data, at)
+      local entry = data:sub(at, at + 39)
+      if now < math.min(expires, begun + op.ttl) and entry ~= op.response then
+        kept = kept .. entry
+        if name ~= op.fingerprint then others, other, age = others .. entry, entry, math.max(now - begun, 0) end
+      end
+    end
+  end
+  if not (other and op.flag) then kept = (others .. op.fingerprint .. struct.pack('<I8', now)):sub(-160) end
+  local expires = now + op.ttl
+  call('SET', op.record, struct.pack('<BBI8', FORMAT, SIMILAR, expires) .. kept, 'PXAT', string.format('%.0f', expires))
+  return other and 'Y' .. other .. struct.pack('<I8', age) or 'O'
+end
+
 function locks.x() -- forget
   if not lock then return 'Z' end
   lock.till = 0
@@ -333,6 +356,7 @@ local function apply()
     if lock and lock.expires <= now then lock = nil end
     return locks[op.kind]()
   end
+  if op.kind == 's' then return similar(data) end
   record = data and parse(data) or nil
   if record and forgotten(record) <= now then record = nil end
   return operations[op.kind]()
@@ -344,7 +368,8 @@ for i, key in ipairs(KEYS) do
   op = { record = key }
   op.kind, op.nonce, op.owner, op.fingerprint, op.attempt, op.key, op.flag, op.lease, op.ttl, op.deadline, op.status,
     op.response, at = struct.unpack('<c1c16c16c32I4Bc0BI8I8I8I2I4c0', ARGV[1], at)
-  op.flag, op.in_window, op.has_other_way = op.flag % 2 == 1, op.flag % 4 >= 2, op.flag >= 4
+  op.may_begin, op.has_other_way = op.flag < 8, op.flag % 8 >= 4
+  op.flag, op.in_window = op.flag % 2 == 1, op.flag % 4 >= 2
   local done, answer = pcall(apply)
   if not done then
     -- Redis 7 hands over the text of an error alone, and 6.2 writes before it where it happened. One of Lua's own, in

@@ -4,15 +4,17 @@
 //! It does not know how Redis is reached.
 
 use crate::command::{Command, CommandKind, Failure, RedisError, Resolution, StoreReply};
+use crate::key::Name;
 use crate::lock::LockCommand;
 use crate::record::{Corrupt, Input, RecordStatus, RecordSummary, known_status};
+use crate::similar::Asked;
 use crate::store::client::{Batch, Nonce};
 
 /// Carries out a batch: one key and one packed operation each.
 pub const SCRIPT: &str = include_str!("redis.lua");
 
 /// The SHA-1 of [`SCRIPT`] in hex, under which Redis keeps it; `tests/it/redis.rs` asks Redis whether it is right.
-pub const SCRIPT_SHA1: &str = "c398f0c607cab8fea2fcc3c1d21d4d1748ba3acc";
+pub const SCRIPT_SHA1: &str = "53f51a37fd41579f9b1965bea59a8aa2ed5f5370";
 
 /// How the script is named in a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +55,12 @@ fn pack_call(nonce: Nonce, command: &Command, has_other_way: bool, out: &mut Vec
         }
         _ => None,
     };
+    let released = match command.kind {
+        CommandKind::Similar(Asked { released, .. }) => {
+            released.map(|(name, since_ms)| [name.0.as_slice(), &since_ms.to_le_bytes()].concat())
+        }
+        _ => None,
+    };
     let (kind, flag, status, response) = match &command.kind {
         CommandKind::Claim { may_retry } => (b'c', *may_retry, 0, None),
         CommandKind::Complete { status, response } => (b'd', response.is_some(), *status, response.as_ref()),
@@ -67,12 +75,15 @@ fn pack_call(nonce: Nonce, command: &Command, has_other_way: bool, out: &mut Vec
         CommandKind::Resolve(Resolution::Forget) => (b'x', false, 0, None),
         CommandKind::Resolve(Resolution::NotRun { .. }) => (b'r', false, 0, None),
         CommandKind::Resolve(Resolution::Ran { status }) => (b'r', true, status.unwrap_or(0), None),
+        CommandKind::Similar(asked) => (b's', asked.refuses, 0, released.as_ref()),
         CommandKind::Withdraw => (b'w', false, 0, None),
     };
     out.push(kind);
     out.extend_from_slice(&nonce.0);
     out.extend_from_slice(&command.owner.0);
-    out.extend_from_slice(&command.fingerprint.0);
+    // What is similar goes by operations, not by their payload.
+    let by = if let CommandKind::Similar(Asked { own, .. }) = command.kind { own.0 } else { command.fingerprint.0 };
+    out.extend_from_slice(&by);
     // Who waits, or knows, has no attempt, but minds how many others have.
     let attempt = match command.kind {
         CommandKind::Poll { max_attempt: others } | CommandKind::Resolve(Resolution::NotRun { attempt: others }) => {
@@ -84,7 +95,8 @@ fn pack_call(nonce: Nonce, command: &Command, has_other_way: bool, out: &mut Vec
     let key = command.key.encode();
     out.push(key.len() as u8);
     out.extend(key);
-    out.push(u8::from(flag) + 2 * u8::from(command.in_window) + 4 * u8::from(has_other_way));
+    let flags = [flag, command.in_window, has_other_way, !command.may_begin];
+    out.push(flags.iter().rev().fold(0, |flags, flag| 2 * flags + u8::from(*flag)));
     out.extend_from_slice(&command.lease_ms.to_le_bytes());
     out.extend_from_slice(&command.ttl_ms.to_le_bytes());
     // 0 is no deadline, so one at the beginning of time is as good as one a millisecond later.
@@ -144,6 +156,11 @@ pub fn unpack(answer: &[u8]) -> Result<(Nonce, StoreReply), Corrupt> {
             };
             StoreReply::Seen(Some(RecordSummary { attempt, standing, ttl_ms: u64::from_le_bytes(input.array()?) }))
         }
+        b'Y' => StoreReply::Similar {
+            operation: Name(input.array()?),
+            since_ms: u64::from_le_bytes(input.array()?),
+            age_ms: u64::from_le_bytes(input.array()?),
+        },
         b'Z' => StoreReply::Seen(None),
         _ => return Err(Corrupt),
     };

@@ -49,6 +49,8 @@ mod held;
 mod hostile;
 /// Requests without a key, where the gateway makes one.
 mod injected;
+/// Keys that the gateway issues.
+mod issued;
 /// `envoy/istio.yaml`, served without Istio.
 mod istio;
 /// Answers whose body says what became of the request.
@@ -130,6 +132,8 @@ mod shielded_bytes;
 mod shielded_redis;
 /// Requests that are signed anew for each try.
 mod signatures;
+/// The same content under another key.
+mod similar;
 /// What records, connections and operations there are of how many requests.
 mod sizing;
 /// What somebody who means harm may send, or may put into the store.

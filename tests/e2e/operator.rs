@@ -138,6 +138,8 @@ fn only_the_token_opens_and_hostile_requests_get_a_sentence() {
     }
     let nameless = Request::new(port.addr(), "POST", &format!("{path}/forget")).send();
     assert_eq!(nameless.status, 401);
+    gateway.wait_for_log(&format!("POST {path}/forget 401 "));
+    assert!(gateway.log().lines().all(|line| !line.contains("Bearer") && !line.contains(TOKEN)));
     assert_eq!(ask(port.addr(), "GET", &whole).send().json()["state"], "completed");
     for (method, rest, status) in [
         ("GET", "".to_owned(), 400),
@@ -176,6 +178,18 @@ fn a_table_without_records_is_said_and_no_operation_called_absent() {
 }
 
 #[test]
+fn an_operators_plugin_has_no_rule_in_its_log_or_metrics() {
+    let World { gateway, .. } = world();
+    gateway.wait_for_log("rules: none, operators ask here; records in this Envoy");
+    let (ledger, port) = (Ledger::start(), Port::reserve());
+    let named = json!({ "rules": [{ "name": "payments", "match": {} }] });
+    let options = Options::file("operator.yaml", ledger.addr()).operator(port.addr(), TOKEN, json!({}));
+    let other = Gateway::start(options.configuration(named));
+    let scraped = other.admin("/stats?filter=idempotency");
+    assert!(scraped.contains("rule.payments") && !scraped.contains("rule.default"), "{scraped}");
+}
+
+#[test]
 fn without_a_token_the_plugin_does_not_load() {
     let (ledger, port) = (Ledger::start(), Port::reserve());
     let options = Options::file("operator.yaml", ledger.addr()).operator(port.addr(), "", json!({}));
@@ -201,6 +215,14 @@ fn on_redis_a_word_makes_this_envoy_forget_and_says_how_long_others_remember() {
     assert!(short.status == 400 && short.text().contains("idempotencyctl list"), "{}", short.text());
     let seen = ask(addr, "GET", &whole).send();
     assert_eq!((seen.json()["state"].clone(), seen.json()["remembered_s"].clone()), (json!("completed"), json!(60)));
+    // What is damaged is said to be so, and no other try is asked for.
+    let damaged = "da".repeat(32);
+    world.redis.ask(&[b"SET", format!("idem:{damaged}").as_bytes(), b"garbage"]);
+    for (method, rest, word) in [("GET", "", ""), ("POST", "/resolve", r#"{"ran": true}"#), ("POST", "/forget", "")] {
+        let answer = ask(addr, method, &format!("{damaged}{rest}")).body(word).send();
+        assert_eq!(answer.status, 503, "{}", answer.text());
+        assert!(answer.text().contains("damaged") && !answer.text().contains("again"), "{}", answer.text());
+    }
     let forgotten = ask(addr, "POST", &format!("{whole}/forget")).send();
     assert_eq!((forgotten.status, forgotten.json()["state"].clone()), (200, json!("open")), "{}", forgotten.text());
     // Both gateways have an operator plugin on this port, and either may have answered: that one has forgotten.

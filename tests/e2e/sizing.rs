@@ -227,5 +227,6 @@ fn claim(number: u32) -> Command {
         ttl_ms: 600_000,
         deadline_ms: None,
         in_window: false,
+        may_begin: true,
     }
 }

@@ -466,6 +466,7 @@ fn call(name: u8, owner: u8, operation: CommandKind) -> Command {
         lease_ms: LEASE,
         ttl_ms: TTL,
         in_window: false,
+        may_begin: true,
         deadline_ms: None,
         kind: operation,
     }

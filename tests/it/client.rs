@@ -499,6 +499,7 @@ fn call(number: u32, operation: CommandKind) -> Rc<Command> {
         lease_ms: 60_000,
         ttl_ms: 600_000,
         in_window: false,
+        may_begin: true,
         deadline_ms: None,
         kind: operation,
     })

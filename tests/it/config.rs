@@ -6,9 +6,9 @@
 use std::cell::RefCell;
 
 use envoy_idempotency::config::{
-    Anonymous, BodyPart, Breaker, CacheBounds, Config, ConfigError, Dialect, Document, EncryptionKey, Ending,
-    Execution, Fate, FingerprintPolicy, Inject, KeyPolicy, Login, Members, Mode, Outcomes, Part, PathMatch, Policy,
-    Redis, Scope, Separation, Statuses, Store, Template, Webdis,
+    Anonymous, BodyPart, Breaker, CacheBounds, Config, ConfigError, Dialect, Document, Ending, Execution, Fate,
+    FingerprintPolicy, Inject, Issued, KeyPolicy, Login, Members, Mode, Outcomes, Part, PathMatch, Policy, Redis,
+    Scope, SecretKey, Separation, Statuses, Store, Template, Webdis,
 };
 use envoy_idempotency::json::Pointer;
 use envoy_idempotency::message::{Headers, RequestHead};
@@ -25,6 +25,7 @@ fn an_empty_document_is_the_embedded_store_with_one_rule() {
         assert_eq!(config.encryption, []);
         assert_eq!(config.warnings, [""; 0]);
         assert_eq!(config.status_path, None);
+        assert_eq!((&config.issue_path, config.issued_ttl_s), (&None, 1800));
         assert_eq!(config.rules.len(), 1);
         assert_eq!(config.rules[0].name, "default");
         let policy = only(&config);
@@ -40,9 +41,10 @@ fn a_document_without_defaults_is_read() {
     let config = parse(WHOLE).unwrap();
     assert_eq!(config.store, Store::Local { max_bytes: 134_217_728 });
     assert_eq!(config.hash_key.as_deref(), Some(b"from the environment".as_slice()));
-    let keys =
-        ["2026-07", "2026-01"].map(|id| EncryptionKey { id: id.into(), key: *b"0123456789abcdef0123456789abcdef" });
+    let keys = ["2026-07", "2026-01"].map(|id| SecretKey { id: id.into(), key: *b"0123456789abcdef0123456789abcdef" });
     assert_eq!(config.encryption, keys);
+    assert_eq!(config.issuing, keys);
+    assert_eq!((config.issue_path.as_deref(), config.issued_ttl_s), (Some("/keys"), 3));
     assert_eq!(config.warnings, [""; 0]);
     assert_eq!(config.rules[0].name, "payments");
     let policy = only(&config);
@@ -56,6 +58,7 @@ fn a_document_without_defaults_is_read() {
                 Part::PathSegment(0),
             ],
             required: true,
+            issued: Issued::Any,
             max_bytes: 65_536,
             inject: Inject::Off,
         }
@@ -376,10 +379,12 @@ fn every_mistake_about_redis_is_one_sentence_with_its_place_in_front() {
 }
 
 #[test]
-fn every_mistake_about_encryption_is_one_sentence_with_its_place_in_front() {
-    for (keys, message) in ENCRYPTION_MISTAKES {
-        let document = format!(r#"{{"secrets": {{"encryption": {keys}}}}}"#);
-        assert_eq!(refusal(&document), format!("/secrets/encryption{message}"), "for {keys}");
+fn every_mistake_about_secret_keys_is_one_sentence_with_its_place_in_front() {
+    for (keys, message) in SECRET_KEY_MISTAKES {
+        for name in ["encryption", "issuing"] {
+            let document = format!(r#"{{"secrets": {{"{name}": {keys}}}}}"#);
+            assert_eq!(refusal(&document), format!("/secrets/{name}{message}"), "for {keys}");
+        }
     }
 }
 
@@ -905,7 +910,8 @@ const WHOLE: &str = r#"{
     "store": {"type": "local", "max_bytes": 134217728},
     "secrets": {
         "hash_key": {"env": "HASH_KEY"},
-        "encryption": [{"id": "2026-07", "key": {"env": "KEY"}}, {"id": "2026-01", "key": {"env": "KEY"}}]
+        "encryption": [{"id": "2026-07", "key": {"env": "KEY"}}, {"id": "2026-01", "key": {"env": "KEY"}}],
+        "issuing": [{"id": "2026-07", "key": {"env": "KEY"}}, {"id": "2026-01", "key": {"env": "KEY"}}]
     },
     "policy": {
         "mode": "observe",
@@ -937,6 +943,8 @@ const WHOLE: &str = r#"{
     },
     "rules": [{"name": "payments", "match": {"methods": ["POST"]}}],
     "status_path": "/.well-known/idempotency",
+    "issue_path": "/keys",
+    "issued_ttl_s": 3,
     "problem_base": "https://example.com/problems/"
 }"#;
 
@@ -958,11 +966,11 @@ const MISTAKES: &[(&str, &str)] = &[
     ),
     (
         r#"{"polices": {}}"#,
-        r#"/polices: is not a known field; known here: store, secrets, problem_base, status_path, policy, rules"#,
+        r#"/polices: is not a known field; known here: store, secrets, problem_base, status_path, issue_path, issued_ttl_s, policy, rules"#,
     ),
     (
         r#"{"a/b~c": 1}"#,
-        r#"/a~1b~0c: is not a known field; known here: store, secrets, problem_base, status_path, policy, rules"#,
+        r#"/a~1b~0c: is not a known field; known here: store, secrets, problem_base, status_path, issue_path, issued_ttl_s, policy, rules"#,
     ),
     (r#"{"store": {"type": "redis"}}"#, r#"/store: must have cluster"#),
     (
@@ -985,6 +993,35 @@ const MISTAKES: &[(&str, &str)] = &[
     (
         r#"{"policy": {"mode": "dry_run"}}"#,
         r#"/policy/mode: must be "enforce" or "observe" or "inject" or "off", is "dry_run""#,
+    ),
+    (r#"{"issue_path": "/keys"}"#, r#"/issue_path: must not be given without secrets.issuing, which signs the keys"#),
+    (
+        r#"{"issue_path": "keys"}"#,
+        r#"/issue_path: must be a path that begins with / and has no query, fragment, space or non-ASCII character, is "keys""#,
+    ),
+    (
+        r#"{"secrets": {"issuing": [{"id": "1", "key": {"env": "KEY"}}]}, "policy": {"ttl_s": 600}}"#,
+        r#"/issued_ttl_s: must be at most ttl_s of rule default (600), is 1800"#,
+    ),
+    (
+        r#"{"store": {}, "policy": {"key": {"issued": "required"}}}"#,
+        r#"/secrets: must have issuing, by which rule default tells issued keys (key.issued) from others"#,
+    ),
+    (
+        r#"{"policy": {"key": {"issued": "required", "max_bytes": 75}}}"#,
+        r#"/policy/key/issued: must not be "required" unless there is one key.sources, with a key.max_bytes that an issued key of 76 bytes fits"#,
+    ),
+    (
+        r#"{"policy": {"key": {"issued": "required", "sources": [{"header": "a"}, {"header": "b"}]}}}"#,
+        r#"/policy/key/issued: must not be "required" unless there is one key.sources, with a key.max_bytes that an issued key of 76 bytes fits"#,
+    ),
+    (
+        r#"{"policy": {"key": {"issued": "required", "inject": {"kind": "uuid"}}}}"#,
+        r#"/policy/key/issued: must not be "required" where key.inject makes a "uuid": the client could not repeat the key that it gets"#,
+    ),
+    (
+        r#"{"policy": {"mode": "inject", "key": {"issued": "required"}}}"#,
+        r#"/policy/key/issued: must not be "required" with mode "inject", which looks at no key"#,
     ),
     (
         r#"{"policy": {"serialize": {"sources": [{"json": "/sku"}]}}}"#,
@@ -1133,7 +1170,7 @@ const MISTAKES: &[(&str, &str)] = &[
     ),
     (
         r#"{"rules": [{"policy": {"key": {"injected": null}}}]}"#,
-        r#"/rules/0/policy/key/injected: is not a known field; known here: sources, required, max_bytes, inject"#,
+        r#"/rules/0/policy/key/injected: is not a known field; known here: sources, required, issued, max_bytes, inject"#,
     ),
     (
         r#"{"rules": [{"policy": {"outcomes": {"6xx": null}}}]}"#,
@@ -1215,8 +1252,8 @@ const REDIS_MISTAKES: &[(&str, &str)] = &[
     ),
 ];
 
-/// Values of `secrets.encryption` with one mistake, and what the log line says behind its place.
-const ENCRYPTION_MISTAKES: &[(&str, &str)] = &[
+/// Values of `secrets.encryption` and `secrets.issuing` with one mistake, and what the log line says behind its place.
+const SECRET_KEY_MISTAKES: &[(&str, &str)] = &[
     (r#"[]"#, r#": must not be empty"#),
     (r#"[{"id": "a"}]"#, r#"/0: must have key"#),
     (r#"[{"id": "a b", "key": {"env": "KEY"}}]"#, r#"/0/id: must be 1 to 32 visible ASCII characters, is a string"#),
@@ -1234,6 +1271,18 @@ const ENCRYPTION_MISTAKES: &[(&str, &str)] = &[
 
 /// Documents and their warnings.
 const WARNINGS: &[(&str, &[&str])] = &[
+    (
+        r#"{"policy": {"ttl_s": 299, "lease_ms": 1000, "similar": {}}}"#,
+        &[
+            r#"/policy: looks further back (similar.window_ms) than records live (ttl_s), and cannot tell what became of one that has expired"#,
+        ],
+    ),
+    (
+        r#"{"policy": {"similar": {}}, "rules": [{"match": {"methods": ["POST"]}}, {"name": "b", "match": {"methods": ["PUT"]}, "policy": {"ttl_s": 299}}]}"#,
+        &[
+            r#"/rules/1: looks further back (similar.window_ms) than records live (ttl_s), and cannot tell what became of one that has expired"#,
+        ],
+    ),
     (
         r#"{"policy": {"outcomes": {"4xx": "store"}}}"#,
         &[r#"/policy/outcomes/4xx: keeps a failure, which every retry gets back until the record expires"#],

@@ -29,17 +29,21 @@ pub struct Deed {
     pub ttl_ms: u64,
     /// Whether it is about a content key.
     pub in_window: bool,
+    /// Whether it may begin an operation.
+    pub may_begin: bool,
     pub operation: CommandKind,
 }
 
 /// In one line, because a failing sequence is a long list of them.
 impl fmt::Debug for Deed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Deed { wait_ms, name, owner: [owner, ..], payload: [payload, ..], ttl_ms, in_window, operation } = self;
+        let Deed { wait_ms, name, owner: [owner, ..], payload: [payload, ..], ttl_ms, in_window, may_begin, operation } =
+            self;
         write!(
             f,
-            "+{wait_ms} ms: {owner} to {name} with {payload}, ttl {ttl_ms}{}: {operation:?}",
-            if *in_window { " in a window" } else { "" }
+            "+{wait_ms} ms: {owner} to {name} with {payload}, ttl {ttl_ms}{}{}: {operation:?}",
+            if *in_window { " in a window" } else { "" },
+            if *may_begin { "" } else { " with an expired key" }
         )
     }
 }
@@ -57,6 +61,7 @@ impl Gateways {
             lease_ms: LEASE,
             ttl_ms,
             in_window: deed.in_window,
+            may_begin: deed.may_begin,
             deadline_ms: None,
             kind: operation.clone(),
         };
@@ -99,7 +104,8 @@ fn deed(names: u8, number: u32) -> Deed {
         8..10 => CommandKind::Complete { status: 201, response: Some(vec![number as u8; part(24, 40) as usize]) },
         10 => CommandKind::MarkUnknown,
         11 => CommandKind::Release { keep_fingerprint: true },
-        12..14 => CommandKind::Release { keep_fingerprint: false },
+        12 => CommandKind::Release { keep_fingerprint: false },
+        13 => CommandKind::Withdraw,
         14 if number & 1 == 0 => CommandKind::Inspect,
         15 if number & 1 == 0 => CommandKind::Resolve(match part(24, 4) {
             0 => Resolution::Forget,
@@ -122,6 +128,7 @@ fn deed(names: u8, number: u32) -> Deed {
         ttl_ms: if part(17, 8) == 0 { LEASE / 4 } else { TTL },
         // As a rule all calls of a name agree on it; nothing may hang on that.
         in_window: part(4, u32::from(names)) % 3 == 2 || part(27, 32) == 0,
+        may_begin: part(26, 7) != 0,
         operation,
     }
 }

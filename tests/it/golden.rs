@@ -10,8 +10,10 @@ use envoy_idempotency::config::source::Request;
 use envoy_idempotency::config::{Config, Policy};
 use envoy_idempotency::digest::{HashKey, hex};
 use envoy_idempotency::fingerprint::Payload;
-use envoy_idempotency::key::{self, ClientKey};
+use envoy_idempotency::issued::Issuer;
+use envoy_idempotency::key::{self, ClientKey, UpstreamKey};
 use envoy_idempotency::message::RequestHead;
+use expect_test::expect;
 
 /// A policy, a request's fields beside the usual ones, its body; then its name, keyed with "secret" and plain, and its
 /// fingerprint.
@@ -22,6 +24,22 @@ fn names_and_fingerprints_are_those_of_format_2() {
     for (policy, fields, body, expected) in VECTORS {
         assert_eq!(hashes(policy, fields, body), expected.map(str::to_owned), "{policy} {fields:?}");
     }
+}
+
+#[test]
+fn an_issued_key_is_that_of_version_1() {
+    let document = r#"{
+        "secrets": {"issuing": [{"id": "1", "key": "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="}]},
+        "store": {"type": "redis", "cluster": "c"}
+    }"#;
+    let config = Config::parse(document.as_bytes(), &|_| None).unwrap();
+    let head = RequestHead { headers: [("authorization", "Bearer alice")].into_iter().collect() };
+    let time = |_: &[&str]| Some(1_800_000_000_000_000_000_u64.to_le_bytes().to_vec());
+    let request = Request::new(&head, b"", &time);
+    let caller = Caller::read(&config.rules[0].policy, &request);
+    let issued = Issuer::new(&config, b"").issue("pay", &caller, UpstreamKey([7; 16]), &request);
+    let expected = expect!["AQDSSWsAAAAABwcHBwcHBwcHBwcHBwcHB7v_ZkaVfUZmYYrUiAS1NKKxIlSrXeQVXArNIEtjaMbC"];
+    expected.assert_eq(&issued.unwrap().0);
 }
 
 fn hashes(document: &str, fields: &[(&str, &str)], body: &str) -> [String; 3] {

@@ -661,6 +661,7 @@ fn call_of(name: Name, owner: u8, operation: CommandKind) -> Command {
         lease_ms: LEASE,
         ttl_ms: TTL,
         in_window: false,
+        may_begin: true,
         deadline_ms: None,
         kind: operation,
     }

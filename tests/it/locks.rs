@@ -13,6 +13,7 @@ use envoy_idempotency::key::{KeyForm, Name};
 use envoy_idempotency::lock::Lock;
 use envoy_idempotency::lock::LockCommand;
 use envoy_idempotency::record::{Corrupt, Owner, Record, RecordStatus, RecordSummary};
+use envoy_idempotency::similar::Asked;
 use envoy_idempotency::store::local::Table;
 use envoy_idempotency::store::locks::{Stored, apply};
 use envoy_idempotency::store::redis::SCRIPT;
@@ -205,18 +206,21 @@ fn many_sequences_are_answered_alike_by_redis_the_embedded_store_and_the_model()
         ProptestConfig { cases: 600, failure_persistence: None, max_shrink_iters: 50, ..ProptestConfig::default() };
     let sequences = prop::collection::vec(any::<u32>(), 1..60);
     let outcome = TestRunner::new(config).run(&sequences, |numbers| {
-        let (host, mut fences) = (Host::default(), BTreeMap::new());
+        let (host, mut fences, mut other) = (Host::default(), BTreeMap::new(), None);
         let (table, mut models): (Table<Host>, BTreeMap<Name, Stored>) = (host.open(1 << 20), BTreeMap::new());
         redis.ask(&["FLUSHALL"]);
         for number in numbers {
             clock.set(clock.get() + [0, 0, 1, LEASE / 3, LEASE, 2 * LEASE][(number % 6) as usize]);
             let now_ms = clock.get();
             host.set_wall_ms(now_ms);
-            let command = any_command(number / 6, &fences);
+            let command = any_command(number / 6, &fences, other);
             let (stored, expected) = apply(models.get(&command.name).cloned(), &command, now_ms, || now_ms);
             stored.into_iter().for_each(|stored| drop(models.insert(command.name, stored)));
             if let StoreReply::Locked { fence } = expected {
                 fences.insert((command.name, command.owner), fence);
+            }
+            if let StoreReply::Similar { operation, since_ms, .. } = expected {
+                other = Some((operation, since_ms));
             }
             let on_redis = ask(&redis, &sha, [&command].into_iter(), now_ms);
             prop_assert_eq!(&on_redis, &vec![expected.clone()], "Redis: {:?}", command);
@@ -230,21 +234,26 @@ fn many_sequences_are_answered_alike_by_redis_the_embedded_store_and_the_model()
     outcome.unwrap_or_else(|error| panic!("{error}"));
 }
 
-/// One command from a number: of three owners or an operator, about one of two locks, or an operation under the name of
-/// a lock.
-fn any_command(number: u32, fences: &BTreeMap<(Name, Owner), u64>) -> Command {
+/// One command from a number: of three owners or an operator, about one of two locks, or what is similar, or an
+/// operation, under the same names.
+fn any_command(number: u32, fences: &BTreeMap<(Name, Owner), u64>, other: Option<(Name, u64)>) -> Command {
     let (owner, name) = ((number % 3) as u8, (number / 3 % 2) as u8);
     let fence = fences.get(&(Name([name; 32]), Owner([owner; 16]))).copied();
     of(
         owner,
         name,
-        match number / 6 % 14 {
+        match number / 6 % 18 {
             0..5 => CommandKind::Lock(LOCK),
             5..7 => CommandKind::Lock(LockCommand::Renew { fence: fence.unwrap_or(7) }),
             7..10 => CommandKind::Lock(LockCommand::Unlock { fence }),
             10 => CommandKind::Lock(TAKEN_BACK),
             11 => FORGET,
             12 => CommandKind::Inspect,
+            13..17 => CommandKind::Similar(Asked {
+                own: Name([owner + (number / 108 % 5) as u8; 32]),
+                released: other.filter(|_| number.is_multiple_of(3)),
+                refuses: number.is_multiple_of(2),
+            }),
             _ => CommandKind::Claim { may_retry: true },
         },
     )
@@ -260,6 +269,7 @@ fn of(owner: u8, name: u8, kind: CommandKind) -> Command {
         lease_ms: LEASE,
         ttl_ms: 2 * LEASE,
         in_window: false,
+        may_begin: true,
         deadline_ms: None,
         kind,
     }

@@ -470,6 +470,7 @@ impl Book {
             payload: bytes(payload),
             ttl_ms: if self.ttl_ms > 0 { self.ttl_ms } else { TTL },
             in_window: false,
+            may_begin: true,
             operation,
         };
         let call = self.gateways.call(&deed);

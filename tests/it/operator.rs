@@ -325,6 +325,7 @@ fn a_search_goes_over_all_of_the_table_in_steps_and_finds_what_is_not_forgotten(
         lease_ms: 10,
         ttl_ms,
         in_window: false,
+        may_begin: true,
         deadline_ms: None,
         kind: CommandKind::Claim { may_retry: true },
     };

@@ -245,6 +245,7 @@ fn call(owner: u8, operation: CommandKind) -> Command {
         lease_ms: 30_000,
         ttl_ms: 60_000,
         in_window: false,
+        may_begin: true,
         deadline_ms: None,
         kind: operation,
     }

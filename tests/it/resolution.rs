@@ -233,6 +233,7 @@ impl Book {
             lease_ms: LEASE,
             ttl_ms,
             in_window: false,
+            may_begin: true,
             deadline_ms: None,
             kind,
         };

@@ -519,5 +519,6 @@ fn command(number: u8, kind: CommandKind) -> Command {
         ttl_ms: 60_000,
         deadline_ms: None,
         in_window: false,
+        may_begin: true,
     }
 }

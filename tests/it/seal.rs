@@ -3,7 +3,7 @@
 //! Its one rule: a sealed response is changed, cut or misplaced in every way there is, one at a time.
 //! It does not know where sealed responses are kept.
 
-use envoy_idempotency::config::EncryptionKey;
+use envoy_idempotency::config::SecretKey;
 use envoy_idempotency::key::Name;
 use envoy_idempotency::record::{Corrupt, Owner};
 use envoy_idempotency::seal::ResponseCipher;
@@ -24,7 +24,7 @@ proptest! {
         id in "[!-~]{1,32}",
         key in any::<[u8; 32]>(),
     ) {
-        for cipher in [ResponseCipher::default(), ResponseCipher::new(&[EncryptionKey { id, key }])] {
+        for cipher in [ResponseCipher::default(), ResponseCipher::new(&[SecretKey { id, key }])] {
             let sealed = cipher.seal(&Name(name), Owner(owner), &text).unwrap();
             prop_assert_eq!(cipher.open(&Name(name), &sealed), Ok(text.clone()));
         }
@@ -129,6 +129,6 @@ fn two_owners_never_share_a_nonce() {
 }
 
 fn cipher(keys: &[(&str, u8)]) -> ResponseCipher {
-    let key = |(id, byte): &(&str, u8)| EncryptionKey { id: (*id).to_owned(), key: [*byte; 32] };
+    let key = |(id, byte): &(&str, u8)| SecretKey { id: (*id).to_owned(), key: [*byte; 32] };
     ResponseCipher::new(&keys.iter().map(key).collect::<Vec<_>>())
 }

@@ -212,6 +212,7 @@ fn command(exchange: u32, kind: CommandKind) -> Rc<Command> {
         lease_ms: 60_000,
         ttl_ms: 86_400_000,
         in_window: false,
+        may_begin: true,
         deadline_ms: None,
         kind,
     })

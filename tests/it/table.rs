@@ -14,6 +14,7 @@ use envoy_idempotency::key::{KeyForm, Name, UpstreamKey};
 use envoy_idempotency::message::{Headers, RequestHead};
 use envoy_idempotency::operator::{Asked, Deed, Operation};
 use envoy_idempotency::record::{Owner, RecordStatus, RecordSummary, Response};
+use envoy_idempotency::reply::Reply;
 use envoy_idempotency::seal::ResponseCipher;
 use envoy_idempotency::step::{Flow, Step};
 
@@ -110,13 +111,14 @@ fn the_lease_is_renewed_in_thirds_until_the_execution_ran_too_long() {
 
 const REPLAY: &str = "{}";
 const OBSERVE: &str = r#"{"policy": {"mode": "observe"}}"#;
-const STATES: [&str; 15] = [
+const STATES: [&str; 16] = [
     "head",
     "look-up",
     "operator",
     "body",
     "claim",
     "waiting",
+    "similar",
     "renewal",
     "lock",
     "response",
@@ -127,7 +129,7 @@ const STATES: [&str; 15] = [
     "answered",
     "done",
 ];
-const EVENTS: [&str; 18] = [
+const EVENTS: [&str; 19] = [
     "request head",
     "request body",
     "claim reply",
@@ -139,6 +141,7 @@ const EVENTS: [&str; 18] = [
     "renew-lock reply",
     "resolve reply",
     "settle reply",
+    "similar reply",
     "unlock reply",
     "response head",
     "response body",
@@ -148,7 +151,7 @@ const EVENTS: [&str; 18] = [
     "executed",
 ];
 /// Under these a cell may have more than one end.
-const POLICIES: [&str; 13] = [
+const POLICIES: [&str; 17] = [
     REPLAY,
     r#"{"policy": {"on_store_failure": "forward", "on_too_large": "bypass", "max_request_bytes": 4, "max_response_bytes": 4}}"#,
     r#"{"policy": {"max_request_bytes": 4, "key": {"required": true}}}"#,
@@ -162,6 +165,10 @@ const POLICIES: [&str; 13] = [
     r#"{"policy": {"on_completed": "conflict", "lease_ms": 1000, "max_running_ms": 1000}}"#,
     r#"{"policy": {"key": {"required": true}, "lease_ms": 1000, "serialize": {"sources": [{"path_segment": 0}]}, "on_store_failure": "forward"}}"#,
     r#"{"policy": {"key": {"required": true}, "lease_ms": 1000, "serialize": {"sources": [{"path_segment": 0}]}, "execution": {"kind": "shielded", "cluster": "c"}}}"#,
+    r#"{"policy": {"similar": {}, "execution": {"kind": "shielded", "cluster": "c"}}}"#,
+    r#"{"policy": {"similar": {}}}"#,
+    r#"{"policy": {"similar": {"action": "refuse"}}}"#,
+    r#"{"policy": {"key": {"required": true}, "similar": {}, "serialize": {"sources": [{"path_segment": 0}]}}}"#,
 ];
 
 /// The list in the machine's documentation: for each state every event, and what may be awaited after it.
@@ -210,7 +217,7 @@ fn each_meeting(state: &str, kind: &str, policy: &str, mut check: impl FnMut(&mu
     for route in routes(state) {
         each_event(kind, |event| {
             let mut exchange = match state {
-                "look-up" => looking(policy),
+                "look-up" => looking(policy, route),
                 "operator" => operating(policy, route),
                 _ => walk(policy, route),
             };
@@ -224,12 +231,14 @@ fn each_meeting(state: &str, kind: &str, policy: &str, mut check: impl FnMut(&mu
 /// The ways that lead to this state, under the policies that allow them.
 fn routes(state: &str) -> &'static [&'static [&'static str]] {
     match state {
-        "head" | "look-up" => &[&[]],
+        "head" => &[&[]],
+        "look-up" => &[&[], &["known"]],
         "operator" => &[&["look"], &["look", "found"], &["resolve"], &["resolve", "word"], &["forget"]],
         "body" => &[&["head"]],
         "claim" => &[&["head", "end"], &["head alone"]],
         "waiting" => &[&["head alone", "in flight"]],
         "renewal" => &[&["head alone", "granted late"]],
+        "similar" => &[&["head alone", "granted"], &["head alone", "granted", "like another"]],
         "lock" => &[
             &["head alone", "granted"],
             &["head alone", "granted", "busy"],
@@ -253,10 +262,13 @@ fn routes(state: &str) -> &'static [&'static [&'static str]] {
     }
 }
 
-fn looking(policy: &str) -> Exchange {
+fn looking(policy: &str, route: &[&str]) -> Exchange {
     let config = Config::parse(policy.as_bytes(), &|_| None).expect("the policy is right");
     let policy = Rc::clone(&config.rules[0].policy);
-    Exchange::looking(policy, Rc::default(), Name([0; 32]), Owner([1; 16]))
+    if route == ["known"] {
+        return Exchange::telling(policy, Rc::default(), Reply::issued("k", 5));
+    }
+    Exchange::looking(policy, Rc::default(), Name([0; 32]), None, Owner([1; 16]))
 }
 
 fn operating(policy: &str, route: &[&str]) -> Exchange {
@@ -322,6 +334,7 @@ fn walk(policy: &str, route: &[&str]) -> Exchange {
             }
             "in flight" => answer(&mut exchange, ReplyKind::Claim, StoreReply::InFlight { attempt: 1 }),
             "granted" => answer(&mut exchange, ReplyKind::Claim, granted()),
+            "like another" => answer(&mut exchange, ReplyKind::Similar, like_another()),
             "busy" => answer(&mut exchange, ReplyKind::Lock, StoreReply::Busy { wait_ms: 5 }),
             "locked" => answer(&mut exchange, ReplyKind::Lock, StoreReply::Locked { fence: 7 }),
             // A third of a lease has passed, and the store is slow to answer what it is asked then.
@@ -437,12 +450,23 @@ fn each_event(kind: &str, mut feed: impl FnMut(Event<'_>)) {
             }
         }
         "look reply" => {
-            let sight = RecordSummary { attempt: 1, standing: RecordStatus::Running, ttl_ms: 5 };
-            for reply in [StoreReply::Seen(None), StoreReply::Seen(Some(sight)), StoreReply::Failed(Failure::Timeout)] {
-                feed(Event {
-                    clock: &Clock::at(1),
-                    kind: EventKind::StoreReplied { asked: ReplyKind::Inspect, reply, may_wait: false },
-                });
+            let seen = |standing| StoreReply::Seen(Some(RecordSummary { attempt: 1, standing, ttl_ms: 5 }));
+            let failed = StoreReply::Failed(Failure::Timeout);
+            for reply in [StoreReply::Seen(None), seen(RecordStatus::Running), seen(RecordStatus::Open), failed] {
+                for now_ms in [1, 1_000_000] {
+                    let (asked, reply) = (ReplyKind::Inspect, reply.clone());
+                    let kind = EventKind::StoreReplied { asked, reply, may_wait: false };
+                    feed(Event { clock: &Clock::at(now_ms), kind });
+                }
+            }
+        }
+        "similar reply" => {
+            for reply in [StoreReply::Settled, like_another(), StoreReply::Failed(Failure::Timeout)] {
+                for now_ms in [1, 1_000_000] {
+                    let (asked, reply) = (ReplyKind::Similar, reply.clone());
+                    let kind = EventKind::StoreReplied { asked, reply, may_wait: false };
+                    feed(Event { clock: &Clock::at(now_ms), kind });
+                }
             }
         }
         "lock reply" => {
@@ -653,6 +677,10 @@ fn origins() -> [Origin<'static>; 12] {
 
 fn granted() -> StoreReply {
     StoreReply::Granted { attempt: 1, doubt: false, key: KeyForm::Bare, expires_ms: 1000 }
+}
+
+fn like_another() -> StoreReply {
+    StoreReply::Similar { operation: Name([9; 32]), since_ms: 77, age_ms: 5000 }
 }
 
 fn completed(response: Option<Vec<u8>>) -> StoreReply {

@@ -383,6 +383,7 @@ fn call(number: u8, operation: CommandKind) -> Command {
         lease_ms: 0x0102,
         ttl_ms: 0x0304,
         in_window: false,
+        may_begin: true,
         deadline_ms: Some(0x0708),
         kind: operation,
     }

@@ -858,7 +858,8 @@ impl World {
         let mut fields = vec![(":method", "POST"), (":path", "/pay"), (":authority", "api"), ("idempotency-key", &key)];
         fields.extend(self.host.shows_caller.then_some(("authorization", "Bearer t")));
         let head = RequestHead { headers: fields.into_iter().collect() };
-        let exchange = Exchange::new(Rc::clone(&config.rules[self.rule].policy), Rc::new(Secrets::new(config)));
+        let secrets = Rc::new(Secrets::new(config, b""));
+        let exchange = Exchange::new(Rc::clone(&config.rules[self.rule].policy), secrets);
         let kind = EventKind::RequestHeaders {
             head: &head,
             attribute: &|_| None,

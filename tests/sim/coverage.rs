@@ -72,6 +72,7 @@ impl Coverage {
             CommandKind::Release { .. } => "release",
             CommandKind::Renew => "renew",
             CommandKind::Resolve(_) => "resolve",
+            CommandKind::Similar(_) => "similar",
             CommandKind::Withdraw => "withdraw",
         };
         let told = told(reply);
@@ -258,6 +259,9 @@ fn meets(state: &'static str, event: &Event<'_>) {
             ("resolve", told(reply))
         }
         Event { kind: EventKind::StoreReplied { asked: ReplyKind::Settle, reply, .. }, .. } => ("settle", told(reply)),
+        Event { kind: EventKind::StoreReplied { asked: ReplyKind::Similar, reply, .. }, .. } => {
+            ("similar", told(reply))
+        }
         Event { kind: EventKind::Tick { .. }, .. } => ("tick", ""),
         Event { kind: EventKind::BodyUnavailable, .. } => ("unable", ""),
         Event { kind: EventKind::Found { .. }, .. } => ("found", ""),
@@ -282,6 +286,7 @@ fn told(reply: &StoreReply) -> &'static str {
         StoreReply::Renewed { .. } => "renewed",
         StoreReply::Seen(_) => "seen",
         StoreReply::Settled => "settled",
+        StoreReply::Similar { .. } => "similar",
         StoreReply::Stale => "stale",
         StoreReply::Unknown { .. } => "unknown",
     }

@@ -1,4 +1,4 @@
-//! The judge: what is promised (I1 to I10), held against the ledger and what clients were told.
+//! The judge: what is promised (I1 to I12), held against the ledger and what clients were told.
 //!
 //! Its one rule: it looks neither into a gateway nor into the store. Of the store it knows the clock, and when it lost
 //! what it had acknowledged: where that came between two events, the promises about them do not hold, and none is judged.
@@ -58,6 +58,8 @@ pub fn judge(plan: &Plan, transcribe: bool) -> (World, Vec<String>) {
     sightings(&world, &mut wrong);
     repeats(&world, &mut wrong);
     words(&world, &mut wrong);
+    issued(&world, &mut wrong);
+    similar(&world, &mut wrong);
     probes(&world, first_probe, &mut wrong);
     world.coverage.witnessed();
     (world, wrong)
@@ -83,7 +85,8 @@ fn answers(world: &World, wrong: &mut Vec<String>) {
         // A claim, up to three renewals of it, and a settlement.
         let waits_ms = world.plan.waits_ms.map_or(0, |max_wait_ms| max_wait_ms + 2 * operation_ms);
         let turns_ms = world.plan.serializes_ms.map_or(0, |max_wait_ms| max_wait_ms + 4 * operation_ms);
-        let bound = 5 * operation_ms + turns_ms + waits_ms + request.excused_ms;
+        let similar_ms = world.plan.similar.map_or(0, |_| 8 * operation_ms);
+        let bound = 5 * operation_ms + similar_ms + turns_ms + waits_ms + request.excused_ms;
         let took = request.answered_ms.unwrap_or(0) - request.sent_ms;
         if took > bound {
             wrong.push(format!("I6: {name} was answered after {took} ms; {bound} ms are the bound"));
@@ -518,6 +521,80 @@ fn words(world: &World, wrong: &mut Vec<String>) {
     }
 }
 
+/// I11: an issued key is nobody's but the caller's that it was issued to, and begins nothing once it has expired.
+fn issued(world: &World, wrong: &mut Vec<String>) {
+    let Some(ttl_s) = world.plan.issued_s else { return };
+    for request in world.requests.iter().filter(|request| request.forward.is_some()) {
+        if request.is_stolen {
+            wrong.push(format!("I11: {} ran with a key that was issued to another", shown(request)));
+        }
+        let has_begun = world.requests.iter().any(|before| {
+            let is_same = (before.tenant, before.key) == (request.tenant, request.key);
+            is_same && !before.is_stolen && !before.looks && before.sent_ms < 1000 * ttl_s
+        });
+        if request.sent_ms >= 1000 * ttl_s && !has_begun {
+            wrong.push(format!("I11: {} began an operation with a key that had expired", shown(request)));
+        }
+    }
+}
+
+/// I12: what a caller has sent under another key within the window is told, or refused, unless it was released; and
+/// nothing else is.
+fn similar(world: &World, wrong: &mut Vec<String>) {
+    let (Some((window_ms, refuses)), store) = (world.plan.similar, &world.store) else { return };
+    let is_alike = |one: &Request, other: &Request| {
+        (one.tenant, one.payload) == (other.tenant, other.payload) && one.key != other.key && !other.looks
+    };
+    let is_told = |request: &Request| {
+        let answer = request.answer.as_ref();
+        answer.is_some_and(|answer| answer.number("similar").is_some() || answer.parameter("reason") == Some("similar"))
+    };
+    // A table that has room answers each question at once.
+    let is_sure = world.plan.embedded.is_some_and(|max_bytes| max_bytes >= 1 << 20)
+        && !world.plan.faults.has(Fault::CellsContended);
+    for told in world.requests.iter().filter(|request| is_told(request)) {
+        let until = told.answered_ms.unwrap_or(0);
+        let mut others = world.requests.iter().filter(|other| is_alike(told, other) && other.sent_ms <= until);
+        let counts = |other: &Request| {
+            let Some(forward) = other.forward.map(|forward| &world.forwards[forward]) else {
+                return !is_sure || other.answered_ms.is_none_or(|at| at >= told.sent_ms);
+            };
+            let is_free = matches!(forward.heard, Some((_, Known::Release | Known::Retry)));
+            !(is_sure && is_free) || other.answered_ms.is_none_or(|at| at >= told.sent_ms)
+        };
+        if !others.any(counts) {
+            wrong.push(format!("I12: {} was told of what is similar, and nothing is", shown(told)));
+        }
+    }
+    if world.plan.forwards || !refuses && !is_sure {
+        return;
+    }
+    let claimed = || world.forwards.iter().filter(|forward| forward.attempt.is_some());
+    for later in claimed() {
+        let request = &world.requests[later.request];
+        for earlier in claimed().filter(|earlier| is_alike(request, &world.requests[earlier.request])) {
+            let (from, to) = (earlier.asked_ms, later.forwarded_ms);
+            let counts = later.asked_ms > earlier.forwarded_ms
+                // What the store has forgotten, a later claim has begun anew.
+                && to < from + window_ms.min(earlier.lives_ms().0)
+                && !matches!(earlier.heard, Some((_, Known::Release | Known::Retry)))
+                && !store.lost_between(from, to)
+                && !store.jumped(from, to)
+                && world.words_between(earlier.who, from, to).next().is_none();
+            let is_said =
+                !refuses && (is_told(request) || request.answer.as_ref().is_none_or(|told| !told.is("executed")));
+            if counts && !is_said && !request.is_meant {
+                wrong.push(format!(
+                    "I12: {} was told nothing of the same under k{}, let go at {}",
+                    shown(request),
+                    earlier.who.1,
+                    earlier.forwarded_ms
+                ));
+            }
+        }
+    }
+}
+
 /// I9: after one lease and one backoff of calm every operation is told for what it is. An answer to the gateway's own
 /// request is replayed then, whether or not the client was still there when it came.
 fn probes(world: &World, first_probe: usize, wrong: &mut Vec<String>) {
@@ -564,6 +641,7 @@ fn probes(world: &World, first_probe: usize, wrong: &mut Vec<String>) {
         });
         if let Some(last) = last
             && !is_completed
+            && !probe.is_stolen
         {
             let attempt = last.attempt.unwrap_or(0);
             wrong.push(format!(
@@ -574,6 +652,7 @@ fn probes(world: &World, first_probe: usize, wrong: &mut Vec<String>) {
         }
         if let Some(last) = last.filter(|last| last.is_shielded)
             && !answer.is("replayed")
+            && !probe.is_stolen
             && !may_lack_its_body(world, last)
             && world.words_between(who, last.asked_ms, world.now).next().is_none()
         {
@@ -601,7 +680,9 @@ fn probes(world: &World, first_probe: usize, wrong: &mut Vec<String>) {
         let is_fine = answer.is("executed")
             || is_completed
             || (reason == Some("outcome-unknown") && may_be_unknown)
-            || (reason == Some("mismatch") && may_be_another);
+            || (reason == Some("mismatch") && may_be_another)
+            || (reason == Some("similar") && world.plan.similar.is_some_and(|(_, refuses)| refuses))
+            || (reason == Some("key-invalid") && (probe.is_stolen || world.plan.issued_s.is_some() && last.is_none()));
         if !is_fine {
             wrong.push(format!("I9: {} was told {:?} although all is calm", shown(probe), answer.line()));
         }

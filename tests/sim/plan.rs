@@ -273,6 +273,11 @@ pub struct Plan {
     pub waits_ms: Option<u64>,
     /// How long requests for one resource wait for their turn, where they run one at a time.
     pub serializes_ms: Option<u64>,
+    /// For how long keys may begin an operation, where only those count that the gateway has issued: all of them when the
+    /// world began.
+    pub issued_s: Option<u64>,
+    /// For how long what a tenant has sent counts where it comes under another key, and whether that is refused then.
+    pub similar: Option<(u64, bool)>,
     /// Whether the client does not wait for the store to hear how it ended.
     pub saves_after: bool,
     /// Whether clients look what is known of an operation, too.
@@ -396,7 +401,10 @@ impl Plan {
                 faults = faults.with(fault);
             }
         }
-        let mut turns = Random::of(seed, 16);
+        let (mut turns, mut issued, mut similar) = (Random::of(seed, 16), Random::of(seed, 17), Random::of(seed, 19));
+        let issued_s = issued.chance(150).then(|| issued.between(1, ttl_s.clamp(2 * lease / 1000 + 1, 20)));
+        // A trial has names of its own.
+        let issued_s = issued_s.filter(|_| observes == [false; 2]);
         Plan {
             seed,
             logs_in: streams.chance(300),
@@ -411,6 +419,9 @@ impl Plan {
             conflicts: random.chance(150),
             serializes_ms: turns.chance(250).then(|| turns.between(100, 3 * lease)),
             waits_ms: waits.chance(200).then(|| waits.between(100, 3 * lease)),
+            issued_s,
+            similar: (similar.chance(250) && issued_s.is_none() && observes == [false; 2])
+                .then(|| ((*similar.pick(&[2_000, 10_000, 60_000])).min(1000 * ttl_s), similar.chance(500))),
             saves_after: later.chance(150),
             // A trial has names of its own.
             looks: later.chance(300) && observes == [false; 2],

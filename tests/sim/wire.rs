@@ -83,6 +83,10 @@ fn packed(answer: &StoreReply) -> Vec<u8> {
         StoreReply::Mismatch => (b'M', vec![]),
         StoreReply::Renewed { expires_ms } => (b'N', vec![expires_ms.to_le_bytes().to_vec()]),
         StoreReply::Settled => (b'O', vec![]),
+        StoreReply::Similar { operation, since_ms, age_ms } => {
+            let times = [*since_ms, *age_ms].map(|time| time.to_le_bytes().to_vec());
+            (b'Y', [operation.0.to_vec()].into_iter().chain(times).collect())
+        }
         StoreReply::Stale => (b'S', vec![]),
         StoreReply::Unknown { attempt, wait_ms } => {
             (b'U', vec![attempt.to_le_bytes().to_vec(), wait_ms.to_le_bytes().to_vec()])

@@ -73,3 +73,37 @@ fn a_token_in_clear_and_a_document_that_is_wrong_are_said() {
     assert!(wrong.out.contains("/operator: must have token"), "{}", wrong.out);
     assert_eq!(wrong.code, 1);
 }
+
+#[test]
+fn every_error_of_its_document_is_said_and_none_that_it_does_not_have() {
+    const DOCUMENT: &str = r#"{"operator": {"path": "/o", "token": "t"}, "store": {"max_bytes": 1}, "secrets": {"encryption": [{"id": "k", "key": "x"}]}}"#;
+    let run = changed(|plugin| set(plugin, DOCUMENT));
+    assert_eq!(run.code, 1);
+    for (place, count) in [("/store/max_bytes: ", 1), ("/secrets/encryption/0/key: ", 1), ("/operator: ", 0)] {
+        assert_eq!(run.said("error").iter().filter(|it| it.starts_with(place)).count(), count, "{place} {}", run.out);
+    }
+}
+
+#[test]
+fn a_store_that_is_the_gateways_word_for_word_is_so_whatever_its_variables_hold_here() {
+    let store = r#""store": {"type": "redis", "cluster": "resp", "username": {"env": "RU"}, "password": {"env": "RP"}},
+                   "secrets": {"encryption": [{"id": "k", "key": {"env": "RK"}}]}"#;
+    let operator =
+        format!(r#"{{"operator": {{"path": "/o", "token": {{"env": "IDEMPOTENCY_OPERATOR_TOKEN"}}}}, {store}}}"#);
+    let mut tree = shipped("operator.yaml");
+    let listeners = tree["static_resources"]["listeners"].as_array_mut().unwrap();
+    for (listener, document) in listeners.iter_mut().zip([format!("{{{store}}}"), operator]) {
+        let plugin = &mut listener["filter_chains"][0]["filters"][0]["typed_config"]["http_filters"][0]["typed_config"];
+        let plugin = &mut plugin["config"];
+        set(plugin, &document);
+        let names = ["IDEMPOTENCY_OPERATOR_TOKEN", "RU", "RP", "RK"];
+        plugin["vm_config"]["environment_variables"] = json!({ "host_env_keys": names });
+    }
+    let misses = |variables: &[(&str, &str)]| {
+        let run = run("-", &format!("---\n{tree}"), variables);
+        run.said("warning").iter().filter(|it| it.starts_with("no gateway of this file")).count()
+    };
+    assert_eq!(misses(&[]), 0);
+    assert_eq!(misses(&[("RU", "alice")]), 0);
+    assert_eq!(misses(&[("RU", "alice"), ("RP", "secret"), ("IDEMPOTENCY_OPERATOR_TOKEN", "t")]), 0);
+}

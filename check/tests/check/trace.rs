@@ -85,6 +85,24 @@ fn a_request_without_a_key_or_a_caller_passes_unprotected_with_the_reason() {
 }
 
 #[test]
+fn what_a_request_lacks_of_its_name_is_said() {
+    let lacks = |arguments: &[&str]| -> Vec<String> {
+        let lines = asked("{}", &[&["--request"][..], arguments].concat());
+        lines.into_iter().filter(|(label, _)| label == "lacks").map(|(_, what)| what).collect()
+    };
+    let host = "host, which is part of the name: give the whole URL, or -H 'host: …'";
+    let caller = "caller, who is part of the name: told by header authorization";
+    assert_eq!(lacks(&[&["POST /"][..], &KEY].concat()), [host, caller]);
+    assert_eq!(lacks(&[&["POST /"][..], &KEY, &ALICE].concat()), [host]);
+    assert_eq!(lacks(&[&["POST http://a/"][..], &KEY].concat()), [caller]);
+    assert_eq!(lacks(&[&["POST /", "-H", "Host: a"][..], &KEY, &ALICE].concat()), [""; 0]);
+    assert_eq!(lacks(&["POST /"]), [""; 0], "without a key no record is kept");
+    let any_host = r#"{"policy": {"scope": {"host": false}}}"#;
+    let lines = asked(any_host, &[&["--request", "POST /"][..], &KEY, &ALICE].concat());
+    assert!(lines.iter().all(|(label, _)| label != "lacks"), "{lines:?}");
+}
+
+#[test]
 fn another_spelling_of_a_path_is_shown_with_the_rule_that_does_not_take_it() {
     // docs/recipes.md: a tolerant service may take these as the same.
     for path in [
@@ -108,11 +126,11 @@ fn a_request_of_another_form_is_refused_by_its_option() {
     for (arguments, message) in [
         (
             &["--request", "POST"][..],
-            "--request must be a method and a target, such as 'POST /v1/payments', is \"POST\"\n",
+            "a request must be a method and a target, such as 'POST /v1/payments', is \"POST\"\n",
         ),
         (
             &["--request", "POST v1"],
-            "--request must be a method and a target, such as 'POST /v1/payments', is \"POST v1\"\n",
+            "a request must be a method and a target, such as 'POST /v1/payments', is \"POST v1\"\n",
         ),
         (&["--request", "POST /", "-H", "abc"], "-H must be 'name: value', is \"abc\"\n"),
         (&["-H", "a: b"], "-H and --body go only with --request\n"),

@@ -157,7 +157,7 @@ impl<C: SharedMap> Table<C> {
     /// Tells also what was written. `prepaid` bytes of growth are accounted for already.
     fn apply_to_bucket(&self, command: &Command, prepaid: i64, now_ms: u64) -> Result<(StoreReply, Change), Failure> {
         let key = self.key(b'r', self.bucket_of(&command.name));
-        let may_be_refused = command.kind.reply_kind().may_grant();
+        let may_be_refused = command.kind.reply_kind().may_begin();
         for _ in 0..TRIES {
             let (bucket, version) = self.get(&key)?;
             let (place, found) = find(&bucket, &command.name)?;
@@ -169,7 +169,7 @@ impl<C: SharedMap> Table<C> {
             let after = put(&bucket, place, &command.name, &stored.encode())?;
             let growth = after.len() as i64 - bucket.len() as i64 - prepaid;
             let reserved = match self.reserve_growth(growth, records, now_ms) {
-                // Only a claim or a lock can be refused: what exists may always end.
+                // Only what begins can be refused: what exists may always end.
                 Err(failure) if may_be_refused => return Err(failure),
                 reserved => reserved.unwrap_or(false),
             };

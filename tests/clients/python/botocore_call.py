@@ -21,7 +21,8 @@ client = session.create_client(
 call = getattr(client, options["operation"])
 try:
     answer = call(**options["input"])["ResponseMetadata"]
-    seen = {"status": answer["HTTPStatusCode"], "said": answer["HTTPHeaders"]["idempotency-status"], "retries": answer["RetryAttempts"]}
+    said = answer["HTTPHeaders"]["idempotency-status"]
+    seen = {"status": answer["HTTPStatusCode"], "said": said, "retries": answer["RetryAttempts"]}
 except (BotoCoreError, ClientError) as error:
     seen = {"error": type(error).__name__, "message": str(error)}
 print(json.dumps(seen))

@@ -9,7 +9,7 @@ from gql.transport.exceptions import TransportError
 from gql.transport.requests import RequestsHTTPTransport
 
 base, options = sys.argv[1], json.loads(sys.argv[2])
-headers = {"authorization": options["caller"], "idempotency-key": "k"} if options["keyed"] else {"authorization": options["caller"]}
+headers = {"authorization": options["caller"], **({"idempotency-key": "k"} if options["keyed"] else {})}
 transport = RequestsHTTPTransport(url=base + "/graphql", headers=headers, retries=options["retries"], timeout=80)
 try:
     paid = Client(transport=transport).execute(gql("mutation { pay(amount: 10) { id } }"))

@@ -3,7 +3,7 @@
 //! Its one rule: a value that was written into a body is read out of it byte for byte, wherever it stands there.
 
 use envoy_idempotency::config::source::Request;
-use envoy_idempotency::config::{Config, Inject, KeyPolicy, Part};
+use envoy_idempotency::config::{Config, Inject, Issued, KeyPolicy, Part};
 use envoy_idempotency::fingerprint::{Fingerprint, Payload};
 use envoy_idempotency::json::Pointer;
 use envoy_idempotency::key::{ClientKey, NoKey};
@@ -106,7 +106,13 @@ fn head(kind: &str) -> RequestHead {
 }
 
 fn read(source: Part, kind: &str, body: &[u8]) -> Result<ClientKey, NoKey> {
-    let policy = KeyPolicy { sources: vec![source], required: false, max_bytes: MAX_BYTES, inject: Inject::Off };
+    let policy = KeyPolicy {
+        sources: vec![source],
+        required: false,
+        issued: Issued::Any,
+        max_bytes: MAX_BYTES,
+        inject: Inject::Off,
+    };
     ClientKey::read(&policy, &Request::new(&head(kind), body, &|_| None))
 }
 

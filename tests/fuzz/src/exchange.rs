@@ -10,7 +10,7 @@ use envoy_idempotency::count::Count;
 use envoy_idempotency::event::{Clock, Event, EventKind, Executed};
 use envoy_idempotency::evidence::Origin;
 use envoy_idempotency::exchange::{Exchange, Secrets};
-use envoy_idempotency::key::{KeyForm, UpstreamKey};
+use envoy_idempotency::key::{KeyForm, Name, UpstreamKey};
 use envoy_idempotency::message::{HeaderMutation, Headers, RequestHead};
 use envoy_idempotency::record::Owner;
 use envoy_idempotency::reply::STATUS;
@@ -24,7 +24,7 @@ pub fn hold(data: &[u8]) {
     let config = Config::parse(choices.one(&DOCUMENTS).as_bytes(), &|_| None).expect("the document is right");
     let policy = Rc::clone(&config.rules[0].policy);
     let mut subject = Subject {
-        exchange: Exchange::new(Rc::clone(&policy), Rc::new(Secrets::new(&config))),
+        exchange: Exchange::new(Rc::clone(&policy), Rc::new(Secrets::new(&config, b""))),
         policy,
         executed: 0,
         counted: 0,
@@ -138,7 +138,8 @@ impl Subject {
             step.execute.is_some() || matches!(&step.flow, Flow::Resume(edits) if edits.iter().any(is_numbered));
         self.counted += u32::from(step.counts.contains(&Count::Executed));
         assert!(self.counted <= 1 && (self.only_looks() || self.counted <= self.executed), "{step:?}");
-        assert!(may_grant || !executes, "{before} executes without a grant: {step:?}");
+        // A request that asks for what is similar has been granted its claim.
+        assert!(may_grant || before == "similar" || !executes, "{before} executes without a grant: {step:?}");
         self.executed += u32::from(executes);
         assert!(self.executed <= 1, "it executes twice");
         assert!(!executes || self.exchange.is_running(), "it executes, and {after} is awaited");
@@ -221,7 +222,7 @@ fn status(choices: &mut Choices<'_>) -> Option<u16> {
 
 fn reply(choices: &mut Choices<'_>) -> StoreReply {
     let (attempt, number) = (choices.number() as u32, choices.number());
-    match choices.byte() % 14 {
+    match choices.byte() % 15 {
         0 => StoreReply::Granted {
             attempt,
             doubt: choices.flag(),
@@ -246,6 +247,7 @@ fn reply(choices: &mut Choices<'_>) -> StoreReply {
         10 => StoreReply::Deferred,
         11 => StoreReply::Renewed { expires_ms: number },
         13 => StoreReply::Seen(None),
+        14 => StoreReply::Similar { operation: Name([9; 32]), since_ms: 77, age_ms: number },
         _ => StoreReply::Failed(choices.one(&[
             Failure::Timeout,
             Failure::Transport,
@@ -261,8 +263,8 @@ fn reply(choices: &mut Choices<'_>) -> StoreReply {
     }
 }
 
-const ASKED: [ReplyKind; 5] =
-    [ReplyKind::Claim, ReplyKind::Renew, ReplyKind::Mark, ReplyKind::Settle, ReplyKind::Inspect];
+const ASKED: [ReplyKind; 6] =
+    [ReplyKind::Claim, ReplyKind::Renew, ReplyKind::Mark, ReplyKind::Settle, ReplyKind::Inspect, ReplyKind::Similar];
 
 /// Where no value stands, the fuzzer writes one.
 const REQUEST_FIELDS: [(&str, &str); 12] = [
@@ -312,7 +314,7 @@ const ORIGINS: [&str; 10] = [
 ];
 
 /// What operators may want of it.
-const DOCUMENTS: [&str; 12] = [
+const DOCUMENTS: [&str; 14] = [
     "{}",
     r#"{"policy": {"on_store_failure": "forward", "on_too_large": "bypass", "max_request_bytes": 64, "max_response_bytes": 64}}"#,
     r#"{"policy": {"on_in_flight": {"action": "wait", "max_wait_ms": 500}, "lease_ms": 1000, "max_running_ms": 3000}}"#,
@@ -323,6 +325,8 @@ const DOCUMENTS: [&str; 12] = [
     r#"{"policy": {"outcomes": {"5xx": "unknown", "4xx": "store", "unsent": "retry"}, "ttl_s": 2, "lease_ms": 1000}}"#,
     r#"{"policy": {"key": {"inject": {"kind": "uuid"}}, "scope": {"caller": [{"jwt_claim": "sub"}]}}}"#,
     r#"{"policy": {"key": {"inject": {"kind": "content", "anonymous": true}}, "scope": {"anonymous": "share"}, "on_mismatch": "separate"}}"#,
+    r#"{"policy": {"similar": {}}}"#,
+    r#"{"policy": {"similar": {"action": "refuse"}, "execution": {"kind": "shielded", "cluster": "c"}}}"#,
     r#"{"policy": {"mode": "inject", "key": {"inject": {"kind": "uuid"}}}}"#,
     r#"{"policy": {"key": {"sources": [{"any": [{"json": "/k"}, {"form": "k"}]}]}, "fingerprint": {"body": "json"}}}"#,
 ];

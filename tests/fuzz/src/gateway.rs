@@ -125,7 +125,7 @@ impl World {
             room_in_streams: if has_streams { usize::MAX } else { 0 },
             gauges: HashMap::new(),
             policy: Rc::clone(&config.rules[0].policy),
-            secrets: Rc::new(Secrets::new(&config)),
+            secrets: Rc::new(Secrets::new(&config, b"")),
             streams: BTreeMap::new(),
             ledger: HashMap::new(),
             said: HashMap::new(),

@@ -4,7 +4,7 @@
 
 use envoy_idempotency::caller::Caller;
 use envoy_idempotency::config::source::Request;
-use envoy_idempotency::config::{Config, Inject, KeyPolicy, Part};
+use envoy_idempotency::config::{Config, Inject, Issued, KeyPolicy, Part};
 use envoy_idempotency::key::{self, ClientKey, NoKey};
 use envoy_idempotency::message::RequestHead;
 use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
@@ -117,7 +117,13 @@ fn encoded(bytes: &[u8]) -> String {
 fn read(source: Part, path: &str, fields: &[(&str, &[u8])]) -> Told {
     let pseudo = [(":method", b"POST".as_slice()), (":path", path.as_bytes()), (":authority", b"api")];
     let head = RequestHead { headers: pseudo.iter().chain(fields).copied().collect() };
-    let policy = KeyPolicy { sources: vec![source], required: false, max_bytes: MAX_BYTES, inject: Inject::Off };
+    let policy = KeyPolicy {
+        sources: vec![source],
+        required: false,
+        issued: Issued::Any,
+        max_bytes: MAX_BYTES,
+        inject: Inject::Off,
+    };
     ClientKey::read(&policy, &Request::new(&head, b"", &|_| None))
 }
 

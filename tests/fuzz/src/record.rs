@@ -2,7 +2,7 @@
 //!
 //! Its one rule: whatever can be read is written again byte for byte, and what was sealed opens only as it was sealed.
 
-use envoy_idempotency::config::EncryptionKey;
+use envoy_idempotency::config::SecretKey;
 use envoy_idempotency::key::Name;
 use envoy_idempotency::record::{Owner, Record, Response};
 use envoy_idempotency::seal::ResponseCipher;
@@ -25,7 +25,7 @@ pub fn hold(data: &[u8]) {
 }
 
 fn sealed_things_open_as_they_were(data: &[u8], name: &Name) {
-    let [first, second] = ["first", "second"].map(|id| EncryptionKey { id: id.into(), key: [id.len() as u8; 32] });
+    let [first, second] = ["first", "second"].map(|id| SecretKey { id: id.into(), key: [id.len() as u8; 32] });
     let (old, new) = (ResponseCipher::new(std::slice::from_ref(&first)), ResponseCipher::new(&[second.clone(), first]));
     assert!(new.open(name, data).is_err(), "bytes that nobody has sealed open");
 

@@ -88,6 +88,7 @@ pub fn claim(number: u8) -> Command {
         ttl_ms: 86_400_000,
         deadline_ms: None,
         in_window: false,
+        may_begin: true,
         kind: CommandKind::Claim { may_retry: true },
     }
 }

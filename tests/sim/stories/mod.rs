@@ -3,10 +3,12 @@
 //! Its one rule: a script says what strikes and when; everything else is as the simulator always has it.
 //!
 //! A line of a script is one of:
-//! - `policy: hold, forward, conflict, bypass, observe, embedded, streams, after reply` and `lease 1s`, `ttl 60s`, `wait 10s`, `one at a time 10s`,
+//! - `policy: hold, forward, conflict, bypass, observe, embedded, streams, after reply` and `lease 1s`, `ttl 60s`, `wait 10s`, `one at a time 10s`, `issued 2s`,
+//!   `similar 60s`, `refuses similar 60s`,
 //!   `shielded`,
 //!   `account-of 2` (fields, not five), `calls 1`, `batch 1`, `queue 2`, `outbox 300` (bytes), first of all;
-//! - `a: GET k1` (a look-up) or `a: POST k1 p1`, with `t2` for another tenant, `g2` for another gateway and `quoted` for a key in quotes;
+//! - `a: GET k1` (a look-up) or `a: POST k1 p1`, with `t2` for another tenant, `g2` for another gateway `quoted` for a key in quotes
+//!   `stolen` for one that was issued to another, and `meant` where the client means to send the same again;
 //!   `a: hangs up`; `a: times out`, because Envoy waits no longer;
 //! - `upstream: 201` (or another status, `reset`, `reset before`, `dies in body`, `unreached`, `unsent`, `lost`,
 //!   `times out`, `retried 503`), and `says release`, `for 5s`, `at length`, `after 3s`, `trickles 4s`, of the next request;
@@ -32,6 +34,8 @@ mod replays;
 
 mod claims;
 
+mod issued;
+
 mod operator;
 
 mod outcomes;
@@ -47,6 +51,8 @@ mod turns;
 mod waiting;
 
 mod shielded;
+
+mod similar;
 
 fn check(script: &str, transcript: Expect) {
     let mut lines = script.lines().map(str::trim).peekable();
@@ -71,6 +77,9 @@ fn check(script: &str, transcript: Expect) {
                 ("queue", number) => plan.limits.max_queued = count(number),
                 ("outbox", bytes) => plan.limits.max_owed_bytes = count(bytes),
                 ("lease", time) => plan.leases_ms = [millis(time); 2],
+                ("issued", time) => plan.issued_s = Some(millis(time) / 1000),
+                ("similar", time) => plan.similar = Some((millis(time), false)),
+                ("refuses", rest) => plan.similar = Some((millis(rest.trim_start_matches("similar ")), true)),
                 ("ttl", time) => plan.ttl_s = millis(time) / 1000,
                 other => panic!("no such setting: {other:?}"),
             }
@@ -141,6 +150,10 @@ fn obey(world: &mut World, requests: &mut HashMap<String, usize>, line: &str) {
             let node = usize::from(numbered('g')) - 1;
             let request = world.send(who, usize::MAX, client, node);
             world.requests[request].is_quoted = rest.contains(&"quoted");
+            world.requests[request].is_meant = rest.contains(&"meant");
+            if rest.contains(&"stolen") {
+                world.steal(request);
+            }
             requests.insert(who.to_owned(), request);
         }
         (_, ["stops", time]) => world.pause(usize::from(digit(who)) - 1, millis(time)),
@@ -239,6 +252,8 @@ pub fn quiet() -> Plan {
         conflicts: false,
         waits_ms: None,
         serializes_ms: None,
+        issued_s: None,
+        similar: None,
         saves_after: false,
         looks: false,
         shields: None,

@@ -4,7 +4,7 @@
 
 use envoy_idempotency::config::Policy;
 use envoy_idempotency::evidence::Origin;
-use envoy_idempotency::key::Name;
+use envoy_idempotency::key::{Name, UpstreamKey};
 use envoy_idempotency::message::RequestHead;
 use envoy_idempotency::record::Owner;
 
@@ -44,6 +44,7 @@ impl World {
     pub(super) fn send_as(&mut self, label: &str, client: usize, who: Client, node: usize, looks: bool) -> usize {
         let request = self.requests.len();
         let owner = Owner(self.tokens.bytes());
+        let text = self.key_of((who.tenant, who.key));
         self.by_owner.insert(owner, request);
         self.requests.push(Request {
             lies: false,
@@ -60,6 +61,9 @@ impl World {
             is_broken: false,
             forward: None,
             is_observed: false,
+            text,
+            is_stolen: false,
+            is_meant: false,
             is_quoted: self.is_wild && self.now.is_multiple_of(2),
             looks,
             excused_ms: 0,
@@ -80,6 +84,9 @@ impl World {
             let what = if looks { format!("GET k{}", who.key) } else { format!("POST k{} p{}", who.key, who.payload) };
             format!("{label} → g{}  {what}{tenant}", node + 1)
         });
+        if self.is_wild && !looks && who.tenant != KNOCKS && self.plan.issued_s.is_some() && self.thefts.chance(30) {
+            self.steal(request);
+        }
         self.after(1, Happening::Arrives { request });
         if self.is_wild && self.strikes(Fault::ClientHangsUp, 120) {
             let patience = self.fate.between(1, 2500);
@@ -91,6 +98,31 @@ impl World {
     /// Sends a look-up of one operation to a gateway.
     pub fn look(&mut self, label: &str, who: Client, node: usize) -> usize {
         self.send_as(label, usize::MAX, who, node, true)
+    }
+
+    /// Has a request bring the key that was issued to another tenant.
+    pub fn steal(&mut self, request: usize) {
+        let asked = &self.requests[request];
+        let text = self.key_of((asked.tenant % 2 + 1, asked.key));
+        (self.requests[request].text, self.requests[request].is_stolen) = (text, true);
+    }
+
+    /// The key of an operation: what its client makes of it, or what the gateway has issued when the world began.
+    fn key_of(&self, who: (u8, u8)) -> String {
+        if self.plan.issued_s.is_none() {
+            return format!("k{}", who.1);
+        }
+        let head = head(who, "", false);
+        let begun = |_: &[&str]| Some(0_u64.to_le_bytes().to_vec());
+        let request = envoy_idempotency::config::source::Request::new(&head, b"", &begun);
+        let caller = envoy_idempotency::caller::Caller::read(&self.policies[0], &request);
+        let random = UpstreamKey([who.0 + 16 * who.1; 16]);
+        self.secrets.issuer.issue("default", &caller, random, &request).expect("there is a secret").0
+    }
+
+    /// The head of a request for an operation, as its caller sends it.
+    pub(super) fn head_of(&self, who: (u8, u8)) -> RequestHead {
+        head(who, &self.key_of(who), false)
     }
 
     pub fn hang_up(&mut self, request: usize) {
@@ -194,10 +226,13 @@ impl World {
 
 impl Request {
     pub(super) fn head(&self) -> RequestHead {
-        let mut head = head(self.tenant, self.key, self.is_quoted);
+        let mut head = head((self.tenant, self.key), &self.text, self.is_quoted);
         // Half of those that are too large say so at once.
         if self.payload == TOO_LARGE && self.sent_ms.is_multiple_of(2) {
             head.headers.push(b"content-length", body(TOO_LARGE).len().to_string().as_bytes());
+        }
+        if self.is_meant {
+            head.headers.push(b"idempotency-similar", b"allow");
         }
         FORGED.iter().chain([&FENCE]).filter(|_| self.lies).for_each(|name| head.headers.push(name.as_bytes(), b"99"));
         head
@@ -205,7 +240,7 @@ impl Request {
 }
 
 /// Only what a request's head says about whose it is.
-pub(super) fn head(tenant: u8, key: u8, is_quoted: bool) -> RequestHead {
+fn head((tenant, key): (u8, u8), text: &str, is_quoted: bool) -> RequestHead {
     let quote = if is_quoted { "\"" } else { "" };
     // Those of several keys, and of several tenants, are about one thing.
     let resource = if tenant == KNOCKS { format!("knock {key}") } else { (key % 2).to_string() };
@@ -214,7 +249,7 @@ pub(super) fn head(tenant: u8, key: u8, is_quoted: bool) -> RequestHead {
         (":path", "/pay".to_owned()),
         (":authority", "api".to_owned()),
         ("authorization", format!("Bearer {tenant}")),
-        ("idempotency-key", format!("{quote}k{key}{quote}")),
+        ("idempotency-key", format!("{quote}{text}{quote}")),
         ("x-resource", resource.replace(' ', "-")),
     ];
     RequestHead { headers: fields.into_iter().collect() }

@@ -242,12 +242,14 @@ impl World {
         let looks = self.requests[request].looks;
         let end = looks || self.body(self.requests[request].payload).is_empty();
         let exchange = match looks {
-            true => Exchange::looking(Rc::clone(&policy), Rc::default(), name(&policy, &head), owner),
-            false => Exchange::new(policy, Rc::default()),
+            true => Exchange::looking(Rc::clone(&policy), Rc::clone(&self.secrets), name(&policy, &head), None, owner),
+            false => Exchange::new(policy, Rc::clone(&self.secrets)),
         };
+        let time = (1_000_000 * self.now).to_le_bytes();
+        let attribute = |path: &[&str]| (path == ["request", "time"]).then(|| time.to_vec());
         let action = self.call_stream(worker, stream, |worker, envoy, stream| {
             let upstream_key = UpstreamKey([0; 16]);
-            let kind = EventKind::RequestHeaders { head: &head, attribute: &|_| None, owner, upstream_key, end };
+            let kind = EventKind::RequestHeaders { head: &head, attribute: &attribute, owner, upstream_key, end };
             worker.on_request_headers(envoy, stream, exchange, kind)
         });
         self.goes_on(request, worker, stream, action);
@@ -617,12 +619,16 @@ pub(super) fn memory(plan: &Plan) -> Option<Memory> {
     (plan.embedded.is_some() || plan.remembers()).then(|| Memory::new(contention))
 }
 
-pub(super) fn policy(plan: &Plan, which: usize) -> Rc<Policy> {
+pub(super) fn config(plan: &Plan, which: usize) -> Config {
     let lease_ms = plan.leases_ms[which];
     let document = format!(
-        r#"{{"policy": {{"lease_ms": {lease_ms}, "ttl_s": {}, "max_running_ms": {}, "on_store_failure": "{}",
+        r#"{{{}"policy": {{"lease_ms": {lease_ms}, "ttl_s": {}, "max_running_ms": {}, "on_store_failure": "{}",
             "save": "{}", "on_unknown": "{}", "on_completed": "{}", "on_too_large": "{}", "mode": "{}", "on_in_flight": {{{}}},
-            "key": {{"required": {}}}{}, "max_request_bytes": {MAX_BODY}, "max_response_bytes": {MAX_BODY}, "execution": {{{}}}}}}}"#,
+            "key": {{"required": {}, "issued": "{}"}}{}{}, "max_request_bytes": {MAX_BODY}, "max_response_bytes": {MAX_BODY}, "execution": {{{}}}}}}}"#,
+        plan.issued_s.map_or(String::new(), |ttl_s| format!(
+            r#""secrets": {{"issuing": [{{"id": "1", "key": "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="}}]}},
+                "issued_ttl_s": {ttl_s},"#
+        )),
         plan.ttl_s,
         2 * lease_ms,
         if plan.forwards { "forward" } else { "reject" },
@@ -635,15 +641,19 @@ pub(super) fn policy(plan: &Plan, which: usize) -> Rc<Policy> {
             format!(r#""action": "wait", "max_wait_ms": {max_wait_ms}"#)
         }),
         plan.serializes_ms.is_some(),
+        if plan.issued_s.is_some() { "required" } else { "any" },
         plan.serializes_ms.map_or(String::new(), |max_wait_ms| {
             format!(r#", "serialize": {{"sources": [{{"header": "x-resource"}}], "max_wait_ms": {max_wait_ms}}}"#)
+        }),
+        plan.similar.map_or(String::new(), |(window_ms, refuses)| {
+            let action = if refuses { "refuse" } else { "tell" };
+            format!(r#", "similar": {{"window_ms": {window_ms}, "action": "{action}"}}"#)
         }),
         plan.shields.map_or(r#""kind": "inline""#.to_owned(), |Shielding { timeout_ms, .. }| {
             format!(r#""kind": "shielded", "cluster": "inner", "timeout_ms": {timeout_ms}"#)
         }),
     );
-    let config = Config::parse(document.as_bytes(), &|_| None).expect("the plan's policy is right");
-    Rc::clone(&config.rules[0].policy)
+    Config::parse(document.as_bytes(), &|_| None).expect("the plan's policy is right")
 }
 
 pub(super) fn edited(headers: &Headers, edits: &[HeaderMutation]) -> Headers {

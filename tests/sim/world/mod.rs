@@ -23,6 +23,7 @@ use std::rc::Rc;
 
 use envoy_idempotency::command::{Failure, Resolution};
 use envoy_idempotency::config::Policy;
+use envoy_idempotency::exchange::Secrets;
 use envoy_idempotency::key::Name;
 use envoy_idempotency::message::{HeaderMutation, Headers};
 use envoy_idempotency::record::Owner;
@@ -35,9 +36,9 @@ use crate::coverage::Coverage;
 use crate::embedded::Memory;
 use crate::plan::{Fault, Plan};
 use crate::store::{EPOCH_MS, Store};
-use clients::{head, name};
+use clients::name;
 use envoy::Afterwards;
-use gateways::{memory, policy};
+use gateways::{config, memory};
 pub use operator::Word;
 pub use streams::Cut;
 use streams::{Connection, Line};
@@ -77,6 +78,12 @@ pub struct Request {
     pub forward: Option<usize>,
     /// Its gateway only tries the policy.
     pub is_observed: bool,
+    /// Its key.
+    text: String,
+    /// Its key was issued to another.
+    pub is_stolen: bool,
+    /// It says that it means to send the same again.
+    pub is_meant: bool,
     /// It writes its key as a structured-field string.
     pub is_quoted: bool,
     /// It only looks what is known of the operation.
@@ -140,6 +147,8 @@ pub struct Forward {
     pub forwarded_ms: u64,
     pub lease_ms: u64,
     pub ttl_ms: u64,
+    /// For how long its record must live for the sake of its key.
+    pub least_ttl_ms: u64,
     /// Whether the store is told how it ends: under a claim, or where a claim may have been granted.
     pub is_told: bool,
     /// How often the upstream executed it.
@@ -432,6 +441,7 @@ pub struct World {
     /// What the upstream does with the next requests, where a script says so.
     pub treatments: VecDeque<Treatment>,
     policies: [Rc<Policy>; 2],
+    secrets: Rc<Secrets>,
     queue: BinaryHeap<Reverse<(u64, u64)>>,
     happenings: HashMap<u64, Happening>,
     seq: u64,
@@ -456,6 +466,8 @@ pub struct World {
     up: Random,
     fate: Random,
     tokens: Random,
+    /// Whose keys are stolen.
+    thefts: Random,
     /// When the root's turn comes.
     turns: Random,
     /// Which Envoys hide bodies.
@@ -476,7 +488,9 @@ pub struct World {
 }
 impl World {
     pub fn new(plan: Plan, is_wild: bool) -> World {
-        let policies = [0, 1].map(|which| policy(&plan, which));
+        let configs = [0, 1].map(|which| config(&plan, which));
+        let secrets = Rc::new(Secrets::new(&configs[0], b""));
+        let policies = configs.map(|config| Rc::clone(&config.rules[0].policy));
         let mut fate = Random::of(plan.seed, 5);
         let (mut hides, looks) = (Random::of(plan.seed, 11), Random::of(plan.seed, 13));
         let is_bodiless = is_wild && plan.faults.has(Fault::BodiesHidden) && hides.chance(300);
@@ -503,6 +517,7 @@ impl World {
             carriages: VecDeque::new(),
             treatments: VecDeque::new(),
             policies,
+            secrets,
             queue: BinaryHeap::new(),
             happenings: HashMap::new(),
             seq: 0,
@@ -523,6 +538,7 @@ impl World {
             fate,
             tokens: Random::of(plan.seed, 6),
             turns: Random::of(plan.seed, 10),
+            thefts: Random::of(plan.seed, 18),
             hides,
             looks,
             passing: HashMap::new(),
@@ -614,7 +630,7 @@ impl World {
 
     /// The record of an operation, in words.
     pub fn shown(&self, who: (u8, u8)) -> String {
-        self.store.shown(&name(&self.policies[0], &head(who.0, who.1, false)), self.now)
+        self.store.shown(&name(&self.policies[0], &self.head_of(who)), self.now)
     }
 
     fn at(&mut self, at: u64, happening: Happening) {

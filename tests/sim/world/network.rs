@@ -40,7 +40,7 @@ impl World {
             let Some(request) = self.by_owner.get(&call.owner).map(|request| &self.requests[*request]) else {
                 continue;
             };
-            self.by_name.insert(call.name, (request.tenant, request.key));
+            self.by_name.entry(call.name).or_insert((request.tenant, request.key));
             if request.payload == TOO_LARGE && !request.looks {
                 self.broken_bounds.push("a request that is too large asked something of the store".to_owned());
             }
@@ -257,7 +257,8 @@ impl World {
         // Who has waited asks under owners of its own.
         let asked = self.by_owner.get(&call.owner).map(|request| &self.requests[*request]);
         let label = asked.map_or("one who waits", |request| &request.label);
-        let (tenant, key) = self.by_name.get(&call.name).copied().unwrap_or_default();
+        let own = asked.map(|request| (request.tenant, request.key));
+        let (tenant, key) = self.by_name.get(&call.name).copied().or(own).unwrap_or_default();
         if tenant == 1 { format!("{label} k{key}") } else { format!("{label} k{key} t{tenant}") }
     }
 
@@ -280,6 +281,7 @@ impl World {
             CommandKind::Resolve(Resolution::Forget) => "forget".to_owned(),
             CommandKind::Resolve(Resolution::NotRun { .. }) => "resolve as not run".to_owned(),
             CommandKind::Resolve(Resolution::Ran { .. }) => "resolve as run".to_owned(),
+            CommandKind::Similar(_) => "similar".to_owned(),
             CommandKind::Withdraw => "withdraw".to_owned(),
         };
         let whose = self.whose(call);
@@ -309,6 +311,7 @@ pub(super) fn told(reply: &StoreReply) -> String {
         StoreReply::Renewed { .. } => "renewed".to_owned(),
         StoreReply::Seen(_) => "seen".to_owned(),
         StoreReply::Settled => "settled".to_owned(),
+        StoreReply::Similar { age_ms, .. } => format!("similar, {age_ms} ms ago"),
         StoreReply::Stale => "stale".to_owned(),
         StoreReply::Unknown { attempt, wait_ms } => format!("unknown, attempt {attempt}, wait {wait_ms} ms"),
     }

@@ -8,7 +8,7 @@ use envoy_idempotency::key::KeyForm;
 use envoy_idempotency::record::{Owner, RecordStatus};
 use envoy_idempotency::store::client::Completion;
 
-use super::clients::{head, name};
+use super::clients::name;
 use super::network::told;
 use super::{End, Happening, Known, World};
 use crate::plan::Fault;
@@ -101,7 +101,7 @@ impl World {
 
     fn ask_for_operator(&mut self, who: (u8, u8), kind: CommandKind) -> StoreReply {
         let command = Command {
-            name: name(&self.policies[0], &head(who.0, who.1, false)),
+            name: name(&self.policies[0], &self.head_of(who)),
             owner: Owner(self.operator.bytes()),
             fingerprint: Fingerprint([0; 32]),
             attempt: 0,
@@ -109,6 +109,7 @@ impl World {
             lease_ms: 0,
             ttl_ms: 1000 * self.plan.ttl_s,
             in_window: false,
+            may_begin: true,
             deadline_ms: None,
             kind,
         };

@@ -140,6 +140,8 @@ impl World {
         let number = |headers: &Headers| std::str::from_utf8(headers.first("idempotency-attempt")?).ok()?.parse().ok();
         let fence = |headers: &Headers| std::str::from_utf8(headers.first(FENCE)?).ok()?.parse().ok();
         let forward = self.forwards.len();
+        // What was asked for a while ago may have been judged at any time since.
+        let least_ttl_ms = self.plan.issued_s.map_or(0, |ttl_s| (1000 * ttl_s).saturating_sub(self.now));
         let sent = &mut self.requests[request];
         let status = match treatment.end {
             End::Answers(status) | End::Retried(status) => status,
@@ -163,7 +165,8 @@ impl World {
             asked_ms: sent.asked_ms.unwrap_or(sent.sent_ms),
             forwarded_ms: self.now,
             lease_ms: self.workers[worker].policy.lease_ms,
-            ttl_ms: self.workers[worker].policy.ttl_ms,
+            ttl_ms: self.workers[worker].policy.ttl_ms.max(least_ttl_ms),
+            least_ttl_ms,
             is_told: is_told && !sent.is_observed,
             executions: 0,
             status,
@@ -337,7 +340,7 @@ impl Forward {
 
     /// How long its record lives at least from when it was asked for, and from its completion.
     pub fn lives_ms(&self) -> (u64, u64) {
-        let completed = self.steering.ttl_s.map_or(self.ttl_ms, |ttl_s| 1000 * ttl_s);
+        let completed = self.steering.ttl_s.map_or(self.ttl_ms, |ttl_s| (1000 * ttl_s).max(self.least_ttl_ms));
         (self.ttl_ms.min(completed), completed)
     }
 }
