@@ -128,16 +128,21 @@ fn canonical(body: &[u8], members: &Members) -> Option<Vec<u8>> {
     let mut value = json::parse(body).ok().filter(|_| json::is_exact(body))?;
     match members {
         Members::AllBut(ignored) => {
-            for place in ignored.iter().flat_map(|pointer| pointer.places(&value)).collect::<Vec<_>>() {
-                place.remove_from(&mut value);
-            }
+            ignored.iter().for_each(|place| place.remove_from(&mut value));
         }
         Members::Only(only) => {
             let mut there = Map::new();
             // One by one, because `collect` brings a sort with it.
-            for place in only.iter().flat_map(|pointer| pointer.places(&value)) {
-                if let Some(member) = place.of(&value) {
-                    there.insert(place.to_string(), member.clone());
+            for place in only {
+                let found = place.find(&value);
+                let mut values = found.values.into_iter().map(Option::<&Value>::cloned);
+                // An element without it differs from one that has null there.
+                let member = match found.is_of_each {
+                    true => Some(values.map(Value::from_iter).collect()),
+                    false => values.next().flatten(),
+                };
+                if let Some(member) = member {
+                    there.insert(place.to_string(), member);
                 }
             }
             value = Value::Object(there);

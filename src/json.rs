@@ -166,47 +166,79 @@ impl Pointer {
         (text.starts_with('/') && is_escaped).then(|| Pointer(text.to_owned()))
     }
 
-    /// The places of this document that it names: one for each element of a list where it says `-`.
+    /// What stands there: one value or none, or that of each element of a list where it says `-`.
     ///
     /// "the (nonexistent) member after the last array element" (RFC 6901, section 4), so that no pointer has a use for it.
-    pub fn places(&self, document: &Value) -> Vec<Pointer> {
-        let below = |mut places: Vec<String>, segment: &str| {
-            let mut found = Vec::new();
-            for above in places.drain(..) {
-                match document.pointer(&above) {
-                    Some(Value::Array(items)) if segment == "-" => {
-                        found.extend((0..items.len()).map(|index| format!("{above}/{index}")));
-                    }
-                    _ => found.push(format!("{above}/{segment}")),
-                }
-            }
-            found
-        };
-        let places = self.0.split('/').skip(1).fold(vec![String::new()], below);
-        places.into_iter().map(Pointer).collect()
+    pub fn find<'v>(&self, document: &'v Value) -> Found<'v> {
+        let mut found = Found { is_of_each: false, values: Vec::new() };
+        find(&self.segments(), document, &mut found);
+        found
     }
 
-    /// What stands there.
-    pub fn of<'v>(&self, value: &'v Value) -> Option<&'v Value> {
-        value.pointer(&self.0)
-    }
-
-    /// Takes a member away; an item of a list becomes null, so that those behind it keep their places.
+    /// Takes members away; an item of a list becomes null, so that those behind it keep their places.
     pub fn remove_from(&self, value: &mut Value) {
-        let Some((above, last)) = self.0.rsplit_once('/') else { return };
-        match value.pointer_mut(above) {
-            Some(Value::Object(members)) => {
-                members.remove(&last.replace("~1", "/").replace("~0", "~"));
-            }
-            Some(Value::Array(items)) => {
-                if let Some(item) = last.parse().ok().and_then(|index: usize| items.get_mut(index)) {
-                    *item = Value::Null;
-                }
-            }
-            _ => {}
-        }
+        remove(&self.segments(), value);
+    }
+
+    fn segments(&self) -> Vec<String> {
+        self.0.split('/').skip(1).map(|segment| segment.replace("~1", "/").replace("~0", "~")).collect()
     }
 }
+
+/// What stands where a pointer points.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Found<'v> {
+    /// Whether there is a value, or none, for each element of a list; else there is exactly one, or none.
+    pub is_of_each: bool,
+    /// In order.
+    pub values: Vec<Option<&'v Value>>,
+}
+
+/// Walks once and writes nothing down, so that a list of many elements costs little more than to read it.
+fn find<'v>(place: &[String], value: &'v Value, found: &mut Found<'v>) {
+    let Some((here, below)) = place.split_first() else { return found.values.push(Some(value)) };
+    let next = match value {
+        Value::Array(items) if here == EACH => {
+            found.is_of_each = true;
+            return items.iter().for_each(|item| find(below, item, found));
+        }
+        Value::Array(items) => index(here).and_then(|index| items.get(index)),
+        Value::Object(members) => members.get(here),
+        _ => None,
+    };
+    match next {
+        Some(value) => find(below, value, found),
+        None => found.values.push(None),
+    }
+}
+
+fn remove(place: &[String], value: &mut Value) {
+    let Some((here, below)) = place.split_first() else { return };
+    let next = match value {
+        Value::Array(items) if here == EACH && below.is_empty() => return items.fill(Value::Null),
+        Value::Array(items) if here == EACH => return items.iter_mut().for_each(|item| remove(below, item)),
+        Value::Array(items) => index(here).and_then(|index| items.get_mut(index)),
+        Value::Object(members) if below.is_empty() => {
+            members.remove(here);
+            None
+        }
+        Value::Object(members) => members.get_mut(here),
+        _ => None,
+    };
+    match next {
+        Some(item) if below.is_empty() => *item = Value::Null,
+        Some(value) => remove(below, value),
+        None => {}
+    }
+}
+
+/// "characters comprised of digits ... without leading zeros" (RFC 6901, section 4).
+fn index(segment: &str) -> Option<usize> {
+    segment.parse().ok().filter(|_| segment == "0" || !segment.starts_with(['0', '+']))
+}
+
+/// The segment that stands for each element of a list.
+const EACH: &str = "-";
 
 /// As it was written.
 impl fmt::Display for Pointer {

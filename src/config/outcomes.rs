@@ -61,8 +61,8 @@ pub struct JsonOutcome {
     pub fate: Fate,
 }
 
-/// What stands at a place of a JSON body. Of the three one holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What stands at a place of a JSON body. Of the three one holds: of each element of a list, the last here that one has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Presence {
     /// No such member.
     Absent,
@@ -74,13 +74,13 @@ pub enum Presence {
 
 impl JsonOutcome {
     fn holds(&self, body: &Value) -> bool {
+        let presence = |found: Option<&Value>| match found {
+            None => Presence::Absent,
+            Some(Value::Null) => Presence::Null,
+            Some(_) => Presence::Present,
+        };
         self.all.iter().all(|(place, wanted)| {
-            *wanted
-                == match place.of(body) {
-                    None => Presence::Absent,
-                    Some(Value::Null) => Presence::Null,
-                    Some(_) => Presence::Present,
-                }
+            *wanted == place.find(body).values.into_iter().map(presence).max().unwrap_or(Presence::Absent)
         })
     }
 }

@@ -316,15 +316,11 @@ fn form_values(field: &str, request: &Request<'_>) -> Result<Vec<Vec<u8>>, Fault
 
 /// A text; of the elements of a list the JSON list of their texts, where each has one.
 fn json_value(document: &Value, pointer: &Pointer) -> Result<Option<Vec<u8>>, Fault> {
-    let places = pointer.places(document);
-    if let [place] = places.as_slice()
-        && place == pointer
-    {
-        return Ok(json_text(document, place)?.map(String::into_bytes));
-    }
+    let found = pointer.find(document);
     let mut texts = Vec::new();
-    for place in &places {
-        match json_text(document, place)? {
+    for value in found.values {
+        match json_text(value)? {
+            Some(text) if !found.is_of_each => return Ok(Some(text.into_bytes())),
             Some(text) if text.is_empty() => return Err(Fault::NotAKey),
             Some(text) => texts.push(Value::String(text)),
             None => return Ok(None),
@@ -334,8 +330,8 @@ fn json_value(document: &Value, pointer: &Pointer) -> Result<Option<Vec<u8>>, Fa
 }
 
 /// A string, or a whole number whose every digit is known.
-fn json_text(document: &Value, place: &Pointer) -> Result<Option<String>, Fault> {
-    match place.of(document) {
+fn json_text(found: Option<&Value>) -> Result<Option<String>, Fault> {
+    match found {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) => Ok(Some(text.clone())),
         Some(Value::Number(number)) if !number.is_f64() => Ok(Some(number.to_string())),

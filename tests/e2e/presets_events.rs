@@ -132,7 +132,7 @@ fn a_standard_webhook_is_taken_once_however_often_it_is_signed() {
 
 #[test]
 fn a_notification_of_sns_is_taken_once_and_its_confirmation_passes() {
-    let world = world("sns", "local.yaml");
+    let world = world("sns", "shielded.yaml");
     let of_type = |kind: &str| world.post("/sns/orders").anonymous().header("x-amz-sns-message-type", kind);
     let notification = |subscription: &str, id: &str| {
         let arn = format!("arn:aws:sns:eu-central-1:1:orders:{subscription}");
@@ -152,6 +152,16 @@ fn a_notification_of_sns_is_taken_once_and_its_confirmation_passes() {
     taken(&notification("s1", "m2").header("x-amz-sns-rawdelivery", "true").body("paid").send(), 1);
     // SNS takes any 4xx for the end.
     comes_again_meanwhile(&world, &notification("s1", "m3"), &body("paid", "one"));
+    // It hangs up after 15 seconds, and what the service does then is in doubt at no later delivery.
+    let slow = || notification("s1", "m4").body(body("paid", "one")).send();
+    drop(start(&world, &notification("s1", "m4"), &body("paid", "one"), "hung up"));
+    refused(&slow(), 503, "in-flight", Some("1"));
+    world.ledger.open("hung up");
+    let mut answer = slow();
+    while answer.status == 503 {
+        answer = slow();
+    }
+    assert!(said(&answer).starts_with("replayed;attempt=1;"), "{}", said(&answer));
     let confirmation = of_type("SubscriptionConfirmation").body(r#"{"SubscribeURL":"https://sns"}"#).send();
     assert_eq!((confirmation.status, said(&confirmation)), (201, ""));
 }

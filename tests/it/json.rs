@@ -2,7 +2,7 @@
 //!
 //! Its one rule: expectations are the RFC's own samples, or laws.
 
-use envoy_idempotency::json::{Pointer, canonical, is_exact, parse};
+use envoy_idempotency::json::{Found, Pointer, canonical, is_exact, parse};
 use proptest::prelude::*;
 use serde_json::{Map, Number, Value, json};
 
@@ -124,7 +124,7 @@ fn pointers_find_and_take_away_what_they_name() {
     let pointer = |text| Pointer::parse(text).unwrap();
     let value = json!({ "a/b": { "m~n": [1, { "": 2 }] }, "0": 3 });
     for (text, found) in [("/a~1b/m~0n/0", json!(1)), ("/a~1b/m~0n/1/", json!(2)), ("/0", json!(3))] {
-        assert_eq!(pointer(text).of(&value), Some(&found), "{text}");
+        assert_eq!(pointer(text).find(&value).values, [Some(&found)], "{text}");
     }
     for (text, left) in [
         ("/a~1b/m~0n/0", json!({ "a/b": { "m~n": [null, { "": 2 }] }, "0": 3 })),
@@ -146,20 +146,31 @@ fn pointers_find_and_take_away_what_they_name() {
 /// At a list `-` is the place behind its last element, where RFC 6901 (section 4) has nothing.
 #[test]
 fn a_dash_stands_for_each_element_of_a_list_and_for_itself_elsewhere() {
-    let value = json!([{ "id": "a", "x": [1, 2] }, { "id": "b", "-": { "id": 3 } }, 7]);
-    for (text, places) in [
-        ("/-/id", vec!["/0/id", "/1/id", "/2/id"]),
-        ("/-", vec!["/0", "/1", "/2"]),
-        ("/0/x/-", vec!["/0/x/0", "/0/x/1"]),
-        ("/-/x/-", vec!["/0/x/0", "/0/x/1", "/1/x/-", "/2/x/-"]),
-        ("/1/-/id", vec!["/1/-/id"]),
-        ("/9/-/id", vec!["/9/-/id"]),
-        ("/0/x/-1", vec!["/0/x/-1"]),
+    let pointer = |text| Pointer::parse(text).unwrap();
+    let value = json!([{ "id": "a", "x": [1, 2] }, { "id": null, "-": { "id": 3 } }, 7]);
+    for (text, is_of_each, found) in [
+        ("/-/id", true, vec![Some(json!("a")), Some(json!(null)), None]),
+        ("/-/x/-", true, vec![Some(json!(1)), Some(json!(2)), None, None]),
+        ("/0/x/-", true, vec![Some(json!(1)), Some(json!(2))]),
+        ("/1/-/id", false, vec![Some(json!(3))]),
+        ("/9/-/id", false, vec![None]),
+        ("/0/x/-1", false, vec![None]),
     ] {
-        let places: Vec<_> = places.into_iter().map(|place| Pointer::parse(place).unwrap()).collect();
-        assert_eq!(Pointer::parse(text).unwrap().places(&value), places, "{text}");
+        let wanted = Found { is_of_each, values: found.iter().map(Option::as_ref).collect() };
+        assert_eq!(pointer(text).find(&value), wanted, "{text}");
     }
-    assert_eq!(Pointer::parse("/-/id").unwrap().places(&json!([])), []);
+    assert_eq!(pointer("/-/id").find(&json!([])), Found { is_of_each: true, values: vec![] });
+    for (text, left) in [
+        ("/-/id", json!([{ "x": [1, 2] }, { "-": { "id": 3 } }, 7])),
+        ("/-/x/-", json!([{ "id": "a", "x": [null, null] }, { "id": null, "-": { "id": 3 } }, 7])),
+        ("/1/-/id", json!([{ "id": "a", "x": [1, 2] }, { "id": null, "-": {} }, 7])),
+        ("/-", json!([null, null, null])),
+        ("/9/-", value.clone()),
+    ] {
+        let mut changed = value.clone();
+        pointer(text).remove_from(&mut changed);
+        assert_eq!(changed, left, "{text}");
+    }
 }
 
 proptest! {

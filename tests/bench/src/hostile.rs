@@ -1,10 +1,10 @@
-//! What a hostile body costs a worker under `fingerprint.body: "json"`, against the same bytes under `"bytes"`.
+//! What a hostile body costs a worker as JSON, and as a batch of which each element is looked into, against its bytes.
 //!
-//! One rule: both are read by one Envoy of one worker, in turn, and what counts is Envoy's CPU time.
+//! One rule: all are read by one Envoy of one worker, in turn, and what counts is Envoy's CPU time.
 //! It does not know why a body is slow.
 
 use harness::{Options, Request, World};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::machine::cpu_us;
 
@@ -51,28 +51,34 @@ fn bodies() -> Vec<(&'static str, String)> {
 
 /// Prints a table, and fails where a body takes more than may be.
 pub fn run() -> Result<(), String> {
-    let rule = |name: &str| {
+    let rule = |name: &str, fingerprint: Value| {
         json!({
             "name": name,
             "match": { "path": { "prefix": format!("/{name}") } },
-            "policy": { "fingerprint": { "body": name } },
+            "policy": { "fingerprint": fingerprint },
         })
     };
-    let world =
-        World::with(json!({ "rules": [rule("json"), rule("bytes")] }), |options: Options| options.concurrency(1));
-    println!("| {SIZE} bytes of | as JSON, ms | as bytes, ms | times |\n|---|---|---|---|");
+    // As many as envoy/presets/webhooks.yaml looks for: two of the key and three that do not count.
+    let of_each = ["/-/source", "/-/id", "/-/time", "/-/traceparent", "/-/tracestate"];
+    let document = json!({ "rules": [
+        rule("json", json!({ "body": "json" })),
+        rule("batch", json!({ "body": "json", "json_ignore": of_each })),
+        rule("bytes", json!({})),
+    ] });
+    let world = World::with(document, |options: Options| options.concurrency(1));
+    println!("| {SIZE} bytes of | as JSON, ms | as a batch, ms | as bytes, ms |\n|---|---|---|---|");
     let mut slow = Vec::new();
     for (name, body) in bodies() {
-        let mut spent = [0.0; 2];
+        let mut spent = [0.0; 3];
         for _ in 0..TIMES {
-            for (place, form) in ["json", "bytes"].into_iter().enumerate() {
+            for (place, form) in ["json", "batch", "bytes"].into_iter().enumerate() {
                 let request = world.post(&format!("/{form}")).header("content-type", "application/json").body(&body);
                 spent[place] += cost(&world, &request)?;
             }
         }
-        let [json, bytes] = spent.map(|us| us / 1000.0 / TIMES as f64);
-        println!("| {name} | {json:.1} | {bytes:.1} | {:.1} |", json / bytes.max(0.1));
-        if json - bytes > MOST_MS {
+        let [json, batch, bytes] = spent.map(|us| us / 1000.0 / TIMES as f64);
+        println!("| {name} | {json:.1} | {batch:.1} | {bytes:.1} |");
+        if json.max(batch) - bytes > MOST_MS {
             slow.push(name);
         }
     }
