@@ -30,8 +30,6 @@ pub enum Mutant {
     KeyFormForgotten,
     /// A late try of the claim that an operator's word has ended is granted.
     LateOwnerGranted,
-    /// An operator's word about one attempt frees another that came since.
-    LaterAttemptFreed,
     /// Leases are judged by the clock of the worker that asks.
     LeaseByAskersClock,
     /// An operator's word counts while a lease lives.
@@ -90,7 +88,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 40] = [
+    pub const ALL: [Mutant; 39] = [
         Mutant::AnswerLeftChanged,
         Mutant::AttemptReset,
         Mutant::CompletedReplaced,
@@ -103,7 +101,6 @@ impl Mutant {
         Mutant::IssuedToAnyone,
         Mutant::KeyFormForgotten,
         Mutant::LateOwnerGranted,
-        Mutant::LaterAttemptFreed,
         Mutant::LeaseByAskersClock,
         Mutant::LiveLeaseIgnored,
         Mutant::LostAnswerReleased,

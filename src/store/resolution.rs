@@ -20,11 +20,7 @@ pub fn apply(record: Option<Record>, command: &Command, said: Resolution, now_ms
             return (None, StoreReply::Unknown { attempt, wait_ms: retry_at_ms.saturating_sub(now_ms) });
         }
         (State::Completed { .. }, Resolution::NotRun { .. }) => return (None, StoreReply::Lost),
-        (_, Resolution::NotRun { attempt: spoken_of })
-            if spoken_of != attempt && !mutant::is(Mutant::LaterAttemptFreed) =>
-        {
-            return (None, StoreReply::Stale);
-        }
+        (_, Resolution::NotRun { attempt: spoken_of }) if spoken_of != attempt => return (None, StoreReply::Stale),
         (State::Completed { fingerprint, owner, .. }, _) => (*fingerprint, Some(*owner)),
         (State::Running { fingerprint, owner, .. } | State::Unknown { fingerprint, owner, .. }, _) => {
             (Some(*fingerprint), Some(*owner))
