@@ -482,6 +482,9 @@ fn of_a_cluster_the_doctor_judges_the_node_that_it_asks() {
             node.ask(&[b"SET", key.as_bytes(), &value]);
         }
     }
+    wait_until("the replicas have heard of some", PATIENCE, || {
+        cluster.nodes.iter().all(|node| !node.keys().is_empty())
+    });
     let mut seen = 0;
     for node in &cluster.nodes {
         let at = format!("redis://{}", node.addr());
