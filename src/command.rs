@@ -99,7 +99,7 @@ pub enum CommandKind {
     Withdraw,
 }
 
-/// What an operator says became of an operation that nobody executes.
+/// What an operator says became of an operation that is not executing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Resolution {
     /// It does not matter any more: any payload may run next, also after a completed execution.

@@ -1,6 +1,6 @@
 //! JSON as documents and request bodies bring it: read strictly, and written in the one form of RFC 8785.
 //!
-//! Its one rule: an object that has a member twice is not read, because nobody knows which of the two counts.
+//! Its one rule: an object that has a member twice is not read, because no reader can tell which of the two counts.
 //! It does not know what any member means.
 
 use std::borrow::Cow;

@@ -10,7 +10,7 @@ use crate::record::{Corrupt, FORMAT, Input, Owner, RecordStatus, RecordSummary};
 pub struct Lock {
     /// Who holds it, or let go of it last.
     pub owner: Owner,
-    /// When its lease ends; none where nobody holds it.
+    /// When its lease ends; none where it is free.
     pub lease_end_ms: Option<u64>,
     /// Larger with every holder.
     pub fence: u64,
@@ -46,7 +46,7 @@ impl Lock {
         RecordSummary { attempt: 0, standing, ttl_ms: self.expires_ms.saturating_sub(now_ms) }
     }
 
-    /// The wire form: version, kind, owner, end of the lease (0 where nobody holds it), fence, expiry.
+    /// The wire form: version, kind, owner, end of the lease (0 where it is free), fence, expiry.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(42);
         out.extend([FORMAT, LOCK]);

@@ -51,7 +51,7 @@ pub fn begin(
         if matches!(policy.mode, Mode::Inject | Mode::Off) || !policy.key.fits_issued() || is_by_body {
             return Err(Reply::bad_look_up(NEVER_ISSUED));
         }
-        let issued = secrets.issuer.issue(&rule.name, &caller(ISSUED_TO_NOBODY)?, random, &request);
+        let issued = secrets.issuer.issue(&rule.name, &caller(NO_CALLER_TO_ISSUE_TO)?, random, &request);
         let (key, left_s) = issued.ok_or_else(|| Reply::bad_look_up(NEVER_ISSUED))?;
         return Ok(Exchange::telling(Rc::clone(policy), Rc::clone(secrets), Reply::issued(&key, left_s)));
     }
@@ -90,7 +90,7 @@ const WITHOUT_PATH: &str = "Say once which path the operation has: ?method=POST&
 const WITHOUT_RULE: &str = "No rule is about this method and path, so there is nothing to know.";
 const WITHOUT_CALLER: &str = "This request shows no caller, and without one nothing is kept: whether the operation ran \
                               is not known here. Give the caller as in the original request.";
-const ISSUED_TO_NOBODY: &str = "This request shows no caller, and a key is issued to one. Give the caller as in the \
+const NO_CALLER_TO_ISSUE_TO: &str = "This request shows no caller, and a key is issued to one. Give the caller as in the \
                                 request that the key is for.";
 const NEVER_ISSUED: &str = "No key is issued for this method and path: its rule keeps no records, or its keys or its \
                             callers are not in one field of the head.";

@@ -49,7 +49,7 @@ pub enum State {
         /// The response as its store keeps it; none when it cannot be replayed.
         response: Option<Vec<u8>>,
     },
-    /// Nobody executes; claimable at once.
+    /// No owner executes; claimable at once.
     Open {
         /// Kept when only the same payload may run.
         fingerprint: Option<Fingerprint>,
@@ -90,7 +90,7 @@ pub struct RecordSummary {
 pub enum RecordStatus {
     /// The upstream answered for good, with this status, where it is known.
     Completed(Option<u16>),
-    /// Nobody executes; it may be tried again.
+    /// No owner executes; it may be tried again.
     Open,
     /// It is executed.
     Running,

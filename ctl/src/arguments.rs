@@ -124,7 +124,7 @@ pub enum Command {
     },
     /// List operations.
     List(Wanted),
-    /// Say what became of an operation that nobody executes.
+    /// Say what became of an operation that is not executing.
     #[command(group = ArgGroup::new("said").required(true).args(["ran", "not_run"]))]
     Resolve {
         /// The operation.

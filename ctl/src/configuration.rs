@@ -23,7 +23,7 @@ pub fn read(arguments: &Arguments) -> Result<Option<Config>, Failed> {
     let mut configs = Vec::new();
     for found in locate::find(&input) {
         let document = found.document.map_err(|why| format!("{shown}: {why}"))?;
-        // An operator plugin's store is its gateway's, and its token is nobody's business here.
+        // An operator plugin's store is its gateway's, and its token does not matter here.
         let tree: Value = serde_json::from_str(&document).unwrap_or_default();
         if !tree["operator"].is_null() {
             continue;

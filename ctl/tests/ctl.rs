@@ -318,7 +318,7 @@ fn a_lock_is_named_by_a_request_and_shown_and_forgotten_as_an_operation_is() {
     let hex = key.strip_prefix("turns:").expect("it is under the prefix");
     let Some(Operation::Whole(lock)) = operator::parse(hex.as_bytes()) else { panic!("{hex}") };
     let takes = |owner| ctl.ask(lock, owner, 60_000, CommandKind::Lock(LockCommand::Lock));
-    let StoreReply::Locked { fence } = takes(1) else { panic!("nobody holds it") };
+    let StoreReply::Locked { fence } = takes(1) else { panic!("it is free") };
     let (shown, code) = ctl.json(&["show", hex]);
     assert_eq!(
         (code, &shown["lock"], &shown["state"], &shown["fence"]),

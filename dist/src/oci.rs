@@ -70,7 +70,7 @@ fn labels(own: &Package) -> Value {
     })
 }
 
-/// One file, of nobody and of no time.
+/// One file, without an owner and a time.
 fn archive(module: &[u8]) -> std::io::Result<Vec<u8>> {
     let mut header = tar::Header::new_ustar();
     header.set_size(module.len() as u64);

@@ -99,7 +99,7 @@ pub fn apply(
     }
 }
 
-/// Nobody holds it any more, and its fence goes on.
+/// It is free, and its fence goes on.
 fn let_go(lock: Lock) -> (Option<Stored>, StoreReply) {
     (Some(Stored::Lock(Lock { lease_end_ms: None, ..lock })), StoreReply::Settled)
 }

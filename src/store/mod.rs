@@ -169,7 +169,7 @@ impl<C: SharedMap> Store<C> {
     ) -> Vec<Completion> {
         let Store::Remote(client, cache) = self else { return Vec::new() };
         let told = hear(client);
-        // The answer to a claim may be overtaken by that to its withdrawal: nobody runs on it.
+        // The answer to a claim may be overtaken by that to its withdrawal: no request runs on it.
         let runs = |told: &&Completion| {
             !matches!(told.reply, StoreReply::Granted { .. }) || told.exchange.is_some_and(&awaits)
         };

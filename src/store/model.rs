@@ -104,7 +104,7 @@ fn complete(record: Option<Record>, command: &Command, status: u16, response: Op
         }
         State::Completed { owner, .. } if owner == command.owner => refuse(StoreReply::Settled),
         State::Completed { .. } if !mutant::is(Mutant::CompletedReplaced) => refuse(StoreReply::Lost),
-        // A known success is never forgotten while nobody executes.
+        // A known success is never forgotten while no owner executes.
         _ => {
             let (fingerprint, owner, status) = (Some(command.fingerprint), command.owner, Some(status));
             settle(Record {

@@ -269,7 +269,7 @@ function operations.x() -- forget
   return resolve(false, false)
 end
 
--- Locks, under names of their own. One that nobody holds has no end of a lease.
+-- Locks, under names of their own. One that is free has no end of a lease.
 local locks, lock = {}, nil
 
 local function parse_lock(data)

@@ -131,17 +131,17 @@ fn a_key_may_stand_where_the_rule_has_its_keys() {
 #[test]
 fn without_a_caller_no_key_is_issued() {
     let world = world();
-    let nobody = world.post(&ask("/any/nobody")).anonymous();
-    for request in [nobody.clone(), nobody.header("cookie", "sid=1")] {
+    let stranger = world.post(&ask("/any/stranger")).anonymous();
+    for request in [stranger.clone(), stranger.header("cookie", "sid=1")] {
         let answer = request.send();
         assert_eq!(answer.status, 400, "{}", shown(&answer));
         assert!(answer.json()["detail"].as_str().is_some_and(|detail| detail.contains("caller")));
     }
-    refused(&world.post(&ask("/pay/nobody")).anonymous().send(), 401, "caller-missing", None);
-    refused(&world.post(&ask("/known/nobody")).anonymous().send(), 401, "caller-missing", None);
+    refused(&world.post(&ask("/pay/stranger")).anonymous().send(), 401, "caller-missing", None);
+    refused(&world.post(&ask("/known/stranger")).anonymous().send(), 401, "caller-missing", None);
     // Those who share a scope share their keys.
-    let key = key_of(&world.post(&ask("/share/nobody")).anonymous().send(), 1800);
-    executed(&world.post("/share/nobody").anonymous().key(&key).body("ten").send(), 1);
+    let key = key_of(&world.post(&ask("/share/stranger")).anonymous().send(), 1800);
+    executed(&world.post("/share/stranger").anonymous().key(&key).body("ten").send(), 1);
 }
 
 #[test]

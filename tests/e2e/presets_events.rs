@@ -18,7 +18,7 @@ fn taken(answer: &Response, days: u64) {
     assert_eq!(parameter(answer, "ttl"), Some(days * 86_400));
 }
 
-/// While the first delivery runs, and after one whose outcome is unknown, the platform is told to come again, and the
+/// While the first delivery runs, and after one whose outcome is unknown, the answer makes the platform come again, and the
 /// service is not asked.
 #[track_caller]
 fn comes_again_meanwhile(world: &World, delivery: &Request, body: &str) {

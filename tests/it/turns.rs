@@ -49,7 +49,7 @@ fn after_eight_turns_in_a_row_a_worker_stays_away_for_one_poll_of_another() {
     // Another worker that asks now has its turn.
     let mut other = shop.asked.iter().find(|command| Some(command.name) == lock).expect("it was asked for").clone();
     (other.owner, other.kind) = (Owner([0xee; 16]), CommandKind::Lock(LockCommand::Lock));
-    let StoreReply::Locked { fence } = shop.apply(&other) else { panic!("nobody holds it") };
+    let StoreReply::Locked { fence } = shop.apply(&other) else { panic!("it is free") };
     let asked = shop.locks().len();
     shop.passes(AWAY_MS - 1);
     assert_eq!((shop.locks().len(), shop.begun()), (asked, None), "it stays away");

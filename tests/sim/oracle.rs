@@ -521,7 +521,7 @@ fn words(world: &World, wrong: &mut Vec<String>) {
     }
 }
 
-/// I11: an issued key is nobody's but the caller's that it was issued to, and begins nothing once it has expired.
+/// I11: an issued key counts for the caller that it was issued to and for no other, and begins nothing once it has expired.
 fn issued(world: &World, wrong: &mut Vec<String>) {
     let Some(ttl_s) = world.plan.issued_s else { return };
     for request in world.requests.iter().filter(|request| request.forward.is_some()) {
@@ -538,7 +538,7 @@ fn issued(world: &World, wrong: &mut Vec<String>) {
     }
 }
 
-/// I12: what a caller has sent under another key within the window is told, or refused, unless it was released; and
+/// I12: what a caller has sent under another key within the window is said, or refused, unless it was released; and
 /// nothing else is.
 fn similar(world: &World, wrong: &mut Vec<String>) {
     let (Some((window_ms, refuses)), store) = (world.plan.similar, &world.store) else { return };

@@ -135,7 +135,7 @@ impl<'a> Court<'a> {
                 say(format!("execution {n} ran without a claim, or with one that nobody asked for"));
             }
             if (execution.fence == 0) != (name.kind != Kind::Locked) {
-                say(format!("execution {n} ran without a lock, or under one that nobody asked for"));
+                say(format!("execution {n} ran without a lock, or under one that no rule asks for"));
             }
             if let Some(first) = requests.insert(request, n) {
                 say(format!("request {request} executed twice, as {first} and {n}"));

@@ -432,7 +432,7 @@ fn turns_at_one_resource_one_after_the_other_are_fine() {
 }
 
 #[test]
-fn a_turn_without_a_lock_and_a_lock_that_nobody_asked_for_are_noticed() {
+fn a_turn_without_a_lock_and_a_lock_that_no_rule_asks_for_are_noticed() {
     let mut tale = Tale::new();
     tale.takes("a", 0, 5, 0);
     tale.shows("ran without a lock");

@@ -15,7 +15,7 @@ use crate::ports::Port;
 use crate::process::{Process, tail};
 use crate::wait::{PATIENCE, wait_for};
 
-/// A running `docker-registry` that asks nobody for a password.
+/// A running `docker-registry` that wants no password.
 #[derive(Debug)]
 pub struct Registry {
     _process: Process,

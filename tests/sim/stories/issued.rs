@@ -7,7 +7,7 @@ use expect_test::expect;
 use super::check;
 
 #[test]
-fn an_issued_key_is_nobodys_but_the_callers_that_it_was_issued_to() {
+fn an_issued_key_counts_for_the_caller_that_it_was_issued_to_alone() {
     check(
         "policy: issued 10s
          a: POST k1 p1
