@@ -7,8 +7,9 @@ use std::rc::Rc;
 
 use envoy_idempotency::caller::Caller;
 use envoy_idempotency::config::source::Request;
-use envoy_idempotency::config::{Config, Inject, Mode, Policy, Rule, Separation, Store};
+use envoy_idempotency::config::{AsksFor, Config, Inject, Mode, Policy, Rule, Separation, Store};
 use envoy_idempotency::count::{Bypass, Count};
+use envoy_idempotency::digest::HashKey;
 use envoy_idempotency::event::{Clock, Event, EventKind};
 use envoy_idempotency::exchange::{Exchange, Secrets};
 use envoy_idempotency::key::{self, ClientKey, Name, NoKey, UpstreamKey};
@@ -24,11 +25,12 @@ use crate::scope::words;
 /// What becomes of this request.
 pub fn lines(config: &Config, given: &Given) -> Vec<Line> {
     let head = &given.head;
-    if config.is_look_up(head.method(), Some(head.path())) {
-        return vec![("then", "is answered with the status of the caller's own operation".to_owned())];
-    }
-    if config.is_issue(head.method(), Some(head.path())) {
-        return vec![("then", "is answered with a key for the caller".to_owned())];
+    if let Some(asks_for) = config.asks_gateway(head.method(), Some(head.path())) {
+        let answer = match asks_for {
+            AsksFor::Key => "is answered with a key for the caller",
+            AsksFor::Status => "is answered with the status of the caller's own operation",
+        };
+        return vec![("then", answer.to_owned())];
     }
     let Some(rule) = config.rule_for(head, &NO_METADATA) else { return vec![("rule", none_takes_it(config, given))] };
     let mut lines = vec![("rule", shown(config, rule))];
@@ -58,7 +60,7 @@ pub fn lines(config: &Config, given: &Given) -> Vec<Line> {
     if let Some(command) = step.commands.first() {
         lines.push(("record", format!("{}{}", prefix(config), command.name.hex())));
     }
-    let hash_key = Secrets::new(config, b"").hash_key;
+    let hash_key = config.hash_key.as_deref().map(HashKey::new);
     if let Some(lock) = policy.lock()
         && let Some(name) = key::resource(lock.name(&rule.name), lock, hash_key.as_ref(), &request)
     {
@@ -73,19 +75,22 @@ fn prefix(config: &Config) -> &str {
     if let Store::Redis(redis) = &config.store { redis.prefix.as_str() } else { "" }
 }
 
+/// The rule that takes a request; none also where the gateway itself answers.
+fn rule<'c>(config: &'c Config, given: &Given) -> Option<&'c Rule> {
+    let is_for_gateway = config.asks_gateway(given.head.method(), Some(given.head.path())).is_some();
+    if is_for_gateway { None } else { config.rule_for(&given.head, &NO_METADATA) }
+}
+
 /// The name of the record that a request is about; none where no record is.
 pub fn name(config: &Config, given: &Given) -> Option<Name> {
-    let rule = config.rule_for(&given.head, &NO_METADATA)?;
+    let rule = rule(config, given)?;
     run(config, rule, given).commands.first().map(|command| command.name)
 }
 
 /// What a request does not say, by which its rule tells operations apart: a real one's record has another name.
 pub fn missing(config: &Config, given: &Given) -> Vec<String> {
-    let taken = config.rule_for(&given.head, &NO_METADATA).filter(|rule| rule.policy.mode != Mode::Off);
-    let Some(Rule { policy, .. }) = taken.filter(|_| !config.is_look_up(given.head.method(), Some(given.head.path())))
-    else {
-        return Vec::new();
-    };
+    let taken = rule(config, given).filter(|rule| rule.policy.mode != Mode::Off);
+    let Some(Rule { policy, .. }) = taken else { return Vec::new() };
     let request = Request::new(&given.head, &given.body, &NO_ATTRIBUTES);
     if policy.key.inject == Inject::Off && ClientKey::read(&policy.key, &request).is_err() {
         return Vec::new();

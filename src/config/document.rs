@@ -120,15 +120,7 @@ impl Config {
         }
         warn_of_rules(root, &config);
         warn_of_no_callers(root, &config, document);
-        for (index, rule) in config.rules.iter().enumerate() {
-            if rule.policy.similar.is_some_and(|similar| similar.window_ms > rule.policy.ttl_ms) {
-                let (rules, common) = (root.member("rules"), root.member("policy"));
-                let at = if document.get("rules").is_some() { rules.item(index) } else { common };
-                at.warn(
-                    "looks further back (similar.window_ms) than records live (ttl_s), and cannot tell what became of one that has expired",
-                );
-            }
-        }
+        warn_of_windows_beyond_records(root, &config, document);
         Ok(config)
     }
 }
@@ -226,6 +218,19 @@ fn refuse_rules_of_one_label(root: Place<'_>, config: &Config) -> Read<()> {
 }
 
 /// Says which rules can never win, and which would take what the look-up takes.
+fn warn_of_windows_beyond_records(root: Place<'_>, config: &Config, document: &Value) {
+    let (rules, common) = (root.member("rules"), root.member("policy"));
+    for (index, Rule { policy, .. }) in config.rules.iter().enumerate() {
+        if policy.similar.is_some_and(|similar| similar.window_ms > policy.ttl_ms) {
+            let at = if document.get("rules").is_some() { rules.item(index) } else { common };
+            at.warn(
+                "looks further back (similar.window_ms) than records live (ttl_s), and cannot tell what became of one that \
+                 has expired",
+            );
+        }
+    }
+}
+
 fn warn_of_rules(root: Place<'_>, config: &Config) {
     let rules = root.member("rules");
     for (index, rule) in config.rules.iter().enumerate() {

@@ -46,7 +46,7 @@ pub use identity::{
 pub use operator::Operator;
 pub use outcomes::{Ending, Fate, JsonOutcome, Outcomes, Presence, Statuses};
 pub use policy::{Execution, Mode, OnStoreFailure, OnTooLarge, Policy, Save};
-pub use rules::{Match, PathMatch, Template};
+pub use rules::{AsksFor, Match, PathMatch, Template};
 pub use serialize::Serialize;
 pub use similar::{OnSimilar, Similar};
 pub use source::Part;

@@ -11,31 +11,37 @@ use super::walk::{Place, Read};
 use super::{Config, Rule};
 use crate::message::{RequestHead, path_of};
 
+/// What a client asks the gateway itself for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AsksFor {
+    /// A key of its own, with a `POST` on `issue_path`.
+    Key,
+    /// What became of an operation, with a `GET` on `status_path`.
+    Status,
+}
+
 impl Config {
-    /// Whether a rule could match, or this asks the gateway itself, going by the method and, where it is known already, the target
-    /// (`:path`).
+    /// Whether a rule could match, or this asks the gateway itself, going by the method and, where it is known already, the
+    /// target (`:path`).
     ///
     /// `false` is final. It is asked for every request before anything else is read.
     pub fn may_match(&self, method: &[u8], target: Option<&[u8]>) -> bool {
         let path = target.map(path_of);
-        self.is_look_up(method, path)
-            || self.is_issue(method, path)
+        self.asks_gateway(method, path).is_some()
             || self
                 .rules
                 .iter()
                 .any(|rule| rule.matches.has_method(method) && path.is_none_or(|path| rule.matches.has_path(path)))
     }
 
-    /// Whether a request of this method asks for the status of an operation, or might, where its path is not known.
-    pub fn is_look_up(&self, method: &[u8], path: Option<&[u8]>) -> bool {
+    /// What a request asks the gateway itself for, as far as the path is known already.
+    pub fn asks_gateway(&self, method: &[u8], path: Option<&[u8]>) -> Option<AsksFor> {
         let is_here = |known: &String| path.is_none_or(|path| path == known.as_bytes());
-        method == b"GET" && self.status_path.as_ref().is_some_and(is_here)
-    }
-
-    /// The same of one that asks for a key.
-    pub fn is_issue(&self, method: &[u8], path: Option<&[u8]>) -> bool {
-        let is_here = |known: &String| path.is_none_or(|path| path == known.as_bytes());
-        method == b"POST" && self.issue_path.as_ref().is_some_and(is_here)
+        match method {
+            b"GET" if self.status_path.as_ref().is_some_and(is_here) => Some(AsksFor::Status),
+            b"POST" if self.issue_path.as_ref().is_some_and(is_here) => Some(AsksFor::Key),
+            _ => None,
+        }
     }
 
     /// Whether the path can still rule a request of this method out: no rule would take it wherever it goes.

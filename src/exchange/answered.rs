@@ -33,6 +33,12 @@ impl Answered {
         Answered { given: reply.is_put_back().then(|| Rc::clone(reply)), passed: None }
     }
 
+    /// Gives this reply, and awaits it.
+    pub(super) fn with(reply: Rc<Reply>) -> Next {
+        let answered = Answered::to(&reply);
+        (State::Answered(answered), Step { flow: Flow::LocalReply(reply), ..Step::default() })
+    }
+
     /// Whether it may be changed on its way.
     pub(super) fn may_change(&self) -> bool {
         self.given.is_none()

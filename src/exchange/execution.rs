@@ -423,6 +423,7 @@ impl Execution {
             _ => Step::default(),
         }
     }
+
     fn lock_renewal(&self, cx: &Context<'_>) -> Option<Command> {
         let fence = self.request.lock.as_ref()?.fence.filter(|_| !mutant::is(Mutant::LockNotRenewed))?;
         self.lock_command(cx.policy, LockCommand::Renew { fence })

@@ -13,7 +13,7 @@ use crate::key::{KeyForm, Name};
 use crate::record::Owner;
 use crate::refusal::ProblemType;
 use crate::reply::{ProblemDetails, Reply};
-use crate::step::{Flow, Step};
+use crate::step::Step;
 
 use super::answered::Answered;
 use super::settlement::{done, refuse, refused_by_store};
@@ -54,7 +54,7 @@ impl LookUp {
             EventKind::RequestHeaders { .. } => {
                 let commands = match &self {
                     LookUp::Asked { command, .. } => vec![(**command).clone()],
-                    LookUp::Known(reply) => return told(Rc::clone(reply)),
+                    LookUp::Known(reply) => return Answered::with(Rc::clone(reply)),
                 };
                 (State::LookUp(self), Step { commands, ..hold() })
             }
@@ -72,14 +72,9 @@ impl LookUp {
     fn seen(self, cx: &Context<'_>, reply: &StoreReply) -> Next {
         let issued_left_s = if let LookUp::Asked { issued_left_s, .. } = self { issued_left_s } else { None };
         match reply {
-            StoreReply::Seen(sight) => told(Rc::new(Reply::sight(*sight, issued_left_s))),
+            StoreReply::Seen(sight) => Answered::with(Rc::new(Reply::sight(*sight, issued_left_s))),
             StoreReply::Failed(failure) => refused_by_store(cx, None, *failure),
             _ => refused_by_store(cx, None, Failure::Stale),
         }
     }
-}
-
-fn told(reply: Rc<Reply>) -> Next {
-    let answered = Answered::to(&reply);
-    (State::Answered(answered), Step { flow: Flow::LocalReply(reply), ..Step::default() })
 }

@@ -8,10 +8,10 @@
 //!
 //! A request is hashed while the host holds it back. At its end the name is claimed. A request whose claim is granted is
 //! let through under an attempt number, and where the rule says so under the lock of its resource, for which it waits;
-//! every other is answered from what the store knows. While the upstream works the
-//! claim is renewed. What comes back decides the fate of the key: a response that is worth keeping is held until the
-//! store has it, any other goes on once the store has heard of it. A stream that ends in any other way is settled when it
-//! is closed, from the host's account of how it ended.
+//! every other is answered from what the store knows. While the upstream works the claim is renewed. What comes back
+//! decides the fate of the key: a response that is worth keeping is held until the store has it, any other goes on once
+//! the store has heard of it. A stream that ends in any other way is settled when it is closed, from the host's account of
+//! how it ended.
 //!
 //! Under `mode: observe` the same transitions are made, and only the status of the response tells of them.
 //!
@@ -21,7 +21,8 @@
 //! `tests/it/table.rs` drives every state with every event.
 //!
 //! - `head`: request head → body, claim, unprotected, answered, done · response head → done · closed → done
-//! - `look-up`: request head → =, answered · request body → =, answered · look reply → answered · response head → done · closed → done
+//! - `look-up`: request head → =, answered · request body → =, answered · look reply → answered · response head → done ·
+//!   closed → done
 //! - `operator`: request head → =, answered · request body → =, answered · tick → = · found → =, answered ·
 //!   look reply → answered · resolve reply → =, answered · response head → done · closed → done
 //! - `body`: request body → =, claim, unprotected, answered · response head → answered, done · closed → done ·

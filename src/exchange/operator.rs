@@ -163,9 +163,7 @@ impl AwaitOperator {
 }
 
 fn answer(reply: Reply) -> Next {
-    let reply = Rc::new(reply);
-    let answered = Answered::to(&reply);
-    (State::Answered(answered), Step { flow: Flow::LocalReply(reply), ..Step::default() })
+    Answered::with(Rc::new(reply))
 }
 
 const NO_WORD: &str = "Say in JSON what became of the operation: {\"ran\": true}, with its \"status\" (200 to 599) where that \

@@ -411,11 +411,9 @@ pub(super) fn refuse(
 pub(super) fn answer(injected: Option<Injected>, mut reply: Reply, count: Count) -> Next {
     let generated_key = injected.and_then(Injected::generated_key);
     generated_key.iter().for_each(|key| reply.headers.push(KEY.as_bytes(), key));
-    let reply = Rc::new(reply);
-    let answered = Answered::to(&reply);
     let status = reply.headers.first(STATUS).map(|line| String::from_utf8_lossy(line).into_owned());
-    let flow = Flow::LocalReply(reply);
-    (State::Answered(answered), Step { flow, counts: vec![count], status, ..Step::default() })
+    let (state, step) = Answered::with(Rc::new(reply));
+    (state, Step { counts: vec![count], status, ..step })
 }
 
 /// Lets the response at hand go with this status.

@@ -133,7 +133,7 @@ impl Plugin {
                     return Some(worker::Action::Pause);
                 }
             }
-        } else if asks_itself(config, &head) {
+        } else if config.asks_gateway(head.method(), Some(head.path())).is_some() {
             let random = UpstreamKey(envoy.draw());
             match look_up::begin(config, secrets, &head, &host::property, &metadata, owner, random) {
                 Ok(exchange) => exchange,
@@ -180,12 +180,6 @@ impl Plugin {
         let may_match = self.operator.is_some() || self.config.may_match(head.method(), head.headers.first(":path"));
         may_match.then_some(head)
     }
-}
-
-/// Whether a request is for the gateway itself.
-fn asks_itself(config: &Config, head: &RequestHead) -> bool {
-    let (method, path) = (head.method(), Some(head.path()));
-    config.is_look_up(method, path) || config.is_issue(method, path)
 }
 
 /// The status of a response.
