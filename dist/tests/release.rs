@@ -111,12 +111,18 @@ fn the_readme_leads_from_a_registry_to_the_first_replay() {
     assert_eq!(ledger.entries().len(), 1);
 }
 
-#[test]
-fn the_image_comes_back_from_a_registry_with_the_module_as_plugin_wasm() {
+/// A part of the release as it comes back from a registry, and its manifest.
+fn back_from_a_registry(part: &str) -> (TempDir, Value) {
     let (registry, pulled) = (Registry::start(), TempDir::new().unwrap());
-    registry.push(&release().join("image"), &format!("{NAME}:{VERSION}"));
+    registry.push(&release().join(part), &format!("{NAME}:{VERSION}"));
     registry.pull(&format!("{NAME}:{VERSION}"), pulled.path());
     let manifest = json(&pulled.path().join("manifest.json"));
+    (pulled, manifest)
+}
+
+#[test]
+fn the_image_comes_back_from_a_registry_with_the_module_as_plugin_wasm() {
+    let (pulled, manifest) = back_from_a_registry("image");
     let layers = manifest["layers"].as_array().unwrap();
     // What Istio and Envoy Gateway look for in the last layer of an OCI image.
     assert_eq!(layers.last().unwrap()["mediaType"], "application/vnd.oci.image.layer.v1.tar+gzip");
@@ -133,10 +139,7 @@ fn the_image_comes_back_from_a_registry_with_the_module_as_plugin_wasm() {
 
 #[test]
 fn the_artifact_has_the_two_layers_that_istio_wants_and_one_is_the_module() {
-    let (registry, pulled) = (Registry::start(), TempDir::new().unwrap());
-    registry.push(&release().join("artifact"), &format!("{NAME}:{VERSION}"));
-    registry.pull(&format!("{NAME}:{VERSION}"), pulled.path());
-    let manifest = json(&pulled.path().join("manifest.json"));
+    let (pulled, manifest) = back_from_a_registry("artifact");
     let layers = manifest["layers"].as_array().unwrap();
     assert_eq!(layers.len(), 2);
     let is_module = |layer: &&Value| layer["mediaType"] == "application/vnd.module.wasm.content.layer.v1+wasm";

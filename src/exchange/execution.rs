@@ -378,6 +378,15 @@ impl Execution {
     fn keep_alive(&mut self, cx: &Context<'_>, event: &EventKind<'_>) -> Step {
         match event {
             EventKind::Tick { .. } => self.renew(cx),
+            EventKind::StoreReplied {
+                asked: ReplyKind::Renew | ReplyKind::RenewLock,
+                reply: StoreReply::Failed(failure),
+                ..
+            } => Step {
+                counts: vec![Count::StoreFailed(*failure)],
+                log_event: Some(LogEvent::StoreFailed { failure: *failure, name: None }),
+                ..Step::default()
+            },
             EventKind::StoreReplied { asked: ReplyKind::Renew, reply, .. } => self.on_renewed(reply),
             EventKind::StoreReplied { asked: ReplyKind::RenewLock, reply, .. } => self.on_lock_renewed(reply),
             _ => Step::default(),
@@ -405,11 +414,6 @@ impl Execution {
 
     fn on_renewed(&mut self, reply: &StoreReply) -> Step {
         match reply {
-            StoreReply::Failed(failure) => Step {
-                counts: vec![Count::StoreFailed(*failure)],
-                log_event: Some(LogEvent::StoreFailed { failure: *failure, name: None }),
-                ..Step::default()
-            },
             StoreReply::Renewed { expires_ms } => {
                 self.expires_ms = Some(*expires_ms);
                 Step::default()
@@ -431,11 +435,6 @@ impl Execution {
 
     fn on_lock_renewed(&mut self, reply: &StoreReply) -> Step {
         match reply {
-            StoreReply::Failed(failure) => Step {
-                counts: vec![Count::StoreFailed(*failure)],
-                log_event: Some(LogEvent::StoreFailed { failure: *failure, name: None }),
-                ..Step::default()
-            },
             StoreReply::Lost => {
                 self.request.lock = None;
                 self.renew_at_ms = self.renew_at_ms.filter(|_| !self.is_lost);

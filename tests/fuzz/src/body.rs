@@ -3,7 +3,7 @@
 //! Its one rule: a value that was written into a body is read out of it byte for byte, wherever it stands there.
 
 use envoy_idempotency::config::source::Request;
-use envoy_idempotency::config::{Config, Inject, Issued, KeyPolicy, Part};
+use envoy_idempotency::config::{Config, Part};
 use envoy_idempotency::fingerprint::{Fingerprint, Payload};
 use envoy_idempotency::json::Pointer;
 use envoy_idempotency::key::{ClientKey, NoKey};
@@ -12,6 +12,7 @@ use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
 use serde_json::json;
 
 use crate::choices::Choices;
+use crate::key::{self, MAX_BYTES};
 
 /// Takes a value and a boundary, and the same bytes as a body of every kind.
 pub fn hold(data: &[u8]) {
@@ -106,14 +107,7 @@ fn head(kind: &str) -> RequestHead {
 }
 
 fn read(source: Part, kind: &str, body: &[u8]) -> Result<ClientKey, NoKey> {
-    let policy = KeyPolicy {
-        sources: vec![source],
-        required: false,
-        issued: Issued::Any,
-        max_bytes: MAX_BYTES,
-        inject: Inject::Off,
-    };
-    ClientKey::read(&policy, &Request::new(&head(kind), body, &|_| None))
+    ClientKey::read(&key::policy(source), &Request::new(&head(kind), body, &|_| None))
 }
 
 fn fingerprint(kind: &str, chunks: &[&[u8]]) -> Fingerprint {
@@ -126,5 +120,3 @@ fn policy() -> std::rc::Rc<envoy_idempotency::config::Policy> {
     let config = Config::parse(b"{}", &|_| None).expect("an empty document is right");
     std::rc::Rc::clone(&config.rules[0].policy)
 }
-
-const MAX_BYTES: usize = 255;

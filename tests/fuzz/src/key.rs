@@ -117,14 +117,13 @@ fn encoded(bytes: &[u8]) -> String {
 fn read(source: Part, path: &str, fields: &[(&str, &[u8])]) -> Told {
     let pseudo = [(":method", b"POST".as_slice()), (":path", path.as_bytes()), (":authority", b"api")];
     let head = RequestHead { headers: pseudo.iter().chain(fields).copied().collect() };
-    let policy = KeyPolicy {
-        sources: vec![source],
-        required: false,
-        issued: Issued::Any,
-        max_bytes: MAX_BYTES,
-        inject: Inject::Off,
-    };
-    ClientKey::read(&policy, &Request::new(&head, b"", &|_| None))
+    ClientKey::read(&policy(source), &Request::new(&head, b"", &|_| None))
 }
 
-const MAX_BYTES: usize = 255;
+/// Keys that stand here and are no longer than by default.
+pub(crate) fn policy(source: Part) -> KeyPolicy {
+    let sources = vec![source];
+    KeyPolicy { sources, required: false, issued: Issued::Any, max_bytes: MAX_BYTES, inject: Inject::Off }
+}
+
+pub(crate) const MAX_BYTES: usize = 255;

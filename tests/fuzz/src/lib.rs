@@ -29,7 +29,6 @@ pub mod resp;
 /// The machine, fed whatever can be fed in any order.
 pub mod exchange;
 
-/// SharedMap that live as long as their owner.
 /// A worker between a host that keeps the rules and a store that answers as it likes.
 pub mod gateway;
 
